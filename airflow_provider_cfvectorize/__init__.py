@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Apache Airflow provider for Cloudflare Vectorize."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The caps of the Vectorize service, one table.
+
+Both the client (which must stay within them) and the embedded server (which must refuse what the service
+refuses) read them here. The mark behind each number says how it is known:
+
+``docs``
+    Cloudflare's documentation: https://developers.cloudflare.com/vectorize/platform/limits/ unless another
+    page is named.
+``schema``
+    Cloudflare's published OpenAPI schema of the Vectorize v2 API.
+``observed``
+    Error texts of the live service, reported first hand in public repositories.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- ids and names -------------------------------------------------------------------------------------
+
+#: Bytes of UTF-8 in a vector id. docs; observed: code 40008 "id too long; max is 64 bytes, got 87 bytes".
+MAX_ID_BYTES: Final = 64
+#: Bytes of UTF-8 in a namespace. docs.
+MAX_NAMESPACE_BYTES: Final = 64
+#: Bytes in the name of an index. docs.
+MAX_INDEX_NAME_BYTES: Final = 64
+#: Characters in a mutation id (a UUID). schema: ``vectorize_mutation-uuid``.
+MAX_MUTATION_ID_CHARS: Final = 36
+
+# --- items a request -----------------------------------------------------------------------------------
+
+#: Ids in one ``delete_by_ids`` request; one more and the whole request is refused. observed: code 40007
+#: "too many ids in payload; max id count is 100, got 173".
+MAX_DELETE_IDS: Final = 100
+#: Ids in one ``get_by_ids`` request. observed: code 40007 "too many ids in payload; max id count is 20".
+MAX_GET_IDS: Final = 20
+#: Vectors in one insert or upsert request over HTTP. docs.
+MAX_UPSERT_VECTORS: Final = 5000
+#: Bytes in one insert or upsert request. docs ("maximum upload size").
+MAX_UPLOAD_BYTES: Final = 100 * 1000 * 1000
+#: Ids on one page of ``list``, and the number when none is asked for. schema.
+MAX_LIST_COUNT: Final = 1000
+DEFAULT_LIST_COUNT: Final = 100
+
+# --- vectors and indexes -------------------------------------------------------------------------------
+
+#: Dimensions of an index. observed: "Dimensions must be in range: [32, 1536]" (the schema says 1 to 1536).
+MIN_DIMENSIONS: Final = 32
+MAX_DIMENSIONS: Final = 1536
+#: Bytes of a vector's metadata as compact JSON. observed: code 40016 "must not exceed 10240 bytes".
+MAX_METADATA_BYTES: Final = 10240
+#: Vectors in an index. docs, changelog of 2026-08-04.
+MAX_VECTORS_PER_INDEX: Final = 20_000_000
+#: Metadata indexes of an index. docs.
+MAX_METADATA_INDEXES: Final = 10
+#: Matches of a query with values or all metadata, and without. docs, changelog of 2026-03-16; observed: 40025.
+MAX_TOP_K_WITH_DATA: Final = 50
+MAX_TOP_K: Final = 100
+
+# --- how writes are applied ----------------------------------------------------------------------------
+
+#: Mutations and vectors that one background job of the service folds into the index, whichever is reached
+#: first. docs: https://developers.cloudflare.com/vectorize/best-practices/insert-vectors/
+MUTATIONS_PER_JOB: Final = 1000
+VECTORS_PER_JOB: Final = 200_000
+
+# --- requests a time -----------------------------------------------------------------------------------
+
+#: Requests in a window of so many seconds, for all that an account's owner runs. docs:
+#: https://developers.cloudflare.com/fundamentals/api/reference/limits/
+ACCOUNT_REQUESTS: Final = 1200
+ACCOUNT_WINDOW_SECONDS: Final = 300
+#: Requests a second from one IP address. docs, same page.
+IP_REQUESTS_PER_SECOND: Final = 200
