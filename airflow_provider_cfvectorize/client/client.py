@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Vectorize v2 API, one method an endpoint."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NotRequired, TypedDict, cast
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.addresses import (
+    DEFAULT_BASE_URL,
+    check_account_id,
+    check_base_url,
+    check_new_index_name,
+    check_path_name,
+)
+from airflow_provider_cfvectorize.client.session import Answer, RetryPolicy, VectorizeSession
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.transport import RequestsTransport
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeResponseError
+
+_PATH = re.compile(r"/?[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", re.ASCII)
+
+
+class IndexConfig(TypedDict):
+    """What an index was created with."""
+
+    dimensions: int
+    metric: str
+    preset: NotRequired[str]
+
+
+class Index(TypedDict):
+    """An index as the service describes it; times are UTC with microseconds."""
+
+    name: str
+    description: str
+    created_on: str
+    modified_on: str
+    config: IndexConfig
+
+
+class IndexInfo(TypedDict):
+    """
+    The state of an index.
+
+    ``processedUpToMutation`` is the watermark: the last mutation that was applied, by any writer. It and
+    ``processedUpToDatetime`` are absent before the first.
+    """
+
+    dimensions: int
+    vectorCount: int
+    processedUpToMutation: NotRequired[str | None]
+    processedUpToDatetime: NotRequired[str | None]
+
+
+class Mutation(TypedDict):
+    """
+    An acknowledged write.
+
+    ``acceptedAt`` is the server's clock (the response's ``Date``, whole seconds, ISO 8601) or, where the
+    response has none, this machine's.
+    """
+
+    mutationId: str
+    acceptedAt: str
+
+
+class Vector(TypedDict):
+    """A vector as it is written and read back."""
+
+    id: str
+    values: Sequence[float]
+    namespace: NotRequired[str | None]
+    metadata: NotRequired[Mapping[str, Any] | None]
+
+
+class VectorPage(TypedDict):
+    """One page of ids, and how to get the next one."""
+
+    count: int
+    totalCount: int
+    isTruncated: bool
+    vectors: list[dict[str, str]]
+    nextCursor: NotRequired[str | None]
+    cursorExpirationTimestamp: NotRequired[str | None]
+
+
+class VectorizeClient:
+    """
+    Requests to one account's Vectorize indexes; safe to share between threads.
+
+    Each method is one request (sent again where that helps). Every method raises
+    :class:`~airflow_provider_cfvectorize.exceptions.VectorizeInputError` before anything is sent for names that
+    cannot be, and the errors of :func:`~airflow_provider_cfvectorize.client.session.read_answer` for what the
+    service refuses.
+
+    :param account_id: 32 hexadecimal digits.
+    :param api_token: an API token. Give this, or ``api_email`` and ``api_key``.
+    :param api_email: the e-mail address that belongs to ``api_key``.
+    :param api_key: the Global API Key.
+    :param base_url: the API's address.
+    :param allow_http_hosts: hosts, beside the loopback ones, that may be asked over plain http.
+    :param timeout: seconds to connect and for each read; a response may take three times as long in all.
+    :param rate_reserve: share of the account's request budget that is left to others.
+    :param max_connections: requests under way at once; further threads wait.
+    :param user_agent: the ``User-Agent`` header.
+    :param retry: how long a call goes on; None for a single attempt that never sleeps.
+    """
+
+    def __init__(
+        self,
+        account_id: str,
+        *,
+        api_token: str | None = None,
+        api_email: str | None = None,
+        api_key: str | None = None,
+        base_url: str = DEFAULT_BASE_URL,
+        allow_http_hosts: Collection[str] = (),
+        timeout: float = 30.0,
+        rate_reserve: float = 0.2,
+        max_connections: int = 4,
+        user_agent: str = "airflow-provider-cfvectorize",
+        retry: RetryPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
+    ) -> None:
+        self.account_id = check_account_id(account_id)
+        self.base_url = check_base_url(base_url, allow_http_hosts=allow_http_hosts)
+        self.timeout = timeout
+        self.rate_reserve = rate_reserve
+        secret = api_key if api_email else api_token
+        _check_header_value(secret, "API token" if not api_email else "Global API Key")
+        #: Equal for clients that could stand in for each other; holds a secret, so it is never shown.
+        self.identity = (self.base_url, self.account_id, api_email, secret)
+        if api_email:
+            _check_header_value(api_email, "api_email")
+            auth = {"X-Auth-Email": api_email, "X-Auth-Key": cast(str, secret)}
+        else:
+            auth = {"Authorization": f"Bearer {secret}"}
+        transport = RequestsTransport(
+            self.base_url, auth_headers=auth, timeout=timeout, max_connections=max_connections
+        )
+        self.session = VectorizeSession(
+            transport,
+            base_url=self.base_url,
+            user_agent=user_agent,
+            secrets=[cast(str, secret)],
+            retry=retry,
+        )
+
+    def __repr__(self) -> str:
+        return f"VectorizeClient(account_id={self.account_id!r}, base_url={self.base_url!r})"
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.session.close()
+
+    # --- anything -------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: object = None,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        repeatable: bool = True,
+    ) -> Any:
+        """
+        Send a request that has no method here yet and return the envelope's ``result``.
+
+        :param method: the HTTP method.
+        :param path: the path: below this account's ``vectorize/v2`` (``indexes/my-index/query``), or below the
+            API's base if it begins with ``accounts/`` or ``user/``.
+        :param params: the query string's parameters.
+        :param json: a value to send as JSON.
+        :param body: bytes to send as they are, instead.
+        :param content_type: the type of ``body``.
+        :param repeatable: whether it does no harm to carry the request out twice, as a retry may.
+        """
+        if not isinstance(path, str) or len(path) > 1000 or not _PATH.fullmatch(path):
+            raise VectorizeInputError(
+                f"path {show(path)} cannot be one: expected segments of A-Z, a-z, 0-9, '_' and '-', such as "
+                "'indexes/my-index/query'; parameters go into params"
+            )
+        path = path.lstrip("/")
+        if path.split("/")[0] not in ("accounts", "user"):
+            path = f"accounts/{self.account_id}/vectorize/v2/{path}"
+        return self.session.request(
+            method.upper(),
+            f"/{path}",
+            params=params,
+            json_body=json,
+            body=body,
+            content_type=content_type,
+            repeatable=repeatable,
+        ).result
+
+    # --- indexes --------------------------------------------------------------------------------------
+
+    def list_indexes(self) -> list[Index]:
+        """Return all indexes of the account."""
+        return cast("list[Index]", self._expect(self._send("GET", ""), list))
+
+    def create_index(
+        self,
+        name: str,
+        *,
+        dimensions: int | None = None,
+        metric: str | None = None,
+        preset: str | None = None,
+        description: str | None = None,
+    ) -> Index:
+        """
+        Create an index. Not sent again after a timeout: it may have been created.
+
+        :param name: its name; see :func:`~airflow_provider_cfvectorize.client.addresses.check_new_index_name`.
+        :param dimensions: values in each vector, 32 to 1536. With ``metric``, instead of ``preset``.
+        :param metric: ``cosine``, ``euclidean`` or ``dot-product``.
+        :param preset: the name of an embedding model that fixes both.
+        :param description: a text.
+        """
+        config: dict[str, object]
+        if preset is not None and dimensions is None and metric is None:
+            config = {"preset": preset}
+        elif preset is None and dimensions is not None and metric is not None:
+            config = {"dimensions": dimensions, "metric": metric}
+        else:
+            raise VectorizeInputError(
+                "an index needs either dimensions and metric, or a preset, and not both"
+            )
+        body: dict[str, object] = {"name": check_new_index_name(name), "config": config}
+        if description is not None:
+            body["description"] = description
+        return cast(Index, self._expect(self._send("POST", "", json_body=body, repeatable=False), dict))
+
+    def get_index(self, index_name: str) -> Index:
+        """Return one index."""
+        return cast(Index, self._expect(self._send("GET", self._at(index_name)), dict))
+
+    def delete_index(self, index_name: str) -> None:
+        """Delete an index with all its vectors."""
+        self._send("DELETE", self._at(index_name), gone_is_done=True)
+
+    def info(self, index_name: str) -> IndexInfo:
+        """Return the number of vectors and the watermark."""
+        return cast("IndexInfo", self._expect(self.ask_info(index_name), dict))
+
+    def ask_info(self, index_name: str) -> Answer:
+        """Return what :meth:`info` does as the whole answer, with the server's clock and its headers."""
+        return self._send("GET", self._at(index_name, "info"))
+
+    # --- vectors --------------------------------------------------------------------------------------
+
+    def insert(
+        self, index_name: str, vectors: Iterable[Vector] | bytes, *, unparsable_behavior: str | None = None
+    ) -> Mutation:
+        """
+        Add vectors; one whose id exists already is left as it is.
+
+        :param index_name: the index.
+        :param vectors: at most 5,000 vectors, or NDJSON (one vector a line).
+        :param unparsable_behavior: ``error`` or ``discard``: what the service does with a line it cannot parse.
+        """
+        return self._write(index_name, "insert", vectors, unparsable_behavior)
+
+    def upsert(
+        self, index_name: str, vectors: Iterable[Vector] | bytes, *, unparsable_behavior: str | None = None
+    ) -> Mutation:
+        """
+        Add vectors; one whose id exists already is replaced whole.
+
+        :param index_name: the index.
+        :param vectors: at most 5,000 vectors, or NDJSON (one vector a line).
+        :param unparsable_behavior: ``error`` or ``discard``: what the service does with a line it cannot parse.
+        """
+        return self._write(index_name, "upsert", vectors, unparsable_behavior)
+
+    def delete_by_ids(self, index_name: str, ids: Sequence[str]) -> Mutation:
+        """
+        Delete up to 100 vectors.
+
+        :param index_name: the index.
+        :param ids: their ids; the service refuses more than 100 whole.
+        """
+        return self._mutation(
+            self._send("POST", self._at(index_name, "delete_by_ids"), json_body={"ids": list(ids)})
+        )
+
+    def get_by_ids(self, index_name: str, ids: Sequence[str]) -> list[Vector]:
+        """
+        Return those of up to 20 vectors that exist, with values and metadata.
+
+        :param index_name: the index.
+        :param ids: their ids; the service refuses more than 20 whole.
+        """
+        answer = self._send("POST", self._at(index_name, "get_by_ids"), json_body={"ids": list(ids)})
+        return cast("list[Vector]", self._expect(answer, list))
+
+    def list_vectors(
+        self, index_name: str, *, count: int | None = None, cursor: str | None = None
+    ) -> VectorPage:
+        """
+        Return one page of the ids of an index, from a snapshot that the first page takes.
+
+        :param index_name: the index.
+        :param count: ids on the page, 1 to 1,000; the service's default is 100.
+        :param cursor: where to go on: ``nextCursor`` of the page before.
+        """
+        if count is not None and not 1 <= count <= limits.MAX_LIST_COUNT:
+            raise VectorizeInputError(f"count {count} is not from 1 to {limits.MAX_LIST_COUNT}")
+        params = {} if count is None else {"count": str(count)}
+        if cursor is not None:
+            params["cursor"] = cursor
+        return cast(
+            VectorPage, self._expect(self._send("GET", self._at(index_name, "list"), params=params), dict)
+        )
+
+    # --- shared ---------------------------------------------------------------------------------------
+
+    def _at(self, index_name: str, route: str = "") -> str:
+        return f"/{check_path_name(index_name)}{'/' if route else ''}{route}"
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> Answer:
+        return self.session.request(
+            method, f"/accounts/{self.account_id}/vectorize/v2/indexes{path}", **kwargs
+        )
+
+    def _write(
+        self, index_name: str, route: str, vectors: Iterable[Vector] | bytes, unparsable_behavior: str | None
+    ) -> Mutation:
+        params = None
+        if unparsable_behavior is not None:
+            if unparsable_behavior not in ("error", "discard"):
+                raise VectorizeInputError(
+                    f"unparsable_behavior {show(unparsable_behavior)} is neither 'error' nor 'discard'"
+                )
+            params = {"unparsable-behavior": unparsable_behavior}
+        answer = self._send(
+            "POST",
+            self._at(index_name, route),
+            params=params,
+            body=vectors if isinstance(vectors, bytes) else _ndjson(vectors),
+            content_type="application/x-ndjson",
+        )
+        return self._mutation(answer)
+
+    def _mutation(self, answer: Answer) -> Mutation:
+        result = self._expect(answer, dict)
+        mutation_id = result.get("mutationId")
+        if not isinstance(mutation_id, str) or not mutation_id:
+            # The schema allows it, and nothing could ever wait for such a write.
+            raise VectorizeResponseError(
+                "the service acknowledged a write without a mutationId, so nobody can tell when it is applied. "
+                "Send it again: writes by id can be repeated",
+                status=200,
+            )
+        accepted_at = answer.date or datetime.now(UTC).replace(microsecond=0)
+        return {"mutationId": mutation_id, "acceptedAt": accepted_at.isoformat().replace("+00:00", "Z")}
+
+    @staticmethod
+    def _expect(answer: Answer, kind: type) -> Any:
+        if not isinstance(answer.result, kind):
+            expected = "an array" if kind is list else "an object"
+            raise VectorizeResponseError(
+                f"the service's result is {show(answer.result)}, where {expected} was expected", status=200
+            )
+        return answer.result
+
+
+def _check_header_value(value: str | None, what: str) -> None:
+    if not value:
+        raise VectorizeInputError(
+            f"there is no {what}: put the API token (or, with api_email, the Global API Key) into the connection's "
+            "password"
+        )
+    if not value.isascii() or not value.isprintable() or " " in value:
+        # The value itself is not shown: it is a secret.
+        raise VectorizeInputError(
+            f"the {what} has a space, a line break or another character that cannot be sent in a header: copy it again"
+        )
+
+
+def _ndjson(vectors: Iterable[Vector]) -> bytes:
+    try:
+        # allow_nan: NaN and Infinity are no JSON, and the service's error would not say which vector had them.
+        lines = [
+            json.dumps(vector, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+            for vector in vectors
+        ]
+        return "\n".join([*lines, ""]).encode()
+    except (ValueError, TypeError) as e:
+        raise VectorizeInputError(
+            f"a vector cannot be written as JSON: {ascii(str(e))[:200]}. Values are finite numbers in a list "
+            "(of a numpy array: .tolist()), ids and metadata are valid Unicode"
+        ) from None

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deleting any number of ids: batches, the one that is held back, witnesses, and reading everything back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.client import Mutation, VectorizeClient
+from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Progress, Stopped
+from airflow_provider_cfvectorize.client.ids import IdList, IdSource, sha256_of_sorted, spread
+from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt, parse_time
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeBatchAuthError,
+    VectorizeBatchError,
+    VectorizeBatchNotFoundError,
+    VectorizeBatchThrottledError,
+    VectorizeError,
+    VectorizeInputError,
+    VectorizeInterrupted,
+    VectorizeNotFoundError,
+    VectorizeThrottledError,
+)
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_CONCURRENCY: Final = 4
+#: Ids still visible that an evidence lists after everything was read back.
+SHOWN_VISIBLE: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """
+    What asking about a few ids, before anything is sent, has shown.
+
+    :param held_back: position of the batch to send last.
+    :param witness_ids: up to five ids of that batch that exist.
+    :param asked: number of ids asked about.
+    :param exist: number of those that exist.
+    """
+
+    held_back: int
+    witness_ids: tuple[str, ...] = ()
+    asked: int = 0
+    exist: int = 0
+
+
+def take_sample(client: VectorizeClient, index_name: str, ids: IdSource, log: Any = _log) -> Sample:
+    """
+    Find a batch with ids that exist, since the absence of one that never existed proves nothing.
+
+    About 20 ids of a batch are asked for, of up to three batches spread over the input, until one shows a vector.
+
+    :param client: asks.
+    :param index_name: the index.
+    :param ids: what is going to be deleted.
+    :param log: where to say that asking failed: it costs the witnesses, never the delete.
+    """
+    asked = 0
+    for position, batch in ids.samples():
+        some = [batch[i] for i in spread(len(batch), limits.MAX_GET_IDS)]
+        try:
+            found = {vector["id"] for vector in client.get_by_ids(index_name, some)}
+        except VectorizeInterrupted:
+            raise
+        except VectorizeError as e:
+            log.warning("No witnesses, and so a weaker proof later: asking for some of the ids failed: %s", e)
+            break
+        asked += len(some)
+        exist = [id_ for id_ in some if id_ in found]
+        if exist:
+            return Sample(position, tuple(exist[:MAX_WITNESSES]), asked, len(exist))
+    return Sample(ids.batches - 1, asked=asked)
+
+
+def delete_ids(
+    client: VectorizeClient,
+    index_name: str,
+    ids: IdSource,
+    *,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    witnesses: bool = True,
+    stopped: Callable[[], bool] = lambda: False,
+    log: Any = _log,
+) -> Receipt:
+    """
+    Delete ids and return the receipt of the last mutation, which comes after all the others.
+
+    One batch is held back until all the others are acknowledged, so that waiting for it is waiting for all.
+
+    :param client: sends.
+    :param index_name: the index.
+    :param ids: what to delete.
+    :param concurrency: batches in flight at once.
+    :param witnesses: ask for witnesses before.
+    :param stopped: says whether to stop; asked on this thread, between batches.
+    :param log: where to tell of progress.
+    :raises VectorizeBatchError: a batch failed for good; says how many ids are acknowledged and how many not sent.
+    :raises VectorizeInterrupted: it was told to stop; likewise.
+    :raises VectorizeInputError: a file changed while it was read.
+    """
+    if not ids.count:
+        return Receipt(None, index_name, client.account_id)
+    sample = take_sample(client, index_name, ids, log) if witnesses else Sample(ids.batches - 1)
+    progress = Progress(log, f"deleting from {index_name}", count=ids.count, batches=ids.batches)
+    last: list[Mutation] = []
+
+    def done(batch: list[str], mutation: Mutation) -> None:
+        progress.add(len(batch))
+        last[:] = [mutation]
+
+    dispatcher = Dispatcher(
+        lambda batch: client.delete_by_ids(index_name, batch),
+        done,
+        concurrency=concurrency,
+        stopped=stopped,
+    )
+    held_back: list[list[str]] = []
+
+    def all_but_one() -> Iterator[list[str]]:
+        for position, batch in enumerate(ids):
+            if position == sample.held_back:
+                held_back.append(batch)
+            else:
+                yield batch
+
+    try:
+        dispatcher.run(all_but_one())
+        if not dispatcher.failed:
+            dispatcher.run(held_back)
+    except Stopped:
+        client.session.stop()
+        raise VectorizeInterrupted(
+            f"told to stop: {progress.done} of {ids.count} ids are acknowledged, {ids.count - dispatcher.sent} were "
+            "not sent. Deleting them again is harmless"
+        ) from None
+    except VectorizeInputError as e:
+        raise VectorizeInputError(
+            f"{e}. {progress.done} of {ids.count} ids were acknowledged by then"
+        ) from None
+    if dispatcher.failed:
+        raise _batch_error(dispatcher.failed, progress.done, ids.count, ids.count - dispatcher.sent)
+    return Receipt(
+        last[0]["mutationId"],
+        index_name,
+        client.account_id,
+        accepted_at=parse_time(last[0]["acceptedAt"]),
+        count=ids.count,
+        batches=ids.batches,
+        witness_ids=sample.witness_ids,
+    )
+
+
+def _batch_error(
+    failures: Sequence[tuple[list[str], VectorizeError]], acknowledged: int, count: int, not_sent: int
+) -> VectorizeBatchError:
+    failed = sum(len(batch) for batch, _ in failures)
+    cause = failures[0][1]
+    code = getattr(cause, "code", None)
+    message = (
+        f"{acknowledged} of {count} ids are acknowledged, {failed} failed"
+        f"{f' with code {code}' if code is not None else ''}, {not_sent} were not sent. Deleting all of them again "
+        f"is harmless. The first failure: {cause}"
+    )
+    numbers = {"acknowledged": acknowledged, "failed": failed, "not_sent": not_sent}
+    error: VectorizeBatchError
+    match cause:
+        case VectorizeAuthError():
+            error = VectorizeBatchAuthError(message, status=cause.status, code=cause.code, **numbers)
+        case VectorizeNotFoundError():
+            error = VectorizeBatchNotFoundError(message, status=cause.status, code=cause.code, **numbers)
+        case VectorizeThrottledError():
+            error = VectorizeBatchThrottledError(
+                message, status=cause.status, code=cause.code, retry_after=cause.retry_after, **numbers
+            )
+        case _:
+            error = VectorizeBatchError(message, **numbers)
+    error.__cause__ = cause
+    return error
+
+
+def read_back_all(
+    client: VectorizeClient,
+    index_name: str,
+    ids: IdSource,
+    *,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    patience: float = 0.0,
+    interval: float = 10.0,
+    stopped: Callable[[], bool] = lambda: False,
+    log: Any = _log,
+) -> dict[str, Any]:
+    """
+    Ask for every id and return what an auditor needs.
+
+    :param client: asks.
+    :param index_name: the index.
+    :param ids: what was deleted.
+    :param concurrency: requests in flight at once.
+    :param patience: seconds for which those that can still be read are asked for again, since views lag.
+    :param interval: seconds between two times of asking again.
+    :param stopped: says whether to stop.
+    :param log: where to tell of progress.
+    :return: ``ids_verified`` (number of distinct ids asked for), ``ids_sha256`` (see
+        :func:`~airflow_provider_cfvectorize.client.ids.sha256_of_sorted`), ``ids_visible`` (number that could be
+        read) and ``still_visible`` (the first 20 of those).
+    :raises VectorizeBatchError: not all could be asked for.
+    """
+    requests = -(-ids.count // limits.MAX_GET_IDS)
+    log.info(
+        "verify='all': reading back %d ids in at least %d requests, five times those of the delete",
+        ids.count,
+        requests,
+    )
+    progress = Progress(log, f"reading back from {index_name}", count=ids.count, batches=requests)
+    visible = _read_back(client, index_name, ids, concurrency=concurrency, stopped=stopped, progress=progress)
+    deadline = time.monotonic() + patience
+    while visible and (left := deadline - time.monotonic()) > 0:
+        log.info("verify='all': %d ids can still be read; asking for them again.", len(visible))
+        wake = time.monotonic() + min(left, interval)
+        while (left := wake - time.monotonic()) > 0 and not stopped():
+            time.sleep(min(left, 0.5))
+        again = IdList(visible)
+        progress = Progress(log, "reading back again", count=again.count, batches=again.batches)
+        visible = _read_back(
+            client, index_name, again, concurrency=concurrency, stopped=stopped, progress=progress
+        )
+    distinct, digest = sha256_of_sorted(ids)
+    return {
+        "ids_verified": distinct,
+        "ids_sha256": digest,
+        "ids_visible": len(visible),
+        "still_visible": visible[:SHOWN_VISIBLE],
+    }
+
+
+def _read_back(
+    client: VectorizeClient,
+    index_name: str,
+    ids: IdSource,
+    *,
+    concurrency: int,
+    stopped: Callable[[], bool],
+    progress: Progress,
+) -> list[str]:
+    visible: set[str] = set()
+
+    def done(batch: list[str], found: list[str]) -> None:
+        progress.add(len(batch))
+        visible.update(found)
+
+    dispatcher = Dispatcher(
+        lambda batch: [vector["id"] for vector in client.get_by_ids(index_name, batch)],
+        done,
+        concurrency=concurrency,
+        stopped=stopped,
+    )
+    try:
+        dispatcher.run(
+            batch[start : start + limits.MAX_GET_IDS]
+            for batch in ids
+            for start in range(0, len(batch), limits.MAX_GET_IDS)
+        )
+    except Stopped:
+        client.session.stop()
+        raise VectorizeInterrupted(
+            f"told to stop: {progress.done} of {ids.count} ids were read back. The delete itself is complete"
+        ) from None
+    if dispatcher.failed:
+        cause = dispatcher.failed[0][1]
+        raise VectorizeBatchError(
+            f"verify='all': {progress.done} of {ids.count} ids were read back, then: {cause}",
+            acknowledged=progress.done,
+            failed=sum(len(batch) for batch, _ in dispatcher.failed),
+            not_sent=ids.count - dispatcher.sent,
+        ) from cause
+    return sorted(visible)

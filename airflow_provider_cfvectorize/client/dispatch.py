@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sending many batches: a few at a time from threads, everything else on the caller's thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, Final, Generic, TypeVar
+
+from airflow_provider_cfvectorize.exceptions import VectorizeError
+
+#: How often the caller's thread looks whether it was told to stop, in seconds.
+_LOOK_SECONDS: Final = 0.2
+#: How long batches in flight are waited for after that, in seconds: a worker gets five before it is killed.
+_PATIENCE_WHEN_STOPPED: Final = 2.0
+
+
+Result = TypeVar("Result")
+
+
+class Stopped(Exception):  # noqa: N818 - a signal, not an error
+    """The caller was told to stop."""
+
+
+class Progress:
+    """
+    Tells the log how a long job gets on: items and batches done, rate, time left.
+
+    :param log: where to.
+    :param what: what is being done, such as ``deleting``.
+    :param count: number of items.
+    :param batches: number of batches.
+    :param every: seconds between two lines; a job that ends before the first one has none.
+    """
+
+    def __init__(self, log: Any, what: str, *, count: int, batches: int, every: float = 10.0) -> None:
+        self._log = log
+        self._what = what
+        self._count = count
+        self._batches = batches
+        self._every = every
+        self._started = self._last = time.monotonic()
+        self.done = 0
+        self.batches_done = 0
+
+    def add(self, items: int) -> None:
+        """Count a batch as done."""
+        self.done += items
+        self.batches_done += 1
+        now = time.monotonic()
+        if now - self._last < self._every or self.done >= self._count:
+            return
+        self._last = now
+        rate = self.done / (now - self._started)
+        left = (self._count - self.done) / rate
+        self._log.info(
+            "%s: %d of %d ids in %d of %d batches, %.0f ids a second, about %.0f s left",
+            self._what,
+            self.done,
+            self._count,
+            self.batches_done,
+            self._batches,
+            rate,
+            left,
+        )
+
+
+class Dispatcher(Generic[Result]):
+    """
+    Runs one function over batches, several at a time, and hands the results back on the caller's thread.
+
+    Threads only send requests. The caller's thread takes the results, sees that it was told to stop, and is
+    never blocked for longer than a moment, so that a signal handler may run.
+
+    :param work: sends one batch; runs in a thread.
+    :param done: takes a batch and its result; runs on the caller's thread.
+    :param concurrency: batches in flight at once.
+    :param stopped: says whether to stop; asked on the caller's thread.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[str]], Result],
+        done: Callable[[list[str], Result], None],
+        *,
+        concurrency: int,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._work = work
+        self._done = done
+        self._concurrency = concurrency
+        self._stopped = stopped
+        self._in_flight: dict[Future[Result], list[str]] = {}
+        self.failed: list[tuple[list[str], VectorizeError]] = []
+        self.sent = 0
+
+    def run(self, batches: Iterable[list[str]]) -> None:
+        """
+        Send all batches; after one failed for good, start no more, await those in flight, and return.
+
+        :param batches: what to send.
+        :raises Stopped: the caller was told to stop; batches in flight were waited for a moment.
+        """
+        pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="cfvectorize")
+        try:
+            for batch in batches:
+                while len(self._in_flight) >= self._concurrency and not self.failed:
+                    self._take()
+                if self.failed:
+                    break
+                self._check()
+                self._in_flight[pool.submit(self._work, batch)] = batch
+                self.sent += len(batch)
+            while self._in_flight:
+                self._take()
+        except Stopped:
+            self._drain(_PATIENCE_WHEN_STOPPED)
+            raise
+        except Exception:
+            # The batches' own source failed; what is in flight still counts.
+            self._drain(None)
+            raise
+        finally:
+            # Also on the errors that Airflow raises out of signal handlers; threads end with their request.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self) -> None:
+        if self._stopped():
+            raise Stopped
+
+    def _take(self) -> None:
+        finished, _ = wait(self._in_flight, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+        self._collect(finished)
+        if not finished:
+            self._check()
+
+    def _drain(self, seconds: float | None) -> None:
+        finished, _ = wait(self._in_flight, timeout=seconds)
+        self._collect(finished)
+
+    def _collect(self, finished: Iterable[Future[Result]]) -> None:
+        for future in finished:
+            batch = self._in_flight.pop(future)
+            try:
+                result = future.result()
+            except VectorizeError as e:
+                self.failed.append((batch, e))
+            else:
+                self._done(batch, result)

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What counts as a list of ids: checking, parsing what Jinja makes of a list, and batching.
+
+Ids in a file are in :mod:`airflow_provider_cfvectorize.client.idsfile`; both are an :class:`IdSource`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import numbers
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Final, Protocol
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+#: Bytes of the text of a list that are parsed; a larger list belongs into a file (``ids_path``).
+MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
+#: How many bad ids an error lists.
+SHOWN_PROBLEMS: Final = 10
+#: Batches that may be asked for witnesses (at the most; fewer where there are fewer batches).
+SAMPLED_BATCHES: Final = 3
+
+_ADVICE = (
+    "Pass a list of strings, each of 1 to 64 bytes: an upstream task's .output, or "
+    'ids="{{ ... }}" in a DAG with render_template_as_native_obj=True, or ids_path for a file'
+)
+
+
+class IdSource(Protocol):
+    """
+    Checked ids, in batches; every iteration yields the same ones.
+
+    ``count`` is the number of ids and ``batches`` the number of batches, each of at most 100 ids.
+    """
+
+    @property
+    def count(self) -> int:
+        """Return the number of ids."""
+
+    @property
+    def batches(self) -> int:
+        """Return the number of batches."""
+
+    def __iter__(self) -> Iterator[list[str]]:
+        """Iterate over the batches, in order."""
+
+    def samples(self) -> list[tuple[int, list[str]]]:
+        """Return up to three batches, spread over the whole, each with its position."""
+
+
+class IdList:
+    """
+    Ids in memory.
+
+    :param ids: distinct ids.
+    """
+
+    def __init__(self, ids: list[str]) -> None:
+        self._ids = ids
+
+    @property
+    def count(self) -> int:
+        """Return the number of ids."""
+        return len(self._ids)
+
+    @property
+    def batches(self) -> int:
+        """Return the number of batches."""
+        return -(-len(self._ids) // limits.MAX_DELETE_IDS)
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for position in range(self.batches):
+            yield self._batch(position)
+
+    def samples(self) -> list[tuple[int, list[str]]]:
+        """Return up to three batches, spread over the whole, each with its position."""
+        return [(position, self._batch(position)) for position in spread(self.batches, SAMPLED_BATCHES)]
+
+    def _batch(self, position: int) -> list[str]:
+        start = position * limits.MAX_DELETE_IDS
+        return self._ids[start : start + limits.MAX_DELETE_IDS]
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """Return up to ``wanted`` distinct positions out of ``total``: the first, the last, and between."""
+    if total <= wanted:
+        return list(range(total))
+    return [round(i * (total - 1) / (wanted - 1)) for i in range(wanted)]
+
+
+def problem_with_id(value: str) -> str | None:
+    """Say what is wrong with an id, None if it can be one. White space is part of an id."""
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        return "has half of a surrogate pair, which is not valid Unicode"
+    if size == 0:
+        return "is empty"
+    if size > limits.MAX_ID_BYTES:
+        return f"has {size} bytes of UTF-8, the most is {limits.MAX_ID_BYTES}"
+    return None
+
+
+def integer_as_id(value: int) -> str | None:
+    """Return an integer's digits; None if they are more than an id may have."""
+    # Python refuses to write integers of more than 4,300 digits, with an error of its own.
+    digits = str(value) if value.bit_length() < 8 * limits.MAX_ID_BYTES else ""
+    return digits if 0 < len(digits) <= limits.MAX_ID_BYTES else None
+
+
+def read_ids(value: object, *, max_ids: int | None = None) -> IdList:
+    """
+    Check what was passed as ids and return it, duplicates dropped, order kept.
+
+    :param value: a list, a tuple, a lazy XCom sequence or any other sequence of strings and integers; or a
+        string: the text of such a list (what Jinja makes of one), or a single id.
+    :param max_ids: refuse more than so many.
+    :raises VectorizeInputError: anything else, with what arrived and how to pass it.
+    """
+    if isinstance(value, str):
+        value = _read_text(value)
+    if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray | memoryview):
+        hints: list[tuple[type | tuple[type, ...], str]] = [
+            (type(None), "an upstream task that returned nothing, or was skipped, gives None"),
+            ((set, frozenset, Set), "a set has no order: pass sorted(...) of it"),
+            (Mapping, "of a mapping, pass list(...) of its keys or values"),
+            (bytes | bytearray, "decode bytes first"),  # type: ignore[list-item]
+            (Iterator, "a generator can be read only once: pass list(...) of it"),
+        ]
+        hint = next((text for kind, text in hints if isinstance(value, kind)), "")
+        raise VectorizeInputError(f"ids: got {show(value)}{f' ({hint})' if hint else ''}. {_ADVICE}")
+    checked: dict[str, None] = {}
+    problems: list[str] = []
+    bad = 0
+    for position, item in enumerate(value):
+        id_: str | None = None
+        problem: str | None
+        if isinstance(item, str):
+            id_ = item
+            problem = problem_with_id(item)
+        elif isinstance(item, numbers.Integral) and not isinstance(item, bool):
+            id_ = integer_as_id(int(item))
+            problem = None if id_ is not None else "has too many digits"
+        else:
+            problem = "is neither a string nor an integer"
+            if isinstance(item, Sequence):
+                problem += ": lists of lists must be flattened, or mapped over with .expand(ids=...)"
+        if problem is None and id_ is not None:
+            checked[id_] = None
+        else:
+            bad += 1
+            if len(problems) < SHOWN_PROBLEMS:
+                problems.append(f"at position {position}, {show(item)} {problem}")
+    if bad:
+        more = f"; and {bad - len(problems)} more" if bad > len(problems) else ""
+        raise VectorizeInputError(
+            f"ids: {bad} of {len(value)} cannot be ids: {'; '.join(problems)}{more}. {_ADVICE}"
+        )
+    check_max_ids(len(checked), max_ids)
+    return IdList(list(checked))
+
+
+def check_max_ids(count: int, max_ids: int | None) -> None:
+    """
+    Refuse more ids than expected.
+
+    :param count: how many there are.
+    :param max_ids: how many are expected at most; None for any number.
+    :raises VectorizeInputError: there are more.
+    """
+    if max_ids is not None and count > max_ids:
+        raise VectorizeInputError(
+            f"there are {count} ids and max_ids is {max_ids}: nothing was sent. Check what produced the ids, "
+            "or raise max_ids"
+        )
+
+
+def _read_text(text: str) -> object:
+    if text[:1] in ("[", "("):
+        return _parse_list(text)
+    refused = None
+    if text.strip() in ("None", "null", ""):
+        refused = "which is what Jinja makes of nothing"
+    elif "," in text:
+        refused = "which has a comma, so it may be several ids"
+    elif "\n" in text or "\r" in text:
+        refused = "which has a line break, so it may be several ids"
+    elif text != text.strip():
+        refused = "which begins or ends with white space"
+    if refused:
+        raise VectorizeInputError(
+            f"ids: got the string {show(text)}, {refused}. {_ADVICE}. A single id that looks like this "
+            "is passed as a list of one"
+        )
+    return [text]
+
+
+def _parse_list(text: str) -> object:
+    # The text is measured in characters first, since encoding it costs as much again.
+    if len(text) > MAX_TEXT_BYTES or len(text.encode(errors="surrogatepass")) > MAX_TEXT_BYTES:
+        raise VectorizeInputError(
+            f"ids: the text of the list is longer than {MAX_TEXT_BYTES // 2**20} MiB: write the ids into a file "
+            "and pass ids_path"
+        )
+    parsed: object
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            parsed = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            parsed = None
+    if not isinstance(parsed, list | tuple):
+        raise VectorizeInputError(
+            f"ids: the string {show(text)} begins like a list, and is none in JSON or Python. {_ADVICE}"
+        )
+    return parsed
+
+
+def sha256_of_sorted(batches: Iterable[Sequence[str]]) -> tuple[int, str]:
+    """
+    Return how many distinct ids there are, and a SHA-256 over them.
+
+    The digest is over the distinct ids in the order of their UTF-8 bytes, each followed by a line feed; for a
+    file of ids, ``LC_ALL=C sort -u FILE | sha256sum`` prints the same.
+
+    :param batches: the ids. They are sorted in a temporary database, so they need not fit into memory.
+    """
+    import sqlite3  # here, because every DAG processor imports this module and few tasks need it
+
+    digest = hashlib.sha256()
+    count = 0
+    # The empty name is a private database on disk that vanishes with the connection.
+    connection = sqlite3.connect("")
+    try:
+        connection.execute("CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID")
+        for batch in batches:
+            connection.executemany("INSERT OR IGNORE INTO ids VALUES (?)", [(id_.encode(),) for id_ in batch])
+        for (id_,) in connection.execute("SELECT id FROM ids ORDER BY id"):
+            digest.update(id_ + b"\n")
+            count += 1
+    finally:
+        connection.close()
+    return count, digest.hexdigest()

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ids in a file: read twice, once to check and once to send, without ever holding them all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import urllib.parse
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Final
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.ids import (
+    SAMPLED_BATCHES,
+    SHOWN_PROBLEMS,
+    check_max_ids,
+    integer_as_id,
+    problem_with_id,
+    spread,
+)
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+#: Bytes read at a time.
+CHUNK_BYTES: Final = 1024 * 1024
+#: The longest line that is read: an id, with room for an error message to give its length.
+MAX_LINE_BYTES: Final = 64 * 1024
+#: The longest line of NDJSON: a whole vector of 1,536 values and 10 KiB of metadata takes a twentieth of it.
+MAX_NDJSON_LINE_BYTES: Final = 1024 * 1024
+#: Bytes of the digest that is kept of each batch between the two readings: 160 kB for a million ids.
+DIGEST_BYTES: Final = 16
+#: Batches kept while it is unknown how many there will be, to choose the samples from.
+_KEPT_SAMPLES: Final = 16
+
+#: Directories whose files are windows into a running system, its secrets included.
+_SYSTEM_DIRECTORIES: Final = ("/proc", "/dev", "/sys")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def has_scheme(path: str) -> bool:
+    """Say whether a path is a URL of a store other than the local file system."""
+    return bool(_SCHEME.match(path)) and not path.lower().startswith("file://")
+
+
+def open_local(path: str) -> BinaryIO:
+    """
+    Open a local file for reading.
+
+    :param path: a path, or a ``file://`` URL.
+    :raises VectorizeInputError: it cannot be read, is no regular file, or is below ``/proc``, ``/dev`` or ``/sys``.
+    """
+    shown = show(path, 200)
+    local = path
+    if path.lower().startswith("file://"):
+        parts = urllib.parse.urlsplit(path)
+        if parts.netloc not in ("", "localhost"):
+            raise VectorizeInputError(f"ids_path {shown} names another machine: expected file:///path")
+        local = urllib.parse.unquote(parts.path)
+    if "\0" in local:
+        raise VectorizeInputError(f"ids_path {shown} is not a path")
+    real = os.path.realpath(local)
+    if any(real == directory or real.startswith(f"{directory}/") for directory in _SYSTEM_DIRECTORIES):
+        raise VectorizeInputError(
+            f"ids_path {shown} is below {', '.join(_SYSTEM_DIRECTORIES)}, which hold no files of ids"
+        )
+    try:
+        # Opening a named pipe would wait for a writer for ever, so the type is asked before.
+        if not stat.S_ISREG(os.stat(real).st_mode):
+            raise VectorizeInputError(f"ids_path {shown} is not a regular file")
+        return open(real, "rb")
+    except OSError as e:
+        raise VectorizeInputError(
+            f"ids_path {shown} cannot be read: {e.strerror}. The file must be there on the worker that runs this "
+            "task; with several workers, put it into object storage"
+        ) from None
+
+
+class IdsFile:
+    """
+    The ids of a file.
+
+    One id a line or, if the name ends in ``.ndjson`` or ``.jsonl``, one JSON object with an ``id`` a line (so a
+    file of vectors serves as well). UTF-8, strict. A byte order mark is dropped, lines end at LF or CRLF and
+    nowhere else, empty lines are skipped and counted. Duplicates are dropped within a batch only.
+
+    The constructor reads the file once and checks every line. Iterating reads it again and yields a batch only
+    if it is the one that was checked, so nothing is ever sent that was not.
+
+    :param path: a local path, a ``file://`` URL, or a URL that ``open_remote`` understands.
+    :param open_remote: opens what is not a local file, for reading bytes.
+    :param max_ids: refuse more than so many.
+    :raises VectorizeInputError: the file cannot be read, or has a line that is no id; with its position.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        open_remote: Callable[[str], BinaryIO] | None = None,
+        max_ids: int | None = None,
+    ) -> None:
+        self.path = path
+        self._open_remote = open_remote
+        self._ndjson = path.lower().endswith((".ndjson", ".jsonl"))
+        self._digests = bytearray()
+        self._samples: list[tuple[int, list[str]]] = []
+        self._count = 0
+        self.empty_lines = 0
+        self._check()
+        check_max_ids(self._count, max_ids)
+
+    @property
+    def count(self) -> int:
+        """Return the number of ids."""
+        return self._count
+
+    @property
+    def batches(self) -> int:
+        """Return the number of batches."""
+        return len(self._digests) // DIGEST_BYTES
+
+    def samples(self) -> list[tuple[int, list[str]]]:
+        """Return up to three batches, spread over the whole, each with its position."""
+        return [self._samples[i] for i in spread(len(self._samples), SAMPLED_BATCHES)]
+
+    def __iter__(self) -> Iterator[list[str]]:
+        position = -1
+        for position, batch in enumerate(_batched(self._ids())):
+            start = position * DIGEST_BYTES
+            if _digest(batch) != self._digests[start : start + DIGEST_BYTES]:
+                raise self._changed()
+            yield batch
+        if position + 1 != self.batches:
+            raise self._changed()
+
+    def _check(self) -> None:
+        step = 1
+        for position, batch in enumerate(_batched(self._ids())):
+            self._digests += _digest(batch)
+            self._count += len(batch)
+            if position % step == 0:
+                if len(self._samples) == _KEPT_SAMPLES:
+                    # How many batches come is unknown: keep every second of the kept ones, and go on so.
+                    self._samples = self._samples[::2]
+                    step *= 2
+                if position % step == 0:
+                    self._samples.append((position, batch))
+
+    def _changed(self) -> VectorizeInputError:
+        return VectorizeInputError(
+            f"ids_path {show(self.path, 200)} changed while the task was reading it: write each list of ids to a "
+            "new file, and start the task when the file is complete"
+        )
+
+    def _ids(self) -> Iterator[str]:
+        problems: list[str] = []
+        self.empty_lines = 0
+        for number, line in enumerate(self._lines(), 1):
+            if not line:
+                self.empty_lines += 1
+                continue
+            id_, problem = self._read_line(line)
+            if id_ is not None and problem is None:
+                yield id_
+                continue
+            problems.append(f"line {number} ({len(line)} bytes) {problem}")
+            if len(problems) == SHOWN_PROBLEMS:
+                break
+        if problems:
+            raise VectorizeInputError(
+                f"ids_path {show(self.path, 200)}: {'; '.join(problems)}. Expected one id of 1 to 64 bytes a line"
+                f"{', as an object with an id of that kind' if self._ndjson else ''}, in UTF-8"
+            )
+
+    def _read_line(self, line: bytes) -> tuple[str | None, str | None]:
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as e:
+            return None, f"is not UTF-8 at byte {e.start}"
+        if not self._ndjson:
+            return text, problem_with_id(text)
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError):
+            return None, "is not JSON"
+        if not isinstance(parsed, dict) or "id" not in parsed:
+            return None, "is not a JSON object with an id"
+        id_ = parsed["id"]
+        if isinstance(id_, int) and not isinstance(id_, bool):
+            text_of_id = integer_as_id(id_)
+            return text_of_id, None if text_of_id is not None else "has an id with too many digits"
+        if not isinstance(id_, str):
+            return None, f"has {show(id_) if id_ is None else f'a {type(id_).__name__}'} as its id"
+        problem = problem_with_id(id_)
+        return id_, None if problem is None else f"has an id that {problem}"
+
+    def _lines(self) -> Iterator[bytes]:
+        longest = MAX_NDJSON_LINE_BYTES if self._ndjson else MAX_LINE_BYTES
+        rest = b""
+        first = True
+        with self._open() as file:
+            while chunk := file.read(CHUNK_BYTES):
+                if first:
+                    first = False
+                    # A short first read could split the mark; no store gives less than its three bytes at first.
+                    chunk = chunk.removeprefix(b"\xef\xbb\xbf")
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield line.removesuffix(b"\r")
+                if len(rest) > longest:
+                    raise VectorizeInputError(
+                        f"ids_path {show(self.path, 200)} has a line of more than {longest} bytes: expected one id "
+                        "a line, lines ended by LF or CRLF"
+                    )
+        if rest:
+            yield rest.removesuffix(b"\r")
+
+    def _open(self) -> BinaryIO:
+        if not has_scheme(self.path):
+            return open_local(self.path)
+        if self._open_remote is None:
+            raise VectorizeInputError(
+                f"ids_path {show(self.path, 200)} is not a local path, and nothing here can open it"
+            )
+        return self._open_remote(self.path)
+
+
+def _batched(ids: Iterator[str]) -> Iterator[list[str]]:
+    batch: dict[str, None] = {}
+    for id_ in ids:
+        batch[id_] = None
+        if len(batch) == limits.MAX_DELETE_IDS:
+            yield list(batch)
+            batch = {}
+    if batch:
+        yield list(batch)
+
+
+def _digest(batch: list[str]) -> bytes:
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for id_ in batch:
+        encoded = id_.encode()
+        # The length keeps ["a", "bc"] and ["ab", "c"] apart.
+        digest.update(len(encoded).to_bytes(1, "big") + encoded)
+    return digest.digest()

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Looking at an index on behalf of waits: what to read, what was found, and how that is told.
+
+Whether a mutation is applied is decided in :mod:`airflow_provider_cfvectorize.client.mutations`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.mutations import (
+    Decision,
+    IndexState,
+    Receipt,
+    Verdict,
+    decide,
+    format_time,
+)
+from airflow_provider_cfvectorize.client.text import show
+
+#: Read-back requests of one look that may find nothing new before the rest is left to the next look.
+FRUITLESS_READS: Final = 3
+#: Mutations that the error at the end of a wait tells about, and that evidence of several lists.
+EXPLAINED_WAITS: Final = 3
+LISTED_MUTATIONS: Final = 100
+
+
+class Look:
+    """
+    One look at an index on behalf of any number of waits: which witnesses to read, and what follows.
+
+    It sends nothing itself; the synchronous wait and the shared poll of the triggerer drive it alike::
+
+        look = Look({"mine": receipts}, state)
+        while ids := look.next_read():
+            look.feed({vector["id"] for vector in client.get_by_ids(index_name, ids)})
+        look.is_over("mine")
+
+    A wait is over when all its receipts are applied *in this look*; nothing is remembered from earlier ones, so
+    a wait that is moved between processes ends as one that is not.
+
+    To spare requests, witnesses of several receipts are packed into one; of a wait, the newest receipts are read
+    first (if they are not applied, it is not over, whatever the older ones are); and after
+    :data:`FRUITLESS_READS` that found nothing applied, the rest is left to the next look, so that a thousand
+    waits behind a backlog do not cost hundreds of requests a look. The order of waits is random, so that none is
+    left out for long.
+
+    :param waits: the receipts of each wait, by any key.
+    :param state: what ``info`` said.
+    :param last: keys of waits for which this is the last look: their witnesses are read in any case.
+    """
+
+    def __init__(
+        self, waits: Mapping[Any, Sequence[Receipt]], state: IndexState, last: Collection[Any] = ()
+    ) -> None:
+        self.state = state
+        self._waits = waits
+        self._last = last
+        self._decisions = {
+            key: [decide(receipt, state, at_deadline=key in last) for receipt in receipts]
+            for key, receipts in waits.items()
+        }
+        self._unread = {key: unread for key in waits if (unread := self._to_read(key))}
+        self._order = list(self._unread)
+        random.shuffle(self._order)
+        self._order.sort(key=lambda key: key not in last)
+        self._reading: list[tuple[Any, int]] = []
+        self._fruitless = 0
+
+    def _to_read(self, key: Any) -> list[int]:
+        decisions = self._decisions[key]
+        wanted = [i for i, decision in enumerate(decisions) if decision.verdict is Verdict.READ_BACK]
+        pending = [i for i, decision in enumerate(decisions) if decision.verdict is Verdict.PENDING]
+        if pending and key not in self._last:
+            return []
+        receipts = self._waits[key]
+        # At the end, also what the error will tell: which witnesses are still there.
+        wanted += [i for i in pending if receipts[i].witness_ids][:EXPLAINED_WAITS]
+        return sorted(wanted, key=lambda i: receipts[i].accepted_at or datetime.min.replace(tzinfo=UTC))
+
+    def next_read(self) -> list[str]:
+        """Return up to 20 ids to read back; none when the look is over."""
+        ids: dict[str, None] = {}
+        self._reading = []
+        for key in self._order:
+            if self._fruitless >= FRUITLESS_READS and key not in self._last:
+                continue
+            unread = self._unread[key]
+            while unread:
+                more = dict.fromkeys((*ids, *self._waits[key][unread[-1]].witness_ids))
+                if len(more) > limits.MAX_GET_IDS:
+                    return list(ids)
+                ids = more
+                self._reading.append((key, unread.pop()))
+        return list(ids)
+
+    def feed(self, visible: Collection[str]) -> None:
+        """
+        Take in what the last read found.
+
+        :param visible: the ids of the vectors that exist.
+        """
+        found = False
+        for key, i in self._reading:
+            last = key in self._last
+            decision = decide(self._waits[key][i], self.state, visible, at_deadline=last)
+            self._decisions[key][i] = decision
+            found = found or decision.verdict is Verdict.APPLIED
+            if decision.verdict is not Verdict.APPLIED and not last:
+                self._unread[key].clear()
+        if not found:
+            self._fruitless += 1
+
+    def decisions(self, key: Any) -> list[Decision]:
+        """Return what was decided on each receipt of a wait, in their order."""
+        return self._decisions[key]
+
+    def is_over(self, key: Any) -> bool:
+        """Say whether all receipts of a wait are applied."""
+        return all(decision.verdict is Verdict.APPLIED for decision in self._decisions[key])
+
+
+def make_evidence(
+    receipt: Receipt, decision: Decision, state: IndexState | None, *, account_id: str, index_name: str
+) -> dict[str, Any]:
+    """
+    Return what is known about an applied mutation, as it goes into XCom.
+
+    :param receipt: what was acknowledged.
+    :param decision: that it is applied, and how that is known.
+    :param state: what the index showed; None if nobody had to look.
+    :param account_id: the account.
+    :param index_name: the index.
+    """
+    return {
+        "mutation_id": receipt.mutation_id,
+        "index_name": index_name,
+        "account_id": account_id,
+        "outcome": decision.outcome,
+        "watermark": state.watermark if state else None,
+        "processed_up_to": format_time(state.processed_up_to) if state else None,
+        "accepted_at": format_time(receipt.accepted_at),
+        "decided_at": format_time(state.observed_at if state else datetime.now(UTC).replace(microsecond=0)),
+        "witnesses_checked": decision.witnesses_checked,
+        "still_visible": list(decision.still_visible),
+    }
+
+
+def explain_timeout(
+    waits: Sequence[tuple[Receipt, Decision | None]],
+    state: IndexState | None,
+    seconds: float,
+    trouble: str = "",
+) -> str:
+    """
+    Return the text of the error at the end of a wait.
+
+    :param waits: the receipts, with the last decision on each; None if there was no look.
+    :param state: what the index showed last.
+    :param seconds: how long the wait was.
+    :param trouble: the last error, if the last look failed.
+    """
+    waits = [wait for wait in waits if wait[1] is None or wait[1].verdict is not Verdict.APPLIED]
+    shown = []
+    for receipt, decision in waits[:EXPLAINED_WAITS]:
+        text = f"mutation {receipt.mutation_id}"
+        if receipt.bare:
+            if state is not None and state.watermark is not None:
+                at = format_time(state.processed_up_to) or "a time the service does not say"
+                text += (
+                    f": inconclusive, it may have been overtaken by {show(state.watermark)} of {at}, which may "
+                    "include it. Pass the receipt instead, which settles that: receipt=\"{{ ti.xcom_pull('...', "
+                    "key='receipt') }}\" or delete.output['receipt']"
+                )
+            else:
+                text += f": {state}" if state else ""
+        else:
+            text += f", accepted at {format_time(receipt.accepted_at)}"
+            if decision is not None and decision.reason:
+                text += f": {decision.reason}"
+            if decision is not None and decision.still_visible:
+                text += f"; still visible: {', '.join(show(id_) for id_ in decision.still_visible[:5])}"
+        shown.append(text)
+    more = f"; and {len(waits) - EXPLAINED_WAITS} more" if len(waits) > EXPLAINED_WAITS else ""
+    after = f" The last look failed: {trouble}" if trouble else ""
+    return f"not seen to be applied within {seconds:g} s: {'; '.join(shown)}{more}.{after}"
+
+
+def summarize(evidence: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """
+    Return the evidence of several mutations as one, with the single ones under ``mutations``.
+
+    The fields are those of a single one: of the mutation that was accepted last, but with the weakest of the
+    outcomes, and counts and lists added up. Of more than 100, ``mutations`` has the first 100.
+
+    :param evidence: one or more.
+    """
+    every = [dict(single) for single in evidence]
+    if len(every) == 1:
+        return every[0]
+    strength = ["inferred", "read_back", "watermark", "nothing_to_do"]
+    newest = max(every, key=lambda single: single["accepted_at"] or "")
+    return {
+        **newest,
+        "outcome": min((single["outcome"] for single in every), key=strength.index),
+        "decided_at": max(single["decided_at"] for single in every),
+        "witnesses_checked": sum(single["witnesses_checked"] for single in every),
+        "still_visible": [id_ for single in every for id_ in single["still_visible"]][: limits.MAX_GET_IDS],
+        "mutation_count": len(every),
+        "mutations": every[:LISTED_MUTATIONS],
+    }

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The seam to the HTTP library: :class:`Transport`, and the one implementation of it, on ``requests``.
+
+Everything that is particular to ``requests`` and ``urllib3`` stands here; what a request *means* (envelope,
+errors, retries) stands in :mod:`airflow_provider_cfvectorize.client.session`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import http.cookiejar
+import io
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import requests
+import requests.adapters
+import requests.auth
+import requests.utils
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from airflow_provider_cfvectorize.client.addresses import is_loopback
+from airflow_provider_cfvectorize.exceptions import VectorizeTransportError
+
+#: The most bytes of a response that are read. The largest honest one is ``get_by_ids`` of 20 vectors with
+#: 1,536 values and 10 KiB of metadata each: under 2 MB.
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+#: A response may take this many times the timeout of one read, from its first byte to its last.
+TOTAL_TIME_FACTOR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RawResponse:
+    """
+    What came back, before anyone has asked what it means.
+
+    :param status: the HTTP status.
+    :param headers: the headers; look-ups ignore case.
+    :param body: the whole body, decoded from its content encoding.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport(Protocol):
+    """Sends one request and returns the whole response; safe to call from several threads."""
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> RawResponse:
+        """Send a request; raises :class:`VectorizeTransportError` when no complete answer comes."""
+
+    def close(self) -> None:
+        """Close all connections; a request that is under way ends with an error."""
+
+
+class _DeadlineReader(io.RawIOBase):
+    """
+    The raw stream under a response, with an end to its patience.
+
+    A socket's timeout restarts at every byte, so a server that sends one byte now and then holds a reader for
+    ever. Here every read gets what is left of the whole response's time.
+    """
+
+    def __init__(self, raw: io.RawIOBase, sock: Any) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._read_timeout = sock.gettimeout()
+        self._deadline = (
+            None if self._read_timeout is None else time.monotonic() + TOTAL_TIME_FACTOR * self._read_timeout
+        )
+
+    def readable(self) -> bool:
+        """Say that this stream can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read into the buffer, within what is left of the time."""
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the response did not end in time")
+            self._sock.settimeout(min(self._read_timeout, left))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _BoundedHTTPResponse(http.client.HTTPResponse):
+    """A response whose total time is bounded, headers included."""
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        raw = self.fp.detach()
+        self.fp = io.BufferedReader(_DeadlineReader(raw, sock))
+
+
+class _BoundedHTTPConnection(HTTPConnection):
+    response_class = _BoundedHTTPResponse
+
+
+class _BoundedHTTPSConnection(HTTPSConnection):
+    response_class = _BoundedHTTPResponse
+
+
+class _BoundedHTTPPool(HTTPConnectionPool):
+    ConnectionCls = _BoundedHTTPConnection
+
+
+class _BoundedHTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _BoundedHTTPSConnection
+
+
+class _BoundedAdapter(requests.adapters.HTTPAdapter):
+    """An adapter whose connections bound the total time of a response."""
+
+    _POOLS: Mapping[str, Any] = {"http": _BoundedHTTPPool, "https": _BoundedHTTPSPool}
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pool manager, with pools of bounded connections."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the pool manager of a proxy, likewise."""
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = self._POOLS
+        return manager
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Return None: there is nowhere to go on to."""
+        # Even with allow_redirects=False, requests reads a redirect's whole body to prepare the next request.
+        return None
+
+
+class CredentialAuth(requests.auth.AuthBase):
+    """
+    Puts the credentials into the headers of a request, and into nothing else.
+
+    As an auth object it also keeps ``requests`` from looking for others (``.netrc``).
+    """
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = dict(headers)
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers.update(self._headers)
+        return request
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(***)"
+
+
+class RequestsTransport:
+    """
+    One ``requests.Session``, shared by the threads of a client.
+
+    :param base_url: where the API is; decides whether a proxy is used.
+    :param auth_headers: the headers that carry the credentials.
+    :param timeout: seconds to connect, and for each read.
+    :param max_connections: how many requests may be under way at once; further ones wait for a connection.
+    """
+
+    def __init__(
+        self, base_url: str, *, auth_headers: Mapping[str, str], timeout: float, max_connections: int
+    ) -> None:
+        session = _Session()
+        # Off: .netrc, and proxies that a redirect or a later change of the environment could bring in.
+        session.trust_env = False
+        session.auth = CredentialAuth(auth_headers)
+        session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        if not is_loopback(urlsplit(base_url).hostname or ""):
+            session.proxies.update(requests.utils.get_environ_proxies(base_url))
+        adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=max_connections, pool_block=True)
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+        self._session = session
+        self._timeout = timeout
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> RawResponse:
+        """
+        Send a request and read the whole response, within bounds of time and size.
+
+        :param method: the HTTP method.
+        :param url: the full URL.
+        :param params: the query string's parameters.
+        :param headers: further headers.
+        :param body: the request's body.
+        :raises VectorizeTransportError: no connection, a broken one, or a response that is too slow or too large.
+        """
+        try:
+            with self._session.request(
+                method,
+                url,
+                params=params,
+                headers=headers,
+                data=body,
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                return RawResponse(response.status_code, response.headers, self._read(response))
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            OSError,
+        ) as e:
+            raise VectorizeTransportError(self._explain(e, url)) from None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._session.close()
+
+    def _read(self, response: requests.Response) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        for chunk in response.raw.stream(65536, decode_content=True):
+            size += len(chunk)
+            if size > MAX_RESPONSE_BYTES:
+                response.raw.close()
+                raise VectorizeTransportError(
+                    f"the response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB, which no answer of the "
+                    "service is: check that the connection's host is the Cloudflare API"
+                )
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _explain(self, error: BaseException, url: str) -> str:
+        # The library's own texts nest several layers and repeat URLs; of all that, the innermost says what
+        # happened. The exception itself is not chained: it holds the request, and so the credentials.
+        inner = error
+        while True:
+            reason = getattr(inner, "reason", None)
+            nested = reason if isinstance(reason, BaseException) else None
+            nested = nested or next((a for a in inner.args if isinstance(a, BaseException)), None)
+            nested = nested or inner.__cause__
+            if nested is None or nested is inner:
+                break
+            inner = nested
+        host = urlsplit(url).netloc
+        if isinstance(error, requests.ConnectTimeout):
+            return f"{host} did not accept a connection within {self._timeout:g} s"
+        if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError) or isinstance(
+            inner, TimeoutError | urllib3.exceptions.TimeoutError
+        ):
+            return (
+                f"no complete answer from {host}: more than {self._timeout:g} s between two reads, or more than "
+                f"{TOTAL_TIME_FACTOR * self._timeout:g} s in all"
+            )
+        if isinstance(error, requests.exceptions.ProxyError):
+            return f"the proxy on the way to {host} failed: {type(inner).__name__}"
+        if isinstance(error, requests.exceptions.SSLError):
+            return f"no trusted TLS connection to {host}: {ascii(str(inner))[:200]}"
+        return f"no answer from {host}: {type(inner).__name__}: {ascii(str(inner))[:200]}"

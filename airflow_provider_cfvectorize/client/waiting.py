@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting in a worker: single looks (a sensor's), and looking until a deadline (a waiting operator's)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.looks import Look, explain_timeout, make_evidence, summarize
+from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict
+from airflow_provider_cfvectorize.client.session import Answer
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeError,
+    VectorizeInputError,
+    VectorizeInterrupted,
+    VectorizeNotFoundError,
+    VectorizeStillVisibleError,
+    VectorizeThrottledError,
+    VectorizeWaitTimeout,
+)
+
+_KEY: Final = "wait"
+#: How often a waiting operator sees whether it was told to stop, in seconds.
+_LOOK_SECONDS: Final = 0.5
+
+
+def ends_a_wait(error: BaseException) -> bool:
+    """Say whether an error is for good; all others pass, and only the deadline ends the wait then."""
+    return isinstance(error, VectorizeAuthError | VectorizeNotFoundError | VectorizeInputError)
+
+
+def read_state(answer: Answer) -> IndexState:
+    """Return what an ``info`` request said, with the server's clock or, where it shows none, this machine's."""
+    info = answer.result if isinstance(answer.result, dict) else {}
+    return IndexState.from_info(info, answer.date or datetime.now(UTC))
+
+
+def evidence_of(
+    receipts: Sequence[Receipt],
+    decisions: Sequence[Decision],
+    state: IndexState | None,
+    *,
+    account_id: str,
+    index_name: str,
+) -> dict[str, Any]:
+    """Return the evidence of one or more applied mutations as one."""
+    return summarize(
+        make_evidence(receipt, decision, state, account_id=account_id, index_name=index_name)
+        for receipt, decision in zip(receipts, decisions, strict=True)
+    )
+
+
+def evidence_of_nothing(receipt: Receipt) -> dict[str, Any]:
+    """
+    Return the evidence of a write that sent nothing.
+
+    :param receipt: its receipt, with the index and the account.
+    """
+    decision = Decision(Verdict.APPLIED, "nothing_to_do", "nothing was sent")
+    return evidence_of(
+        [receipt], [decision], None, account_id=receipt.account_id or "", index_name=receipt.index_name or ""
+    )
+
+
+def report_evidence(evidence: dict[str, Any], log: Any, *, require_absent: bool = False) -> None:
+    """
+    Say in the log how a wait ended.
+
+    :param evidence: how it is known that the mutation is applied.
+    :param log: where to.
+    :param require_absent: vectors that can still be read are an error.
+    :raises VectorizeStillVisibleError: with ``require_absent``, if there are any.
+    """
+    visible = evidence["still_visible"]
+    if visible:
+        text = (
+            f"mutation {evidence['mutation_id']} is applied ({evidence['outcome']}), and yet these can still be "
+            f"read: {', '.join(ascii(id_) for id_ in visible)}. Either that view of the index lags, or somebody has "
+            "written them again since"
+        )
+        if require_absent:
+            raise VectorizeStillVisibleError(text)
+        log.warning("%s", text)
+    elif evidence["outcome"] == "nothing_to_do":
+        log.info("Nothing was sent, so there is nothing to wait for.")
+    elif evidence["outcome"] == "inferred":
+        log.info(
+            "Mutation %s is taken as applied because of its age: later ones were, and there was no witness to read "
+            "back. This is weaker than having seen it.",
+            evidence["mutation_id"],
+        )
+    else:
+        log.info("Applied: %s", evidence)
+
+
+class Wait:
+    """
+    A wait for mutations of one index, from a worker.
+
+    :param client: asks; makes single attempts, since the next look is the retry.
+    :param index_name: the index.
+    :param receipts: what is waited for; at least one.
+    :param log: where to tell what was seen.
+    """
+
+    def __init__(
+        self, client: VectorizeClient, index_name: str, receipts: Sequence[Receipt], log: Any
+    ) -> None:
+        self._client = client
+        self._index_name = index_name
+        self._receipts = receipts
+        self._log = log
+        self._decisions: list[Decision] | None = None
+        self._state: IndexState | None = None
+        self._trouble = ""
+        self._told = ""
+        #: Seconds for which the service does not want to be asked again, after the last look.
+        self.pause = 0.0
+
+    def look(self, *, last: bool = False) -> dict[str, Any] | None:
+        """
+        Look once and return the evidence, or None if it is not applied yet.
+
+        :param last: this is the last look.
+        :raises VectorizeAuthError: the credentials are refused.
+        :raises VectorizeNotFoundError: the index is not there, or was deleted.
+        """
+        self.pause = 0.0
+        try:
+            look = self._ask(last)
+        except VectorizeError as e:
+            if ends_a_wait(e):
+                raise
+            if isinstance(e, VectorizeThrottledError):
+                self.pause = e.retry_after or 0.0
+            self._trouble = str(e)
+            self._tell(f"This look failed, which does not end the wait: {e}", warning=True)
+            return None
+        self._trouble = ""
+        self._state = look.state
+        self._decisions = look.decisions(_KEY)
+        if look.is_over(_KEY):
+            return evidence_of(
+                self._receipts,
+                self._decisions,
+                look.state,
+                account_id=self._client.account_id,
+                index_name=self._index_name,
+            )
+        pending = next(d for d in self._decisions if d.verdict is not Verdict.APPLIED)
+        self._tell(f"Not applied yet: {pending.reason}")
+        return None
+
+    def explain_timeout(self, seconds: float) -> str:
+        """Return the text of the error at the end of the wait, from the last look."""
+        decisions: Sequence[Decision | None] = self._decisions or [None] * len(self._receipts)
+        return explain_timeout(
+            list(zip(self._receipts, decisions, strict=True)), self._state, seconds, self._trouble
+        )
+
+    def until(self, seconds: float, *, interval: float, stopped: Callable[[], bool]) -> dict[str, Any]:
+        """
+        Look until it is applied and return the evidence.
+
+        :param seconds: how long at most.
+        :param interval: seconds between two looks.
+        :param stopped: says whether to stop.
+        :raises VectorizeWaitTimeout: it was not seen to be applied in time.
+        :raises VectorizeInterrupted: it was told to stop.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            last = time.monotonic() >= deadline
+            evidence = self.look(last=last)
+            if evidence is not None:
+                return evidence
+            if last:
+                raise VectorizeWaitTimeout(self.explain_timeout(seconds))
+            wake = min(deadline, time.monotonic() + max(interval, self.pause))
+            while (left := wake - time.monotonic()) > 0:
+                if stopped():
+                    raise VectorizeInterrupted(
+                        "told to stop while waiting; the delete itself is accepted and will be applied"
+                    )
+                time.sleep(min(left, _LOOK_SECONDS))
+
+    def _ask(self, last: bool) -> Look:
+        state = read_state(self._client.ask_info(self._index_name))
+        look = Look({_KEY: self._receipts}, state, last=[_KEY] if last else [])
+        while ids := look.next_read():
+            look.feed({vector["id"] for vector in self._client.get_by_ids(self._index_name, ids)})
+        return look
+
+    def _tell(self, text: str, *, warning: bool = False) -> None:
+        # Only what is new: a wait of an hour would fill the log otherwise.
+        if text != self._told:
+            self._told = text
+            (self._log.warning if warning else self._log.info)("%s", text)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Every error a user can meet, one hierarchy.
+
+None derives from ``AirflowException``: Airflow turns those, and no others, into *skipped* when a deferred
+sensor has ``soft_fail``, so a wrong token would be skipped in deferrable mode and fail in poke mode. The one
+error that Airflow must know, :class:`~airflow_provider_cfvectorize.sensors.mutation.VectorizeMutationTimeout`,
+lives beside the sensor and derives from :class:`VectorizeError` too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class VectorizeError(Exception):
+    """The base of every error of this provider."""
+
+
+class VectorizeInputError(VectorizeError, ValueError):
+    """Something was passed or configured that cannot work; says what arrived, what is expected, what to do."""
+
+
+class VectorizeResponseError(VectorizeError):
+    """
+    The service answered, and the answer is a refusal or makes no sense.
+
+    :param message: what happened and what to do.
+    :param status: the HTTP status.
+    :param code: the first error code of the envelope, or None where there was no envelope or no code.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, code: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class VectorizeAuthError(VectorizeResponseError):
+    """The service does not accept the credentials, or they lack the permission (HTTP 401 or 403)."""
+
+
+class VectorizeNotFoundError(VectorizeResponseError):
+    """There is no such index, it was deleted, or there is no such account."""
+
+
+class VectorizeThrottledError(VectorizeResponseError):
+    """
+    The account's request budget is used up (HTTP 429, or code 40041 under any status).
+
+    :param retry_after: seconds after which the service wants to be asked again, None if it did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status=status, code=code)
+        self.retry_after = retry_after
+
+
+class VectorizeTransportError(VectorizeError):
+    """No complete answer: the host was not reached, the connection broke, or it took too long or grew too large."""
+
+
+class VectorizeBatchError(VectorizeError):
+    """
+    A delete of many ids ended early.
+
+    Sending the same ids again is harmless: a delete of ids that are gone already changes nothing.
+
+    :param message: how many ids were acknowledged, which failed and why, and how many were never sent.
+    :param acknowledged: number of ids in batches the service accepted.
+    :param failed: number of ids in batches that failed; where an answer was lost they may be deleted all the same.
+    :param not_sent: number of ids that were never sent.
+    """
+
+    def __init__(
+        self, message: str, *, acknowledged: int = 0, failed: int = 0, not_sent: int = 0, **details: Any
+    ) -> None:
+        super().__init__(message, **details)
+        self.acknowledged = acknowledged
+        self.failed = failed
+        self.not_sent = not_sent
+
+
+class VectorizeBatchAuthError(VectorizeBatchError, VectorizeAuthError):
+    """A delete ended early because the credentials were refused; so that both kinds of handlers see it."""
+
+
+class VectorizeBatchNotFoundError(VectorizeBatchError, VectorizeNotFoundError):
+    """A delete ended early because the index is not there; so that both kinds of handlers see it."""
+
+
+class VectorizeBatchThrottledError(VectorizeBatchError, VectorizeThrottledError):
+    """A delete ended early because the account stayed blocked; so that both kinds of handlers see it."""
+
+
+class VectorizeInterrupted(VectorizeError):  # noqa: N818 - it is no error of anyone's
+    """The task was told to stop; says what had been acknowledged by then."""
+
+
+class VectorizeWaitTimeout(VectorizeError):  # noqa: N818 - a timeout, as in TimeoutError's own family
+    """A waiting operator gave up: the mutation was not seen to be applied in time."""
+
+
+class VectorizeStillVisibleError(VectorizeError):
+    """The mutation is applied and yet some of its vectors can be read, and the caller wants them absent."""

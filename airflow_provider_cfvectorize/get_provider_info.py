@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Airflow reads about this provider; imported by every Airflow process, so standard library only."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from airflow_provider_cfvectorize import __version__, connection
+
+_PACKAGE = "airflow_provider_cfvectorize"
+_INTEGRATION = "Cloudflare Vectorize"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata."""
+    return {
+        # Airflow compares this with the canonical name of the distribution and fails at once if they differ.
+        "package-name": "airflow-provider-cfvectorize",
+        "name": _INTEGRATION,
+        "description": "Delete vectors from `Cloudflare Vectorize <https://developers.cloudflare.com/vectorize/>`__ "
+        "and wait until they are gone.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": _INTEGRATION,
+                "external-doc-url": "https://developers.cloudflare.com/vectorize/",
+                "tags": ["service"],
+            }
+        ],
+        "operators": [
+            {"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.operators.vectors"]},
+        ],
+        "sensors": [
+            {"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.sensors.mutation"]},
+        ],
+        "hooks": [
+            {"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.hooks.vectorize"]},
+        ],
+        "triggers": [
+            {"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.triggers.mutation"]},
+        ],
+        "connection-types": [
+            {
+                "connection-type": connection.CONN_TYPE,
+                "hook-class-name": connection.HOOK_CLASS_NAME,
+                "hook-name": connection.HOOK_NAME,
+                "ui-field-behaviour": connection.ui_field_behaviour(kebab=True),
+                "conn-fields": copy.deepcopy(connection.EXTRAS),
+            }
+        ],
+        "config": {
+            "cfvectorize": {
+                "description": "Options of the Cloudflare Vectorize provider.",
+                "options": {
+                    "allow_http_hosts": {
+                        "description": "Host names, separated by commas, that a connection may address over plain "
+                        "http. Loopback addresses always may. Meant for the embedded server in containers during "
+                        "development: whatever is sent there, the API token included, can be read on the way.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "vectorize-local",
+                        "default": "",
+                    }
+                },
+            }
+        },
+    }

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every operator that writes has in common: its client, its receipt, and the wait for it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator, conf
+
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.client.mutations import Receipt
+    from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+
+
+class VectorizeWriteOperator(BaseOperator):
+    """
+    The base of operators that write to an index.
+
+    A subclass writes in ``execute`` and ends it with ``return self.hand_on(context, receipt)``.
+
+    :param index_name: the index. (templated)
+    :param wait_for_completion: end only when the write is applied.
+    :param poll_interval: seconds between two looks while waiting.
+    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
+        retried if it has retries.
+    :param deferrable: wait in the triggerer, without a worker's slot.
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    ui_color = "#f6d5c3"
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        wait_for_completion: bool = False,
+        poll_interval: float = 10,
+        wait_timeout: float = 900,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.index_name = index_name
+        self.wait_for_completion = wait_for_completion
+        self.poll_interval = poll_interval
+        self.wait_timeout = wait_timeout
+        self.deferrable = deferrable
+        self.conn_id = conn_id
+        self.account_id = account_id
+        self._killed = False
+
+    def on_kill(self) -> None:
+        """Note that the task is to stop; this runs in a signal handler, so the main loop does the rest."""
+        self._killed = True
+
+    def is_killed(self) -> bool:
+        """Say whether the task is to stop."""
+        return self._killed
+
+    def check_number(self, name: str, least: float, *, whole: bool = False) -> None:
+        """
+        Check a numeric parameter.
+
+        :param name: the parameter.
+        :param least: the least it may be.
+        :param whole: whether it must be a whole number.
+        :raises VectorizeInputError: it is not.
+        """
+        value = getattr(self, name)
+        fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not fits or not value >= least:
+            raise VectorizeInputError(
+                f"{name} is {show(value)}, expected a {'whole ' if whole else ''}number from {least:g}"
+            )
+
+    def make_hook(self) -> CloudflareVectorizeHook:
+        """Return a hook; nothing is looked up yet."""
+        from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+
+        return CloudflareVectorizeHook(self.conn_id, self.account_id)
+
+    def make_client(self, *, max_connections: int) -> VectorizeClient:
+        """
+        Return a client whose waits end with the task's ``execution_timeout``.
+
+        :param max_connections: requests under way at once.
+        """
+        hook = self.make_hook()
+        hook.max_connections = max_connections
+        client = hook.get_conn()
+        if self.execution_timeout is not None:
+            client.session.deadline = time.monotonic() + self.execution_timeout.total_seconds()
+        return client
+
+    def push(self, context: Context, key: str, value: dict[str, Any]) -> None:
+        """Push an XCom, whatever ``do_xcom_push`` says: what waits downstream depends on it."""
+        context["ti"].xcom_push(key=key, value=value)
+
+    def hand_on(self, context: Context, receipt: Receipt) -> str | None:
+        """
+        Push the receipt and, with ``wait_for_completion``, wait.
+
+        :param context: the task's context.
+        :param receipt: what the service acknowledged.
+        :return: the mutation id, None if nothing was sent.
+        :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        """
+        from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
+
+        self.push(context, "receipt", receipt.as_dict())
+        if not self.wait_for_completion:
+            return receipt.mutation_id
+        if receipt.mutation_id is None:
+            return self._end(context, evidence_of_nothing(receipt))
+        if self.deferrable:
+            self._defer(receipt)
+        client = self.make_hook().get_watching_conn()
+        try:
+            wait = Wait(client, self.index_name, [receipt], self.log)
+            evidence = wait.until(self.wait_timeout, interval=self.poll_interval, stopped=self.is_killed)
+        finally:
+            client.close()
+        return self._end(context, evidence)
+
+    def _defer(self, receipt: Receipt) -> None:
+        from airflow_provider_cfvectorize.triggers.events import deferral_timeout
+        from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
+
+        self.defer(
+            trigger=VectorizeMutationTrigger(
+                conn_id=self.conn_id,
+                account_id=self.account_id,
+                index_name=self.index_name,
+                receipts=[receipt.as_dict()],
+                end_time=time.time() + self.wait_timeout,
+                wait_seconds=self.wait_timeout,
+                poll_interval=self.poll_interval,
+            ),
+            method_name="execute_complete",
+            timeout=deferral_timeout(self.wait_timeout, self.execution_timeout),
+        )
+
+    def execute_complete(self, context: Context, event: Any = None) -> str | None:
+        """
+        End the task after a deferred wait.
+
+        :param context: the task's context.
+        :param event: what the trigger sent.
+        :return: the mutation id.
+        :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        """
+        from airflow_provider_cfvectorize.triggers.events import read_event
+
+        return self._end(context, read_event(event))
+
+    def _end(self, context: Context, evidence: dict[str, Any]) -> str | None:
+        from airflow_provider_cfvectorize.client.waiting import report_evidence
+
+        evidence = self.complete_evidence(evidence)
+        report_evidence(evidence, self.log)
+        self.push(context, "evidence", evidence)
+        mutation_id: str | None = evidence["mutation_id"]
+        return mutation_id
+
+    def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
+        """
+        Add what the subclass knows to the evidence.
+
+        :param evidence: how it is known that the write is applied.
+        """
+        return evidence

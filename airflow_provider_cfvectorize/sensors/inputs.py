@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a DAG passes to a sensor to the receipts that it waits for."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_cfvectorize.client.mutations import Receipt
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+#: The XCom key under which an operator pushes its receipt.
+RECEIPT_KEY = "receipt"
+
+
+def read_waits(mutation_id: Any, receipt: Any, context: Context, *, index_name: str) -> list[Receipt]:
+    """
+    Return what to wait for, each once; nothing where nothing was sent.
+
+    :param mutation_id: what was passed as ``mutation_id``.
+    :param receipt: what was passed as ``receipt``.
+    :param context: the task's context, whose direct upstream tasks are asked for receipts where none is passed.
+    :param index_name: the sensor's index.
+    :raises VectorizeInputError: this is nothing that can be waited for.
+    """
+    passed = [*_flatten(receipt, "receipt"), *_flatten(mutation_id, "mutation_id")]
+    known = {r.mutation_id: r for r in passed if not r.bare}
+    bare = [r.mutation_id for r in passed if r.bare and r.mutation_id not in known]
+    # A receipt, even one that says that nothing was sent, leaves nothing to look for; None and bare ids do.
+    if bare or not known:
+        found = {r.mutation_id: r for r in _upstream_receipts(context)}
+        if bare:
+            known |= {id_: found[id_] for id_ in bare if id_ in found}
+        else:
+            # Upstream tasks may also write to other indexes, which other sensors wait for.
+            ours = {id_: r for id_, r in found.items() if r.index_name == index_name}
+            known = ours or found
+    waits = [r for id_, r in known.items() if id_ is not None]
+    return waits + [Receipt.of_bare_id(id_) for id_ in dict.fromkeys(bare) if id_ not in known]
+
+
+def check_receipts(receipts: Sequence[Receipt], *, index_name: str, account_id: str) -> Sequence[Receipt]:
+    """
+    Return the receipts if they are of this index and account.
+
+    :param receipts: what is to be waited for.
+    :param index_name: the sensor's index.
+    :param account_id: the sensor's account.
+    :raises VectorizeInputError: one is not.
+    """
+    for receipt in receipts:
+        if receipt.index_name is not None and receipt.index_name != index_name:
+            raise VectorizeInputError(
+                f"the receipt of mutation {receipt.mutation_id} is of index {show(receipt.index_name)}, and this "
+                f"sensor looks at {show(index_name)}: set the sensor's index_name to that of the task it waits for"
+            )
+        if receipt.account_id is not None and receipt.account_id.lower() != account_id:
+            raise VectorizeInputError(
+                f"the receipt of mutation {receipt.mutation_id} is of account {show(receipt.account_id)}, and this "
+                f"sensor looks at account {show(account_id)}: use the same conn_id and account_id for both"
+            )
+    return receipts
+
+
+def _flatten(value: Any, name: str) -> list[Receipt]:
+    """Return the receipts, real ones and of bare ids, in a value of any of the accepted shapes."""
+    if isinstance(value, str):
+        value = _read_text(value)
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return [Receipt.from_dict(value)]
+    if isinstance(value, str):
+        return [Receipt.of_bare_id(value)]
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [receipt for item in value for receipt in _flatten(item, name)]
+    raise VectorizeInputError(
+        f"{name}: got {show(value)}, expected what a task returned (delete.output), its receipt "
+        "(delete.output['receipt']), or a list of them"
+    )
+
+
+def _read_text(text: str) -> Any:
+    if text.strip() in ("", "None", "null"):
+        return None
+    if text[:1] not in ("[", "(", "{"):
+        return text
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    raise VectorizeInputError(
+        f"the string {show(text)} begins like a list or a receipt, and is neither in JSON nor in Python"
+    )
+
+
+def _upstream_receipts(context: Context) -> Iterable[Receipt]:
+    task: Any = context.get("task")
+    upstream = sorted(getattr(task, "upstream_task_ids", None) or ())
+    if not upstream:
+        return []
+    # All map indexes of each; a task that was skipped, or pushes no receipt, has none.
+    pulled = context["ti"].xcom_pull(task_ids=upstream, key=RECEIPT_KEY)
+    return [Receipt.from_dict(value) for value in pulled or () if value is not None]

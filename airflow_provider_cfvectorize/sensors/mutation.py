@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sensor that waits until a write is applied."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+from airflow_provider_cfvectorize.client.addresses import check_path_name
+from airflow_provider_cfvectorize.client.mutations import YOUNG, Receipt
+from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
+from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeWaitTimeout
+from airflow_provider_cfvectorize.sensors.inputs import check_receipts, read_waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.client.waiting import Wait
+
+
+class VectorizeMutationTimeout(VectorizeError, AirflowSensorTimeout):  # noqa: N818 - as Airflow's own
+    """
+    The sensor's ``timeout`` is over and the mutation was not seen to be applied.
+
+    As an ``AirflowSensorTimeout`` it is skipped with ``soft_fail`` and never retried.
+    """
+
+
+class VectorizeMutationSensor(BaseSensorOperator):
+    """
+    Wait until a delete (or any other write) is applied, and return how that is known.
+
+    Pass what an upstream task returned, ``mutation_id=delete.output``; the receipt that the task pushed beside it
+    is found by itself. With it the wait ends well even if somebody else writes to the index meanwhile; with a
+    mutation id from elsewhere, that is inconclusive.
+
+    The evidence is a dict with ``mutation_id``, ``index_name``, ``account_id``, ``outcome`` (``watermark``,
+    ``read_back``, ``inferred`` or ``nothing_to_do``), ``watermark``, ``processed_up_to``, ``accepted_at``,
+    ``decided_at``, ``witnesses_checked`` and ``still_visible``; for several mutations also ``mutation_count`` and
+    ``mutations``, the evidence of each.
+
+    It ends with the same in each mode, at the same deadline.
+
+    :param index_name: the index. (templated)
+    :param mutation_id: a mutation id, a receipt, a sequence of either (the output of a mapped task, a list of
+        outputs), what Jinja makes of one of these, or None, for which there is nothing to wait unless an upstream
+        task has pushed a receipt. (templated)
+    :param receipt: a receipt, or a sequence of them, instead of looking among the upstream tasks. (templated)
+    :param require_absent: fail if vectors of an applied delete can still be read after two minutes, rather than
+        warn.
+    :param deferrable: wait in the triggerer, without a worker's slot.
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    :param poke_interval: seconds between two looks.
+    :param timeout: seconds to wait at most.
+    """
+
+    template_fields: Sequence[str] = (
+        "index_name",
+        "mutation_id",
+        "receipt",
+        "conn_id",
+        "account_id",
+    )
+    ui_color = "#f6d5c3"
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        mutation_id: Any = None,
+        receipt: Any = None,
+        require_absent: bool = False,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        poke_interval: timedelta | float = 10,
+        timeout: timedelta | float = 900,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
+        self.index_name = index_name
+        self.mutation_id = mutation_id
+        self.receipt = receipt
+        self.require_absent = require_absent
+        self.deferrable = deferrable
+        self.conn_id = conn_id
+        self.account_id = account_id
+        self._wait: Wait | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Wait, in the mode that was asked for.
+
+        :param context: the task's context.
+        :return: the evidence.
+        :raises VectorizeMutationTimeout: not seen to be applied in time.
+        :raises VectorizeNotFoundError: the index is not there, or was deleted.
+        :raises VectorizeAuthError: the credentials are refused.
+        :raises VectorizeInputError: what was passed is no mutation, or one of another index or account.
+        :raises VectorizeStillVisibleError: with ``require_absent``.
+        """
+        from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
+
+        check_path_name(self.index_name)
+        client = self._make_client()
+        try:
+            receipts = check_receipts(
+                read_waits(self.mutation_id, self.receipt, context, index_name=self.index_name),
+                index_name=self.index_name,
+                account_id=client.account_id,
+            )
+            if not receipts:
+                nothing = Receipt(None, self.index_name, client.account_id)
+                return self._end(evidence_of_nothing(nothing))
+            self._wait = Wait(client, self.index_name, receipts, self.log)
+            if self.deferrable:
+                return self._defer_unless_applied(receipts)
+            return self._poke_until_applied(context)
+        finally:
+            client.close()
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """
+        Look once.
+
+        :param context: the task's context.
+        """
+        if self._wait is None:
+            raise VectorizeError("poke() is called by execute(), which prepares it")
+        evidence = self._wait.look()
+        return PokeReturnValue(is_done=evidence is not None, xcom_value=evidence)
+
+    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
+        """
+        End the task after a deferred wait.
+
+        :param context: the task's context.
+        :param event: what the trigger sent.
+        :return: the evidence.
+        :raises VectorizeMutationTimeout: not seen to be applied in time.
+        """
+        from airflow_provider_cfvectorize.triggers.events import read_event
+
+        try:
+            evidence = read_event(event)
+        except VectorizeWaitTimeout as e:
+            raise VectorizeMutationTimeout(str(e)) from None
+        return self._end(evidence)
+
+    def _make_client(self) -> VectorizeClient:
+        from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+
+        return CloudflareVectorizeHook(self.conn_id, self.account_id).get_watching_conn()
+
+    def _end(self, evidence: dict[str, Any]) -> dict[str, Any]:
+        from airflow_provider_cfvectorize.client.waiting import report_evidence
+
+        report_evidence(evidence, self.log, require_absent=self.require_absent)
+        return evidence
+
+    # --- poke and reschedule --------------------------------------------------------------------------
+
+    def _poke_until_applied(self, context: Context) -> dict[str, Any]:
+        # The base class skips a sensor that timed out before anyone could look a last time, and its error says
+        # nothing of what was seen; so it is told not to skip, and soft_fail is carried out here.
+        soft_fail, self.soft_fail = self.soft_fail, False
+        try:
+            evidence = super().execute(context)
+        except AirflowSensorTimeout:
+            evidence = self._look_a_last_time(soft_fail)
+        finally:
+            self.soft_fail = soft_fail
+        return self._end(evidence)
+
+    def _look_a_last_time(self, soft_fail: bool) -> dict[str, Any]:
+        assert self._wait is not None  # noqa: S101 - for the type checker
+        evidence = self._wait.look(last=True)
+        if evidence is not None:
+            return evidence
+        message = self._wait.explain_timeout(self.timeout)
+        if soft_fail:
+            raise AirflowSkipException(message)
+        raise VectorizeMutationTimeout(message)
+
+    def _get_next_poke_interval(
+        self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
+    ) -> float:
+        # So that the last look is at the deadline and not up to an interval later, as in the triggerer; and a
+        # service that asks to be left alone for a while is.
+        interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
+        pause = self._wait.pause if self._wait is not None else 0.0
+        return max(0.0, min(max(interval, pause), self.timeout - run_duration()))
+
+    # --- deferrable -----------------------------------------------------------------------------------
+
+    def _defer_unless_applied(self, receipts: Sequence[Receipt]) -> dict[str, Any]:
+        from airflow_provider_cfvectorize.triggers.events import deferral_timeout
+        from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
+
+        assert self._wait is not None  # noqa: S101 - for the type checker
+        started = time.time()
+        young = datetime.now(UTC) - YOUNG
+        # Of a bare id nothing but its own watermark would be accepted, which one look hardly meets.
+        if not any(r.bare or (r.accepted_at is not None and r.accepted_at > young) for r in receipts):
+            evidence = self._wait.look()
+            if evidence is not None:
+                return self._end(evidence)
+        self.defer(
+            trigger=VectorizeMutationTrigger(
+                conn_id=self.conn_id,
+                account_id=self.account_id,
+                index_name=self.index_name,
+                receipts=[
+                    {**receipt.as_dict(), "bare": True} if receipt.bare else receipt.as_dict()
+                    for receipt in receipts
+                ],
+                end_time=started + self.timeout,
+                wait_seconds=self.timeout,
+                poll_interval=self.poke_interval,
+            ),
+            method_name="execute_complete",
+            timeout=deferral_timeout(self.timeout, self.execution_timeout),
+        )
+        raise AssertionError("defer() does not return")

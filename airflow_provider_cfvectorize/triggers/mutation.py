@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trigger that waits, in the triggerer, until a write is applied."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_cfvectorize.client.mutations import Decision, Receipt, Verdict
+from airflow_provider_cfvectorize.exceptions import VectorizeError
+from airflow_provider_cfvectorize.triggers.events import applied_event, error_event, timeout_event
+
+
+class VectorizeMutationTrigger(BaseTrigger):
+    """
+    Wait until mutations of an index are applied; all waits on one index share one poll.
+
+    It only observes, so running twice does no harm, and it holds nothing secret: its arguments stand in Airflow's
+    database as they are.
+
+    :param conn_id: the connection.
+    :param index_name: the index.
+    :param receipts: what is waited for, as dicts; of a bare mutation id, one with ``bare`` set.
+    :param end_time: the deadline, seconds since the epoch, so that it holds across processes.
+    :param wait_seconds: the length of the whole wait, for the error at its end.
+    :param poll_interval: seconds between two looks.
+    :param account_id: the account; the connection's login if not given.
+    """
+
+    def __init__(
+        self,
+        *,
+        conn_id: str,
+        index_name: str,
+        receipts: Sequence[dict[str, Any]],
+        end_time: float,
+        wait_seconds: float,
+        poll_interval: float = 10,
+        account_id: str | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.conn_id = conn_id
+        self.index_name = index_name
+        self.receipts = list(receipts)
+        self.end_time = end_time
+        self.wait_seconds = wait_seconds
+        self.poll_interval = poll_interval
+        self.account_id = account_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and its arguments, of which JSON can be made."""
+        return (
+            "airflow_provider_cfvectorize.triggers.mutation.VectorizeMutationTrigger",
+            {
+                "conn_id": self.conn_id,
+                "index_name": self.index_name,
+                "receipts": self.receipts,
+                "end_time": self.end_time,
+                "wait_seconds": self.wait_seconds,
+                "poll_interval": self.poll_interval,
+                "account_id": self.account_id,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait and send one event: applied with the evidence, timed out, or failed for good."""
+        try:
+            yield TriggerEvent(await self._wait())
+        except VectorizeError as e:
+            yield TriggerEvent(error_event(e))
+        except Exception as e:
+            # An exception out of run() would reach the task as one that soft_fail skips.
+            self.log.exception("The wait ended unexpectedly")
+            yield TriggerEvent(error_event(VectorizeError(f"the trigger failed: {type(e).__name__}: {e}")))
+
+    async def _wait(self) -> dict[str, Any]:
+        from airflow_provider_cfvectorize.client.looks import explain_timeout
+        from airflow_provider_cfvectorize.client.waiting import evidence_of
+        from airflow_provider_cfvectorize.triggers.poll import watch
+
+        receipts = [
+            Receipt.of_bare_id(value["mutation_id"]) if value.get("bare") else Receipt.from_dict(value)
+            for value in self.receipts
+        ]
+        client = await self._make_client()
+        told = ""
+        seeing = watch(
+            client,
+            self.index_name,
+            receipts,
+            interval=self.poll_interval,
+            # The poll keeps a clock that is never set; the deadline is kept by the wall clock.
+            seconds_left=lambda: self.end_time - time.time(),
+        )
+        async with aclosing(seeing):
+            async for seen in seeing:
+                if seen.is_over and seen.state is not None and seen.decisions is not None:
+                    return applied_event(
+                        evidence_of(
+                            receipts,
+                            seen.decisions,
+                            seen.state,
+                            account_id=client.account_id,
+                            index_name=self.index_name,
+                        )
+                    )
+                if seen.is_last:
+                    decisions: Sequence[Decision | None] = seen.decisions or [None] * len(receipts)
+                    waits = list(zip(receipts, decisions, strict=True))
+                    return timeout_event(explain_timeout(waits, seen.state, self.wait_seconds, seen.trouble))
+                text = seen.trouble or next(
+                    (
+                        f"Not applied yet: {d.reason}"
+                        for d in seen.decisions or ()
+                        if d.verdict is not Verdict.APPLIED
+                    ),
+                    "",
+                )
+                if text and text != told:
+                    told = text
+                    (self.log.warning if seen.trouble else self.log.info)("%s", text)
+        raise VectorizeError("the poll ended without a word")
+
+    async def _make_client(self) -> Any:
+        from airflow.providers.common.compat.connection import get_async_connection
+
+        from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook, client_of
+
+        conn = await get_async_connection(self.conn_id, hook=CloudflareVectorizeHook)
+        # Nothing sleeps or retries here: the next poll is the retry.
+        return client_of(conn, account_id=self.account_id, retry=None)
