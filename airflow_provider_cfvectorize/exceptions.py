@@ -4,8 +4,9 @@ Every error a user can meet, one hierarchy.
 
 None derives from ``AirflowException``: Airflow turns those, and no others, into *skipped* when a deferred
 sensor has ``soft_fail``, so a wrong token would be skipped in deferrable mode and fail in poke mode. The one
-error that Airflow must know, :class:`~airflow_provider_cfvectorize.sensors.mutation.VectorizeMutationTimeout`,
-lives beside the sensor and derives from :class:`VectorizeError` too.
+error that Airflow must know, ``VectorizeMutationTimeout`` in
+:mod:`airflow_provider_cfvectorize.sensors.mutation`, lives beside the sensor and derives from
+:class:`VectorizeError` too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class VectorizeError(Exception):
 
 
 class VectorizeInputError(VectorizeError, ValueError):
-    """Something was passed or configured that cannot work; says what arrived, what is expected, what to do."""
+    """Something was passed or configured that cannot work; says what arrived and what is expected."""
 
 
 class VectorizeResponseError(VectorizeError):
@@ -64,7 +65,7 @@ class VectorizeThrottledError(VectorizeResponseError):
 
 
 class VectorizeTransportError(VectorizeError):
-    """No complete answer: the host was not reached, the connection broke, or it took too long or grew too large."""
+    """No complete answer: host not reached, connection broken, or an answer too slow or too large."""
 
 
 class VectorizeBatchError(VectorizeError):
@@ -75,7 +76,8 @@ class VectorizeBatchError(VectorizeError):
 
     :param message: how many ids were acknowledged, which failed and why, and how many were never sent.
     :param acknowledged: number of ids in batches the service accepted.
-    :param failed: number of ids in batches that failed; where an answer was lost they may be deleted all the same.
+    :param failed: number of ids in batches that failed; where an answer was lost they may be deleted all the
+        same.
     :param not_sent: number of ids that were never sent.
     """
 

@@ -15,7 +15,9 @@ DEFAULT_BASE_URL = "https://api.cloudflare.com/client/v4"
 
 _ACCOUNT_ID = re.compile(r"[0-9A-Fa-f]{32}", re.ASCII)
 _PATH_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f-\xa0\\]|[^\x00-\x7f]")
+_HOST_NAME = re.compile(r"(?!.{254})[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
+# No "%": what it stands for is up to every proxy and server on the way, "%2e%2e" among others.
+_BASE_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*", re.ASCII)
 
 
 def is_loopback(host: str) -> bool:
@@ -36,9 +38,12 @@ def check_account_id(account_id: object) -> str:
     :raises VectorizeInputError: it is not 32 hexadecimal digits.
     """
     if not isinstance(account_id, str) or not _ACCOUNT_ID.fullmatch(account_id):
+        # What is longer may be an API token in the wrong field.
+        too_long = isinstance(account_id, str) and len(account_id) > 32
+        shown = f"of {len(account_id)} characters" if too_long else show(account_id)  # type: ignore[arg-type]
         raise VectorizeInputError(
-            f"account id {show(account_id)} is not 32 hexadecimal digits: put the Account ID (Cloudflare dashboard, "
-            "account home, 'Copy account ID') into the connection's login, or pass account_id"
+            f"account id {shown} is not 32 hexadecimal digits: put the Account ID (Cloudflare "
+            "dashboard, account home, 'Copy account ID') into the connection's login, or pass account_id"
         )
     return account_id.lower()
 
@@ -67,14 +72,14 @@ def check_new_index_name(name: object) -> str:
 
     :param name: what was passed.
     :raises VectorizeInputError: the API's pattern (openapi-vectorize.json, ``vectorize_index-name``) does not
-        fit: a lower-case letter first, then lower-case letters, digits, ``_`` and ``-``, a letter or digit last.
+        fit: a lower-case letter, then lower-case letters, digits, ``_`` and ``-``, a letter or digit last.
     """
     checked = check_path_name(name)
     # The published pattern ^([a-z]+[a-z0-9_-]*[a-z0-9]+)$ backtracks catastrophically; this accepts the same.
     if not re.fullmatch(r"[a-z][a-z0-9_-]*[a-z0-9]", checked, re.ASCII):
         raise VectorizeInputError(
-            f"index name {show(name)} cannot be given to a new index: expected 2 to 64 characters, a lower-case "
-            "letter first, then lower-case letters, digits, '_' and '-', a letter or digit last"
+            f"index name {show(name)} cannot be given to a new index: expected 2 to 64 characters, a "
+            "lower-case letter first, then lower-case letters, digits, '_' and '-', a letter or digit last"
         )
     return checked
 
@@ -91,31 +96,46 @@ def check_base_url(host: str | None, *, allow_http_hosts: Collection[str] = ()) 
     if not host:
         return DEFAULT_BASE_URL
     url = host if "://" in host else f"https://{host}"
-    # Nothing of the URL is shown where it may hold a password.
-    shown = show(host, 120) if "@" not in host else "(not shown: it has a user or password in it)"
+    # Nothing of it is shown, by urlsplit's errors neither, where it may hold a password or a token.
+    shown = show(host, 120) if not re.search("[@?#]", host) else "(not shown: it may have a secret in it)"
     expected = f"expected something like {DEFAULT_BASE_URL}"
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as e:
-        raise VectorizeInputError(f"the connection's host {shown} is not a URL ({e}); {expected}") from None
-    if _CONTROL_OR_SPACE.search(url) or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise VectorizeInputError(f"the connection's host {shown} is not an http(s) URL; {expected}")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+    except ValueError:
+        raise VectorizeInputError(f"the connection's host {shown} is not a URL; {expected}") from None
+    if parts.username is not None or parts.password is not None or re.search("[?#]", url):
         raise VectorizeInputError(
             f"the connection's host {shown} must have no user, password, query or fragment; {expected}. "
             "The API token belongs into the password"
         )
-    if parts.scheme == "http" and not (is_loopback(parts.hostname) or parts.hostname in allow_http_hosts):
+    hostname = parts.hostname or ""
+    # urlsplit drops line breaks and tabs without a word.
+    is_url = url.isascii() and url.isprintable() and parts.scheme in ("http", "https")
+    if not is_url or not _is_host(hostname) or parts.netloc.endswith(":"):
+        raise VectorizeInputError(f"the connection's host {shown} is not an http(s) URL; {expected}")
+    if not _BASE_PATH.fullmatch(parts.path) or any(part in (".", "..") for part in parts.path.split("/")):
         raise VectorizeInputError(
-            f"the connection's host {shown} would send the API token over plain http to {show(parts.hostname)}: "
+            f"the connection's host {shown} must have no '.' or '..', and no '%' or other odd characters, in "
+            f"its path; {expected}"
+        )
+    http_allowed = is_loopback(hostname) or hostname in {allowed.lower() for allowed in allow_http_hosts}
+    if parts.scheme == "http" and not http_allowed:
+        raise VectorizeInputError(
+            f"the connection's host {shown} would send the API token over plain http to {show(hostname)}: "
             "use https. For development in containers, name the host in Airflow's option [cfvectorize] "
             "allow_http_hosts (environment: AIRFLOW__CFVECTORIZE__ALLOW_HTTP_HOSTS)"
         )
-    hostname = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    netloc = hostname if port is None else f"{hostname}:{port}"
-    if any(segment in (".", "..") for segment in parts.path.split("/")):
-        raise VectorizeInputError(
-            f"the connection's host {shown} must have no '.' or '..' in its path; {expected}"
-        )
+    netloc = f"[{hostname}]" if ":" in hostname else hostname
+    if port is not None:
+        netloc = f"{netloc}:{port}"
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+
+
+def _is_host(name: str) -> bool:
+    if ":" not in name:
+        return bool(_HOST_NAME.fullmatch(name))
+    try:
+        return ipaddress.IPv6Address(name).scope_id is None
+    except ValueError:
+        return False

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,12 +18,17 @@ from airflow_provider_cfvectorize.client.addresses import (
     check_new_index_name,
     check_path_name,
 )
-from airflow_provider_cfvectorize.client.session import Answer, RetryPolicy, VectorizeSession
+from airflow_provider_cfvectorize.client.mutations import is_mutation_id
+from airflow_provider_cfvectorize.client.session import Answer, RetryPolicy, VectorizeSession, write_json
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.transport import RequestsTransport
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeResponseError
 
+_METHOD = re.compile(r"[A-Za-z]{1,16}", re.ASCII)
 _PATH = re.compile(r"/?[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", re.ASCII)
+
+#: Makes digests of credentials that mean nothing outside of this process.
+_SALT = os.urandom(16)
 
 
 class IndexConfig(TypedDict):
@@ -94,9 +100,9 @@ class VectorizeClient:
     Requests to one account's Vectorize indexes; safe to share between threads.
 
     Each method is one request (sent again where that helps). Every method raises
-    :class:`~airflow_provider_cfvectorize.exceptions.VectorizeInputError` before anything is sent for names that
-    cannot be, and the errors of :func:`~airflow_provider_cfvectorize.client.session.read_answer` for what the
-    service refuses.
+    :class:`~airflow_provider_cfvectorize.exceptions.VectorizeInputError` before anything is sent for names
+    that cannot be, and the errors of :func:`~airflow_provider_cfvectorize.client.session.read_answer` for
+    what the service refuses.
 
     :param account_id: 32 hexadecimal digits.
     :param api_token: an API token. Give this, or ``api_email`` and ``api_key``.
@@ -132,13 +138,15 @@ class VectorizeClient:
         self.rate_reserve = rate_reserve
         secret = api_key if api_email else api_token
         _check_header_value(secret, "API token" if not api_email else "Global API Key")
-        #: Equal for clients that could stand in for each other; holds a secret, so it is never shown.
-        self.identity = (self.base_url, self.account_id, api_email, secret)
+        #: Equal for clients that could stand in for each other.
+        self.identity = (self.base_url, self.account_id, api_email, _digest(cast(str, secret)))
         if api_email:
             _check_header_value(api_email, "api_email")
             auth = {"X-Auth-Email": api_email, "X-Auth-Key": cast(str, secret)}
         else:
             auth = {"Authorization": f"Bearer {secret}"}
+        if not user_agent.isascii() or not user_agent.isprintable():
+            raise VectorizeInputError(f"user_agent {show(user_agent)} cannot be sent in a header")
         transport = RequestsTransport(
             self.base_url, auth_headers=auth, timeout=timeout, max_connections=max_connections
         )
@@ -174,14 +182,18 @@ class VectorizeClient:
         Send a request that has no method here yet and return the envelope's ``result``.
 
         :param method: the HTTP method.
-        :param path: the path: below this account's ``vectorize/v2`` (``indexes/my-index/query``), or below the
-            API's base if it begins with ``accounts/`` or ``user/``.
+        :param path: the path: below this account's ``vectorize/v2`` (``indexes/my-index/query``), or below
+            the API's base if it begins with ``accounts/`` or ``user/``.
         :param params: the query string's parameters.
         :param json: a value to send as JSON.
         :param body: bytes to send as they are, instead.
         :param content_type: the type of ``body``.
         :param repeatable: whether it does no harm to carry the request out twice, as a retry may.
         """
+        if not isinstance(method, str) or not _METHOD.fullmatch(method):
+            raise VectorizeInputError(f"method {show(method)} cannot be one: expected GET, POST or the like")
+        if content_type is not None and not (content_type.isascii() and content_type.isprintable()):
+            raise VectorizeInputError(f"content_type {show(content_type)} cannot be sent in a header")
         if not isinstance(path, str) or len(path) > 1000 or not _PATH.fullmatch(path):
             raise VectorizeInputError(
                 f"path {show(path)} cannot be one: expected segments of A-Z, a-z, 0-9, '_' and '-', such as "
@@ -218,7 +230,8 @@ class VectorizeClient:
         """
         Create an index. Not sent again after a timeout: it may have been created.
 
-        :param name: its name; see :func:`~airflow_provider_cfvectorize.client.addresses.check_new_index_name`.
+        :param name: its name; see
+            :func:`~airflow_provider_cfvectorize.client.addresses.check_new_index_name`.
         :param dimensions: values in each vector, 32 to 1536. With ``metric``, instead of ``preset``.
         :param metric: ``cosine``, ``euclidean`` or ``dot-product``.
         :param preset: the name of an embedding model that fixes both.
@@ -264,7 +277,8 @@ class VectorizeClient:
 
         :param index_name: the index.
         :param vectors: at most 5,000 vectors, or NDJSON (one vector a line).
-        :param unparsable_behavior: ``error`` or ``discard``: what the service does with a line it cannot parse.
+        :param unparsable_behavior: ``error`` or ``discard``: what the service does with a line it cannot
+            parse.
         """
         return self._write(index_name, "insert", vectors, unparsable_behavior)
 
@@ -276,7 +290,8 @@ class VectorizeClient:
 
         :param index_name: the index.
         :param vectors: at most 5,000 vectors, or NDJSON (one vector a line).
-        :param unparsable_behavior: ``error`` or ``discard``: what the service does with a line it cannot parse.
+        :param unparsable_behavior: ``error`` or ``discard``: what the service does with a line it cannot
+            parse.
         """
         return self._write(index_name, "upsert", vectors, unparsable_behavior)
 
@@ -288,7 +303,7 @@ class VectorizeClient:
         :param ids: their ids; the service refuses more than 100 whole.
         """
         return self._mutation(
-            self._send("POST", self._at(index_name, "delete_by_ids"), json_body={"ids": list(ids)})
+            self._send("POST", self._at(index_name, "delete_by_ids"), json_body={"ids": _ids(ids)})
         )
 
     def get_by_ids(self, index_name: str, ids: Sequence[str]) -> list[Vector]:
@@ -298,8 +313,8 @@ class VectorizeClient:
         :param index_name: the index.
         :param ids: their ids; the service refuses more than 20 whole.
         """
-        answer = self._send("POST", self._at(index_name, "get_by_ids"), json_body={"ids": list(ids)})
-        return cast("list[Vector]", self._expect(answer, list))
+        answer = self._send("POST", self._at(index_name, "get_by_ids"), json_body={"ids": _ids(ids)})
+        return cast("list[Vector]", self._expect_ids(self._expect(answer, list)))
 
     def list_vectors(
         self, index_name: str, *, count: int | None = None, cursor: str | None = None
@@ -316,9 +331,9 @@ class VectorizeClient:
         params = {} if count is None else {"count": str(count)}
         if cursor is not None:
             params["cursor"] = cursor
-        return cast(
-            VectorPage, self._expect(self._send("GET", self._at(index_name, "list"), params=params), dict)
-        )
+        page = self._expect(self._send("GET", self._at(index_name, "list"), params=params), dict)
+        self._expect_ids(page.get("vectors"))
+        return cast(VectorPage, page)
 
     # --- shared ---------------------------------------------------------------------------------------
 
@@ -352,11 +367,12 @@ class VectorizeClient:
     def _mutation(self, answer: Answer) -> Mutation:
         result = self._expect(answer, dict)
         mutation_id = result.get("mutationId")
-        if not isinstance(mutation_id, str) or not mutation_id:
-            # The schema allows it, and nothing could ever wait for such a write.
+        if not is_mutation_id(mutation_id):
+            # The schema allows that there is none, and nothing could ever wait for such a write.
             raise VectorizeResponseError(
-                "the service acknowledged a write without a mutationId, so nobody can tell when it is applied. "
-                "Send it again: writes by id can be repeated",
+                "the service acknowledged a write without a mutationId "
+                f"({show(mutation_id)}), so nobody can tell when it is applied. Send it again: writes by id "
+                "can be repeated",
                 status=200,
             )
         accepted_at = answer.date or datetime.now(UTC).replace(microsecond=0)
@@ -371,30 +387,52 @@ class VectorizeClient:
             )
         return answer.result
 
+    @staticmethod
+    def _expect_ids(vectors: Any) -> Any:
+        # What is read back decides whether a delete is applied, so it had better be what it is taken for.
+        if not isinstance(vectors, list) or not all(
+            isinstance(vector, dict) and isinstance(vector.get("id"), str) for vector in vectors
+        ):
+            raise VectorizeResponseError(
+                "the service's result has something else where vectors with an id were expected", status=200
+            )
+        return vectors
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.blake2b(secret.encode(errors="surrogatepass"), key=_SALT).digest()
+
+
+def _ids(ids: Sequence[str]) -> list[str]:
+    # A string is a sequence of strings too, and its characters are some other vectors' ids.
+    if isinstance(ids, str | bytes) or not all(isinstance(id_, str) for id_ in ids):
+        raise VectorizeInputError(f"ids: got {show(ids)}, expected a list of strings")
+    return list(ids)
+
 
 def _check_header_value(value: str | None, what: str) -> None:
     if not value:
         raise VectorizeInputError(
-            f"there is no {what}: put the API token (or, with api_email, the Global API Key) into the connection's "
-            "password"
+            f"there is no {what}: put the API token (or, with api_email, the Global API Key) into the "
+            "connection's password"
         )
     if not value.isascii() or not value.isprintable() or " " in value:
         # The value itself is not shown: it is a secret.
         raise VectorizeInputError(
-            f"the {what} has a space, a line break or another character that cannot be sent in a header: copy it again"
+            f"the {what} has a space, a line break or another character that cannot be sent in a header: "
+            "copy it again"
         )
 
 
 def _ndjson(vectors: Iterable[Vector]) -> bytes:
-    try:
-        # allow_nan: NaN and Infinity are no JSON, and the service's error would not say which vector had them.
-        lines = [
-            json.dumps(vector, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-            for vector in vectors
-        ]
-        return "\n".join([*lines, ""]).encode()
-    except (ValueError, TypeError) as e:
+    if isinstance(vectors, str | Mapping):
         raise VectorizeInputError(
-            f"a vector cannot be written as JSON: {ascii(str(e))[:200]}. Values are finite numbers in a list "
-            "(of a numpy array: .tolist()), ids and metadata are valid Unicode"
-        ) from None
+            f"vectors: got {show(vectors)}, expected a list of vectors, or NDJSON as bytes"
+        )
+    lines: list[bytes] = []
+    for position, vector in enumerate(vectors):
+        try:
+            lines.append(write_json(vector))
+        except VectorizeInputError as e:
+            raise VectorizeInputError(f"vectors: at position {position}, {e}") from None
+    return b"\n".join([*lines, b""])

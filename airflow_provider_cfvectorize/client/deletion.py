@@ -51,26 +51,48 @@ class Sample:
     exist: int = 0
 
 
-def take_sample(client: VectorizeClient, index_name: str, ids: IdSource, log: Any = _log) -> Sample:
+def take_sample(
+    client: VectorizeClient,
+    index_name: str,
+    ids: IdSource,
+    log: Any = _log,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Sample:
     """
     Find a batch with ids that exist, since the absence of one that never existed proves nothing.
 
-    About 20 ids of a batch are asked for, of up to three batches spread over the input, until one shows a vector.
+    About 20 ids of a batch are asked for, of up to three batches spread over the input, until one shows one.
 
     :param client: asks.
     :param index_name: the index.
     :param ids: what is going to be deleted.
     :param log: where to say that asking failed: it costs the witnesses, never the delete.
+    :param stopped: says whether to stop; asked on this thread.
+    :raises VectorizeInterrupted: it was told to stop.
     """
     asked = 0
     for position, batch in ids.samples():
         some = [batch[i] for i in spread(len(batch), limits.MAX_GET_IDS)]
+        found: set[str] = set()
+        # From a thread, though it is only one request: it may be throttled for minutes, and this thread must
+        # see meanwhile that it is told to stop.
+        question = Dispatcher(
+            lambda batch: [vector["id"] for vector in client.get_by_ids(index_name, batch)],
+            lambda _, seen, found=found: found.update(seen),  # type: ignore[misc]
+            concurrency=1,
+            stopped=stopped,
+        )
         try:
-            found = {vector["id"] for vector in client.get_by_ids(index_name, some)}
-        except VectorizeInterrupted:
-            raise
-        except VectorizeError as e:
-            log.warning("No witnesses, and so a weaker proof later: asking for some of the ids failed: %s", e)
+            question.run([some])
+        except Stopped:
+            client.session.stop()
+            raise VectorizeInterrupted("told to stop before anything was deleted") from None
+        if question.failed:
+            log.warning(
+                "No witnesses, and so a weaker proof later: asking for some of the ids failed: %s",
+                question.failed[0][1],
+            )
             break
         asked += len(some)
         exist = [id_ for id_ in some if id_ in found]
@@ -101,13 +123,16 @@ def delete_ids(
     :param witnesses: ask for witnesses before.
     :param stopped: says whether to stop; asked on this thread, between batches.
     :param log: where to tell of progress.
-    :raises VectorizeBatchError: a batch failed for good; says how many ids are acknowledged and how many not sent.
+    :raises VectorizeBatchError: a batch failed for good; says how many ids are acknowledged and how many not
+        sent.
     :raises VectorizeInterrupted: it was told to stop; likewise.
     :raises VectorizeInputError: a file changed while it was read.
     """
     if not ids.count:
         return Receipt(None, index_name, client.account_id)
-    sample = take_sample(client, index_name, ids, log) if witnesses else Sample(ids.batches - 1)
+    sample = Sample(ids.batches - 1)
+    if witnesses:
+        sample = take_sample(client, index_name, ids, log, stopped=stopped)
     progress = Progress(log, f"deleting from {index_name}", count=ids.count, batches=ids.batches)
     last: list[Mutation] = []
 
@@ -137,8 +162,8 @@ def delete_ids(
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"told to stop: {progress.done} of {ids.count} ids are acknowledged, {ids.count - dispatcher.sent} were "
-            "not sent. Deleting them again is harmless"
+            f"told to stop: {progress.done} of {ids.count} ids are acknowledged, "
+            f"{ids.count - dispatcher.sent} were not sent. Deleting them again is harmless"
         ) from None
     except VectorizeInputError as e:
         raise VectorizeInputError(
@@ -165,8 +190,8 @@ def _batch_error(
     code = getattr(cause, "code", None)
     message = (
         f"{acknowledged} of {count} ids are acknowledged, {failed} failed"
-        f"{f' with code {code}' if code is not None else ''}, {not_sent} were not sent. Deleting all of them again "
-        f"is harmless. The first failure: {cause}"
+        f"{f' with code {code}' if code is not None else ''}, {not_sent} were not sent. Deleting all of them "
+        f"again is harmless. The first failure: {cause}"
     )
     numbers = {"acknowledged": acknowledged, "failed": failed, "not_sent": not_sent}
     error: VectorizeBatchError
@@ -208,8 +233,8 @@ def read_back_all(
     :param stopped: says whether to stop.
     :param log: where to tell of progress.
     :return: ``ids_verified`` (number of distinct ids asked for), ``ids_sha256`` (see
-        :func:`~airflow_provider_cfvectorize.client.ids.sha256_of_sorted`), ``ids_visible`` (number that could be
-        read) and ``still_visible`` (the first 20 of those).
+        :func:`~airflow_provider_cfvectorize.client.ids.sha256_of_sorted`), ``ids_visible`` (number that could
+        be read) and ``still_visible`` (the first 20 of those).
     :raises VectorizeBatchError: not all could be asked for.
     """
     requests = -(-ids.count // limits.MAX_GET_IDS)

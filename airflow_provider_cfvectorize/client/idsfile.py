@@ -50,18 +50,21 @@ def open_local(path: str) -> BinaryIO:
     Open a local file for reading.
 
     :param path: a path, or a ``file://`` URL.
-    :raises VectorizeInputError: it cannot be read, is no regular file, or is below ``/proc``, ``/dev`` or ``/sys``.
+    :raises VectorizeInputError: it cannot be read, is no regular file, or is below ``/proc``, ``/dev`` or
+        ``/sys``.
     """
     shown = show(path, 200)
     local = path
     if path.lower().startswith("file://"):
-        parts = urllib.parse.urlsplit(path)
-        if parts.netloc not in ("", "localhost"):
+        # Not urlsplit: it would cut the path at a "?" or "#" and read another file.
+        machine, slash, rest = path[len("file://") :].partition("/")
+        if machine.lower() not in ("", "localhost") or not slash:
             raise VectorizeInputError(f"ids_path {shown} names another machine: expected file:///path")
-        local = urllib.parse.unquote(parts.path)
-    if "\0" in local:
-        raise VectorizeInputError(f"ids_path {shown} is not a path")
-    real = os.path.realpath(local)
+        local = urllib.parse.unquote(f"/{rest}")
+    try:
+        real = os.path.realpath(local)
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise VectorizeInputError(f"ids_path {shown} is not a path") from None
     if any(real == directory or real.startswith(f"{directory}/") for directory in _SYSTEM_DIRECTORIES):
         raise VectorizeInputError(
             f"ids_path {shown} is below {', '.join(_SYSTEM_DIRECTORIES)}, which hold no files of ids"
@@ -73,8 +76,8 @@ def open_local(path: str) -> BinaryIO:
         return open(real, "rb")
     except OSError as e:
         raise VectorizeInputError(
-            f"ids_path {shown} cannot be read: {e.strerror}. The file must be there on the worker that runs this "
-            "task; with several workers, put it into object storage"
+            f"ids_path {shown} cannot be read: {e.strerror}. The file must be there on the worker that runs "
+            "this task; with several workers, put it into object storage"
         ) from None
 
 
@@ -82,12 +85,12 @@ class IdsFile:
     """
     The ids of a file.
 
-    One id a line or, if the name ends in ``.ndjson`` or ``.jsonl``, one JSON object with an ``id`` a line (so a
-    file of vectors serves as well). UTF-8, strict. A byte order mark is dropped, lines end at LF or CRLF and
-    nowhere else, empty lines are skipped and counted. Duplicates are dropped within a batch only.
+    One id a line or, if the name ends in ``.ndjson`` or ``.jsonl``, one JSON object with an ``id`` a line (so
+    a file of vectors serves as well). UTF-8, strict. A byte order mark is dropped, lines end at LF or CRLF
+    and nowhere else, empty lines are skipped and counted. Duplicates are dropped within a batch only.
 
-    The constructor reads the file once and checks every line. Iterating reads it again and yields a batch only
-    if it is the one that was checked, so nothing is ever sent that was not.
+    The constructor reads the file once and checks every line. Iterating reads it again and yields a batch
+    only if it is the one that was checked, so nothing is ever sent that was not.
 
     :param path: a local path, a ``file://`` URL, or a URL that ``open_remote`` understands.
     :param open_remote: opens what is not a local file, for reading bytes.
@@ -151,8 +154,8 @@ class IdsFile:
 
     def _changed(self) -> VectorizeInputError:
         return VectorizeInputError(
-            f"ids_path {show(self.path, 200)} changed while the task was reading it: write each list of ids to a "
-            "new file, and start the task when the file is complete"
+            f"ids_path {show(self.path, 200)} changed while the task was reading it: write each list of ids "
+            "to a new file, and start the task when the file is complete"
         )
 
     def _ids(self) -> Iterator[str]:
@@ -171,8 +174,8 @@ class IdsFile:
                 break
         if problems:
             raise VectorizeInputError(
-                f"ids_path {show(self.path, 200)}: {'; '.join(problems)}. Expected one id of 1 to 64 bytes a line"
-                f"{', as an object with an id of that kind' if self._ndjson else ''}, in UTF-8"
+                f"ids_path {show(self.path, 200)}: {'; '.join(problems)}. Expected one id of 1 to 64 bytes a "
+                f"line{', as an object with an id of that kind' if self._ndjson else ''}, in UTF-8"
             )
 
     def _read_line(self, line: bytes) -> tuple[str | None, str | None]:
@@ -205,15 +208,17 @@ class IdsFile:
             while chunk := file.read(CHUNK_BYTES):
                 if first:
                     first = False
-                    # A short first read could split the mark; no store gives less than its three bytes at first.
+                    # A short first read must not split the mark.
+                    while len(chunk) < 3 and (more := file.read(CHUNK_BYTES)):
+                        chunk += more
                     chunk = chunk.removeprefix(b"\xef\xbb\xbf")
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     yield line.removesuffix(b"\r")
                 if len(rest) > longest:
                     raise VectorizeInputError(
-                        f"ids_path {show(self.path, 200)} has a line of more than {longest} bytes: expected one id "
-                        "a line, lines ended by LF or CRLF"
+                        f"ids_path {show(self.path, 200)} has a line of more than {longest} bytes: expected "
+                        "one id a line, lines ended by LF or CRLF"
                     )
         if rest:
             yield rest.removesuffix(b"\r")

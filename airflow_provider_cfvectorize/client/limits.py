@@ -55,7 +55,8 @@ MAX_METADATA_BYTES: Final = 10240
 MAX_VECTORS_PER_INDEX: Final = 20_000_000
 #: Metadata indexes of an index. docs.
 MAX_METADATA_INDEXES: Final = 10
-#: Matches of a query with values or all metadata, and without. docs, changelog of 2026-03-16; observed: 40025.
+#: Matches of a query with values or all metadata, and without. docs, changelog of 2026-03-16; observed: code
+#: 40025.
 MAX_TOP_K_WITH_DATA: Final = 50
 MAX_TOP_K: Final = 100
 

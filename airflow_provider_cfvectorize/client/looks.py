@@ -41,14 +41,14 @@ class Look:
             look.feed({vector["id"] for vector in client.get_by_ids(index_name, ids)})
         look.is_over("mine")
 
-    A wait is over when all its receipts are applied *in this look*; nothing is remembered from earlier ones, so
-    a wait that is moved between processes ends as one that is not.
+    A wait is over when all its receipts are applied *in this look*; nothing is remembered from earlier ones,
+    so a wait that is moved between processes ends as one that is not.
 
-    To spare requests, witnesses of several receipts are packed into one; of a wait, the newest receipts are read
-    first (if they are not applied, it is not over, whatever the older ones are); and after
+    To spare requests, witnesses of several receipts are packed into one; of a wait, the newest receipts are
+    read first (if they are not applied, it is not over, whatever the older ones are); and after
     :data:`FRUITLESS_READS` that found nothing applied, the rest is left to the next look, so that a thousand
-    waits behind a backlog do not cost hundreds of requests a look. The order of waits is random, so that none is
-    left out for long.
+    waits behind a backlog do not cost hundreds of requests a look. The order of waits is random, so that none
+    is left out for long.
 
     :param waits: the receipts of each wait, by any key.
     :param state: what ``info`` said.
@@ -173,9 +173,9 @@ def explain_timeout(
             if state is not None and state.watermark is not None:
                 at = format_time(state.processed_up_to) or "a time the service does not say"
                 text += (
-                    f": inconclusive, it may have been overtaken by {show(state.watermark)} of {at}, which may "
-                    "include it. Pass the receipt instead, which settles that: receipt=\"{{ ti.xcom_pull('...', "
-                    "key='receipt') }}\" or delete.output['receipt']"
+                    f": inconclusive, it may have been overtaken by {show(state.watermark)} of {at}, which "
+                    "may include it. Pass the receipt instead, which settles that: "
+                    "receipt=\"{{ ti.xcom_pull('...', key='receipt') }}\" or delete.output['receipt']"
                 )
             else:
                 text += f": {state}" if state else ""

@@ -2,10 +2,10 @@
 """
 Receipts of writes, and the one function that decides whether a write is applied: :func:`decide`.
 
-Vectorize applies writes in the order of their acceptance, in batches, some seconds to minutes later, and shows
-one watermark an index: the last mutation that was applied, by any writer. A later one overwrites it, so the
-watermark of one's own mutation may never be seen. What can be seen, and what follows from it, is decided here
-and nowhere else; the sensor in each of its modes, the trigger and the waiting operator all ask this module.
+Vectorize applies writes in the order of their acceptance, in batches, some seconds to minutes later, and
+shows one watermark an index: the last mutation that was applied, by any writer. A later one overwrites it, so
+the watermark of one's own mutation may never be seen. What can be seen, and what follows from it, is decided
+here and nowhere else: the sensor in each of its modes, the trigger and the waiting operator all ask here.
 """
 
 from __future__ import annotations
@@ -16,27 +16,36 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.ids import problem_with_id
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
-#: The ``Date`` header that a receipt's ``accepted_at`` comes from has whole seconds, and clocks differ a little.
+#: The ``Date`` header that a receipt's ``accepted_at`` comes from has whole seconds, and clocks differ a
+#: little.
 CLOCK_TOLERANCE: Final = timedelta(seconds=2)
-#: How long an applied delete's vectors may still be readable before that is reported: p99 of applying is below
-#: two minutes (Cloudflare's changelog, 2026-06-30), and the views lag less than that.
+#: How long an applied delete's vectors may still be readable before that is reported: p99 of applying is
+#: below two minutes (Cloudflare's changelog, 2026-06-30), and the views lag less than that.
 VISIBILITY_PATIENCE: Final = timedelta(seconds=120)
-#: After so long, plus :data:`INFERENCE_TIME_PER_JOB` for each full job's worth of batches, a mutation is taken
-#: as applied if later ones were: more than twice the p99 of applying.
+#: After so long, plus :data:`INFERENCE_TIME_PER_JOB` for each full job's worth of batches, a mutation is
+#: taken as applied if later ones were: more than twice the p99 of applying.
 INFERENCE_TIME: Final = timedelta(seconds=300)
 INFERENCE_TIME_PER_JOB: Final = timedelta(seconds=60)
 #: A receipt younger than this is not worth a look: the median of applying is below 30 s (same changelog).
 YOUNG: Final = timedelta(seconds=20)
+#: Ids and batches that a receipt may count: more than fit into all the indexes of an account.
+MAX_COUNT: Final = 10**12
 #: Witnesses in a receipt that this package writes; those of others may have as many as one request can read.
 MAX_WITNESSES: Final = 5
 
 _MUTATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.MAX_MUTATION_ID_CHARS}}}", re.ASCII)
+
+
+def is_mutation_id(value: object) -> TypeGuard[str]:
+    """Say whether something can be the id of a mutation."""
+    return isinstance(value, str) and bool(_MUTATION_ID.fullmatch(value))
 
 
 def format_time(time: datetime | None) -> str | None:
@@ -50,9 +59,9 @@ def parse_time(text: object) -> datetime | None:
         return None
     try:
         parsed = datetime.fromisoformat(text)
-    except ValueError:
+        return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +107,10 @@ class Receipt:
 
         :raises VectorizeInputError: this cannot be a mutation id.
         """
-        if not isinstance(mutation_id, str) or not _MUTATION_ID.fullmatch(mutation_id):
+        if not is_mutation_id(mutation_id):
             raise VectorizeInputError(
-                f"mutation_id {show(mutation_id)} cannot be one: expected the text that an upstream task returned, "
-                "such as delete.output, or its receipt"
+                f"mutation_id {show(mutation_id)} cannot be one: expected the text that an upstream task "
+                "returned, such as delete.output, or its receipt"
             )
         return cls(mutation_id, bare=True)
 
@@ -115,7 +124,8 @@ class Receipt:
         """
         if not isinstance(value, Mapping) or "mutation_id" not in value:
             raise VectorizeInputError(
-                f"receipt: got {show(value)}, expected the dict that an operator pushes under the XCom key 'receipt'"
+                f"receipt: got {show(value)}, expected the dict that an operator pushes under the XCom key "
+                "'receipt'"
             )
         mutation_id = value["mutation_id"]
         if mutation_id is not None:
@@ -130,16 +140,19 @@ class Receipt:
         if (
             not isinstance(witnesses, list | tuple)
             or len(witnesses) > limits.MAX_GET_IDS
-            or not all(isinstance(id_, str) for id_ in witnesses)
+            or not all(isinstance(id_, str) and problem_with_id(id_) is None for id_ in witnesses)
         ):
             raise VectorizeInputError(
-                f"receipt: witness_ids is {show(witnesses)}, expected a list of at most {limits.MAX_GET_IDS} ids"
+                f"receipt: witness_ids is {show(witnesses)}, expected a list of at most {limits.MAX_GET_IDS} "
+                "ids of 1 to 64 bytes"
             )
         numbers: dict[str, int] = {}
         for name in ("count", "batches"):
             number = value.get(name, 0)
-            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-                raise VectorizeInputError(f"receipt: {name} is {show(number)}, expected a number from 0")
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= MAX_COUNT:
+                raise VectorizeInputError(
+                    f"receipt: {name} is {show(number)}, expected a whole number from 0 to {MAX_COUNT}"
+                )
             numbers[name] = number
         texts: dict[str, str | None] = {}
         for name in ("index_name", "account_id"):
@@ -262,10 +275,11 @@ def decide(
     if state.watermark is None:
         return decision(Verdict.PENDING, reason=str(state))
     stamp = state.processed_up_to
-    if stamp is not None and stamp < receipt.accepted_at - CLOCK_TOLERANCE:
+    if stamp is not None and receipt.accepted_at - stamp > CLOCK_TOLERANCE:
         return decision(Verdict.PENDING, reason=f"{state}, before this mutation was accepted")
 
-    # Another mutation's watermark, not older than this one: perhaps overtaken, perhaps still behind a backlog.
+    # Another mutation's watermark, not older than this one: perhaps overtaken, perhaps still behind a
+    # backlog.
     age = state.observed_at - receipt.accepted_at
     jobs = receipt.batches // limits.MUTATIONS_PER_JOB
     old_enough = (
@@ -278,8 +292,8 @@ def decide(
             return Decision(
                 Verdict.APPLIED,
                 "inferred",
-                f"{state}, and this mutation was accepted {age.total_seconds():.0f} s ago; there was no witness to "
-                "read back",
+                f"{state}, and this mutation was accepted {age.total_seconds():.0f} s ago; there was no "
+                "witness to read back",
             )
         return Decision(Verdict.PENDING, reason=f"{state}; this mutation has no witness to read back")
     if visible is None:

@@ -17,6 +17,8 @@ from airflow_provider_cfvectorize.client import limits
 #: other programs behind the same address share.
 MAX_REQUESTS_PER_SECOND: Final = 50
 
+_PARAMETER: Final = re.compile(r";\s*([a-z])\s*=\s*([0-9]{1,9})(?![0-9])")
+
 
 def next_start(now: float, last_start: float, per_second: float) -> float:
     """
@@ -34,17 +36,23 @@ class StartGate:
     Spaces the starts of requests; one gate is shared by all threads it is to bind.
 
     :param per_second: the most starts a second.
+    :param clock: seconds of a clock that is never set.
     """
 
-    def __init__(self, per_second: float) -> None:
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
+        self._clock = clock
         self._lock = threading.Lock()
         self._last_start = float("-inf")
 
-    def wait(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Return when the caller's request may start."""
+    def wait(self, sleep: Callable[[float], object] = time.sleep) -> None:
+        """
+        Return when the caller's request may start.
+
+        :param sleep: waits for so many seconds; may return early if nothing is going to be sent after all.
+        """
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             start = self._last_start = next_start(now, self._last_start, self._per_second)
         if start > now:
             sleep(start - now)
@@ -76,18 +84,20 @@ def read_budget(headers: Mapping[str, str]) -> Budget | None:
     :param headers: such as ``Ratelimit: "default";r=50;t=30`` and ``Ratelimit-Policy: "default";q=100;w=60``.
     :return: None where there are none, or none that can be read.
     """
-    quotas = [entry["q"] for entry in _read_list(headers.get("Ratelimit-Policy", "")) if "q" in entry]
+    policies = _read_list(headers.get("Ratelimit-Policy", ""))
+    by_name = dict(policies)
     budgets = []
-    for position, entry in enumerate(_read_list(headers.get("Ratelimit", ""))):
+    for position, (name, entry) in enumerate(_read_list(headers.get("Ratelimit", ""))):
         if "r" in entry and "t" in entry:
-            quota = quotas[position] if position < len(quotas) else limits.ACCOUNT_REQUESTS
-            budgets.append(Budget(entry["r"], entry["t"], max(1, quota)))
+            # They belong together by name; in Cloudflare's own example the names differ, so by position then.
+            policy = by_name.get(name) or (policies[position][1] if position < len(policies) else {})
+            budgets.append(Budget(entry["r"], entry["t"], policy.get("q") or limits.ACCOUNT_REQUESTS))
     return min(budgets, key=lambda budget: budget.remaining / budget.quota, default=None)
 
 
-def _read_list(header: str) -> list[dict[str, int]]:
+def _read_list(header: str) -> list[tuple[str, dict[str, int]]]:
     return [
-        {key: int(value) for key, value in re.findall(r";\s*([a-z])=(\d{1,9})", entry)}
+        (entry.split(";")[0].strip(), {key: int(value) for key, value in _PARAMETER.findall(entry)})
         for entry in header.split(",")
         if entry.strip()
     ]

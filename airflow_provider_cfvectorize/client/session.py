@@ -22,6 +22,7 @@ from airflow_provider_cfvectorize.client.transport import RawResponse, Transport
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,
+    VectorizeInputError,
     VectorizeInterrupted,
     VectorizeNotFoundError,
     VectorizeResponseError,
@@ -51,8 +52,9 @@ _ADVICE: Final[Mapping[int, str]] = {
     1005: "Send NDJSON as application/x-ndjson",
 }
 _AUTH_ADVICE: Final = (
-    "Check, in this order: the API token in the connection's password is complete and not expired; it has the "
-    "permission 'Vectorize: Edit'; it is for this account. (With api_email set, the password is the Global API Key)"
+    "Check, in this order: the API token in the connection's password is complete and not expired; it has "
+    "the permission 'Vectorize: Edit'; it is for this account. (With api_email set, the password is the "
+    "Global API Key)"
 )
 
 
@@ -64,8 +66,8 @@ class RetryPolicy:
     :param backoff_total: seconds within which passing errors (no connection, timeout, 408, 5xx) are retried.
     :param first_backoff: the bound of the first random pause, in seconds; it doubles each time.
     :param longest_backoff: the most seconds of one pause.
-    :param throttle_total: the most seconds, in sum, that a call waits because it was throttled; the default is
-        three of the blocks of five minutes that follow on going over the account's limit.
+    :param throttle_total: the most seconds, in sum, that a call waits because it was throttled; the default
+        is three of the blocks of five minutes that follow on going over the account's limit.
     """
 
     backoff_total: float = 120.0
@@ -114,11 +116,15 @@ def is_server_fault(error: BaseException) -> bool:
 
 def read_date(headers: Mapping[str, str]) -> datetime | None:
     """Return the ``Date`` header as an aware time, None where there is none that can be read."""
+    return _read_http_date(headers.get("Date", ""))
+
+
+def _read_http_date(text: str) -> datetime | None:
     try:
-        parsed = parsedate_to_datetime(headers["Date"])
-    except (KeyError, ValueError, TypeError):
+        parsed = parsedate_to_datetime(text)
+        return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    except (ValueError, TypeError, OverflowError):
         return None
-    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
@@ -126,12 +132,9 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
         return float(value)
-    try:
-        until = parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+    until = _read_http_date(value)
+    if until is None:
         return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
     return max(0.0, (until - (read_date(headers) or datetime.now(UTC))).total_seconds())
 
 
@@ -156,21 +159,25 @@ def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -
 
     if 300 <= raw.status < 400:
         raise VectorizeResponseError(
-            f"{what}: HTTP {raw.status}, a redirect to {shown(raw.headers.get('Location', ''))}, which is not "
-            "followed because it would carry the credentials elsewhere. Put the API's final address into the "
-            "connection's host",
+            f"{what}: HTTP {raw.status}, a redirect to {shown(raw.headers.get('Location', ''))}, which is "
+            "not followed because it would carry the credentials elsewhere. Put the API's final address into "
+            "the connection's host",
             status=raw.status,
         )
     envelope = _parse(raw.body)
     errors = envelope.get("errors") if envelope is not None else None
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
-    code = first.get("code") if isinstance(first.get("code"), int) else None
+    code = first.get("code")
+    code = code if isinstance(code, int) and not isinstance(code, bool) else None
+    succeeded = envelope is not None and envelope.get("success") is True and 200 <= raw.status < 300
+    if envelope is not None and succeeded:
+        return Answer(envelope.get("result"), read_date(raw.headers), raw.headers)
     if raw.status == 429 or code == THROTTLE_CODE:
         retry_after = read_retry_after(raw.headers)
         until = "" if retry_after is None else f"; it asks to wait {retry_after:g} s"
         raise VectorizeThrottledError(
-            f"{what}: HTTP {raw.status}, code {code}: the account's request budget is used up{until}. The budget is "
-            "shared by everything that the account's owner runs",
+            f"{what}: HTTP {raw.status}, code {code}: the account's request budget is used up{until}. The "
+            "budget is shared by everything that the account's owner runs",
             status=raw.status,
             code=code,
             retry_after=retry_after,
@@ -180,11 +187,10 @@ def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -
             raise VectorizeAuthError(f"{what}: HTTP {raw.status}. {_AUTH_ADVICE}", status=raw.status)
         raise VectorizeResponseError(
             f"{what}: HTTP {raw.status} with a body that is not the API's JSON: "
-            f"{shown(raw.body[:1000].decode('utf-8', 'replace'))}",
+            # All of it, since half of a secret at the end of a part would not be recognized.
+            f"{shown(raw.body.decode('utf-8', 'replace'))}",
             status=raw.status,
         )
-    if envelope["success"] and 200 <= raw.status < 300:
-        return Answer(envelope.get("result"), read_date(raw.headers), raw.headers)
     said = f"{what}: HTTP {raw.status}, code {code}: {shown(first.get('message'))}"
     if raw.status in (401, 403) or code in AUTH_CODES:
         raise VectorizeAuthError(f"{said}. {_AUTH_ADVICE}", status=raw.status, code=code)
@@ -194,6 +200,24 @@ def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -
     if 200 <= raw.status < 300:
         said = f"{said} (success: false)"
     raise VectorizeResponseError(f"{said}{advice}", status=raw.status, code=code)
+
+
+def write_json(value: object) -> bytes:
+    """
+    Return a value as compact JSON.
+
+    :param value: what can be JSON; of NaN and Infinity there is none, and the service's error would not say
+        where they stand.
+    :raises VectorizeInputError: it cannot be JSON.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError) as e:
+        problem = ascii(str(e))[:200]
+    raise VectorizeInputError(
+        f"this cannot be written as JSON: {problem}. Vectors are lists of finite numbers (of a numpy array: "
+        ".tolist()); ids, names and metadata are valid Unicode"
+    )
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:
@@ -214,6 +238,8 @@ class VectorizeSession:
     :param secrets: texts that no error and no log line may show.
     :param retry: how long to go on; None for a single attempt that never sleeps (for the triggerer).
     :param gate: spaces the starts of requests; not used for single attempts.
+    :param clock: seconds of a clock that is never set.
+    :param sleep: waits for so many seconds; the default also wakes at :meth:`stop`.
     """
 
     def __init__(
@@ -225,6 +251,8 @@ class VectorizeSession:
         secrets: Collection[str] = (),
         retry: RetryPolicy | None,
         gate: StartGate = PROCESS_GATE,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         self._transport = transport
         self._base_url = base_url
@@ -232,8 +260,10 @@ class VectorizeSession:
         self._secrets = tuple(s for s in secrets if s)
         self._retry = retry
         self._gate = gate
+        self._clock = clock
         self._stopped = threading.Event()
-        #: Where the caller's time ends, in seconds of ``time.monotonic``; no wait for a throttle goes past it.
+        self._sleep: Callable[[float], Any] = sleep or self._stopped.wait
+        #: Where the caller's time ends, in seconds of the clock; no wait for a throttle goes past it.
         self.deadline: float | None = None
 
     def stop(self) -> None:
@@ -265,15 +295,16 @@ class VectorizeSession:
         :param json_body: a value to send as JSON.
         :param body: bytes to send as they are, instead.
         :param content_type: the type of ``body``.
-        :param repeatable: whether carrying the request out twice has the effect of once; if not, it is only sent
-            again after a throttle, which carries nothing out.
-        :param gone_is_done: a retry that finds nothing there any more is a success of an earlier attempt whose
-            answer was lost (deleting an index).
-        :raises VectorizeError: as :func:`read_answer`, and :class:`VectorizeTransportError`.
+        :param repeatable: whether carrying the request out twice has the effect of once; if not, it is only
+            sent again after a throttle, which carries nothing out.
+        :param gone_is_done: a retry that finds nothing there any more is a success of an earlier attempt
+            whose answer was lost (deleting an index).
+        :raises VectorizeError: as :func:`read_answer`, :class:`VectorizeTransportError`, and
+            :class:`VectorizeInputError` for a value of which no JSON can be made.
         """
         headers = dict(self._headers)
         if json_body is not None:
-            body = json.dumps(json_body, separators=(",", ":"), ensure_ascii=False).encode()
+            body = write_json(json_body)
             content_type = "application/json"
         if content_type:
             headers["Content-Type"] = content_type
@@ -291,7 +322,7 @@ class VectorizeSession:
 
         if self._retry is None:
             return attempt()
-        patience = _Patience(self._retry, f"{method} {path}", repeatable, lambda: self.deadline)
+        patience = _Patience(self._retry, repeatable, lambda: self.deadline, self._clock)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(patience.may_retry),
             wait=patience.wait,
@@ -301,9 +332,6 @@ class VectorizeSession:
             reraise=True,
         )
         return retrying(attempt)
-
-    def _sleep(self, seconds: float) -> None:
-        self._stopped.wait(seconds)
 
     def _once(
         self,
@@ -332,16 +360,20 @@ class _Patience:
     """The waits of one call: tenacity asks it how long to pause and when to give up."""
 
     def __init__(
-        self, policy: RetryPolicy, what: str, repeatable: bool, deadline: Callable[[], float | None]
+        self,
+        policy: RetryPolicy,
+        repeatable: bool,
+        deadline: Callable[[], float | None],
+        clock: Callable[[], float],
     ) -> None:
         self._policy = policy
-        self._what = what
         self._repeatable = repeatable
         self._deadline = deadline
         self._backoff = tenacity.wait_random_exponential(
             multiplier=policy.first_backoff, max=policy.longest_backoff
         )
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = clock()
         self._throttled = 0.0
 
     def may_retry(self, error: BaseException) -> bool:
@@ -349,18 +381,17 @@ class _Patience:
 
     def wait(self, state: tenacity.RetryCallState) -> float:
         error = self._error(state)
-        if isinstance(error, VectorizeThrottledError) and error.retry_after is not None:
-            return error.retry_after
-        return self._backoff(state)
+        # Never less than the backoff: a Retry-After of 0 must not make a loop without an end.
+        return max(self._backoff(state), getattr(error, "retry_after", None) or 0.0)
 
     def stop(self, state: tenacity.RetryCallState) -> bool:
         pause = state.upcoming_sleep
         if isinstance(self._error(state), VectorizeThrottledError):
             deadline = self._deadline()
             return self._throttled + pause > self._policy.throttle_total or (
-                deadline is not None and time.monotonic() + pause > deadline
+                deadline is not None and self._clock() + pause > deadline
             )
-        spent = time.monotonic() - self._started - self._throttled
+        spent = self._clock() - self._started - self._throttled
         return spent + pause > self._policy.backoff_total
 
     def before_sleep(self, state: tenacity.RetryCallState) -> None:

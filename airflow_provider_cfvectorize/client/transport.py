@@ -66,7 +66,7 @@ class Transport(Protocol):
         """Send a request; raises :class:`VectorizeTransportError` when no complete answer comes."""
 
     def close(self) -> None:
-        """Close all connections; a request that is under way ends with an error."""
+        """Close all idle connections at once, and those in use when their request ends."""
 
 
 class _DeadlineReader(io.RawIOBase):
@@ -99,6 +99,7 @@ class _DeadlineReader(io.RawIOBase):
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
+        """Close the stream under this one too."""
         self._raw.close()
         super().close()
 
@@ -146,6 +147,8 @@ class _BoundedAdapter(requests.adapters.HTTPAdapter):
 
 
 class _Session(requests.Session):
+    """A session that goes nowhere but where it is sent."""
+
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Return None: there is nowhere to go on to."""
         # Even with allow_redirects=False, requests reads a redirect's whole body to prepare the next request.
@@ -163,6 +166,7 @@ class CredentialAuth(requests.auth.AuthBase):
         self._headers = dict(headers)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the headers to a request."""
         request.headers.update(self._headers)
         return request
 
@@ -214,31 +218,46 @@ class RequestsTransport:
         :param params: the query string's parameters.
         :param headers: further headers.
         :param body: the request's body.
-        :raises VectorizeTransportError: no connection, a broken one, or a response that is too slow or too large.
+        :raises VectorizeTransportError: no connection, a broken one, or a response that is too slow or too
+            large.
         """
         try:
-            with self._session.request(
-                method,
-                url,
-                params=params,
-                headers=headers,
-                data=body,
-                timeout=self._timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                return RawResponse(response.status_code, response.headers, self._read(response))
+            return self._send(method, url, params=params, headers=headers, body=body)
         except (
             requests.RequestException,
             urllib3.exceptions.HTTPError,
             http.client.HTTPException,
             OSError,
         ) as e:
-            raise VectorizeTransportError(self._explain(e, url)) from None
+            failure = self._explain(e, url)
+        # Not in the except block, where "from None" would only hide it: as the context of the new exception,
+        # the library's own would live on, and it holds the request and so the credentials.
+        raise VectorizeTransportError(failure)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all idle connections at once, and those in use when their request ends."""
         self._session.close()
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> RawResponse:
+        with self._session.request(
+            method,
+            url,
+            params=params,
+            headers=headers,
+            data=body,
+            timeout=self._timeout,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            return RawResponse(response.status_code, response.headers, self._read(response))
 
     def _read(self, response: requests.Response) -> bytes:
         chunks: list[bytes] = []
@@ -273,8 +292,8 @@ class RequestsTransport:
             inner, TimeoutError | urllib3.exceptions.TimeoutError
         ):
             return (
-                f"no complete answer from {host}: more than {self._timeout:g} s between two reads, or more than "
-                f"{TOTAL_TIME_FACTOR * self._timeout:g} s in all"
+                f"no complete answer from {host}: more than {self._timeout:g} s between two reads, or more "
+                f"than {TOTAL_TIME_FACTOR * self._timeout:g} s in all"
             )
         if isinstance(error, requests.exceptions.ProxyError):
             return f"the proxy on the way to {host} failed: {type(inner).__name__}"

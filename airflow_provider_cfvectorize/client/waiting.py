@@ -34,7 +34,7 @@ def ends_a_wait(error: BaseException) -> bool:
 
 
 def read_state(answer: Answer) -> IndexState:
-    """Return what an ``info`` request said, with the server's clock or, where it shows none, this machine's."""
+    """Return what an ``info`` request said, by the server's clock or, where it shows none, this machine's."""
     info = answer.result if isinstance(answer.result, dict) else {}
     return IndexState.from_info(info, answer.date or datetime.now(UTC))
 
@@ -78,9 +78,9 @@ def report_evidence(evidence: dict[str, Any], log: Any, *, require_absent: bool 
     visible = evidence["still_visible"]
     if visible:
         text = (
-            f"mutation {evidence['mutation_id']} is applied ({evidence['outcome']}), and yet these can still be "
-            f"read: {', '.join(ascii(id_) for id_ in visible)}. Either that view of the index lags, or somebody has "
-            "written them again since"
+            f"mutation {evidence['mutation_id']} is applied ({evidence['outcome']}), and yet these can still "
+            f"be read: {', '.join(ascii(id_) for id_ in visible)}. Either that view of the index lags, or "
+            "somebody has written them again since"
         )
         if require_absent:
             raise VectorizeStillVisibleError(text)
@@ -89,12 +89,12 @@ def report_evidence(evidence: dict[str, Any], log: Any, *, require_absent: bool 
         log.info("Nothing was sent, so there is nothing to wait for.")
     elif evidence["outcome"] == "inferred":
         log.info(
-            "Mutation %s is taken as applied because of its age: later ones were, and there was no witness to read "
-            "back. This is weaker than having seen it.",
+            "Mutation %s is taken as applied because of its age: later ones were, and there was no witness "
+            "to read back. This is weaker than having seen it.",
             evidence["mutation_id"],
         )
     else:
-        log.info("Applied: %s", evidence)
+        log.info("Applied: %s", {key: value for key, value in evidence.items() if key != "mutations"})
 
 
 class Wait:

@@ -119,11 +119,13 @@ class CloudflareVectorizeHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Say whether the connection works, and if not why or what to check; sends nothing but reads."""
+        client = None
         try:
-            client = self.get_conn()
+            # Single attempts: somebody waits for the answer.
+            client = self.get_watching_conn()
             count = len(client.list_indexes())
         except VectorizeAuthError as e:
-            return False, self._explain_refusal(e)
+            return False, _explain_refusal(client, e) if client else str(e)
         except VectorizeNotFoundError as e:
             return False, f"Wrong account, or a wrong host: {e}"
         except VectorizeTransportError as e:
@@ -131,24 +133,6 @@ class CloudflareVectorizeHook(BaseHook):
         except VectorizeError as e:
             return False, str(e)
         return True, f"Account {client.account_id} has {count} Vectorize index{'' if count == 1 else 'es'}"
-
-    def _explain_refusal(self, refusal: VectorizeAuthError) -> str:
-        """Ask the token itself what is wrong; a Global API Key cannot be asked."""
-        client = self.get_conn()
-        # A user's token and an account's token are asked at different places.
-        for path in ("user/tokens/verify", f"accounts/{client.account_id}/tokens/verify"):
-            try:
-                token = client.request("GET", path)
-            except VectorizeError:
-                continue
-            status = token.get("status") if isinstance(token, dict) else None
-            if status == "active":
-                return (
-                    "No permission: the API token is valid, but not for Vectorize on account "
-                    f"{client.account_id}. Give it the permission 'Vectorize: Edit' for this account"
-                )
-            return f"The API token is {show(status)}: make a new one, or enable it"
-        return str(refusal)
 
     # --- anything -------------------------------------------------------------------------------------
 
@@ -359,3 +343,21 @@ def _read_number(extras: Mapping[str, Any], name: str, default: float, fits: Any
             f"the connection's extra {name} is {show(value)}, expected a number {expected}"
         )
     return number
+
+
+def _explain_refusal(client: VectorizeClient, refusal: VectorizeAuthError) -> str:
+    """Ask the token itself what is wrong; a Global API Key cannot be asked."""
+    # A user's token and an account's token are asked at different places.
+    for path in ("user/tokens/verify", f"accounts/{client.account_id}/tokens/verify"):
+        try:
+            token = client.request("GET", path)
+        except VectorizeError:
+            continue
+        status = token.get("status") if isinstance(token, dict) else None
+        if status == "active":
+            return (
+                "No permission: the API token is valid, but not for Vectorize on account "
+                f"{client.account_id}. Give it the permission 'Vectorize: Edit' for this account"
+            )
+        return f"The API token is {show(status)}: make a new one, or enable it"
+    return str(refusal)

@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.templating import VerbatimStringsMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
 
-class VectorizeWriteOperator(BaseOperator):
+class VectorizeWriteOperator(VerbatimStringsMixin, BaseOperator):
     """
     The base of operators that write to an index.
 

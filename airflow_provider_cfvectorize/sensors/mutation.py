@@ -21,6 +21,7 @@ from airflow_provider_cfvectorize.client.mutations import YOUNG, Receipt
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.sensors.inputs import check_receipts, read_waits
+from airflow_provider_cfvectorize.templating import VerbatimStringsMixin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ class VectorizeMutationTimeout(VectorizeError, AirflowSensorTimeout):  # noqa: N
     """
 
 
-class VectorizeMutationSensor(BaseSensorOperator):
+class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     """
     Wait until a delete (or any other write) is applied, and return how that is known.
 

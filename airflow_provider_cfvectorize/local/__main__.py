@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``vectorize-local``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_provider_cfvectorize.local.errors import DataFileError, MissingExtraError
+from airflow_provider_cfvectorize.local.server import (
+    DEFAULT_ACCOUNT_ID,
+    DEFAULT_APPLY_DELAY,
+    DEFAULT_HOST,
+    LocalVectorize,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_PORT: Final = 8787
+TOKEN_VARIABLE: Final = "VECTORIZE_LOCAL_TOKEN"  # noqa: S105
+CONNECTION_VARIABLE: Final = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
+#: Seconds between two looks for a signal.
+_TICK: Final = 0.1
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return value
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
+_OPTIONS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    ("--host", {"default": DEFAULT_HOST, "help": "name or address to listen on (default: %(default)s)"}),
+    (
+        "--port",
+        {"type": _port, "default": DEFAULT_PORT, "help": "port; 0 takes a free one (default: %(default)s)"},
+    ),
+    (
+        "--allow-host",
+        {
+            "action": "append",
+            "default": [],
+            "metavar": "NAME",
+            "help": "further name that clients may use in the Host header, such as a service's name in "
+            "Docker or Kubernetes; may be repeated",
+        },
+    ),
+    ("--data", {"metavar": "PATH", "help": "file that keeps everything (default: in memory)"}),
+    (
+        "--account-id",
+        {
+            "metavar": "HEX",
+            "default": DEFAULT_ACCOUNT_ID,
+            "help": "32 hexadecimal digits (default: %(default)s)",
+        },
+    ),
+    (
+        "--api-token",
+        {
+            "metavar": "TOKEN",
+            "help": "the token that clients must send (default: a fixed one, which is shown; needed for a "
+            "host that others can reach)",
+        },
+    ),
+    (
+        "--apply-delay",
+        {
+            "type": _not_negative,
+            "default": DEFAULT_APPLY_DELAY,
+            "metavar": "SECONDS",
+            "help": "until a job applies what is pending, and between jobs of a backlog "
+            "(default: %(default)s)",
+        },
+    ),
+    (
+        "--visibility-lag",
+        {
+            "type": _not_negative,
+            "default": 0.0,
+            "metavar": "SECONDS",
+            "help": "by which vectors, ids and their number follow the watermark (default: %(default)s)",
+        },
+    ),
+    (
+        "--latency",
+        {
+            "type": _not_negative,
+            "default": 0.0,
+            "metavar": "SECONDS",
+            "help": "by which each answer is delayed (default: %(default)s)",
+        },
+    ),
+    (
+        "--foreign-writes-per-second",
+        {
+            "type": _not_negative,
+            "default": 0.0,
+            "metavar": "N",
+            "help": "mutations that another writer makes on every index (default: %(default)s)",
+        },
+    ),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="vectorize-local",
+        description="Cloudflare Vectorize on your own machine, for developing and testing.",
+        epilog=f"The token can come from the environment variable {TOKEN_VARIABLE} as well, "
+        "which keeps it out of the list of processes.",
+        allow_abbrev=False,
+    )
+    for name, settings in _OPTIONS:
+        parser.add_argument(name, **settings)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run the command.
+
+    :param arguments: The command line; None takes the process's.
+    :return: The exit code.
+    """
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    # An empty variable is what `docker run -e` makes of one that is not set.
+    token = options.api_token or os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        server = LocalVectorize(
+            host=options.host,
+            port=options.port,
+            data=options.data,
+            account_id=options.account_id,
+            api_token=token,
+            apply_delay=options.apply_delay,
+            visibility_lag=options.visibility_lag,
+            latency=options.latency,
+            foreign_writes_per_second=options.foreign_writes_per_second,
+            allow_hosts=options.allow_host,
+        )
+    except ValueError as e:
+        parser.error(str(e))
+    received: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        received.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        server.start()
+    except (MissingExtraError, DataFileError) as e:
+        return _fail(str(e))
+    except OSError as e:
+        return _fail(f"cannot listen on {options.host} port {options.port}: {e.strerror or e}")
+    shown = server.connection if token is None else server.connection_with("***")
+    print(f"listening on {server.base_url}", f"{CONNECTION_VARIABLE}='{shown}'", sep="\n", flush=True)
+    try:
+        while server.running and not received:
+            time.sleep(_TICK)
+    finally:
+        server.stop()
+    return 0 if received else _fail("the server ended by itself; see the log above")
+
+
+def _fail(message: str) -> int:
+    print(f"vectorize-local: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may ask: credentials as the service checks them, and the ``Host`` header, which it need not check."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from airflow_provider_cfvectorize.local import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.datastructures import Headers
+
+    from airflow_provider_cfvectorize.local.behaviour import Behaviour
+
+#: What a token may consist of: the letters of RFC 6750.
+TOKEN_PATTERN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+_EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
+_PORT: Final = re.compile(r":[0-9]{0,5}")
+#: Verdicts on Host headers that are kept; there is one for each name of this server.
+_VERDICTS: Final = 100
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Credentials:
+    """
+    What opens the door.
+
+    :param api_token: A token that may do everything.
+    :param read_only_token: A token that may not write, if there is one.
+    :param api_email: With ``api_key``, the other pair of headers, if it is served.
+    :param api_key: See ``api_email``.
+    """
+
+    api_token: str
+    read_only_token: str | None = None
+    api_email: str | None = None
+    api_key: str | None = None
+
+
+class Access:
+    """
+    Checks credentials.
+
+    :param credentials: What is accepted.
+    :param behaviour: The switches.
+    """
+
+    def __init__(self, credentials: Credentials, behaviour: Behaviour) -> None:
+        self._behaviour = behaviour
+        self._pair = (credentials.api_email, credentials.api_key)
+        self._full = credentials.api_token.encode()
+        self._read_only = (credentials.read_only_token or "").encode()
+        # Whole header values whose form has been seen to be right; they come thousands of times a second.
+        self._full_header = "Bearer " + credentials.api_token
+
+    def check(self, headers: Headers, *, writes: bool) -> None:
+        """
+        Let a request pass or refuse it.
+
+        :param headers: The request's.
+        :param writes: Whether it needs the permission to write.
+        :raises ApiError: It has no credentials, or none that suffice.
+        """
+        header = headers.get("authorization")
+        if header is not None and hmac.compare_digest(header.encode(), self._full_header.encode()):
+            return
+        if header is None:
+            self._check_key(headers)
+            return
+        token = bearer(header)
+        if hmac.compare_digest(token, self._full):
+            return
+        if self._read_only and hmac.compare_digest(token, self._read_only):
+            if writes:
+                raise errors.authentication(self._behaviour.missing_permission_status)
+            return
+        raise errors.authentication(self._behaviour.wrong_token_status)
+
+    def verify(self, headers: Headers) -> None:
+        """
+        Check the token for the endpoints that verify tokens, which answer in their own way.
+
+        :param headers: The request's.
+        :raises ApiError: There is no token, or it is not valid.
+        """
+        header = headers.get("authorization")
+        if header is None:
+            raise errors.missing_credentials()
+        token = bearer(header)
+        if not hmac.compare_digest(token, self._full) and not (
+            self._read_only and hmac.compare_digest(token, self._read_only)
+        ):
+            raise errors.invalid_token()
+
+    def _check_key(self, headers: Headers) -> None:
+        email, key = headers.get("x-auth-email"), headers.get("x-auth-key")
+        if email is None and key is None:
+            raise errors.missing_credentials()
+        if email is None or not _EMAIL.fullmatch(email):
+            raise errors.invalid_header(6102, "X-Auth-Email")
+        if key is None or not TOKEN_PATTERN.fullmatch(key):
+            raise errors.invalid_header(6103, "X-Auth-Key")
+        known_email, known_key = self._pair
+        if (
+            known_email is None
+            or known_key is None
+            or email.lower() != known_email.lower()
+            or not hmac.compare_digest(key.encode(), known_key.encode())
+        ):
+            raise errors.authentication(self._behaviour.wrong_token_status)
+
+
+def bearer(header: str) -> bytes:
+    """
+    Take the token out of an ``Authorization`` header.
+
+    :param header: Its value.
+    :raises ApiError: It has not the form ``Bearer TOKEN``.
+    """
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not TOKEN_PATTERN.fullmatch(token):
+        raise errors.invalid_header(6111, "Authorization")
+    return token.encode("ascii")
+
+
+def is_loopback(host: str) -> bool:
+    """
+    Say whether only this machine can reach a server bound to a host.
+
+    :param host: A name or an address.
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Hosts:
+    """
+    The names under which the server may be addressed.
+
+    A web page can make its own name resolve to 127.0.0.1 and so have the reader's browser talk to this server
+    (DNS rebinding). Such a request carries the page's name, so other names are refused. An address cannot be
+    made to resolve elsewhere: beyond loopback, every literal address is served.
+
+    :param host: The host the server is bound to.
+    :param allowed: Further names.
+    """
+
+    def __init__(self, host: str, allowed: Iterable[str]) -> None:
+        self._loopback_only = is_loopback(host)
+        self._names = {"localhost", host.lower(), *(name.lower() for name in allowed)}
+        self._verdicts: dict[str, bool] = {}
+
+    def serves(self, header: str | None) -> bool:
+        """
+        Say whether a request with this ``Host`` header is for this server.
+
+        :param header: Its value; the port does not matter, it changes with every forwarding.
+        """
+        if header is None:
+            return False
+        verdict = self._verdicts.get(header)
+        if verdict is None:
+            verdict = self._decide(header)
+            if len(self._verdicts) < _VERDICTS:
+                self._verdicts[header] = verdict
+        return verdict
+
+    def _decide(self, header: str) -> bool:
+        if header.startswith("["):
+            name, closed, rest = header[1:].partition("]")
+            if not closed:
+                return False
+        else:
+            name, colon, port = header.partition(":")
+            rest = colon + port
+        if rest and not _PORT.fullmatch(rest):
+            return False
+        if name.lower() in self._names:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or not self._loopback_only

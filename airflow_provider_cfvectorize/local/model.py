@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the log and the index hold."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import formatdate
+from typing import Final, Literal, NamedTuple
+
+Kind = Literal["insert", "upsert", "delete"]
+
+#: What a preset stands for: dimensions and metric.
+PRESETS: Final[dict[str, tuple[int, str]]] = {
+    "@cf/baai/bge-small-en-v1.5": (384, "cosine"),
+    "@cf/baai/bge-base-en-v1.5": (768, "cosine"),
+    "@cf/baai/bge-large-en-v1.5": (1024, "cosine"),
+    "openai/text-embedding-ada-002": (1536, "cosine"),
+    "cohere/embed-multilingual-v2.0": (768, "dot-product"),
+}
+METRICS: Final = ("cosine", "euclidean", "dot-product")
+
+
+class Vector(NamedTuple):
+    """
+    One vector, as small as it can be kept: an index may hold a million.
+
+    ``values`` are little-endian float32; ``metadata`` is compact JSON, None if the vector has none.
+    """
+
+    id: str
+    values: bytes
+    namespace: str | None
+    metadata: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One entry of an index's log; ``sequence`` is its place in the order of acceptance."""
+
+    sequence: int
+    id: str
+    kind: Kind
+    accepted_at: float
+    vectors: tuple[Vector, ...] = ()
+    ids: tuple[str, ...] = ()
+
+
+class Watermark(NamedTuple):
+    """The last mutation applied and the time that goes with it, in seconds since the epoch."""
+
+    mutation_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class IndexConfig:
+    """What an index was created with."""
+
+    name: str
+    description: str
+    dimensions: int
+    metric: str
+    preset: str | None
+    created_on: float
+
+
+def milliseconds(at: float) -> str:
+    """
+    Write a time as ``info`` does: three fractional digits and ``Z``.
+
+    :param at: Seconds since the epoch.
+    """
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def microseconds(at: float) -> str:
+    """
+    Write a time as the description of an index does: six fractional digits and ``Z``.
+
+    :param at: Seconds since the epoch.
+    """
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def nanoseconds(at: float) -> str:
+    """
+    Write a time as ``list`` does: nine fractional digits and ``+00:00``.
+
+    :param at: Seconds since the epoch.
+    """
+    seconds, fraction = divmod(round(at * 1_000_000_000), 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{fraction:09d}+00:00"
+
+
+def http_date(at: float) -> bytes:
+    """
+    Write a time as the ``Date`` header does.
+
+    :param at: Seconds since the epoch.
+    """
+    return formatdate(int(at), usegmt=True).encode("ascii")

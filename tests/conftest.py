@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An Airflow and a Vectorize for the tests, both of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports Airflow, which reads these once. Each process of a parallel run gets its own home.
+_HOME = tempfile.TemporaryDirectory(prefix="cfvectorize-tests-", ignore_cleanup_errors=True)
+_DAGS = Path(__file__).parent.parent / "example_dags"
+os.environ |= {
+    "AIRFLOW_HOME": _HOME.name,
+    "AIRFLOW__CORE__DAGS_FOLDER": str(_DAGS),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__CORE__FERNET_KEY": "",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME.name}/airflow.db",
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    "AIRFLOW__SCHEDULER__ENABLE_TRACEMALLOC": "False",
+}
+for name in [
+    name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("AIRFLOW_CONN_")
+]:
+    del os.environ[name]
+
+from airflow import __version__ as airflow_version  # noqa: E402
+
+from airflow_provider_cfvectorize.local import LocalVectorize  # noqa: E402
+from harness import Vectorize  # noqa: E402
+
+IS_AIRFLOW_2 = airflow_version.startswith("2.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect, and so not even skip, what is about another major version of Airflow."""
+    other = "airflow3" if IS_AIRFLOW_2 else "airflow2"
+    deselected = [item for item in items if item.get_closest_marker(other)]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if not item.get_closest_marker(other)]
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    """Make Airflow's metadata database."""
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalVectorize]:
+    """Run a Vectorize that applies at once, as the default connection."""
+    with LocalVectorize(apply_delay=0.02) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", server.connection)
+        yield server
+
+
+@pytest.fixture
+def vectorize(server: LocalVectorize) -> Vectorize:
+    """Return the same, with an index ``docs`` and ways to fill and look at it."""
+    return Vectorize(server)

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole DAGs, run by Airflow: every way in which ids reach the delete and mutations reach the sensor."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSkipException, Param, task
+
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
+from dags.running import make_dag, query, run_dag
+from harness import INDEX, MODES, Vectorize
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+
+IDS = ["plain", "a,b", "it's", 'say "hi"', "two words", "line\u2028sep", "é漢😀", "1e5", "007"]
+
+
+def delete(task_id: str = "delete", **kwargs: Any) -> DeleteVectorsByIdsOperator:
+    return DeleteVectorsByIdsOperator(task_id=task_id, index_name=INDEX, **kwargs)
+
+
+def wait(task_id: str = "wait", **kwargs: Any) -> VectorizeMutationSensor:
+    arguments: dict[str, Any] = {"poke_interval": 0.05, "timeout": 20, **kwargs}
+    return VectorizeMutationSensor(task_id=task_id, index_name=INDEX, **arguments)
+
+
+def upstream(value: Any) -> Any:
+    """Return the output of a task that returns the value."""
+
+    @task(task_id="upstream")
+    def give() -> Any:
+        return value
+
+    return give()
+
+
+# --- ids ----------------------------------------------------------------------------------------------------
+
+
+def ids_from_list() -> dict[str, Any]:
+    return {"ids": IDS}
+
+
+def ids_from_tuple() -> dict[str, Any]:
+    return {"ids": tuple(IDS)}
+
+
+def ids_from_xcom_arg() -> dict[str, Any]:
+    return {"ids": upstream(IDS)}
+
+
+def ids_from_params() -> dict[str, Any]:
+    return {"ids": "{{ params.ids }}"}
+
+
+def ids_from_xcom_pull() -> dict[str, Any]:
+    upstream(IDS)
+    return {"ids": "{{ ti.xcom_pull('upstream') }}"}
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(
+    "make_ids",
+    [
+        ids_from_list,
+        ids_from_tuple,
+        ids_from_xcom_arg,
+        ids_from_params,
+        ids_from_xcom_pull,
+    ],
+)
+def test_ids(vectorize: Vectorize, make_ids: Callable[[], dict[str, Any]], native: bool) -> None:
+    vectorize.fill([*IDS, "other", "plai", "100000.0", "7"])
+    with make_dag(
+        "ids", params={"ids": Param(IDS, type="array")}, render_template_as_native_obj=native
+    ) as dag:
+        kwargs = make_ids()
+        operator = delete(**kwargs)
+        if "upstream" in dag.task_ids:
+            dag.get_task("upstream") >> operator
+        wait(mutation_id=operator.output)
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {"other", "plai", "100000.0", "7"}
+    assert run.pull("delete") == run.pull("wait")["mutation_id"]
+
+
+def test_ids_as_json(vectorize: Vectorize) -> None:
+    vectorize.fill([*IDS, "other"])
+    with make_dag("json", params={"ids": IDS}) as dag:
+        delete(ids="{{ params.ids | tojson }}", wait_for_completion=True, poll_interval=0.05)
+    assert run_dag(dag).state == "success"
+    assert vectorize.ids() == {"other"}
+
+
+@pytest.mark.parametrize("count", [1, 100, 101, 250, 10_000])
+def test_any_number_of_ids(vectorize: Vectorize, count: int) -> None:
+    vectorize.fill([f"v{i}" for i in range(count + 3)])
+    with make_dag("many") as dag:
+        operator = delete(ids=upstream([f"v{i}" for i in range(count)]))
+        wait(mutation_id=operator.output)
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {f"v{i}" for i in range(count, count + 3)}
+
+
+def test_integers_out_of_a_database(vectorize: Vectorize) -> None:
+    vectorize.fill(["1", "2", "3"])
+    with make_dag("integers") as dag:
+        delete(ids=upstream([1, 2]), wait_for_completion=True, poll_interval=0.05)
+    assert run_dag(dag).state == "success"
+    assert vectorize.ids() == {"3"}
+
+
+def test_output_of_a_mapped_task_as_ids(vectorize: Vectorize) -> None:
+    vectorize.fill(["v1", "v2", "v3"])
+    with make_dag("lazy") as dag:
+
+        @task
+        def name(number: int) -> str:
+            return f"v{number}"
+
+        operator = delete(ids=name.expand(number=[1, 2]))
+        wait(mutation_id=operator.output)
+    assert run_dag(dag).state == "success"
+    assert vectorize.ids() == {"v3"}
+
+
+@pytest.mark.parametrize("suffix", ["txt", "ndjson"])
+def test_ids_path_out_of_object_storage(vectorize: Vectorize, tmp_path: Path, suffix: str) -> None:
+    vectorize.fill([*IDS, "other"])
+    path = tmp_path / f"ids.{suffix}"
+    lines = IDS if suffix == "txt" else [json.dumps({"id": id_}) for id_ in IDS]
+    path.write_text("\r\n".join(lines), encoding="utf-8-sig")
+    with make_dag("stored") as dag:
+        operator = delete(ids_path=f"file://{tmp_path}/ids.{{{{ params.suffix }}}}")
+        dag.params["suffix"] = suffix
+        wait(mutation_id=operator.output)
+    assert run_dag(dag).state == "success"
+    assert vectorize.ids() == {"other"}
+
+
+# --- mutations ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_the_output_finds_its_receipt(vectorize: Vectorize, mode: str, overtaken: bool) -> None:
+    vectorize.fill(IDS)
+    with make_dag("output") as dag:
+        operator = delete(ids=IDS)
+
+        @task
+        def others_write() -> None:
+            vectorize.settle()
+
+        sensor = wait(
+            mutation_id=operator.output,
+            deferrable=mode == "deferrable",
+            mode="reschedule" if mode == "reschedule" else "poke",
+        )
+        if overtaken:
+            operator >> others_write() >> sensor
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    evidence = run.pull("wait")
+    assert evidence["outcome"] == ("read_back" if overtaken else "watermark")
+    assert evidence["witnesses_checked"] == 5
+
+
+def test_a_mapped_delete_and_one_sensor(vectorize: Vectorize) -> None:
+    chunks = [[f"v{i}{j}" for j in range(3)] for i in range(4)]
+    vectorize.fill([id_ for chunk in chunks for id_ in chunk] + ["other"])
+    with make_dag("mapped") as dag:
+        operator = DeleteVectorsByIdsOperator.partial(task_id="delete", index_name=INDEX).expand(ids=chunks)
+        wait(mutation_id=operator.output)
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {"other"}
+    evidence = run.pull("wait")
+    assert evidence["mutation_count"] == 4
+    assert {single["mutation_id"] for single in evidence["mutations"]} == {
+        run.pull("delete", map_index=i) for i in range(4)
+    }
+    # Each was found with its receipt: most have been overtaken by the next.
+    assert evidence["witnesses_checked"] == 12
+
+
+def test_a_mapped_delete_and_a_mapped_sensor(vectorize: Vectorize) -> None:
+    vectorize.fill(IDS)
+    with make_dag("expanded") as dag:
+        operator = DeleteVectorsByIdsOperator.partial(task_id="delete", index_name=INDEX).expand(
+            ids=[[id_] for id_ in IDS[:3]]
+        )
+        VectorizeMutationSensor.partial(
+            task_id="wait", index_name=INDEX, poke_interval=0.05, timeout=20
+        ).expand(mutation_id=operator.output)
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == set(IDS[3:])
+    for i in range(3):
+        evidence = run.pull("wait", map_index=i)
+        assert evidence["mutation_id"] == run.pull("delete", map_index=i)
+        assert evidence["witnesses_checked"] == 1
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(
+    "template",
+    [
+        {"mutation_id": "{{ ti.xcom_pull('delete') }}"},
+        {"mutation_id": "{{ [ti.xcom_pull('delete'), none] }}"},
+        {"mutation_id": "{{ ti.xcom_pull('delete', key='receipt') }}"},
+        {"receipt": "{{ ti.xcom_pull('delete', key='receipt') }}"},
+        {"receipt": "{{ [ti.xcom_pull('delete', key='receipt')] | tojson }}"},
+    ],
+)
+def test_what_jinja_makes_of_it(vectorize: Vectorize, native: bool, template: dict[str, str]) -> None:
+    vectorize.fill(IDS)
+    with make_dag("jinja", render_template_as_native_obj=native) as dag:
+
+        @task
+        def others_write() -> None:
+            vectorize.settle()
+
+        operator, sensor = delete(ids=IDS), wait(**template)
+        operator >> others_write() >> sensor
+        operator >> sensor
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    assert run.pull("wait")["outcome"] == "read_back"
+
+
+def test_a_list_of_outputs_one_of_them_empty(vectorize: Vectorize) -> None:
+    vectorize.fill(IDS)
+    with make_dag("outputs") as dag:
+        first, second = delete("first", ids=IDS[:4]), delete("second", ids=IDS[4:8])
+        nothing = delete("nothing", ids=[])
+        wait(mutation_id=[first.output, second.output, nothing.output])
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {IDS[8]}
+    assert run.pull("wait")["mutation_count"] == 2
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_an_empty_delete(vectorize: Vectorize, deferrable: bool) -> None:
+    with make_dag("empty") as dag:
+        operator = delete(ids=upstream([]))
+        wait(mutation_id=operator.output, deferrable=deferrable)
+        wait("wait_for_receipt", receipt=operator.output["receipt"], deferrable=deferrable)
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    for task_id in ("wait", "wait_for_receipt"):
+        assert run.pull(task_id)["outcome"] == "nothing_to_do"
+
+
+def test_a_return_value_that_is_not_pushed(vectorize: Vectorize) -> None:
+    vectorize.fill(IDS)
+    with make_dag("unpushed") as dag:
+        operator = delete(ids=IDS, do_xcom_push=False)
+        operator >> wait()
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    assert run.pull("delete") is None
+    evidence = run.pull("wait")
+    assert evidence["mutation_id"] == run.pull("delete", "receipt")["mutation_id"]
+    assert vectorize.ids() == set()
+
+
+def test_an_upstream_that_was_skipped(vectorize: Vectorize) -> None:
+    vectorize.fill(IDS)
+    with make_dag("skipped") as dag:
+
+        @task
+        def skip() -> list[str]:
+            raise AirflowSkipException
+
+        skipped = delete("skipped", ids=skip())
+        done = delete("done", ids=IDS[:1])
+        wait(mutation_id=[skipped.output, done.output], trigger_rule="none_failed")
+        wait("only_skipped", mutation_id=skipped.output)
+        wait("only_skipped_but_run", mutation_id=skipped.output, trigger_rule="none_failed")
+    run = run_dag(dag)
+    assert run.states["skipped"] == run.states["only_skipped"] == "skipped"
+    assert run.pull("wait")["mutation_id"] == run.pull("done")
+    assert run.pull("only_skipped_but_run")["outcome"] == "nothing_to_do"
+    assert run.state == "success"
+
+
+def test_waiting_in_the_task_itself(vectorize: Vectorize) -> None:
+    vectorize.fill(IDS)
+    with make_dag("itself") as dag:
+        delete(ids=IDS, wait_for_completion=True, deferrable=True, poll_interval=0.05)
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    assert run.pull("delete", "evidence")["mutation_id"] == run.pull("delete")
+    assert vectorize.ids() == set()
+
+
+def test_the_hook_in_a_plain_task(vectorize: Vectorize) -> None:
+    vectorize.fill(IDS)
+    with make_dag("plain") as dag:
+
+        @task
+        def purge() -> dict[str, Any]:
+            from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+
+            return CloudflareVectorizeHook().delete_by_ids(INDEX, IDS)
+
+        wait(receipt=purge())
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == set()
+
+
+def test_the_token_is_nowhere_in_the_database_or_the_output(
+    vectorize: Vectorize, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    vectorize.fill(IDS)
+    with make_dag("secret") as dag:
+        operator = delete(ids=IDS)
+        wait(mutation_id=operator.output, deferrable=True)
+    caplog.set_level("DEBUG")
+    assert run_dag(dag).state == "success"
+    told = caplog.text + "".join(capfd.readouterr())
+    tables = [name for (name,) in query("SELECT name FROM sqlite_master WHERE type='table'")]
+    kept = "".join(str(query(f'SELECT * FROM "{table}"')) for table in tables)
+    token = json.loads(os.environ["AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"])["password"]
+    assert token == vectorize.server.api_token
+    assert "plain" in kept, "the database was read"
+    assert token not in kept
+    assert token not in told

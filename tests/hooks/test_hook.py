@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook: connections of every kind, and whether a connection works."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeInputError
+from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+from airflow_provider_cfvectorize.local import LocalVectorize
+from harness import INDEX, Vectorize
+
+CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
+
+
+def connect(
+    monkeypatch: pytest.MonkeyPatch, server: LocalVectorize, **change: Any
+) -> CloudflareVectorizeHook:
+    monkeypatch.setenv(CONN, json.dumps(json.loads(server.connection) | change))
+    return CloudflareVectorizeHook()
+
+
+def test_every_method_of_the_client(server: LocalVectorize) -> None:
+    hook = CloudflareVectorizeHook()
+    assert hook.list_indexes() == []
+    created = hook.create_index("docs", dimensions=32, metric="cosine", description="d")
+    assert hook.get_index("docs") == created == hook.list_indexes()[0]
+    vectors: list[Any] = [{"id": str(i), "values": [1.0] * 32} for i in range(5)]
+    assert hook.insert("docs", vectors[:3])["mutationId"]
+    last = hook.upsert("docs", vectors)["mutationId"]
+    while hook.info("docs").get("processedUpToMutation") != last:
+        pass
+    assert [vector["id"] for vector in hook.get_by_ids("docs", ["1", "9"])] == ["1"]
+    assert hook.list_vectors("docs", count=2)["isTruncated"] is True
+    receipt = hook.delete_by_ids("docs", [1, "2"])
+    assert (receipt["count"], receipt["index_name"]) == (2, "docs")
+    assert hook.request("GET", "indexes/docs/info")["dimensions"] == 32
+    assert hook.request("get", f"/accounts/{server.account_id}/vectorize/v2/indexes")[0]["name"] == "docs"
+    hook.delete_index("docs")
+    assert hook.list_indexes() == []
+
+
+def test_any_number_of_ids(vectorize: Vectorize) -> None:
+    ids = [f"v{i}" for i in range(250)]
+    vectorize.fill([*ids, "other"])
+    receipt = CloudflareVectorizeHook().delete_by_ids(INDEX, ids)
+    assert (receipt["count"], receipt["batches"]) == (250, 3)
+    vectorize.wait_for(receipt["mutation_id"])
+    assert vectorize.ids() == {"other"}
+
+
+def test_a_uri(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = server.base_url.replace(":", "%3A").replace("/", "%2F")
+    monkeypatch.setenv(
+        CONN,
+        f"cloudflare-vectorize://{server.account_id}:{server.api_token}@{host}/?timeout=5&rate_reserve=0.5",
+    )
+    client = CloudflareVectorizeHook().get_conn()
+    assert client.list_indexes() == []
+    assert (client.timeout, client.rate_reserve) == (5.0, 0.5)
+
+
+def test_email_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "global-key-0123456789abcdef0123456789"
+    with LocalVectorize(api_email="me@example.com", api_key=key) as server:
+        hook = connect(monkeypatch, server, password=key, extra={"api_email": "me@example.com"})
+        assert hook.list_indexes() == []
+        with pytest.raises(VectorizeAuthError):
+            connect(monkeypatch, server, password=key, extra={"api_email": "you@example.com"}).list_indexes()
+
+
+def test_account_id_overrides_the_login(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, server, login="f" * 32)
+    assert CloudflareVectorizeHook(account_id=server.account_id.upper()).list_indexes() == []
+
+
+def test_a_plain_host_must_be_allowed(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = connect(monkeypatch, server, host="http://vectorize.internal:8787/client/v4")
+    with pytest.raises(VectorizeInputError, match="allow_http_hosts"):
+        hook.get_conn()
+    monkeypatch.setenv("AIRFLOW__CFVECTORIZE__ALLOW_HTTP_HOSTS", "other, Vectorize.internal")
+    assert hook.get_conn().base_url == "http://vectorize.internal:8787/client/v4"
+
+
+@pytest.mark.parametrize("extra", ["[1]", "not json", '{"api_email": 5}'])
+def test_an_extra_that_cannot_be_used(server: LocalVectorize, extra: str) -> None:
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_provider_cfvectorize.hooks.vectorize import client_of
+
+    class Given:
+        conn_id, conn_type, port, schema = "c", "cloudflare_vectorize", None, None
+        login, password, host = server.account_id, server.api_token, server.base_url
+
+    Given.extra = extra  # type: ignore[attr-defined]
+    assert Connection
+    with pytest.raises(VectorizeInputError, match="extra is not|api_email is 5"):
+        client_of(Given())  # type: ignore[arg-type]
+
+
+def test_unknown_extras_are_not_read(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = connect(
+        monkeypatch, server, extra={"base_url": "https://evil.example", "verify": False, "proxies": "x"}
+    )
+    assert hook.get_conn().base_url == server.base_url
+
+
+# --- test_connection --------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_works(vectorize: Vectorize) -> None:
+    assert CloudflareVectorizeHook().test_connection() == (
+        True,
+        f"Account {vectorize.server.account_id} has 1 Vectorize index",
+    )
+
+
+def test_a_wrong_token(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "wrong-token-0123456789abcdef0123456789ab"
+    works, text = connect(monkeypatch, server, password=token).test_connection()
+    assert not works
+    assert "in this order" in text
+    assert token not in text
+
+
+def test_a_wrong_account(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    works, text = connect(monkeypatch, server, login="f" * 32).test_connection()
+    assert not works
+    assert "account" in text.lower()
+
+
+def test_unreachable(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    hook = connect(monkeypatch, server, host=f"http://127.0.0.1:{port}", extra={"timeout": 1})
+    works, text = hook.test_connection()
+    assert not works
+    assert text.startswith("Unreachable")
+
+
+def test_incomplete(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    works, text = connect(monkeypatch, server, password="").test_connection()
+    assert not works
+    assert "no password" in text

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from local.local_client import Client, envelope, mutation, refusal, result, vector
+
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.local.__main__ import main
+
+COMMAND = [sys.executable, "-m", "airflow_provider_cfvectorize.local"]
+VARIABLE = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
+
+
+class Running:
+    """The command, running, and what it printed."""
+
+    def __init__(self, *arguments: str, command: list[str] | None = None, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [*(command or COMMAND), "--port", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        assert self.process.stdout is not None
+        self.lines = [self.process.stdout.readline().rstrip("\n") for _ in range(2)]
+        self.base_url = self.lines[0].removeprefix("listening on ")
+        name, _, value = self.lines[1].partition("=")
+        assert name == VARIABLE
+        assert value[0] == value[-1] == "'"
+        self.connection = json.loads(value[1:-1])
+
+    def client(self, token: str | None = None) -> Client:
+        return Client(self.base_url, self.connection["login"], token or self.connection["password"])
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(10)
+
+
+@pytest.fixture
+def running():
+    started: list[Running] = []
+
+    def starter(*arguments: str, **options) -> Running:
+        started.append(Running(*arguments, **options))
+        return started[-1]
+
+    yield starter
+    for one in started:
+        one.process.kill()
+        one.process.communicate()
+
+
+def test_what_it_prints_and_how_it_ends(running):
+    command = running()
+
+    assert command.lines[0].startswith("listening on http://127.0.0.1:")
+    assert command.lines[0].endswith("/client/v4")
+    expected = LocalVectorize()
+    assert command.connection == {
+        "conn_type": "cloudflare_vectorize",
+        "login": expected.account_id,
+        "password": expected.api_token,
+        "host": command.base_url,
+    }
+    client = command.client()
+    assert result(client.send("GET")) == []
+    begun = time.monotonic()
+    assert command.end() == 0
+    assert time.monotonic() - begun < 2
+    assert command.process.communicate() == ("", "")
+
+
+def test_an_interrupt_ends_it_well_too(running):
+    command = running()
+    assert command.end(signal.SIGINT) == 0
+    assert command.process.communicate() == ("", "")
+
+
+def test_the_console_script(running):
+    script = Path(sys.executable).with_name("vectorize-local")
+    assert result(running(command=[str(script)]).client().send("GET")) == []
+
+
+@pytest.mark.parametrize("by_option", [True, False])
+def test_a_given_token_is_not_shown(running, by_option):
+    if by_option:
+        command = running("--api-token", "s3cret", VECTORIZE_LOCAL_TOKEN="not-used")
+    else:
+        command = running(VECTORIZE_LOCAL_TOKEN="s3cret")
+
+    assert command.connection["password"] == "***"
+    assert "s3cret" not in "".join(command.lines)
+    assert result(command.client("s3cret").send("GET")) == []
+    assert refusal(command.client("not-used").send("GET"))[:2] == (401, 10000)
+
+
+def test_all_options(running, tmp_path):
+    command = running(
+        *("--host", "0.0.0.0", "--api-token", "s3cret", "--account-id", "ab" * 16),
+        *("--data", str(tmp_path / "file.db"), "--apply-delay", "0.1", "--visibility-lag", "0.4"),
+        *("--latency", "0.05", "--foreign-writes-per-second", "50"),
+        *("--allow-host", "vectorize", "--allow-host", "box"),
+    )
+    assert command.connection["login"] == "ab" * 16
+    client = command.client("s3cret")
+    for host in ("vectorize:8787", "BOX", "10.0.0.1"):
+        assert envelope(client.session.get(client.indexes, headers={"Host": host}))["success"]
+    assert refusal(client.session.get(client.indexes, headers={"Host": "evil"}))[0] == 421
+
+    begun = time.monotonic()
+    client.create()
+    assert time.monotonic() - begun >= 0.05
+    mutation(client.upsert([vector("a")]))
+    accepted = time.monotonic()
+    while client.info()["vectorCount"] == 0:
+        assert time.monotonic() - accepted < 10
+    assert time.monotonic() - accepted >= 0.3
+    assert "processedUpToMutation" in client.info()
+    assert (tmp_path / "file.db").exists()
+    assert command.end() == 0
+
+
+def test_a_port_in_use(shared, capsys):
+    assert main(["--port", str(shared.port)]) == 1
+    assert capsys.readouterr().err == (
+        f"vectorize-local: cannot listen on 127.0.0.1 port {shared.port}: Address already in use\n"
+    )
+
+
+def test_a_host_that_is_not_this_machine_s(capsys):
+    assert main(["--host", "203.0.113.1", "--api-token", "t"]) == 1
+    assert "cannot listen on 203.0.113.1 port 8787" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_used(tmp_path, capsys):
+    assert main(["--port", "0", "--data", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"vectorize-local: {tmp_path} is a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "70000"], "argument --port: '70000' is not a port from 0 to 65535"),
+        (["--port", "-1"], "argument --port"),
+        (["--apply-delay", "soon"], "argument --apply-delay: 'soon' is not a number"),
+        (["--apply-delay", "nan"], "argument --apply-delay: 'nan' is not a number of 0 or more"),
+        (["--visibility-lag", "-1"], "argument --visibility-lag"),
+        (["--latency", "inf"], "argument --latency: 'inf' is not a number of 0 or more"),
+        (["--foreign-writes-per-second", "x"], "argument --foreign-writes-per-second"),
+        (["--account-id", "short"], "account_id must be 32 hexadecimal digits, got 'short'"),
+        (["--api-token", "two words"], "api_token must be made of letters, digits"),
+        (["--host", "0.0.0.0"], "others can reach host '0.0.0.0': that needs an API token of your own"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--api", "x"], "unrecognized arguments: --api x"),
+    ],
+)
+def test_bad_values(arguments, message, capsys, monkeypatch):
+    monkeypatch.delenv("VECTORIZE_LOCAL_TOKEN", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_empty_variable_is_no_token(capsys, monkeypatch):
+    monkeypatch.setenv("VECTORIZE_LOCAL_TOKEN", "")
+    with pytest.raises(SystemExit):
+        main(["--host", "0.0.0.0"])
+    assert "token of your own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_without_the_extra(package):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from airflow_provider_cfvectorize.local.__main__ import main\n"
+        "sys.exit(main(['--port', '0']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"vectorize-local: {package} is missing: pip install 'airflow-provider-cfvectorize[local]'\n"
+    )

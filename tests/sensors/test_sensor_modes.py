@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same answers in poke, reschedule and deferrable mode."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeError,
+    VectorizeInputError,
+    VectorizeNotFoundError,
+    VectorizeStillVisibleError,
+)
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor, VectorizeMutationTimeout
+from harness import INDEX, MODES, Vectorize, make_context, outcome_of, run_task, wait_until
+
+IDS = [f"v{i}" for i in range(10)]
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class Clock:
+    """The server's clock, which can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make_server(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Any]:
+    servers = []
+
+    def make(**kwargs: Any) -> Vectorize:
+        server = LocalVectorize(clock=clock, **kwargs).start()
+        servers.append(server)
+        monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", server.connection)
+        return Vectorize(server)
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+def sense(mode: str, context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    """Run a sensor to its end in a mode and return its result."""
+    arguments = {
+        "task_id": "wait",
+        "index_name": INDEX,
+        "poke_interval": 0.05,
+        "timeout": 20,
+        "deferrable": mode == "deferrable",
+        "mode": "reschedule" if mode == "reschedule" else "poke",
+        **kwargs,
+    }
+    return run_task(lambda: VectorizeMutationSensor(**arguments), context or make_context())
+
+
+def test_own_watermark(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.3)
+    vectorize.fill(IDS)
+    receipt = vectorize.delete(IDS)
+    evidence = sense(mode, receipt=receipt)
+    assert evidence["outcome"] == "watermark"
+    assert evidence["mutation_id"] == evidence["watermark"] == receipt["mutation_id"]
+    assert evidence["accepted_at"] == receipt["accepted_at"]
+    assert (evidence["witnesses_checked"], evidence["still_visible"]) == (5, [])
+    assert (evidence["index_name"], evidence["account_id"]) == (INDEX, vectorize.server.account_id)
+    assert vectorize.ids() == set()
+
+
+def test_overtaken_before_the_first_look(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.02)
+    vectorize.fill(IDS)
+    receipt = vectorize.delete(IDS)
+    vectorize.settle()
+    evidence = sense(mode, receipt=receipt)
+    assert evidence["outcome"] == "read_back"
+    assert evidence["watermark"] == vectorize.watermark() != receipt["mutation_id"]
+    assert evidence["still_visible"] == []
+
+
+def test_overtaken_after_the_first_look(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.6)
+    vectorize.fill(IDS)
+    receipt = vectorize.delete(IDS)
+    # In one job with ours, so that our own watermark is never to be seen.
+    vectorize.server.foreign_write(INDEX)
+    evidence = sense(mode, receipt=receipt)
+    assert evidence["outcome"] == "read_back"
+    assert vectorize.ids() == set()
+
+
+def test_not_before_it_is_applied_behind_a_backlog(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.25)
+    vectorize.fill(IDS)
+    vectorize.server.foreign_write(INDEX, 2500)
+    receipt = vectorize.delete(IDS)
+    vectorize.server.foreign_write(INDEX)
+    evidence = sense(mode, receipt=receipt)
+    # Three jobs: the watermark is a later one than the receipt twice before it is applied.
+    assert evidence["outcome"] == "read_back"
+    assert vectorize.ids() == set()
+
+
+def test_not_when_only_others_are_applied(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.1)
+    vectorize.fill(IDS)
+    vectorize.server.foreign_write(INDEX, 60_000)
+    receipt = vectorize.delete(IDS)
+    before = vectorize.watermark()
+    state, error = outcome_of(lambda: sense(mode, receipt=receipt, timeout=0.7))
+    assert vectorize.watermark() != before, "others were applied meanwhile"
+    assert vectorize.ids() == set(IDS)
+    assert (state, type(error)) == ("failed", VectorizeMutationTimeout)
+    assert receipt["mutation_id"] in str(error)
+    assert "5 of 5 witnesses can still be read" in str(error)
+    assert "still visible: 'v0'" in str(error)
+
+
+def test_ids_that_never_existed(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.02)
+    receipt = {**vectorize.delete(["never"]), "witness_ids": []}
+    vectorize.settle()
+    state, error = outcome_of(lambda: sense(mode, receipt=receipt, timeout=0.3))
+    assert (state, type(error)) == ("failed", VectorizeMutationTimeout)
+    assert "no witness to read back" in str(error)
+
+
+def test_inferred_by_age_without_witnesses(mode: str, make_server: Any, clock: Clock) -> None:
+    vectorize = make_server(apply_delay=0.02)
+    receipt = {**vectorize.delete(["never"]), "witness_ids": []}
+    vectorize.settle()
+    clock.ahead = 320
+    evidence = sense(mode, receipt=receipt)
+    assert evidence["outcome"] == "inferred"
+
+
+def test_a_bare_id_that_was_overtaken_is_inconclusive(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.02)
+    receipt = vectorize.delete(IDS)
+    vectorize.settle()
+    state, error = outcome_of(lambda: sense(mode, mutation_id=receipt["mutation_id"], timeout=0.3))
+    assert (state, type(error)) == ("failed", VectorizeMutationTimeout)
+    assert "inconclusive" in str(error)
+    assert str(vectorize.watermark()) in str(error)
+    assert "receipt" in str(error)
+
+
+def test_a_bare_id(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.2)
+    receipt = vectorize.delete(IDS)
+    evidence = sense(mode, mutation_id=receipt["mutation_id"])
+    assert (evidence["outcome"], evidence["witnesses_checked"]) == ("watermark", 0)
+
+
+def test_a_deleted_index_fails_at_once(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=3600)
+    receipt = vectorize.delete(IDS)
+    vectorize.client.delete_index(INDEX)
+    state, error = outcome_of(lambda: sense(mode, receipt=receipt, timeout=3600, soft_fail=True))
+    assert (state, type(error)) == ("failed", VectorizeNotFoundError)
+    assert "deleted" in str(error)
+    assert error.code == 3005
+
+
+def test_written_again_since(
+    mode: str,
+    make_server: Any,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    vectorize = make_server(apply_delay=0.02)
+    vectorize.fill(IDS)
+    receipt = vectorize.delete(IDS)
+    vectorize.settle()
+    vectorize.fill(IDS)
+    clock.ahead = 320
+    with caplog.at_level(logging.WARNING):
+        evidence = sense(mode, receipt=receipt)
+    assert evidence["outcome"] == "inferred"
+    assert evidence["still_visible"] == IDS[:5]
+    assert "somebody has written them again since" in caplog.text + capfd.readouterr().out
+    state, error = outcome_of(lambda: sense(mode, receipt=receipt, require_absent=True))
+    assert (state, type(error)) == ("failed", VectorizeStillVisibleError)
+    assert "'v0'" in str(error)
+
+
+def test_some_written_again_since(mode: str, make_server: Any, clock: Clock) -> None:
+    vectorize = make_server(apply_delay=0.02)
+    vectorize.fill(IDS)
+    receipt = vectorize.delete(IDS)
+    vectorize.settle()
+    vectorize.fill(IDS[:1])
+    clock.ahead = 320
+    evidence = sense(mode, receipt=receipt)
+    assert (evidence["outcome"], evidence["still_visible"]) == ("read_back", IDS[:1])
+
+
+def test_a_view_that_lags(mode: str, make_server: Any, clock: Clock) -> None:
+    vectorize = make_server(apply_delay=0.02, visibility_lag=0.4)
+    vectorize.client.upsert(INDEX, [{"id": id_, "values": [0.5] * 32} for id_ in IDS])
+    wait_until(lambda: vectorize.ids() == set(IDS))
+    evidence = sense(mode, receipt=vectorize.delete(IDS))
+    assert (evidence["outcome"], evidence["still_visible"]) == ("watermark", [])
+
+
+def test_a_view_that_lags_past_the_deadline(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.02, visibility_lag=1.5)
+    vectorize.client.upsert(INDEX, [{"id": id_, "values": [0.5] * 32} for id_ in IDS])
+    wait_until(lambda: vectorize.ids() == set(IDS))
+    receipt = vectorize.delete(IDS)
+    evidence = sense(mode, receipt=receipt, timeout=0.4)
+    assert (evidence["outcome"], evidence["still_visible"]) == ("watermark", IDS[:5])
+    state, error = outcome_of(lambda: sense(mode, receipt=receipt, timeout=0, require_absent=True))
+    assert (state, type(error)) == ("failed", VectorizeStillVisibleError)
+
+
+def test_soft_fail_skips_a_timeout(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=3600)
+    receipt = vectorize.delete(IDS)
+    state, _ = outcome_of(lambda: sense(mode, receipt=receipt, timeout=0.2, soft_fail=True))
+    assert state == "skipped"
+    state, error = outcome_of(lambda: sense(mode, receipt=receipt, timeout=0.2))
+    assert (state, type(error)) == ("failed", VectorizeMutationTimeout)
+
+
+def test_soft_fail_does_not_skip_a_wrong_token(
+    mode: str, make_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectorize = make_server(apply_delay=3600)
+    receipt = vectorize.delete(IDS)
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT",
+        vectorize.server.connection_with("wrong-token-0123456789abcdef0123456789"),
+    )
+    state, error = outcome_of(lambda: sense(mode, receipt=receipt, soft_fail=True))
+    assert (state, type(error)) == ("failed", VectorizeAuthError)
+
+
+def test_several_receipts(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.3)
+    vectorize.fill(IDS)
+    receipts = [vectorize.delete([id_]) for id_ in IDS]
+    evidence = sense(mode, receipt=[*receipts, None, receipts[0]])
+    assert evidence["mutation_count"] == 10
+    assert {single["outcome"] for single in evidence["mutations"]} <= {"watermark", "read_back"}
+    # At most one of them can be the watermark.
+    assert evidence["outcome"] == "read_back"
+    assert evidence["witnesses_checked"] == 10
+    assert vectorize.ids() == set()
+
+
+def test_trouble_that_passes_does_not_end_the_wait(mode: str, make_server: Any) -> None:
+    vectorize = make_server(apply_delay=0.02)
+    vectorize.fill(IDS)
+    receipt = vectorize.delete(IDS)
+    port = vectorize.server.port
+    vectorize.server.stop()
+    state, error = outcome_of(lambda: sense(mode, receipt=receipt, timeout=0.3))
+    assert (state, type(error)) == ("failed", VectorizeMutationTimeout)
+    assert "The last look failed" in str(error)
+    assert str(port) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"index_name": "a/b", "mutation_id": "m"}, "index name 'a/b'"),
+        ({"mutation_id": 5}, "mutation_id: got 5"),
+        ({"mutation_id": "two words"}, "cannot be one"),
+        ({"mutation_id": b"bytes"}, "expected what a task returned"),
+        ({"mutation_id": "[broken"}, "neither in JSON nor in Python"),
+        ({"receipt": {"count": 1}}, "expected the dict that an operator pushes"),
+        ({"receipt": {"mutation_id": "m", "accepted_at": "yesterday"}}, "accepted_at is 'yesterday'"),
+    ],
+)
+def test_what_cannot_be_waited_for(
+    mode: str, server: LocalVectorize, kwargs: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(VectorizeInputError) as error:  # noqa: PT011
+        sense(mode, **kwargs)
+    assert text in str(error.value)
+    assert sum(server.stats().values()) == 0
+
+
+@pytest.mark.parametrize("field", ["index_name", "account_id"])
+def test_a_receipt_of_elsewhere(mode: str, vectorize: Vectorize, field: str) -> None:
+    receipt = {**vectorize.delete(IDS), field: "f" * 32}
+    with pytest.raises(VectorizeInputError, match="f" * 32) as error:
+        sense(mode, receipt=receipt)
+    assert isinstance(error.value, VectorizeError)
