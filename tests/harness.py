@@ -86,12 +86,12 @@ class Vectorize:
         self.wait_for(self.server.foreign_write(self.index_name)[self.index_name][-1])
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for a condition; fail if it does not come."""
+def wait_until(condition: Callable[[], bool], seconds: float = 30, *, interval: float = 0.01) -> None:
+    """Wait for a condition, asked every so many seconds; fail if it does not come."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+        time.sleep(interval)
 
 
 class FakeTaskInstance:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from collections.abc import Collection
@@ -99,11 +100,13 @@ def check_base_url(host: str | None, *, allow_http_hosts: Collection[str] = ()) 
     # Nothing of it is shown, by urlsplit's errors neither, where it may hold a password or a token.
     shown = show(host, 120) if not re.search("[@?#]", host) else "(not shown: it may have a secret in it)"
     expected = f"expected something like {DEFAULT_BASE_URL}"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise VectorizeInputError(f"the connection's host {shown} is not a URL; {expected}") from None
+    parts = None
+    with contextlib.suppress(ValueError):
+        split = urlsplit(url)
+        port = split.port
+        parts = split
+    if parts is None:
+        raise VectorizeInputError(f"the connection's host {shown} is not a URL; {expected}")
     if parts.username is not None or parts.password is not None or re.search("[?#]", url):
         raise VectorizeInputError(
             f"the connection's host {shown} must have no user, password, query or fragment; {expected}. "
@@ -111,8 +114,9 @@ def check_base_url(host: str | None, *, allow_http_hosts: Collection[str] = ()) 
         )
     hostname = parts.hostname or ""
     # urlsplit drops line breaks and tabs without a word.
-    is_url = url.isascii() and url.isprintable() and parts.scheme in ("http", "https")
-    if not is_url or not _is_host(hostname) or parts.netloc.endswith(":"):
+    is_url = url.isascii() and url.isprintable() and " " not in url and parts.scheme in ("http", "https")
+    is_host = _is_host(hostname) and ("[" in parts.netloc) == (":" in hostname)
+    if not is_url or not is_host or parts.netloc.endswith(":"):
         raise VectorizeInputError(f"the connection's host {shown} is not an http(s) URL; {expected}")
     if not _BASE_PATH.fullmatch(parts.path) or any(part in (".", "..") for part in parts.path.split("/")):
         raise VectorizeInputError(

@@ -152,10 +152,7 @@ def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -
     """
 
     def shown(text: object) -> str:
-        clean = text if isinstance(text, str) else ""
-        for secret in secrets:
-            clean = clean.replace(secret, "***")
-        return show(clean, 200)
+        return show(_masked(text if isinstance(text, str) else "", secrets), 200)
 
     if 300 <= raw.status < 400:
         raise VectorizeResponseError(
@@ -218,6 +215,12 @@ def write_json(value: object) -> bytes:
         f"this cannot be written as JSON: {problem}. Vectors are lists of finite numbers (of a numpy array: "
         ".tolist()); ids, names and metadata are valid Unicode"
     )
+
+
+def _masked(text: str, secrets: Collection[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:
@@ -352,7 +355,8 @@ class VectorizeSession:
                 method, f"{self._base_url}{path}", params=params, headers=headers, body=body
             )
         except VectorizeTransportError as e:
-            raise VectorizeTransportError(f"{what}: {e}") from None
+            # What came may be in there, such as a status line that is none.
+            raise VectorizeTransportError(f"{what}: {_masked(str(e), self._secrets)}") from None
         return read_answer(raw, what=what, secrets=self._secrets)
 
 

@@ -252,6 +252,8 @@ class LocalVectorize:
             uvicorn.Config(
                 self._app,
                 log_config=None,
+                # That it starts and stops is for the command to say, and no news to a test.
+                log_level="warning",
                 access_log=False,
                 lifespan="off",
                 ws="none",

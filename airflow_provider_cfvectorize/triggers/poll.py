@@ -218,8 +218,10 @@ class IndexPoll:
             if left <= 0:
                 return
             # A wait that joins may have a shorter interval, or a nearer deadline.
+            # Not wait_for: before Python 3.12 it can swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._joined.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._joined.wait()
 
     async def _poll(self) -> None:
         """Look once for everybody; raises what ends all waits, and tells everything else to each."""
@@ -262,8 +264,7 @@ class IndexPoll:
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         seconds = HUNG_AFTER_TIMEOUTS * self.client.timeout
         try:
-            return await asyncio.wait_for(
-                asyncio.get_running_loop().run_in_executor(_threads, call), timeout=seconds
-            )
+            async with asyncio.timeout(seconds):
+                return await asyncio.get_running_loop().run_in_executor(_threads, call)
         except TimeoutError:
             raise VectorizeTransportError(f"a request has not ended after {seconds:g} s") from None

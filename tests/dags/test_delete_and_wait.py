@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSkipException, Param, task
+from dags.running import make_dag, query, run_dag
+from harness import INDEX, MODES, Vectorize
 
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
-from dags.running import make_dag, query, run_dag
-from harness import INDEX, MODES, Vectorize
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
+from harness import INDEX, Vectorize, make_context, run_task, wait_until
 
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -27,7 +28,6 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
-from harness import INDEX, Vectorize, make_context, run_task, wait_until
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 ODD_IDS = [
@@ -170,7 +170,7 @@ def test_a_single_id(vectorize: Vectorize) -> None:
     ],
 )
 def test_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
-    with pytest.raises(VectorizeInputError) as error:  # noqa: PT011 - the text is checked below
+    with pytest.raises(VectorizeInputError) as error:
         delete(**kwargs)
     assert text in str(error.value)
     assert sum(server.stats().values()) == 0
@@ -198,7 +198,7 @@ def test_a_connection_that_cannot_be_used(
 ) -> None:
     connection = json.loads(server.connection) | change
     monkeypatch.setenv(CONN, json.dumps(connection))
-    with pytest.raises(VectorizeInputError) as error:  # noqa: PT011 - the text is checked below
+    with pytest.raises(VectorizeInputError) as error:
         delete(ids=["a"])
     assert text in str(error.value)
     assert sum(server.stats().values()) == 0

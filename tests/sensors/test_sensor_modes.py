@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from harness import INDEX, MODES, Vectorize, make_context, outcome_of, run_task, wait_until
 
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -19,7 +20,6 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor, VectorizeMutationTimeout
-from harness import INDEX, MODES, Vectorize, make_context, outcome_of, run_task, wait_until
 
 IDS = [f"v{i}" for i in range(10)]
 
@@ -296,7 +296,7 @@ def test_trouble_that_passes_does_not_end_the_wait(mode: str, make_server: Any) 
 def test_what_cannot_be_waited_for(
     mode: str, server: LocalVectorize, kwargs: dict[str, Any], text: str
 ) -> None:
-    with pytest.raises(VectorizeInputError) as error:  # noqa: PT011
+    with pytest.raises(VectorizeInputError) as error:
         sense(mode, **kwargs)
     assert text in str(error.value)
     assert sum(server.stats().values()) == 0

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+# Each target does its own set-up. `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+VENV2 := .venv-2.11
+BIN := $(VENV)/bin
+BIN2 := $(VENV2)/bin
+# Two processes: the tests wait more than they compute.
+PYTEST_ARGS ?= -n 2
+
+.PHONY: help demo test test-2 ui lint wheel constraints clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.ready ## Run the main job for a person to watch: delete 250 of 1,000 vectors and wait
+	$(BIN)/python scripts/demo.py
+
+test: $(VENV)/.ready ## Run the tests on Airflow 3.3
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-2: $(VENV2)/.ready ## Run the tests on Airflow 2.11
+	$(BIN2)/python -m pytest $(PYTEST_ARGS)
+
+ui: $(VENV)/.ready ## Start Airflow with its UI, the example DAGs and a local Vectorize
+	$(BIN)/python scripts/ui.py
+
+lint: $(VENV)/.ready ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(VENV)/.ready ## Build wheel and sdist, and try the wheel in a clean environment
+	$(BIN)/python scripts/check_wheel.py
+
+constraints: ## Pin anew what is tested, from the newest releases that fit
+	$(PYTHON) scripts/pin.py
+
+clean: ## Remove everything that was made here
+	rm -rf $(VENV) $(VENV2) dist build .demo .ui .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Set up again when the dependencies change, and not otherwise.
+$(VENV)/.ready: pyproject.toml constraints/airflow-3.3.txt
+	@echo "Setting up Airflow 3.3 in $(VENV) (a minute or two)"
+	$(PYTHON) scripts/set_up.py $(VENV) constraints/airflow-3.3.txt --groups test lint build
+	@touch $@
+
+$(VENV2)/.ready: pyproject.toml constraints/airflow-2.11.txt
+	@echo "Setting up Airflow 2.11 in $(VENV2) (a minute or two)"
+	$(PYTHON) scripts/set_up.py $(VENV2) constraints/airflow-2.11.txt --groups test
+	@touch $@

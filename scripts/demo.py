@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job, for a person to watch: a DAG deletes 250 of 1,000 vectors and waits until they are gone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+from typing import Any
+
+from playground import INDEX, ROOT, Airflow, airflow, all_ids, fresh, local_vectorize, say, seed
+
+DAG_ID = "vectorize_delete_by_xcom"
+VECTORS, DELETED = 1000, 250
+APPLY_DELAY = "6"
+
+
+def watch(instance: Airflow, run_id: str) -> dict[str, list[str]]:
+    """Tell how the tasks of a run get on, and return the states that each has been in."""
+    seen: dict[str, list[str]] = {}
+    path = f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}"
+    deadline = time.monotonic() + 300
+    while True:
+        state = instance.call("GET", path)["state"]
+        for task in instance.call("GET", f"{path}/taskInstances")["task_instances"]:
+            states = seen.setdefault(task["task_id"], [])
+            if task["state"] and task["state"] != (states or [None])[-1]:
+                states.append(task["state"])
+                where = (
+                    " (in the triggerer, it takes no worker's slot)" if task["state"] == "deferred" else ""
+                )
+                say(f"  {task['task_id']}: {task['state']}{where}")
+        if state in ("success", "failed"):
+            return seen
+        if time.monotonic() > deadline:
+            sys.exit(f"The run did not end; see {instance.log}")
+        time.sleep(0.2)
+
+
+def xcom(instance: Airflow, run_id: str, task_id: str, key: str) -> Any:
+    """Return an XCom of a run."""
+    path = f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+    return instance.call("GET", f"{path}?deserialize=true")["value"]
+
+
+def seconds_between(first: str, second: str) -> float:
+    """Return the seconds from one time to another."""
+    return (datetime.fromisoformat(second) - datetime.fromisoformat(first)).total_seconds()
+
+
+def main() -> None:
+    """Show it."""
+    home = fresh(ROOT / ".demo")
+    say(f"1. A Vectorize on this machine, which applies writes after {APPLY_DELAY} s")
+    with local_vectorize(home, "--apply-delay", APPLY_DELAY) as connection:
+        client = seed(connection, VECTORS)
+        before = all_ids(client)
+        say(f"   index {INDEX!r} has {len(before)} vectors: {before[0]} ... {before[-1]}")
+
+        say("2. Airflow: scheduler, triggerer, DAG processor, API server (half a minute)")
+        with airflow(home / "airflow", connection, DAG_ID) as instance:
+            say(f"   up, {instance.url}")
+
+            say(f"3. The DAG {DAG_ID} deletes {DELETED} ids that an upstream task returns")
+            conf = {"first": 0, "last": DELETED - 1, "index_name": INDEX}
+            run_id = instance.call(
+                "POST", f"/api/v2/dags/{DAG_ID}/dagRuns", {"logical_date": None, "conf": conf}
+            )["dag_run_id"]
+            states = watch(instance, run_id)
+            if states.get("wait_until_gone", [""])[-1] != "success":
+                sys.exit(f"The run failed: {states}. Its logs are below {home / 'airflow' / 'logs'}")
+            receipt = xcom(instance, run_id, "delete", "receipt")
+            evidence = xcom(instance, run_id, "wait_until_gone", "return_value")
+
+        after = all_ids(client)
+        gone = set(before) - set(after)
+        say("4. What happened")
+        print(f"""
+   ids before       {len(before)}: {before[0]} ... {before[-1]}
+   ids after        {len(after)}: {after[0]} ... {after[-1]}
+   deleted          {len(gone)}, in {receipt["batches"]} requests of at most 100 ids
+   mutation id      {receipt["mutation_id"]}
+   accepted at      {receipt["accepted_at"]} (the server's clock, whole seconds)
+   applied at       {evidence["processed_up_to"]}, {
+            seconds_between(receipt["accepted_at"], evidence["processed_up_to"]):.1f} s later
+   evidence         {evidence["outcome"]}: watermark {evidence["watermark"]},
+                    {evidence["witnesses_checked"]} witnesses read back, still visible: {
+            evidence["still_visible"]
+        }
+   states           delete: {" > ".join(states["delete"])}
+                    wait_until_gone: {" > ".join(states["wait_until_gone"])}
+""")
+        expected = {f"chunk-{i}" for i in range(DELETED)}
+        if gone != expected or len(after) != VECTORS - DELETED or "deferred" not in states["wait_until_gone"]:
+            sys.exit("This is not what should have happened: please report it, with the directory .demo")
+        say("Where to look next")
+        print(f"""
+   the DAG          example_dags/example_delete_by_xcom.py
+   its logs         {(home / "airflow" / "logs").relative_to(ROOT)}
+   with a UI        make ui
+   your own         README.md, from "Install" on
+""")
+
+
+if __name__ == "__main__":
+    main()

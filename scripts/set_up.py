@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make a virtual environment with the package, its extras and the tools; for the Makefile."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+OLDEST = (3, 11)
+#: The first with --group, which installs the dependency groups of pyproject.toml.
+PIP = "pip>=25.1"
+
+
+def main() -> None:
+    """Make it, or bring it up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("constraints", type=Path)
+    parser.add_argument("--groups", nargs="*", default=[])
+    arguments = parser.parse_args()
+    if sys.version_info < OLDEST:
+        sys.exit(
+            f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed. Name one: make PYTHON=python3.11"
+        )
+    python = arguments.directory / "bin" / "python"
+    if not python.exists():
+        venv.create(arguments.directory, with_pip=True, clear=True)
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--upgrade", PIP], check=True)
+    groups = [word for group in arguments.groups for word in ("--group", group)]
+    subprocess.run(
+        [*pip, "install", "--quiet", "-c", str(arguments.constraints), "-e", ".[local,openlineage]", *groups],
+        check=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A DAG with a thousand sensors on one index, for the test of the triggerer."""
+
+from __future__ import annotations
+
+import pendulum
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
+
+WAITS = 1000
+
+with DAG("a_thousand_waits", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC")) as dag:
+    for number in range(WAITS):
+        VectorizeMutationSensor(task_id=f"wait_{number}", index_name="docs", mutation_id="set below")

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The poll that waits on one index share, in this process's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import INDEX, Vectorize, first_event, remake
+
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.triggers import poll
+from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
+
+CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
+IDS = [f"v{i}" for i in range(40)]
+
+
+class Clock:
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Vectorize]:
+    """A Vectorize that applies nothing until its clock is put forward an hour."""
+    with LocalVectorize(apply_delay=3600, clock=clock) as server:
+        monkeypatch.setenv(CONN, server.connection)
+        vectorize = Vectorize(server)
+        vectorize.client.upsert(INDEX, [{"id": id_, "values": [0.5] * 32} for id_ in IDS])
+        clock.ahead += 3600
+        yield vectorize
+
+
+def trigger(receipts: list[dict[str, Any]], **kwargs: Any) -> VectorizeMutationTrigger:
+    arguments: dict[str, Any] = {
+        "conn_id": "cloudflare_vectorize_default",
+        "index_name": INDEX,
+        "receipts": receipts,
+        "end_time": time.time() + 30,
+        "wait_seconds": 30,
+        "poll_interval": 0.2,
+        **kwargs,
+    }
+    made = remake(VectorizeMutationTrigger(**arguments))
+    assert isinstance(made, VectorizeMutationTrigger)
+    return made
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_many_waits_cost_one_request_an_interval(held: Vectorize, clock: Clock) -> None:
+    receipts = [held.delete([id_]) for id_ in IDS]
+    stats = held.server.stats
+
+    async def run() -> list[Any]:
+        waits = [asyncio.create_task(first_event(trigger([receipt]))) for receipt in receipts]
+        await until(lambda: poll._polls and len(next(iter(poll._polls.values()))._waits) == len(IDS))
+        held.server.reset_stats()
+        started = time.monotonic()
+        await until(lambda: stats()["info"] >= 4)
+        elapsed = time.monotonic() - started
+        # One an interval, whoever waits; the reads are of what the watermark left open.
+        assert stats()["info"] <= elapsed / 0.2 + 1
+        clock.ahead += 3600
+        return await asyncio.gather(*waits)
+
+    events = asyncio.run(run())
+    assert {event["status"] for event in events} == {"applied"}
+    # Twenty witnesses to a request, whoever's they are.
+    assert stats()["get_by_ids"] < 20
+    assert poll._polls == {}, "the last to leave closes the poll"
+
+
+def test_waits_do_not_learn_by_another_connection(
+    held: Vectorize, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt = held.delete(IDS[:1])
+    wrong = json.loads(held.server.connection) | {"password": "wrong-token-0123456789abcdef0123456789"}
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(wrong))
+
+    async def run() -> tuple[Any, Any]:
+        ours = asyncio.create_task(first_event(trigger([receipt])))
+        theirs = await first_event(trigger([receipt], conn_id="other"))
+        assert len(poll._polls) == 1
+        clock.ahead += 3600
+        return await ours, theirs
+
+    ours, theirs = asyncio.run(run())
+    assert ours["status"] == "applied"
+    assert (theirs["status"], theirs["error"], theirs["http_status"]) == ("error", "VectorizeAuthError", 401)
+
+
+def test_a_poll_that_dies_is_started_anew(held: Vectorize, clock: Clock) -> None:
+    receipt = held.delete(IDS[:1])
+
+    async def run() -> Any:
+        wait = asyncio.create_task(first_event(trigger([receipt])))
+        await until(lambda: poll._polls and held.server.stats()["info"] >= 1)
+        (first,) = poll._polls.values()
+        first._task.cancel()
+        await until(lambda: poll._polls and next(iter(poll._polls.values())) is not first)
+        clock.ahead += 3600
+        return await wait
+
+    assert asyncio.run(run())["status"] == "applied"
+
+
+def test_a_wait_that_is_cancelled_leaves_the_others_alone(held: Vectorize, clock: Clock) -> None:
+    receipt = held.delete(IDS[:1])
+
+    async def run() -> Any:
+        first = asyncio.create_task(first_event(trigger([receipt])))
+        second = asyncio.create_task(first_event(trigger([receipt])))
+        await until(lambda: poll._polls and len(next(iter(poll._polls.values()))._waits) == 2)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        clock.ahead += 3600
+        return await second
+
+    assert asyncio.run(run())["status"] == "applied"
+    assert poll._polls == {}
+
+
+def test_the_shortest_interval_and_the_nearest_deadline_count(held: Vectorize) -> None:
+    receipt = held.delete(IDS[:1])
+
+    async def run() -> Any:
+        slow = asyncio.create_task(first_event(trigger([receipt], poll_interval=3600)))
+        await until(lambda: held.server.stats()["info"] >= 1)
+        # Joins a poll that would be due in an hour.
+        quick = await first_event(trigger([receipt], end_time=time.time() + 0.3, wait_seconds=0.3))
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+        return quick
+
+    event = asyncio.run(run())
+    assert event["status"] == "timeout"
+    assert "not seen to be applied within 0.3 s" in event["message"]
+
+
+def test_trouble_that_passes(held: Vectorize, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    receipt = held.delete(IDS[:1])
+    held.server.stop()
+
+    async def run() -> Any:
+        wait = asyncio.create_task(first_event(trigger([receipt])))
+        async with asyncio.timeout(30):
+            while not (polls := list(poll._polls.values())) or not any(
+                w.last.trouble for w in polls[0]._waits
+            ):
+                await asyncio.sleep(0.01)
+        clock.ahead += 3600
+        held.server.start()
+        return await wait
+
+    # The server keeps nothing over a restart, so what comes back is a service that does not know the index.
+    event = asyncio.run(run())
+    assert (event["status"], event["error"]) == ("error", "VectorizeNotFoundError")
+
+
+def test_the_lines_of_the_poll_are_nobodys(held: Vectorize, clock: Clock) -> None:
+    import contextvars
+
+    whose: contextvars.ContextVar[str] = contextvars.ContextVar("whose", default="nobody")
+    lines: list[tuple[str, str]] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append((record.name, whose.get()))
+
+    receipt = held.delete(IDS[:1])
+    listener = Listener()
+    logging.getLogger("airflow_provider_cfvectorize").addHandler(listener)
+    logging.getLogger("airflow_provider_cfvectorize").setLevel(logging.DEBUG)
+
+    async def run() -> Any:
+        whose.set("a task")
+        wait = asyncio.create_task(first_event(trigger([receipt])))
+        await until(lambda: held.server.stats()["info"] >= 1)
+        clock.ahead += 3600
+        return await wait
+
+    try:
+        asyncio.run(run())
+    finally:
+        logging.getLogger("airflow_provider_cfvectorize").removeHandler(listener)
+        logging.getLogger("airflow_provider_cfvectorize").setLevel(logging.NOTSET)
+    of_the_poll = {who for name, who in lines if name.endswith("triggers.poll")}
+    assert of_the_poll == {"nobody"}
+
+
+def test_nothing_secret_is_stored(held: Vectorize) -> None:
+    receipt = held.delete(IDS[:1])
+    _, kwargs = trigger([receipt]).serialize()
+    assert held.server.api_token not in json.dumps(kwargs)
+
+
+@pytest.mark.parametrize(
+    "event", [None, {}, {"status": "done"}, {"status": "applied"}, "applied", {"status": "error"}]
+)
+def test_an_event_of_another_version_is_no_success(event: Any) -> None:
+    from airflow_provider_cfvectorize.exceptions import VectorizeError
+    from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
+
+    sensor = VectorizeMutationSensor(task_id="wait", index_name=INDEX, mutation_id="m")
+    with pytest.raises(VectorizeError, match="of one version"):
+        sensor.execute_complete({}, event)  # type: ignore[arg-type]

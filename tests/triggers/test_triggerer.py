@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A thousand deferred waits on one index, in Airflow's own triggerer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import INDEX, Vectorize, wait_until
+
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
+
+WAITS = 1000
+INTERVAL = 2.0
+POLL_LINE = "Polling index docs"
+
+
+class Clock:
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An Airflow with the DAG and a run of it, whose tasks nobody has started."""
+    (tmp_path / "dags").mkdir()
+    source = Path(__file__).with_name("a_thousand_waits.py")
+    (tmp_path / "dags" / source.name).write_text(source.read_text())
+    return tmp_path
+
+
+@pytest.fixture
+def env(home: Path) -> dict[str, str]:
+    return os.environ | {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        # Airflow 2 would also serve the logs, on a port of its own.
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": "0",
+    }
+
+
+@pytest.fixture
+def held(env: dict[str, str]) -> Iterator[tuple[Vectorize, Clock]]:
+    """A Vectorize that applies nothing until its clock is put forward."""
+    clock = Clock()
+    with LocalVectorize(apply_delay=3600, clock=clock) as server:
+        env["AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"] = server.connection
+        yield Vectorize(server), clock
+
+
+def airflow(env: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", *arguments], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+#: Run in a process of its own, whose Airflow has this test's database.
+DEFER = """
+import json, sys
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.trigger import Trigger
+from airflow.utils.session import create_session
+from airflow.utils.state import TaskInstanceState
+path, all_kwargs = json.load(sys.stdin)
+with create_session() as session:
+    tasks = session.query(TaskInstance).order_by(TaskInstance.task_id).all()
+    assert len(tasks) == len(all_kwargs), len(tasks)
+    for task, kwargs in zip(tasks, all_kwargs):
+        trigger = Trigger(path, kwargs)
+        session.add(trigger)
+        session.flush()
+        task.state = TaskInstanceState.DEFERRED
+        task.trigger_id = trigger.id
+        task.next_method = "execute_complete"
+        task.next_kwargs = {}
+        task.try_number = 1
+"""
+
+
+def count_deferred(home: Path) -> int:
+    connection = sqlite3.connect(home / "airflow.db", timeout=60)
+    try:
+        (count,) = connection.execute("SELECT count(*) FROM task_instance WHERE state='deferred'").fetchone()
+        return int(count)
+    finally:
+        connection.close()
+
+
+def test_a_thousand_waits(home: Path, env: dict[str, str], held: tuple[Vectorize, Clock]) -> None:
+    vectorize, clock = held
+    ids = [f"v{i}" for i in range(WAITS)]
+    vectorize.client.upsert(INDEX, [{"id": id_, "values": [0.5] * 32} for id_ in ids])
+    clock.ahead += 3600
+    receipts = [vectorize.delete([id_]) for id_ in ids]
+
+    airflow(env, "db", "migrate")
+    airflow(env, "dags", "reserialize")
+    airflow(env, "dags", "trigger", "a_thousand_waits")
+    triggers = [
+        VectorizeMutationTrigger(
+            conn_id="cloudflare_vectorize_default",
+            index_name=INDEX,
+            receipts=[receipt],
+            end_time=time.time() + 3600,
+            wait_seconds=3600,
+            poll_interval=INTERVAL,
+        ).serialize()
+        for receipt in receipts
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", DEFER],
+        input=json.dumps([triggers[0][0], [kwargs for _, kwargs in triggers]]),
+        env=env,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert count_deferred(home) == WAITS
+
+    output = home / "triggerer.log"
+    with output.open("wb") as log:
+        triggerer = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "airflow",
+                "triggerer",
+                "--capacity",
+                str(WAITS + 100),
+                "--skip-serve-logs",
+            ],
+            env=env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=home,
+            start_new_session=True,
+        )
+    try:
+        watch(vectorize, clock, home, output, triggerer)
+    finally:
+        os.killpg(triggerer.pid, signal.SIGTERM)
+        try:
+            triggerer.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(triggerer.pid, signal.SIGKILL)
+            triggerer.wait()
+
+    logs = {path: path.read_text() for path in home.glob("logs/**/*trigger*.log")}
+    assert len(logs) == WAITS
+    assert POLL_LINE in output.read_text() + "".join(path.read_text() for path in home.glob("logs/*.log")), (
+        "the poll said something, somewhere"
+    )
+    assert not [path for path, text in logs.items() if POLL_LINE in text], "but in no task's log"
+    assert not [path for path, text in logs.items() if vectorize.server.api_token in text]
+
+
+def watch(
+    vectorize: Vectorize, clock: Clock, home: Path, output: Path, triggerer: subprocess.Popen[Any]
+) -> None:
+    stats = vectorize.server.stats
+
+    def told() -> int:
+        assert triggerer.poll() is None, output.read_text()[-3000:]
+        return sum("Not applied yet" in path.read_text() for path in home.glob("logs/**/*trigger*.log"))
+
+    # Each wait has taken part in a poll when its own log says what was seen.
+    wait_until(lambda: told() == WAITS, 300, interval=1)
+    vectorize.server.reset_stats()
+    started = time.monotonic()
+    wait_until(lambda: stats()["info"] >= 4, 60)
+    elapsed = time.monotonic() - started
+    assert stats()["info"] <= elapsed / INTERVAL + 1, "one request an interval, however many wait"
+
+    vectorize.server.reset_stats()
+    clock.ahead += 3600
+    wait_until(lambda: count_deferred(home) == 0, 300, interval=1)
+    # Twenty witnesses to a request.
+    assert stats()["get_by_ids"] <= WAITS / 20 + 10
