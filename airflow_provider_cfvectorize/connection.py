@@ -2,8 +2,8 @@
 """
 The one description of the connection, from which both of Airflow's forms are made; standard library only.
 
-Airflow 3.2 and later draw the form from the provider's metadata, earlier versions from two class methods of the
-hook.
+Airflow 3.2 and later draw the form from the provider's metadata, earlier versions from two class methods of
+the hook.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ PLACEHOLDERS: Final = {
 EXTRAS: Final[dict[str, dict[str, Any]]] = {
     "api_email": {
         "label": "API e-mail",
-        "description": "Only with a Global API Key in the password: the e-mail address it belongs to. Leave empty "
-        "for an API token.",
+        "description": "Only with a Global API Key in the password: the e-mail address it belongs to. Leave "
+        "empty for an API token.",
         "schema": {"type": ["string", "null"], "default": None},
     },
     "timeout": {
         "label": "Timeout (seconds)",
-        "description": "Seconds to connect and for each read; a response may take three times as long in all.",
+        "description": "Seconds to connect and for each read; a response may take three times as long.",
         "schema": {"type": ["number", "null"], "minimum": 1, "default": DEFAULT_TIMEOUT},
     },
     "rate_reserve": {

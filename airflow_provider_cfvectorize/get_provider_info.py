@@ -18,8 +18,9 @@ def get_provider_info() -> dict[str, Any]:
         # Airflow compares this with the canonical name of the distribution and fails at once if they differ.
         "package-name": "airflow-provider-cfvectorize",
         "name": _INTEGRATION,
-        "description": "Delete vectors from `Cloudflare Vectorize <https://developers.cloudflare.com/vectorize/>`__ "
-        "and wait until they are gone.",
+        "description": "Delete vectors from "
+        "`Cloudflare Vectorize <https://developers.cloudflare.com/vectorize/>`__ and wait until they are "
+        "gone.",
         "versions": [__version__],
         "integrations": [
             {
@@ -54,9 +55,10 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "Options of the Cloudflare Vectorize provider.",
                 "options": {
                     "allow_http_hosts": {
-                        "description": "Host names, separated by commas, that a connection may address over plain "
-                        "http. Loopback addresses always may. Meant for the embedded server in containers during "
-                        "development: whatever is sent there, the API token included, can be read on the way.",
+                        "description": "Host names, separated by commas, that a connection may address over "
+                        "plain http. Loopback addresses always may. Meant for the embedded server in "
+                        "containers during development: whatever is sent there, the API token included, can "
+                        "be read on the way.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "vectorize-local",

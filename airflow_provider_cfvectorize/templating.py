@@ -12,8 +12,8 @@ class VerbatimStringsMixin:
     """
     Keeps a DAG with ``render_template_as_native_obj=True`` from reading plain strings as Python.
 
-    Native rendering evaluates every string, the items of a list too: of the ids ``["1e5", "0x1f"]`` it would make
-    ``[100000.0, 31]``. A string without any of Jinja's marks is passed on as it is.
+    Native rendering evaluates every string, the items of a list too: of the ids ``["1e5", "0x1f"]`` it would
+    make ``[100000.0, 31]``. A string without any of Jinja's marks is passed on as it is.
     """
 
     def render_template(

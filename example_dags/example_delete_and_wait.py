@@ -2,8 +2,8 @@
 """
 Delete and wait in one task, and keep the proof.
 
-While it waits the task is deferred: it takes no worker's slot. The XCom ``evidence`` says how it is known that the
-vectors are gone; ``verify="all"`` has every single id read back.
+While it waits the task is deferred: it takes no worker's slot. The XCom ``evidence`` says how it is known
+that the vectors are gone; ``verify="all"`` has every single id read back.
 """
 
 from __future__ import annotations

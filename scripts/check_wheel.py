@@ -94,7 +94,8 @@ def main() -> None:
         python = Path(directory) / "bin" / "python"
         constraints = ROOT / "constraints" / "airflow-3.3.txt"
         run(python, "-m", "pip", "install", "--quiet", "-c", constraints, f"{wheel}[local]")
-        # Elsewhere, so that nothing of the checkout is found; with the environment's own commands on the path.
+        # Elsewhere, so that nothing of the checkout is found; with the environment's own commands on the
+        # path.
         env = os.environ | {
             "AIRFLOW_HOME": f"{directory}/airflow",
             "PATH": f"{python.parent}:{os.environ['PATH']}",

@@ -23,7 +23,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if sys.version_info < OLDEST:
         sys.exit(
-            f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed. Name one: make PYTHON=python3.11"
+            f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed. Name one: make "
+            f"PYTHON=python3.11"
         )
     python = arguments.directory / "bin" / "python"
     if not python.exists():

@@ -150,8 +150,8 @@ def run_task(
     """
     Run a task to its end as Airflow does, in whatever mode it is, and return its result.
 
-    After each reschedule and each deferral a new operator goes on, as in a new process; what a trigger is given
-    and what it sends goes through JSON.
+    After each reschedule and each deferral a new operator goes on, as in a new process; what a trigger is
+    given and what it sends goes through JSON.
     """
     ti = context["ti"]
     with first_reschedule_date(ti):

@@ -383,7 +383,8 @@ class VectorizeClient:
             # The result itself is not shown: whatever sent it may have copied the credentials into it.
             expected = "an array" if kind is list else "an object"
             raise VectorizeResponseError(
-                f"the service's result is of type {type(answer.result).__name__}, where {expected} was expected",
+                f"the service's result is of type {type(answer.result).__name__}, where {expected} was "
+                "expected",
                 status=200,
             )
         return answer.result

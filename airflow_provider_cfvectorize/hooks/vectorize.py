@@ -41,8 +41,8 @@ class CloudflareVectorizeHook(BaseHook):
     """
     Talk to Cloudflare Vectorize with the credentials of an Airflow connection.
 
-    Every method of :class:`~airflow_provider_cfvectorize.client.client.VectorizeClient` is here too; what they
-    raise is described there. In a plain task::
+    Every method of :class:`~airflow_provider_cfvectorize.client.client.VectorizeClient` is here too; what
+    they raise is described there. In a plain task::
 
         CloudflareVectorizeHook().delete_by_ids("my-index", ["a", "b"])
 
@@ -272,17 +272,17 @@ def client_of(
         value = getattr(conn, name)
         if value:
             raise VectorizeInputError(
-                f"connection {show(conn.conn_id)} has a {name} ({show(value)}), which is not used: put the whole "
-                f"address of the API into the host, such as {connection.PLACEHOLDERS['host']}. In a URI, the host "
-                "is written with %3A and %2F for ':' and '/'"
+                f"connection {show(conn.conn_id)} has a {name} ({show(value)}), which is not used: put the "
+                f"whole address of the API into the host, such as {connection.PLACEHOLDERS['host']}. In a "
+                "URI, the host is written with %3A and %2F for ':' and '/'"
             )
     extras = _read_extras(conn)
     email = extras.get("api_email")
     password = conn.password
     if not password:
         raise VectorizeInputError(
-            f"connection {show(conn.conn_id)} has no password: put the API token into it (or, with api_email, the "
-            "Global API Key)"
+            f"connection {show(conn.conn_id)} has no password: put the API token into it (or, with "
+            "api_email, the Global API Key)"
         )
     account_id = account_id or conn.login
     if not account_id:
@@ -308,8 +308,8 @@ def client_of(
 
 
 def _read_extras(conn: Connection) -> Mapping[str, Any]:
-    # Not extra_dejson: in the triggerer, Airflow's own blocks the event loop to mask secrets, and there are none
-    # in these extras.
+    # Not extra_dejson: in the triggerer, Airflow's own blocks the event loop to mask secrets, and there are
+    # none in these extras.
     try:
         extras = json.loads(conn.extra) if conn.extra else {}
     except ValueError:

@@ -46,6 +46,6 @@ def open_object(url: str) -> BinaryIO:
         raise
     except Exception as e:
         raise VectorizeInputError(
-            f"ids_path {show(url, 200)} cannot be read: {type(e).__name__}: {show(str(e), 200)}. Is the provider of "
-            "that store installed, and its connection right?"
+            f"ids_path {show(url, 200)} cannot be read: {type(e).__name__}: {show(str(e), 200)}. Is the "
+            "provider of that store installed, and its connection right?"
         ) from None

@@ -28,25 +28,26 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
     :class:`~airflow_provider_cfvectorize.sensors.mutation.VectorizeMutationSensor` downstream, or here with
     ``wait_for_completion``.
 
-    The return value is the id of a mutation that comes after all others of this task, so that waiting for it is
-    waiting for all; None if there was nothing to delete. The XCom ``receipt`` is always pushed, as soon as the
-    service accepted the last batch; the XCom ``evidence`` if this task waited.
+    The return value is the id of a mutation that comes after all others of this task, so that waiting for it
+    is waiting for all; None if there was nothing to delete. The XCom ``receipt`` is always pushed, as soon as
+    the service accepted the last batch; the XCom ``evidence`` if this task waited.
 
     Deleting the same ids again is harmless, so the task can be retried. If somebody has written one of them
     again meanwhile, a retry deletes that too.
 
     :param index_name: the index. (templated)
-    :param ids: the ids: a list, an upstream task's output, a Jinja expression that gives a list, or a single id.
-        Integers become strings. Give this or ``ids_path``. (templated)
-    :param ids_path: a file of ids, for more than fit into an XCom: one id a line, or (``.ndjson``, ``.jsonl``)
-        one JSON object with an ``id`` a line. A local path, or a URL of object storage. (templated)
+    :param ids: the ids: a list, an upstream task's output, a Jinja expression that gives a list, or a single
+        id. Integers become strings. Give this or ``ids_path``. (templated)
+    :param ids_path: a file of ids, for more than fit into an XCom: one id a line, or (``.ndjson``,
+        ``.jsonl``) one JSON object with an ``id`` a line. A local path, or a URL of object storage.
+        (templated)
     :param wait_for_completion: end only when the delete is applied.
     :param poll_interval: seconds between two looks while waiting.
     :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
         retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
-    :param durable: accepted for the sake of DAGs that outlive this version; progress is not kept yet, so every
-        try sends all ids.
+    :param durable: accepted for the sake of DAGs that outlive this version; progress is not kept yet, so
+        every try sends all ids.
     :param verify: ``sample`` asks about a few ids before and after, which proves the delete even if somebody
         else writes to the index meanwhile; ``none`` asks nothing; ``all`` also reads every id back at the end
         (20 a request: five times the requests of the delete), for which it must wait.

@@ -25,7 +25,8 @@ def read_waits(mutation_id: Any, receipt: Any, context: Context, *, index_name: 
 
     :param mutation_id: what was passed as ``mutation_id``.
     :param receipt: what was passed as ``receipt``.
-    :param context: the task's context, whose direct upstream tasks are asked for receipts where none is passed.
+    :param context: the task's context, whose direct upstream tasks are asked for receipts where none is
+        passed.
     :param index_name: the sensor's index.
     :raises VectorizeInputError: this is nothing that can be waited for.
     """
@@ -57,13 +58,15 @@ def check_receipts(receipts: Sequence[Receipt], *, index_name: str, account_id: 
     for receipt in receipts:
         if receipt.index_name is not None and receipt.index_name != index_name:
             raise VectorizeInputError(
-                f"the receipt of mutation {receipt.mutation_id} is of index {show(receipt.index_name)}, and this "
-                f"sensor looks at {show(index_name)}: set the sensor's index_name to that of the task it waits for"
+                f"the receipt of mutation {receipt.mutation_id} is of index {show(receipt.index_name)}, and "
+                f"this sensor looks at {show(index_name)}: set the sensor's index_name to that of the task "
+                "it waits for"
             )
         if receipt.account_id is not None and receipt.account_id.lower() != account_id:
             raise VectorizeInputError(
-                f"the receipt of mutation {receipt.mutation_id} is of account {show(receipt.account_id)}, and this "
-                f"sensor looks at account {show(account_id)}: use the same conn_id and account_id for both"
+                f"the receipt of mutation {receipt.mutation_id} is of account {show(receipt.account_id)}, "
+                f"and this sensor looks at account {show(account_id)}: use the same conn_id and account_id "
+                "for both"
             )
     return receipts
 

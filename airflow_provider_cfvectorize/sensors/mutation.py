@@ -44,24 +44,24 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     """
     Wait until a delete (or any other write) is applied, and return how that is known.
 
-    Pass what an upstream task returned, ``mutation_id=delete.output``; the receipt that the task pushed beside it
-    is found by itself. With it the wait ends well even if somebody else writes to the index meanwhile; with a
-    mutation id from elsewhere, that is inconclusive.
+    Pass what an upstream task returned, ``mutation_id=delete.output``; the receipt that the task pushed
+    beside it is found by itself. With it the wait ends well even if somebody else writes to the index
+    meanwhile; with a mutation id from elsewhere, that is inconclusive.
 
     The evidence is a dict with ``mutation_id``, ``index_name``, ``account_id``, ``outcome`` (``watermark``,
     ``read_back``, ``inferred`` or ``nothing_to_do``), ``watermark``, ``processed_up_to``, ``accepted_at``,
-    ``decided_at``, ``witnesses_checked`` and ``still_visible``; for several mutations also ``mutation_count`` and
-    ``mutations``, the evidence of each.
+    ``decided_at``, ``witnesses_checked`` and ``still_visible``; for several mutations also
+    ``mutation_count`` and ``mutations``, the evidence of each.
 
     It ends with the same in each mode, at the same deadline.
 
     :param index_name: the index. (templated)
     :param mutation_id: a mutation id, a receipt, a sequence of either (the output of a mapped task, a list of
-        outputs), what Jinja makes of one of these, or None, for which there is nothing to wait unless an upstream
-        task has pushed a receipt. (templated)
+        outputs), what Jinja makes of one of these, or None, for which there is nothing to wait unless an
+        upstream task has pushed a receipt. (templated)
     :param receipt: a receipt, or a sequence of them, instead of looking among the upstream tasks. (templated)
-    :param require_absent: fail if vectors of an applied delete can still be read after two minutes, rather than
-        warn.
+    :param require_absent: fail if vectors of an applied delete can still be read after two minutes, rather
+        than warn.
     :param deferrable: wait in the triggerer, without a worker's slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
@@ -176,8 +176,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     # --- poke and reschedule --------------------------------------------------------------------------
 
     def _poke_until_applied(self, context: Context) -> dict[str, Any]:
-        # The base class skips a sensor that timed out before anyone could look a last time, and its error says
-        # nothing of what was seen; so it is told not to skip, and soft_fail is carried out here.
+        # The base class skips a sensor that timed out before anyone could look a last time, and its error
+        # says nothing of what was seen; so it is told not to skip, and soft_fail is carried out here.
         soft_fail, self.soft_fail = self.soft_fail, False
         try:
             evidence = super().execute(context)

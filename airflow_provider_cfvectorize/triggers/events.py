@@ -53,8 +53,8 @@ def read_event(event: Any) -> dict[str, Any]:
 
     :param event: what the trigger sent.
     :raises VectorizeWaitTimeout: the deadline came first.
-    :raises VectorizeError: the error that ended the wait, of its own type; or this is no event of the trigger's
-        (of another version, perhaps), which must never pass for success.
+    :raises VectorizeError: the error that ended the wait, of its own type; or this is no event of the
+        trigger's (of another version, perhaps), which must never pass for success.
     """
     match event:
         case {"status": "applied", "evidence": dict() as evidence}:
@@ -65,8 +65,8 @@ def read_event(event: Any) -> dict[str, Any]:
             _raise(name, message, dict(event))
         case _:
             raise VectorizeError(
-                f"the trigger sent {show(event)}, which no version of this provider that is installed here sends: "
-                "are workers and triggerer of one version?"
+                f"the trigger sent {show(event)}, which no version of this provider that is installed here "
+                "sends: are workers and triggerer of one version?"
             )
 
 

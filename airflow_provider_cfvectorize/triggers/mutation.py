@@ -19,8 +19,8 @@ class VectorizeMutationTrigger(BaseTrigger):
     """
     Wait until mutations of an index are applied; all waits on one index share one poll.
 
-    It only observes, so running twice does no harm, and it holds nothing secret: its arguments stand in Airflow's
-    database as they are.
+    It only observes, so running twice does no harm, and it holds nothing secret: its arguments stand in
+    Airflow's database as they are.
 
     :param conn_id: the connection.
     :param index_name: the index.

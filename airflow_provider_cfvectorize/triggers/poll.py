@@ -3,8 +3,8 @@
 The poll that all waits on one index share in the triggerer.
 
 A thousand waits on one index cost one ``info`` request an interval, and witnesses are read back twenty to a
-request whoever's they are. Requests run in a few threads of their own, so that the event loop, and with it every
-other trigger of the process, is never blocked; nothing sleeps or retries in a thread.
+request whoever's they are. Requests run in a few threads of their own, so that the event loop, and with it
+every other trigger of the process, is never blocked; nothing sleeps or retries in a thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 REQUEST_THREADS: Final = 4
 #: A request that has not ended after so many timeouts is given up; its own bounds end it before that.
 HUNG_AFTER_TIMEOUTS: Final = 4
-#: The most by which an interval is stretched at random, so that the polls of many indexes do not keep in step.
+#: The most by which an interval is stretched at random, so that the polls of many indexes do not keep in
+#: step.
 JITTER: Final = 0.1
 #: The most seconds for which the first poll gathers further waits.
 GATHER_SECONDS: Final = 1.0

@@ -125,7 +125,8 @@ def test_a_single_id(vectorize: Vectorize) -> None:
     assert vectorize.ids() == {"100000.0"}
 
 
-# --- what is refused before anything is sent -----------------------------------------------------------------
+# --- what is refused before anything is sent
+# -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,8 @@ def test_a_connection_that_cannot_be_used(
     assert server.api_token not in str(error.value)
 
 
-# --- empty, rehearsed, checked ---------------------------------------------------------------------------------
+# --- empty, rehearsed, checked
+# ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wait", [False, True])

@@ -64,7 +64,8 @@ def run_airflow(*arguments: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-# --- metadata -------------------------------------------------------------------------------------------------
+# --- metadata
+# -------------------------------------------------------------------------------------------------
 
 
 def test_the_entry_point() -> None:
@@ -157,7 +158,8 @@ assert "airflow_provider_cfvectorize.hooks.vectorize" not in sys.modules
     assert "API token" in printed
 
 
-# --- commands -------------------------------------------------------------------------------------------------
+# --- commands
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("airflow_db")
@@ -175,7 +177,8 @@ def test_the_commands_of_airflow_show_it_without_a_warning() -> None:
         assert "cfvectorize" not in complained, command
 
 
-# --- imports --------------------------------------------------------------------------------------------------
+# --- imports
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", ["operators.vectors", "sensors.mutation", "triggers.mutation"])
@@ -255,7 +258,8 @@ def test_the_client_and_the_local_server_know_nothing_of_airflow() -> None:
                     assert all(name.startswith(allowed) for name in ours), path
 
 
-# --- docstrings -----------------------------------------------------------------------------------------------
+# --- docstrings
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
