@@ -38,6 +38,14 @@ class Run:
         )
         return json.loads(rows[0][0]) if rows else None
 
+    def tries(self, task_id: str) -> int:
+        """Return how many times a task was tried."""
+        ((tries,),) = query(
+            "SELECT try_number FROM task_instance WHERE dag_id=? AND run_id=? AND task_id=?",
+            (self.dag_id, self.run_id, task_id),
+        )
+        return int(tries)
+
 
 def query(sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
     """Ask Airflow's database."""

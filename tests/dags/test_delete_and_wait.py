@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +339,45 @@ def test_the_token_is_nowhere_in_the_database_or_the_output(
     assert "plain" in kept, "the database was read"
     assert token not in kept
     assert token not in told
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_timeout_is_not_retried(vectorize: Vectorize, mode: str, soft_fail: bool) -> None:
+    vectorize.fill(IDS)
+    vectorize.settle()
+    with make_dag("retries") as dag:
+        wait(
+            mutation_id="00000000-0000-4000-8000-000000000000",
+            timeout=0.2,
+            soft_fail=soft_fail,
+            retries=3,
+            retry_delay=timedelta(0),
+            deferrable=mode == "deferrable",
+            mode="reschedule" if mode == "reschedule" else "poke",
+        )
+    run = run_dag(dag)
+    assert run.states == {"wait": "skipped" if soft_fail else "failed"}
+    assert run.tries("wait") == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_refused_token_is_retried_and_not_skipped(
+    vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT",
+        vectorize.server.connection_with("wrong-token-0123456789abcdef0123456789"),
+    )
+    with make_dag("refused") as dag:
+        wait(
+            mutation_id="00000000-0000-4000-8000-000000000000",
+            soft_fail=True,
+            retries=1,
+            retry_delay=timedelta(0),
+            deferrable=mode == "deferrable",
+            mode="reschedule" if mode == "reschedule" else "poke",
+        )
+    run = run_dag(dag)
+    assert run.states == {"wait": "failed"}
+    assert run.tries("wait") == 2

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import tracemalloc
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_cfvectorize.client import ids as ids_module
+from airflow_provider_cfvectorize.client.ids import problem_with_id, read_ids, sha256_of_sorted, spread
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+valid_ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64).filter(
+    lambda text: len(text.encode()) <= 64
+)
+
+
+def ids_of(value: object) -> list[str]:
+    return [id_ for batch in read_ids(value) for id_ in batch]
+
+
+def refusal(value: object) -> str:
+    with pytest.raises(VectorizeInputError) as e:
+        read_ids(value)
+    text = str(e.value)
+    assert text.isprintable()
+    assert len(text) < 2500
+    assert "Pass a list of strings" in text or "ids_path" in text
+    return text
+
+
+def short(value: object) -> str:
+    return f"{value:.20}" if isinstance(value, str) else type(value).__name__
+
+
+class Lazy(Sequence[Any]):
+    """What an upstream's mapped tasks give: a sequence that is no list."""
+
+    def __getitem__(self, i: Any) -> Any:
+        return [f"id-{n}" for n in range(3)][i]
+
+    def __len__(self) -> int:
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("value", "ids"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (("a", "b"), ["a", "b"]),
+        (Lazy(), ["id-0", "id-1", "id-2"]),
+        (range(3), ["0", "1", "2"]),
+        ([], []),
+        ((), []),
+        ([1, -2, 0, 10**63], ["1", "-2", "0", str(10**63)]),
+        ([numpy.int64(7), numpy.uint8(8)], ["7", "8"]),
+        ([numpy.str_("x")], ["x"]),
+        (["b", "a", "b", "a", "c"], ["b", "a", "c"]),
+        (["1", 1], ["1"]),
+        ([" a ", "\t", "a,b", "a\nb", "None", "null", "[]", "1e5", "0x1f"], None),
+        (["é" * 32, "x" * 64, "\x00", "\u2028", "𝄞" * 16], None),
+        # Strings: single ids, never parsed
+        ("a", ["a"]),
+        ("1e5", ["1e5"]),
+        ("0x1f", ["0x1f"]),
+        ("12", ["12"]),
+        ("True", ["True"]),
+        ("a b", ["a b"]),
+        ("{'a'}", ["{'a'}"]),
+        ('"a"', ['"a"']),
+        ("a\u2028b", ["a\u2028b"]),
+        ("none", ["none"]),
+        # Strings: lists
+        ("[]", []),
+        ("()", []),
+        ("[ ]", []),
+        ('["a", "b"]', ["a", "b"]),
+        ("['a', 'b']", ["a", "b"]),
+        ("('a', 'b')", ["a", "b"]),
+        ("('a',)", ["a"]),
+        ("['a',]", ["a"]),
+        ("['a']\n", ["a"]),
+        ("[1, 2]", ["1", "2"]),
+        ("(1, -2, 0)", ["1", "-2", "0"]),
+        (
+            "[\"it's\", '\"', 'a\\'b\"c', 'x\\ny', '\\u2028', 'a, b', ']']",
+            ["it's", '"', "a'b\"c", "x\ny", "\u2028", "a, b", "]"],
+        ),
+        ("['a', 'a', 1, '1']", ["a", "1"]),
+        ('["\\u00e9", "None"]', ["é", "None"]),
+        ("['a\u2028b']", ["a\u2028b"]),
+        ("['[1]', '()']", ["[1]", "()"]),
+    ],
+)
+def test_accepted(value: object, ids: list[str] | None) -> None:
+    assert ids_of(value) == (value if ids is None else ids)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "got None (an upstream task that returned nothing, or was skipped, gives None)"),
+        ("None", "which is what Jinja makes of nothing"),
+        ("null", "which is what Jinja makes of nothing"),
+        (" None\n", "which is what Jinja makes of nothing"),
+        ("", "which is what Jinja makes of nothing"),
+        (" \n", "which is what Jinja makes of nothing"),
+        ("a,b", "which has a comma, so it may be several ids"),
+        ("a\nb", "which has a line break"),
+        ("a\rb", "which has a line break"),
+        (" a", "which begins or ends with white space"),
+        ("a ", "which begins or ends with white space"),
+        ("\u2028a", "which begins or ends with white space"),
+        (" ['a']", "which begins or ends with white space"),
+        (b"a", "got b'a' (decode bytes first)"),
+        (bytearray(b"a"), "decode bytes first"),
+        (memoryview(b"a"), "got a memoryview"),
+        ({"a": 1}, "got a dict (of a mapping, pass list(...)"),
+        ({"a"}, "a set has no order: pass sorted(...)"),
+        (frozenset("a"), "a set has no order"),
+        ({"a": 1}.keys(), "a set has no order"),
+        ({"a": 1}.values(), "got a dict_values"),
+        ((id_ for id_ in "ab"), "a generator can be read only once: pass list(...)"),
+        (iter(["a"]), "pass list(...)"),
+        (5, "got 5"),
+        (1.5, "got 1.5"),
+        (True, "got True"),
+        (object(), "got a object"),
+        (numpy.array(["a"]), "got a ndarray"),
+    ],
+)
+def test_what_is_no_list_is_refused(value: object, said: str) -> None:
+    assert said in refusal(value)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (None, "None is neither a string nor an integer"),
+        (True, "True is neither"),
+        (numpy.bool_(True), "is neither"),
+        (1.0, "1.0 is neither"),
+        (float("nan"), "nan is neither"),
+        (numpy.float64(1), "is neither"),
+        (b"a", "b'a' is neither"),
+        ({"id": "a"}, "a dict is neither"),
+        ({"a"}, "a set is neither"),
+        (
+            ["a"],
+            "a list is neither a string nor an integer: lists of lists must be flattened, or mapped over",
+        ),
+        (("a",), "flattened"),
+        ("", "'' is empty"),
+        ("x" * 65, "has 65 bytes of UTF-8, the most is 64"),
+        ("é" * 25 + "x" * 15, "has 65 bytes of UTF-8"),
+        ("\ud800", "half of a surrogate pair"),
+        ("a\udfff", "half of a surrogate pair"),
+        (10**64, "has too many digits"),
+        (-(10**63), "has too many digits"),
+        (10**10_000, "an integer of more than 77 digits has too many digits"),
+    ],
+    ids=short,
+)
+def test_what_is_no_id_is_refused(item: object, said: str) -> None:
+    text = refusal(["fine", item])
+    assert "ids: 1 of 2 cannot be ids: at position 1, " in text
+    assert said in text
+
+
+def test_the_first_ten_bad_ids_are_listed_with_their_positions() -> None:
+    text = refusal([f"ok-{i}" if i % 2 else None for i in range(50)])
+    assert "25 of 50 cannot be ids" in text
+    assert [int(part.split(",")[0]) for part in text.split("at position ")[1:]] == list(range(0, 20, 2))
+    assert "; and 15 more." in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[",
+        "(",
+        "[a]",
+        "['a'",
+        "['a')",
+        "('a')",
+        "('a' )",
+        "['a']]",
+        "['a'] ['b']",
+        "['a' 'b']",
+        "[,]",
+        "['a',,'b']",
+        "[u'a']",
+        "[r'a']",
+        "[f'a']",
+        "[0x1f]",
+        "[007]",
+        "[1_000]",
+        "[1 + 1]",
+        "['a'] + ['b']",
+        "['\\N{nothing of that name}']",
+        "['\\d']",
+        "['\\141']",
+        "['\\u2g28']",
+        "['a\nb']",
+        "[*'ab']",
+        "[__import__('os')]",
+        "[i for i in 'ab']",
+        "(1)",
+        "[np.str_('a')]",
+        "[" * 100_000,
+        "(" * 100_000 + ")" * 100_000,
+        "[" + "-" * 100_000 + "1]",
+        "[" + "'a' " * 20_000 + "]",
+        "[1" + "+1" * 20_000 + "]",
+        "['a', \ud800]",
+        "['a', \x00]",
+    ],
+    ids=short,
+)
+def test_text_that_begins_like_a_list_and_is_none(text: str) -> None:
+    assert "begins like a list, and is none in JSON or Python" in refusal(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[null]", "at position 0, None is neither"),
+        ("['a', None]", "at position 1, None is neither"),
+        ("[1e5]", "100000.0 is neither"),
+        ("['a', 1.5, True]", "2 of 3 cannot be ids"),
+        ("[['a'], ['b']]", "2 of 2 cannot be ids: at position 0, a list is neither"),
+        ("[('a', 'b'), ('c',)]", "flattened"),
+        ('[["a"]]', "flattened"),
+        ("[{'id': 'a'}]", "a dict is neither"),
+        ("[b'a']", "b'a' is neither"),
+        ("['']", "'' is empty"),
+        ('["\\ud800"]', "surrogate"),
+        ("[" + "[" * 500 + "]" * 501, "flattened"),
+    ],
+    ids=short,
+)
+def test_text_of_a_list_of_something_else(text: str, said: str) -> None:
+    assert said in refusal(text)
+
+
+def test_the_text_of_a_list_may_have_16_mib(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ids_module.MAX_TEXT_BYTES == 16 * 2**20
+    monkeypatch.setattr(ids_module, "MAX_TEXT_BYTES", 2**20)
+    ids = [f"{i:060}" for i in range(16_000)]
+    text = str(ids)
+    fits = f"{text[:-1]}{' ' * (2**20 - len(text))}]"
+    tracemalloc.start()
+    try:
+        assert ids_of(fits) == ids
+        # Parsed as a program it takes about 20 MB.
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+    assert "longer than 1 MiB: write the ids into a file" in refusal(f"{fits[:-1]} ]")
+
+
+def test_text_is_measured_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids_module, "MAX_TEXT_BYTES", 10)
+    assert ids_of("['é', 1]") == ["é", "1"]
+    assert "is longer than" in refusal("['éé', 12]")
+
+
+@given(st.lists(valid_ids, unique=True, max_size=30))
+def test_a_list_survives_becoming_text(ids: list[str]) -> None:
+    assert ids_of(str(ids)) == ids
+    assert ids_of(str(tuple(ids))) == ids
+    assert ids_of(json.dumps(ids)) == ids
+    assert ids_of(json.dumps(ids, ensure_ascii=False)) == ids
+
+
+@given(st.lists(valid_ids | st.integers(-(10**20), 10**20), min_size=1, max_size=8))
+def test_mixed_lists_survive_too(ids: list[str | int]) -> None:
+    expected = list(dict.fromkeys(str(id_) for id_ in ids))
+    assert ids_of(ids) == ids_of(str(ids)) == ids_of(json.dumps(ids)) == expected
+
+
+@given(st.text("[](),'\"\\ abn01-\n\u2028", max_size=20), st.sampled_from("[("))
+def test_wild_text_is_read_as_python_reads_it_or_refused(text: str, first: str) -> None:
+    text = first + text
+    try:
+        ids = ids_of(text)
+    except VectorizeInputError:
+        return
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = ast.literal_eval(text)
+    assert ids == list(dict.fromkeys(str(id_) for id_ in value))
+
+
+@given(st.text(max_size=80))
+def test_one_string_is_one_id_or_a_list_or_refused(text: str) -> None:
+    try:
+        ids = ids_of(text)
+    except VectorizeInputError:
+        return
+    if text[:1] not in ("[", "("):
+        assert ids == [text]
+    assert all(problem_with_id(id_) is None for id_ in ids)
+
+
+def test_max_ids_counts_distinct_ids() -> None:
+    assert read_ids(["a", "b", "a"], max_ids=2).count == 2
+    assert read_ids([], max_ids=0).count == 0
+    with pytest.raises(VectorizeInputError, match="3 ids and max_ids is 2: nothing was sent"):
+        read_ids(["a", "b", "c"], max_ids=2)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(0, []), (1, [1]), (99, [99]), (100, [100]), (101, [100, 1]), (250, [100, 100, 50])]
+)
+def test_batches_of_100(count: int, sizes: list[int]) -> None:
+    source = read_ids([str(i) for i in range(count)])
+    assert (source.count, source.batches) == (count, len(sizes))
+    assert [len(batch) for batch in source] == sizes
+    assert list(source) == list(source)
+    for position, batch in source.samples():
+        assert batch == list(source)[position]
+
+
+@pytest.mark.parametrize(
+    ("total", "positions"), [(0, []), (1, [0]), (3, [0, 1, 2]), (4, [0, 2, 3]), (101, [0, 50, 100])]
+)
+def test_spread(total: int, positions: list[int]) -> None:
+    assert spread(total, 3) == positions
+
+
+@given(st.integers(0, 10_000), st.integers(2, 20))
+def test_spread_is_distinct_and_within(total: int, wanted: int) -> None:
+    positions = spread(total, wanted)
+    assert len(set(positions)) == len(positions) == min(total, wanted)
+    assert positions == sorted(positions)
+    assert all(0 <= position < total for position in positions)
+
+
+@given(st.lists(valid_ids, max_size=20))
+def test_the_digest_is_over_distinct_ids_in_the_order_of_their_bytes(ids: list[str]) -> None:
+    encoded = sorted({id_.encode() for id_ in ids})
+    expected = sha256(b"".join(id_ + b"\n" for id_ in encoded)).hexdigest()
+    assert sha256_of_sorted([ids[:7], ids[7:], ids]) == (len(encoded), expected)
+
+
+@pytest.fixture
+def sort_command() -> Callable[[bytes], bytes]:
+    sort = shutil.which("sort")
+    assert sort, "the documented command needs sort"
+
+    def run(text: bytes) -> bytes:
+        return subprocess.run(
+            [sort, "-u"], input=text, env={"LC_ALL": "C"}, check=True, capture_output=True
+        ).stdout
+
+    return run
+
+
+def test_the_digest_is_that_of_sort_and_sha256sum(sort_command: Callable[[bytes], bytes]) -> None:
+    ids = ["b", "a", "B", "é", "z", "\U0001d11e", "\ufffd", "a b", "a", "~", "\x01", "b"]
+    text = "".join(f"{id_}\n" for id_ in ids).encode()
+    assert sha256_of_sorted([ids])[1] == sha256(sort_command(text)).hexdigest()

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import threading
+
+import pytest
+from client.servers import ScriptedServer, accepted, make_client
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_cfvectorize.client import session
+from airflow_provider_cfvectorize.client.pacing import (
+    MAX_REQUESTS_PER_SECOND,
+    PROCESS_GATE,
+    Budget,
+    StartGate,
+    next_start,
+    poll_pause,
+    read_budget,
+)
+from airflow_provider_cfvectorize.client.session import RetryPolicy
+
+
+class Clock:
+    """A clock that moves while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+@given(st.lists(st.floats(0, 0.5), min_size=52, max_size=120))
+def test_never_more_than_50_starts_in_any_second(gaps: list[float]) -> None:
+    now, last, starts = 0.0, float("-inf"), []
+    for gap in gaps:
+        now += gap
+        last = next_start(now, last, MAX_REQUESTS_PER_SECOND)
+        assert last >= now
+        starts.append(last)
+        now = last
+    for first, fifty_first in zip(starts, starts[50:], strict=False):
+        assert fifty_first - first > 1 - 1e-6
+
+
+def test_a_request_that_comes_late_enough_starts_at_once() -> None:
+    assert next_start(5.0, 4.98, 50) == 5.0
+    assert next_start(5.0, float("-inf"), 50) == 5.0
+    assert next_start(5.0, 5.0, 50) == 5.02
+
+
+def test_the_gate_spaces_starts() -> None:
+    clock = Clock()
+    gate = StartGate(50, clock)
+    starts = []
+    for _ in range(101):
+        gate.wait(clock.sleep)
+        starts.append(clock.now)
+    assert starts[0] == 100
+    assert starts[100] == pytest.approx(102)
+    clock.now += 60
+    gate.wait(clock.sleep)
+    gate.wait(clock.sleep)
+    assert clock.now - starts[100] == pytest.approx(60.02)
+
+
+def test_threads_that_come_at_once_get_starts_of_their_own() -> None:
+    gate = StartGate(50, lambda: 100.0)
+    pauses: list[float] = []
+    threads = [threading.Thread(target=gate.wait, args=[pauses.append]) for _ in range(51)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # The first need not wait.
+    assert sorted(pauses) == pytest.approx([i / 50 for i in range(1, 51)])
+
+
+def test_all_clients_of_a_process_share_one_gate(
+    serve: type[ScriptedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: list[object] = []
+    monkeypatch.setattr(StartGate, "wait", lambda gate, sleep: passed.append(gate))
+    server = serve([accepted()])
+    for _ in range(2):
+        client = make_client(server.base_url, retry=RetryPolicy())
+        client.delete_by_ids("docs", ["a"])
+        client.close()
+    make_client(server.base_url, retry=None).delete_by_ids("docs", ["a"])
+    assert passed == [PROCESS_GATE, PROCESS_GATE]
+    assert session.PROCESS_GATE is PROCESS_GATE
+
+
+@pytest.mark.parametrize(
+    ("limit", "policy", "budget"),
+    [
+        ('"default";r=50;t=30', '"burst";q=100;w=60', Budget(50, 30, 100)),
+        ('"default";r=50;t=30', '"default";q=100;w=60', Budget(50, 30, 100)),
+        ('"default"; r=50 ;t = 30', "", Budget(50, 30, 1200)),
+        ('"a";r=50;t=30, "b";r=6;t=7', '"a";q=100;w=60, "b";q=10;w=1', Budget(50, 30, 100)),
+        ('"a";r=50;t=30, "b";r=4;t=7', '"a";q=100;w=60, "b";q=10;w=1', Budget(4, 7, 10)),
+        ('"a";r=50;t=30, "b";r=4;t=7', '"b";q=10;w=1, "a";q=100;w=60', Budget(4, 7, 10)),
+        ('"a";r=1;t=30', '"b";w=1, "a";q=100;w=60', Budget(1, 30, 100)),
+        ('"a";r=0;t=300', '"a";q=0', Budget(0, 300, 1200)),
+        ('"a";r=0;t=0', '"a";q=1200;w=300', Budget(0, 0, 1200)),
+        ('"a";r=5', '"a";q=1200;w=300', None),
+        ('"a";r=-5;t=5', "", None),
+        ('"a";r=1e9;t=5', "", Budget(1, 5, 1200)),
+        ('"a";r=99999999999;t=5', "", None),
+        ("50", "", None),
+        ("", '"a";q=1200', None),
+    ],
+)
+def test_budgets(limit: str, policy: str, budget: Budget | None) -> None:
+    assert read_budget({"Ratelimit": limit, "Ratelimit-Policy": policy}) == budget
+
+
+def test_no_budget_where_there_are_no_headers() -> None:
+    assert read_budget({}) is None
+
+
+@given(st.text(';="rtqw,0123 ', max_size=40), st.text(';="rtqw,0123 ', max_size=40))
+def test_any_headers_are_read_without_an_error(limit: str, policy: str) -> None:
+    budget = read_budget({"Ratelimit": limit, "Ratelimit-Policy": policy})
+    if budget is not None:
+        assert budget.quota >= 1
+        assert budget.remaining >= 0
+        assert poll_pause(5, budget, 0.2) >= 5
+
+
+@pytest.mark.parametrize(
+    ("budget", "reserve", "pause"),
+    [
+        (None, 0.2, 10),
+        (Budget(241, 100, 1200), 0.2, 10),
+        (Budget(240, 100, 1200), 0.2, 100),
+        (Budget(240, 3, 1200), 0.2, 10),
+        (Budget(0, 300, 1200), 0.0, 300),
+        (Budget(1, 300, 1200), 0.0, 10),
+    ],
+)
+def test_a_poll_waits_for_the_next_window_at_the_reserve(
+    budget: Budget | None, reserve: float, pause: float
+) -> None:
+    assert poll_pause(10, budget, reserve) == pause

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a request is sent again, on a clock that stands still while nobody sleeps."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from client.servers import AT_ONCE, Reply, ScriptedServer, accepted, ok, refused
+
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.pacing import StartGate
+from airflow_provider_cfvectorize.client.session import RetryPolicy, VectorizeSession
+from airflow_provider_cfvectorize.client.transport import RawResponse
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeError,
+    VectorizeInterrupted,
+    VectorizeNotFoundError,
+    VectorizeResponseError,
+    VectorizeThrottledError,
+    VectorizeTransportError,
+)
+
+Connect = Callable[..., VectorizeClient]
+Serve = Callable[..., ScriptedServer]
+LOST = "lost"
+BUSY = refused(503, 1)
+
+
+class Service:
+    """A transport that gives prepared answers, on a clock of its own; the last answer again and again."""
+
+    def __init__(self, *answers: Reply | str, seconds: float = 0.0) -> None:
+        self.answers = list(answers)
+        self.seconds = seconds
+        self.now = 1000.0
+        self.sleeps: list[float] = []
+        self.sent = 0
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> RawResponse:
+        answer = self.answers[min(self.sent, len(self.answers) - 1)]
+        self.sent += 1
+        self.now += self.seconds
+        if isinstance(answer, str):
+            raise VectorizeTransportError(answer)
+        return RawResponse(answer.status, answer.headers, answer.body)
+
+    def close(self) -> None:
+        pass
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
+
+    def session(self, retry: RetryPolicy | None = RetryPolicy()) -> VectorizeSession:  # noqa: B008
+        clock = lambda: self.now  # noqa: E731
+        return VectorizeSession(
+            self,
+            base_url="http://x",
+            user_agent="test",
+            retry=retry,
+            gate=StartGate(1e9, clock),
+            clock=clock,
+            sleep=self.sleep,
+        )
+
+    def ask(self, **options: Any) -> Any:
+        return self.session().request("POST", "/x", **options).result
+
+
+@pytest.mark.parametrize(
+    "passing", [LOST, refused(408, 1), refused(500, 1), BUSY, Reply(504, b"<html>"), Reply(502)]
+)
+def test_what_passes_is_asked_again(passing: Reply | str) -> None:
+    service = Service(passing, passing, ok("there"))
+    assert service.ask() == "there"
+    assert service.sent == 3
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        refused(400, 40007),
+        refused(401, 10000),
+        refused(403, 10000),
+        refused(404, 3000),
+        refused(200, 1000),
+        Reply(200, b"<html>"),
+        Reply(302, b"", {"Location": "/"}),
+    ],
+)
+def test_what_does_not_pass_is_not_asked_again(final: Reply) -> None:
+    service = Service(final, ok())
+    with pytest.raises(VectorizeResponseError):
+        service.ask()
+    assert service.sent == 1
+    assert service.sleeps == []
+
+
+@pytest.mark.parametrize("seconds", [0, 7, 90])
+def test_backoff_is_bounded_in_all(seconds: float) -> None:
+    service = Service(BUSY, seconds=seconds)
+    with pytest.raises(VectorizeResponseError, match="HTTP 503"):
+        service.ask()
+    assert max(service.sleeps) <= 30
+    assert sum(service.sleeps) + seconds * (service.sent - 1) <= 120
+    assert service.sent >= 2
+
+
+def test_backoff_grows_and_is_random() -> None:
+    bounds = [0.5 * 2**i for i in range(6)]
+    firsts = set()
+    for _ in range(30):
+        service = Service(*[LOST] * 6, ok())
+        service.ask()
+        assert all(0 <= pause <= bound for pause, bound in zip(service.sleeps, bounds, strict=True))
+        firsts.add(service.sleeps[0])
+    assert len(firsts) > 25
+
+
+def test_a_throttle_is_waited_for_as_long_as_it_says(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(refused(429, 971, Retry_After="299"), refused(400, 40041, Retry_After="300"), ok(1))
+    assert service.ask() == 1
+    assert service.sleeps == [299, 300]
+    assert [r.levelno for r in caplog.records] == [logging.WARNING] * 2
+    assert "Waiting 299 s, until 20" in caplog.text
+
+
+def test_a_throttle_until_a_date() -> None:
+    reply = refused(
+        429, 971, Date="Sun, 01 Feb 2026 00:00:00 GMT", Retry_After="Sun, 01 Feb 2026 00:02:00 GMT"
+    )
+    service = Service(reply, ok())
+    service.ask()
+    assert service.sleeps == [120]
+
+
+def test_throttles_are_waited_for_900_seconds_in_sum() -> None:
+    service = Service(refused(429, 971, Retry_After="300"))
+    with pytest.raises(VectorizeThrottledError, match="asks to wait 300 s") as e:
+        service.ask()
+    assert service.sleeps == [300, 300, 300]
+    assert e.value.retry_after == 300
+    assert e.value.status == 429
+
+
+def test_a_throttle_longer_than_that_is_not_waited_for() -> None:
+    service = Service(refused(429, 971, Retry_After="901"), ok())
+    with pytest.raises(VectorizeThrottledError) as e:
+        service.ask()
+    assert (service.sleeps, service.sent, e.value.retry_after) == ([], 1, 901)
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Retry_After": "0"}, {"Retry_After": "Sat, 31 Jan 2026 00:00:00 GMT"}]
+)
+def test_a_throttle_that_says_nothing_or_zero_ends_all_the_same(headers: dict[str, str]) -> None:
+    service = Service(refused(429, 40041, **headers))
+    with pytest.raises(VectorizeThrottledError):
+        service.ask()
+    assert 10 < service.sent < 500
+    assert sum(service.sleeps) <= 900
+
+
+def test_no_throttle_is_waited_for_past_the_deadline() -> None:
+    service = Service(refused(429, 971, Retry_After="60"))
+    session = service.session()
+    session.deadline = service.now + 150
+    with pytest.raises(VectorizeThrottledError):
+        session.request("POST", "/x")
+    assert service.sleeps == [60, 60]
+
+
+def test_waiting_for_throttles_does_not_use_up_the_time_for_retries() -> None:
+    service = Service(
+        refused(429, 971, Retry_After="300"), LOST, refused(429, 971, Retry_After="300"), LOST, ok(1)
+    )
+    assert service.ask() == 1
+    assert service.sent == 5
+
+
+def test_single_attempts_never_sleep_and_use_no_gate() -> None:
+    for answer in (LOST, BUSY, refused(429, 971, Retry_After="1")):
+        service = Service(answer, ok())
+        session = VectorizeSession(
+            service,
+            base_url="",
+            user_agent="",
+            retry=None,
+            gate=None,  # type: ignore[arg-type]
+            sleep=service.sleep,
+        )
+        with pytest.raises(VectorizeError):
+            session.request("GET", "/x")
+        assert (service.sleeps, service.sent) == ([], 1)
+
+
+def test_creating_an_index_is_not_sent_again_when_its_answer_is_lost(serve: Serve, connect: Connect) -> None:
+    server = serve(["reset", ok({})])
+    with pytest.raises(VectorizeTransportError):
+        connect(server, retry=AT_ONCE).create_index("docs", preset="m")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("answer", [BUSY, Reply(504, b"<html>")])
+def test_creating_an_index_is_not_sent_again_after_a_server_fault(
+    serve: Serve, connect: Connect, answer: Reply
+) -> None:
+    server = serve([answer, ok({})])
+    with pytest.raises(VectorizeResponseError):
+        connect(server, retry=AT_ONCE).create_index("docs", preset="m")
+    assert len(server.requests) == 1
+
+
+def test_creating_an_index_is_sent_again_after_a_throttle(serve: Serve, connect: Connect) -> None:
+    server = serve([refused(429, 971), ok({"name": "docs"})])
+    assert connect(server, retry=AT_ONCE).create_index("docs", preset="m") == {"name": "docs"}
+
+
+@pytest.mark.parametrize("gone", [refused(404, 3000), refused(400, 3000), refused(410, 3005)])
+@pytest.mark.parametrize("lost", ["reset", Reply(504, b"<html>")])
+def test_deleting_an_index_that_a_retry_no_longer_finds_is_success(
+    serve: Serve, connect: Connect, lost: Reply | str, gone: Reply
+) -> None:
+    server = serve([lost, gone])
+    connect(server, retry=AT_ONCE).delete_index("docs")
+    assert [request.method for request in server.requests] == ["DELETE", "DELETE"]
+
+
+def test_deleting_an_index_that_is_not_there_is_an_error(serve: Serve, connect: Connect) -> None:
+    with pytest.raises(VectorizeNotFoundError):
+        connect(serve([refused(404, 3000)]), retry=AT_ONCE).delete_index("docs")
+
+
+def test_a_retry_that_finds_no_account_is_no_success(serve: Serve, connect: Connect) -> None:
+    with pytest.raises(VectorizeNotFoundError, match="account id"):
+        connect(serve(["reset", refused(404, 7003)]), retry=AT_ONCE).delete_index("docs")
+
+
+def test_writes_and_reads_are_sent_again(serve: Serve, connect: Connect) -> None:
+    lost: list[Reply | str] = ["reset", BUSY]
+    client = connect(serve([*lost, accepted(), *lost, accepted(), *lost, ok([])]), retry=AT_ONCE)
+    client.delete_by_ids("docs", ["a"])
+    client.upsert("docs", [])
+    assert client.get_by_ids("docs", ["a"]) == []
+
+
+def test_a_request_that_must_not_be_repeated_is_not(serve: Serve, connect: Connect) -> None:
+    server = serve(["reset", ok(1)])
+    client = connect(server, retry=AT_ONCE)
+    with pytest.raises(VectorizeTransportError):
+        client.request("POST", "indexes/docs/x", repeatable=False)
+    assert client.request("POST", "indexes/docs/x") == 1
+
+
+def test_an_error_after_a_retry_is_the_last_one(serve: Serve, connect: Connect) -> None:
+    with pytest.raises(VectorizeAuthError):
+        connect(serve(["reset", BUSY, refused(403, 10000)]), retry=AT_ONCE).list_indexes()
+
+
+def test_stop_wakes_who_sleeps(serve: Serve, connect: Connect) -> None:
+    server = serve([refused(429, 971, Retry_After="500")])
+    client = connect(server, retry=RetryPolicy())
+    ended: list[BaseException] = []
+
+    def ask() -> None:
+        with pytest.raises(VectorizeInterrupted, match="not sent, the task is being stopped") as e:
+            client.list_indexes()
+        ended.append(e.value)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(server.requests) < 3:
+        threads[0].join(0.005)
+    client.session.stop()
+    for thread in threads:
+        thread.join(20)
+    assert len(ended) == 3
+    assert len(server.requests) == 3
+
+
+def test_after_stop_nothing_is_sent(serve: Serve, connect: Connect) -> None:
+    server = serve([ok([])])
+    for retry in (None, RetryPolicy()):
+        client = connect(server, retry=retry)
+        client.session.stop()
+        with pytest.raises(VectorizeInterrupted):
+            client.list_indexes()
+    assert server.requests == []

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from client.servers import Reply, ScriptedServer, ok, refused
+
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.mutations import Receipt, parse_time
+from airflow_provider_cfvectorize.client.session import Answer
+from airflow_provider_cfvectorize.client.waiting import Wait, ends_a_wait, read_state, report_evidence
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeError,
+    VectorizeInputError,
+    VectorizeInterrupted,
+    VectorizeNotFoundError,
+    VectorizeResponseError,
+    VectorizeStillVisibleError,
+    VectorizeThrottledError,
+    VectorizeTransportError,
+    VectorizeWaitTimeout,
+)
+
+Connect = Callable[..., VectorizeClient]
+Serve = Callable[..., ScriptedServer]
+log = logging.getLogger("test")
+ACCEPTED = "2026-01-31T12:00:00Z"
+RECEIPT = Receipt("mine", "docs", "a" * 32, parse_time(ACCEPTED), 1, 1, ("w",))
+
+
+def info(watermark: str | None, stamp: str = "2026-01-31T12:00:05Z", date: str = "12:00:06") -> Reply:
+    result = {"vectorCount": 1, "dimensions": 32}
+    if watermark is not None:
+        result |= {"processedUpToMutation": watermark, "processedUpToDatetime": stamp}  # type: ignore[dict-item]
+    return ok(result, Date=f"Sat, 31 Jan 2026 {date} GMT")
+
+
+SEEN, GONE = ok([{"id": "w"}]), ok([])
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (VectorizeAuthError(""), True),
+        (VectorizeNotFoundError(""), True),
+        (VectorizeInputError(""), True),
+        (VectorizeThrottledError(""), False),
+        (VectorizeTransportError(""), False),
+        (VectorizeResponseError("", status=503), False),
+        (VectorizeError(""), False),
+    ],
+)
+def test_what_ends_a_wait(error: VectorizeError, ends: bool) -> None:
+    assert ends_a_wait(error) is ends
+
+
+def test_a_look_at_a_time(serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    server = serve(
+        [
+            info(None),
+            info(None),
+            info("older", "2026-01-31T11:00:00Z"),
+            info("other"),
+            SEEN,
+            "reset",
+            refused(429, 971, Retry_After="7"),
+            refused(503, 1),
+            info("other"),
+            GONE,
+        ]
+    )
+    wait = Wait(connect(server), "docs", [RECEIPT], log)
+    pauses = []
+    evidence = None
+    while evidence is None:
+        evidence = wait.look()
+        pauses.append(wait.pause)
+    assert pauses == [0, 0, 0, 0, 0, 7, 0, 0]
+    assert (evidence["outcome"], evidence["watermark"], evidence["witnesses_checked"]) == (
+        "read_back",
+        "other",
+        1,
+    )
+    assert evidence["decided_at"] == "2026-01-31T12:00:06Z"
+    told = [record.getMessage() for record in caplog.records]
+    # The second look saw what the first had seen, and is not told of.
+    assert [text.split(":")[0] for text in told] == ["Not applied yet"] * 3 + [
+        "This look failed, which does not end the wait"
+    ] * 3
+
+
+@pytest.mark.parametrize("reply", [refused(403, 10000), refused(404, 3000), refused(410, 3005)])
+def test_what_is_for_good_ends_a_look(serve: Serve, connect: Connect, reply: Reply) -> None:
+    with pytest.raises((VectorizeAuthError, VectorizeNotFoundError)):
+        Wait(connect(serve([reply])), "docs", [RECEIPT], log).look()
+
+
+def test_the_deadline_ends_a_wait_with_what_was_seen(serve: Serve, connect: Connect) -> None:
+    server = serve([info("other"), SEEN])
+    wait = Wait(connect(server), "docs", [RECEIPT], log)
+    with pytest.raises(VectorizeWaitTimeout, match=r"within 0 s: mutation mine, .*; still visible: 'w'"):
+        wait.until(0, interval=1, stopped=lambda: False)
+    assert len(server.requests) == 2
+
+
+def test_a_last_look_that_fails_is_told(serve: Serve, connect: Connect) -> None:
+    wait = Wait(connect(serve(["reset"])), "docs", [RECEIPT], log)
+    with pytest.raises(VectorizeWaitTimeout, match=r"The last look failed: GET .*info: no answer"):
+        wait.until(0, interval=1, stopped=lambda: False)
+
+
+def test_a_wait_goes_on_until_it_is_applied(serve: Serve, connect: Connect) -> None:
+    server = serve([info(None), info("other"), SEEN, "reset", info("mine"), GONE])
+    evidence = Wait(connect(server), "docs", [RECEIPT], log).until(60, interval=0.001, stopped=lambda: False)
+    assert evidence["outcome"] == "watermark"
+    assert len(server.requests) == 6
+
+
+def test_a_wait_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
+    server = serve([info(None)])
+    with pytest.raises(VectorizeInterrupted, match="the delete itself is accepted"):
+        Wait(connect(server), "docs", [RECEIPT], log).until(60, interval=30, stopped=lambda: True)
+    assert len(server.requests) == 1
+
+
+def test_the_clock_is_the_servers_or_else_this_machines() -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert read_state(Answer({"processedUpToMutation": "m"}, at, {})).observed_at == at
+    before = datetime.now(UTC)
+    state = read_state(Answer("odd", None, {}))
+    assert state.watermark is None
+    assert before <= state.observed_at <= datetime.now(UTC)
+
+
+def evidence(outcome: str, *visible: str) -> dict[str, Any]:
+    return {"mutation_id": "m", "outcome": outcome, "still_visible": list(visible)}
+
+
+def test_what_is_still_visible_is_a_warning_or_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    report_evidence(evidence("watermark", "a\n"), log)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert r"these can still be read: 'a\n'. Either that view of the index lags" in record.getMessage()
+    with pytest.raises(VectorizeStillVisibleError, match="can still be read"):
+        report_evidence(evidence("watermark", "a"), log, require_absent=True)
+    report_evidence(evidence("watermark"), log, require_absent=True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        ("nothing_to_do", "Nothing was sent"),
+        ("inferred", "weaker than having seen it"),
+        ("watermark", "Applied: "),
+    ],
+)
+def test_how_it_is_known_is_told(caplog: pytest.LogCaptureFixture, outcome: str, said: str) -> None:
+    caplog.set_level(logging.INFO)
+    report_evidence(evidence(outcome), log)
+    assert said in caplog.text

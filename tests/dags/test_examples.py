@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The example DAGs, as they stand."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from airflow.models import DagBag
+
+from dags.running import run_dag
+from harness import Vectorize
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+
+EXAMPLES = Path(__file__).parent.parent.parent / "example_dags"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_airflow_reads_them_all() -> None:
+    bag = DagBag(dag_folder=str(EXAMPLES))
+    assert bag.import_errors == {}
+    assert len(bag.dags) == len(list(EXAMPLES.glob("*.py"))) == 4
+    for dag in bag.dags.values():
+        assert dag.doc_md
+
+
+@pytest.mark.parametrize(
+    ("name", "conf", "deleted"),
+    [
+        ("example_delete_by_params", {"ids": ["chunk-3", "chunk-5", "chunk-7"]}, {3, 5, 7}),
+        ("example_delete_by_params", {}, {0, 1}),
+        ("example_delete_by_xcom", {}, set(range(250))),
+        ("example_delete_mapped", {}, set(range(240))),
+        ("example_delete_and_wait", {}, {0, 1, 2}),
+    ],
+)
+def test_they_do_what_they_say(
+    vectorize: Vectorize, name: str, conf: dict[str, Any], deleted: set[int]
+) -> None:
+    vectorize.fill(f"chunk-{i}" for i in range(260))
+    run = run_dag(load(name).dag, run_conf=conf)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {f"chunk-{i}" for i in range(260) if i not in deleted}
+    waited = [task_id for task_id in run.states if task_id.startswith("wait")]
+    evidence = run.pull(waited[0]) if waited else run.pull("delete", "evidence")
+    assert evidence["outcome"] in ("watermark", "read_back")
+
+
+def test_the_form_of_the_params_is_one_that_the_ui_renders() -> None:
+    dag = load("example_delete_by_params").dag
+    ids = dag.params.get_param("ids") if hasattr(dag.params, "get_param") else dag.params["ids"]
+    schema = getattr(ids, "schema", {})
+    # An array of strings is a text box with a line for each.
+    assert (schema["type"], schema["items"]) == ("array", {"type": "string"})
+    assert schema["title"]

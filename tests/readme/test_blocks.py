@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Every fenced block of the documents does what it says.
+
+Each has a rule in ``RULES``, by its document, heading and number there. What cannot be run here (it would
+install packages, or needs a container engine) is checked against what it names, and its rule says what runs
+it instead.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from airflow.providers.common.compat.sdk import BaseHook
+from airflow.secrets.local_filesystem import LocalFilesystemBackend
+from dags.running import make_dag, run_dag
+from harness import Vectorize, wait_until
+from readme.markdown import ROOT, Block, documents, read
+
+from airflow_provider_cfvectorize import __version__
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.looks import make_evidence
+from airflow_provider_cfvectorize.client.mutations import IndexState, Receipt, decide
+from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.local.__main__ import TOKEN_VARIABLE, build_parser
+
+BLOCKS = {block.key: block for path in documents() for block in read(path).blocks}
+CONN_ID = "cloudflare_vectorize_default"
+CONN_VARIABLE = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
+ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
+TOKEN = "your-api-token"
+
+
+@dataclass
+class Bench:
+    """What a rule works with: a local server, which is the default connection, and an empty directory."""
+
+    server: LocalVectorize
+    directory: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    def bash(self, script: str, **env: str) -> str:
+        """Run a script as a reader would paste it, and return what it prints."""
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=self.directory,
+            env=self.env(**env),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def env(self, **env: str) -> dict[str, str]:
+        # The commands are those beside the interpreter that runs the tests.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1", **env}
+
+    def load(self, block: Block) -> ModuleType:
+        """Import a block from a file, as Airflow does."""
+        path = self.directory / f"{re.sub('[^a-z]+', '_', block.key.lower())}{block.number}.py"
+        path.write_text(block.text)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
+@pytest.fixture
+def bench(server: LocalVectorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(server, tmp_path, monkeypatch)
+
+
+# --- checked, and run elsewhere ---------------------------------------------------------------------------
+
+
+def is_placeholder(block: Block, bench: Bench) -> None:
+    """Not run: the repository has no address yet. Whoever runs these tests has cloned it already."""
+    assert block.language == "text"
+    first, second = block.text.splitlines()
+    assert first == "git clone <this repository>"
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert second == f"cd {tomllib.load(file)['project']['name']}"
+
+
+def names_targets(block: Block, bench: Bench) -> None:
+    """Not run: each sets up a whole environment. The Makefile's own users run them; ``.ci/run`` does too."""
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in block.text.splitlines():
+        command, target = line.split()
+        assert command == "make"
+        assert target in targets
+
+
+def installs_the_wheel(block: Block, bench: Bench) -> None:
+    """Not run: it builds and installs packages. ``make wheel`` does, in a clean environment."""
+    names_targets(Block(block.path, "", 1, "", block.text.splitlines()[0] + "\n"), bench)
+    wheel = bench.directory / "dist" / "airflow_provider_cfvectorize-0.1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    wheel.touch()
+    # With a pip that says what it is asked for.
+    lines = bench.bash(f"pip() {{ printf '%s\\n' \"$@\"; }}\n{block.text.split(chr(10), 1)[1]}").splitlines()
+    assert lines[:3] == ["install", f"dist/{wheel.name}", "install"]
+    path, extras = lines[3].rstrip("]").split("[")
+    assert path == f"dist/{wheel.name}"
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert set(extras.split(",")) == set(tomllib.load(file)["project"]["optional-dependencies"])
+
+
+# --- the command line ---------------------------------------------------------------------------------------
+
+
+def shows_the_provider(block: Block, bench: Bench) -> None:
+    printed = bench.bash(block.text)
+    assert "airflow-provider-cfvectorize" in printed
+    assert __version__ in printed
+
+
+def exports_a_connection(block: Block, bench: Bench) -> None:
+    value = bench.bash(f"{block.text}printenv {CONN_VARIABLE}").removesuffix("\n")
+    bench.monkeypatch.setenv(CONN_VARIABLE, value)
+    # In a secrets backend, the same text.
+    kept = LocalFilesystemBackend().deserialize_connection(conn_id=CONN_ID, value=value)
+    for conn in (BaseHook.get_connection(CONN_ID), kept):
+        assert (conn.conn_type, conn.login, conn.password) == ("cloudflare_vectorize", ACCOUNT_ID, TOKEN)
+    client = CloudflareVectorizeHook().get_conn()
+    assert client.account_id == ACCOUNT_ID
+    assert client.base_url == "https://api.cloudflare.com/client/v4"
+    assert client.timeout == 20
+
+
+def adds_a_connection(block: Block, bench: Bench) -> None:
+    path = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
+    database = sqlite3.connect(path)
+    try:
+        bench.bash(block.text, CLOUDFLARE_API_TOKEN=TOKEN)
+        rows = database.execute(
+            "SELECT conn_type, login, password, extra FROM connection WHERE conn_id=?", (CONN_ID,)
+        ).fetchall()
+    finally:
+        with database:
+            database.execute("DELETE FROM connection WHERE conn_id=?", (CONN_ID,))
+        database.close()
+    assert rows == [("cloudflare_vectorize", ACCOUNT_ID, TOKEN, '{"timeout": 20}')]
+
+
+def tries_the_connection(block: Block, bench: Bench) -> None:
+    assert "Connection success" in bench.bash(block.text)
+    assert bench.server.stats()["list_indexes"] == 1
+
+
+@contextmanager
+def started(bench: Bench, script: str, **env: str) -> Iterator[list[str]]:
+    """Run a server's command line and yield the two lines that it prints."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {script}"],
+        cwd=bench.directory,
+        env=bench.env(**env),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield [process.stdout.readline().rstrip("\n") for _ in range(2)]
+    finally:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+
+
+def runs_the_server(block: Block, bench: Bench) -> None:
+    """Run with a free port, since any fixed one may be taken; the default is checked with the options."""
+    options = shlex.split(block.text)
+    assert options[0] == "vectorize-local"
+    assert build_parser().parse_args(options[1:])
+    with started(bench, f"{block.text.strip()} --port 0") as (address, variable):
+        assert address.startswith("listening on http://127.0.0.1:")
+        # The line can be pasted as it is.
+        bench.monkeypatch.setenv(
+            CONN_VARIABLE, bench.bash(f"export {variable}\nprintenv {CONN_VARIABLE}").removesuffix("\n")
+        )
+        assert CloudflareVectorizeHook().test_connection() == (
+            True,
+            "Account 10ca10ca10ca10ca10ca10ca10ca10ca has 0 Vectorize indexes",
+        )
+    if "--data" in options:
+        assert (bench.directory / options[options.index("--data") + 1]).exists()
+
+
+def is_what_the_server_prints(block: Block, bench: Bench) -> None:
+    with started(bench, "vectorize-local --port 0") as printed:
+        shown = [
+            line.replace("8787", printed[0].split(":")[2].split("/")[0]) for line in block.text.splitlines()
+        ]
+    assert shown[0] == printed[0]
+    beginning, dots = shown[1].split("...")
+    assert printed[1].startswith(beginning)
+    assert printed[1].endswith(dots)
+
+
+# --- Python -------------------------------------------------------------------------------------------------
+
+FIRST_DAG = "README.md#in-a-dag/1"
+
+
+def runs_as_a_dag(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    vectorize.fill([f"chunk-{i}" for i in range(4)])
+    run = run_dag(bench.load(block).dag)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {"chunk-2", "chunk-3"}
+    evidence = run.pull("wait_until_gone")
+    assert evidence["mutation_id"] == run.pull("delete") == run.pull("delete", "receipt")["mutation_id"]
+    assert evidence["outcome"] == "watermark"
+
+
+def runs_in_the_same_dag(task_id: str, key: str) -> Callable[[Block, Bench], None]:
+    """Return a rule for tasks to put into the first DAG: they delete, and this task keeps the evidence."""
+
+    def rule(block: Block, bench: Bench) -> None:
+        vectorize = Vectorize(bench.server)
+        vectorize.fill([f"chunk-{i}" for i in range(4)])
+        path = bench.directory / "ids.ndjson"
+        path.write_text('{"id": "chunk-0"}\n{"id": "chunk-1"}\n')
+        names = {**vars(bench.load(BLOCKS[FIRST_DAG]))}
+        with make_dag("same_dag", params={"path": str(path)}) as dag:
+            exec(compile(block.text, block.key, "exec"), names)
+        run = run_dag(dag)
+        assert run.state == "success", run.states
+        assert vectorize.ids() == {"chunk-2", "chunk-3"}
+        assert run.pull(task_id, key)["outcome"] == "watermark"
+
+    return rule
+
+
+def runs_as_a_script(block: Block, bench: Bench) -> None:
+    bench.load(block)
+
+
+def fills_an_index(block: Block, bench: Bench) -> None:
+    bench.load(block)
+    wait_until(lambda: CloudflareVectorizeHook().info("docs")["vectorCount"] == 1000)
+
+
+def passes_in_pytest(block: Block, bench: Bench) -> None:
+    (bench.directory / "test_snippet.py").write_text(block.text)
+    printed = bench.bash(f"{shlex.quote(sys.executable)} -m pytest -q -p no:cacheprovider test_snippet.py")
+    assert "1 passed" in printed
+
+
+# --- formats ------------------------------------------------------------------------------------------------
+
+
+def is_evidence(block: Block, bench: Bench) -> None:
+    now = datetime.now(UTC)
+    receipt = Receipt("m", "docs", "0" * 32, now, 1, 1, ("a",))
+    state = IndexState("other", now, now)
+    made = make_evidence(receipt, decide(receipt, state, []), state, account_id="0" * 32, index_name="docs")
+    shown = json.loads(block.text)
+    assert list(shown) == list(made)
+    assert {key: type(value) for key, value in shown.items()} == {key: type(made[key]) for key in made}
+
+
+def command_of_image(dockerfile: str) -> list[str]:
+    (command,) = re.findall(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    parts: list[str] = json.loads(command)
+    assert parts[0] == "vectorize-local"
+    return parts[1:]
+
+
+def is_an_image(block: Block, bench: Bench) -> None:
+    """Not built: that needs a container engine. Its command runs below, in the compose file's environment."""
+    assert re.findall("^[A-Z]+", block.text, re.MULTILINE) == ["FROM", "COPY", "RUN", "CMD"]
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        least = tomllib.load(file)["project"]["requires-python"].removeprefix(">=")
+    assert block.text.startswith(f"FROM python:{least}-slim\n")
+    options = build_parser().parse_args(command_of_image(block.text))
+    assert (options.host, options.allow_host, options.port) == ("0.0.0.0", ["vectorize"], 8787)
+
+
+def connects_containers(block: Block, bench: Bench) -> None:
+    """
+    Not composed: that needs a container engine.
+
+    The image's command runs here, bound to all addresses, with the environment of its service; a worker with
+    the other service's environment addresses it by the name that the network would resolve.
+    """
+    services = yaml.safe_load(block.text)["services"]
+    image = BLOCKS["README.md#in-containers/1"]
+    prose = " ".join(read(image.path).text.split())
+    assert f"`{services['vectorize']['build']['dockerfile']}`" in prose
+    arguments = shlex.join(command_of_image(image.text))
+    token = services["vectorize"]["environment"][TOKEN_VARIABLE]
+    for name, value in services["airflow-worker"]["environment"].items():
+        bench.monkeypatch.setenv(name, value)
+    with started(bench, f"vectorize-local {arguments} --port 0", **{TOKEN_VARIABLE: token}) as printed:
+        assert token not in "".join(printed)
+        port = int(printed[0].split(":")[2].split("/")[0])
+        resolve = socket.getaddrinfo
+
+        def in_the_network(host: Any, asked: Any, *args: Any, **kwargs: Any) -> Any:
+            if host == "vectorize":
+                assert asked == 8787
+                return resolve("127.0.0.1", port, *args, **kwargs)
+            return resolve(host, asked, *args, **kwargs)
+
+        bench.monkeypatch.setattr(socket, "getaddrinfo", in_the_network)
+        hook = CloudflareVectorizeHook()
+        assert hook.test_connection()[0], hook.test_connection()[1]
+        assert hook.get_conn().base_url == "http://vectorize:8787/client/v4"
+        hook.create_index("docs", dimensions=32, metric="cosine")
+        assert hook.delete_by_ids("docs", ["a"])["count"] == 1
+        # Without the option, the connection is refused.
+        bench.monkeypatch.delenv("AIRFLOW__CFVECTORIZE__ALLOW_HTTP_HOSTS")
+        good, why = CloudflareVectorizeHook().test_connection()
+        assert not good
+        assert "AIRFLOW__CFVECTORIZE__ALLOW_HTTP_HOSTS" in why
+
+
+RULES: dict[str, Callable[[Block, Bench], None]] = {
+    "CONTRIBUTING.md#set-up-test-check/1": names_targets,
+    "README.md#try-it/1": is_placeholder,
+    "README.md#try-it/2": names_targets,
+    "README.md#install-into-an-existing-airflow/1": installs_the_wheel,
+    "README.md#install-into-an-existing-airflow/2": shows_the_provider,
+    "README.md#the-connection/1": exports_a_connection,
+    "README.md#the-connection/2": exports_a_connection,
+    "README.md#the-connection/3": adds_a_connection,
+    "README.md#the-connection/4": tries_the_connection,
+    FIRST_DAG: runs_as_a_dag,
+    "README.md#in-a-dag/2": runs_in_the_same_dag("delete_and_wait", "evidence"),
+    "README.md#in-a-dag/3": runs_in_the_same_dag("wait", "return_value"),
+    "README.md#local-development/1": runs_the_server,
+    "README.md#local-development/2": fills_an_index,
+    "README.md#local-development/3": passes_in_pytest,
+    "README.md#in-containers/1": is_an_image,
+    "README.md#in-containers/2": connects_containers,
+    "docs/decision.md#the-evidence/1": is_evidence,
+    "docs/local-server.md#from-the-shell/1": runs_the_server,
+    "docs/local-server.md#from-the-shell/2": is_what_the_server_prints,
+    "docs/local-server.md#from-python/1": runs_as_a_script,
+    "docs/local-server.md#from-python/2": runs_as_a_script,
+}
+
+
+@pytest.mark.usefixtures("airflow_db")
+@pytest.mark.parametrize("key", BLOCKS)
+def test_block(key: str, bench: Bench) -> None:
+    assert key in RULES, "a new block needs a rule that runs it"
+    RULES[key](BLOCKS[key], bench)
+
+
+def test_no_rule_is_left_over() -> None:
+    assert set(RULES) <= set(BLOCKS)
+
+
+def test_the_local_server_at_another_address_of_this_machine(bench: Bench) -> None:
+    """As from another machine: not by loopback, with the token, under a name that is allowed."""
+    with LocalVectorize(host="0.0.0.0", api_token=TOKEN, allow_hosts=["vectorize"]) as server:
+        bench.monkeypatch.setattr(
+            socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)]
+        )
+        address = (own_address(), server.port)
+        client = VectorizeClient(
+            server.account_id,
+            api_token=TOKEN,
+            base_url=f"http://vectorize:{server.port}/client/v4",
+            allow_http_hosts=["vectorize"],
+            retry=None,
+        )
+        begun = time.monotonic()
+        assert client.list_indexes() == []
+        assert time.monotonic() - begun < 10
+
+
+def own_address() -> str:
+    """Return an address of this machine that is not its usual loopback one; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            # No route: any other address of the loopback network will do.
+            return "127.0.0.2"

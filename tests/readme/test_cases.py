@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README.md's table "What happens with", the rules of docs/decision.md, and what README.md says of ids."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, task
+from dags.running import make_dag, run_dag
+from harness import INDEX, MODES, Vectorize, make_context, outcome_of, run_task, wait_until
+from readme.markdown import read
+
+from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict, decide
+from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeNotFoundError
+from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
+
+CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
+IDS = [f"v{i}" for i in range(10)]
+
+
+class Clock:
+    """The server's clock, which can be put forward."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return datetime.now(UTC).timestamp() + self.ahead
+
+
+class Bench:
+    """Makes servers, runs tasks, and keeps which errors they ended with."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+        self.monkeypatch = monkeypatch
+        self.directory = directory
+        self.clock = Clock()
+        self.errors: set[str] = set()
+        self.servers: list[LocalVectorize] = []
+
+    def vectorize(self, **kwargs: Any) -> Vectorize:
+        server = LocalVectorize(clock=self.clock, **{"apply_delay": 0.02, **kwargs}).start()
+        self.servers.append(server)
+        self.monkeypatch.setenv(CONN, server.connection)
+        return Vectorize(server)
+
+    def delete(self, context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        arguments = {
+            "task_id": "delete",
+            "index_name": INDEX,
+            "poll_interval": 0.05,
+            "wait_timeout": 20,
+            **kwargs,
+        }
+        return self._run(lambda: DeleteVectorsByIdsOperator(**arguments), context)
+
+    def sense(self, context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        arguments = {"task_id": "wait", "index_name": INDEX, "poke_interval": 0.05, "timeout": 20, **kwargs}
+        return self._run(lambda: VectorizeMutationSensor(**arguments), context)
+
+    def _run(self, make: Callable[[], Any], context: dict[str, Any] | None) -> Any:
+        state, result = outcome_of(lambda: run_task(make, context or make_context()))
+        if state == "failed":
+            self.errors.add(type(result).__name__)
+        return result
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(monkeypatch, tmp_path)
+    yield bench
+    for server in bench.servers:
+        server.stop()
+
+
+# --- what happens with --------------------------------------------------------------------------------------
+
+
+def many_ids(bench: Bench) -> None:
+    vectorize = bench.vectorize()
+    ids = [f"v{i}" for i in range(250)]
+    vectorize.fill([*ids, "other"])
+    context = make_context()
+    mutation_id = bench.delete(context, ids=ids)
+    assert vectorize.server.stats()["delete_by_ids"] == 3
+    # The one returned comes after the others: when it is the watermark, everything is gone.
+    vectorize.wait_for(mutation_id)
+    assert vectorize.ids() == {"other"}
+
+
+def too_many_ids(bench: Bench) -> None:
+    vectorize = bench.vectorize()
+    bench.delete(ids=IDS, max_ids=9)
+    assert vectorize.server.stats()["delete_by_ids"] == 0
+
+
+def bad_ids(bench: Bench) -> None:
+    vectorize = bench.vectorize()
+    for bad in ("", "a" * 65, "é" * 33, 1.5, None, True, ["a"], b"a"):
+        error = bench.delete(ids=["fine", bad])
+        assert "1 of 2 cannot be ids: at position 1" in str(error)
+    error = bench.delete(ids=[""] * 12)
+    assert str(error).count("at position") == 10
+    assert "and 2 more" in str(error)
+    stats = vectorize.server.stats()
+    assert (stats["delete_by_ids"], stats["get_by_ids"]) == (0, 0)
+
+
+def empty_list(bench: Bench) -> None:
+    vectorize = bench.vectorize()
+    before = sum(vectorize.server.stats().values())
+    context = make_context()
+    assert bench.delete(context, ids=[]) is None
+    receipt = context["ti"].pushed["receipt"]
+    assert (receipt["mutation_id"], receipt["count"]) == (None, 0)
+    assert bench.sense(make_context({"delete": [receipt]}))["outcome"] == "nothing_to_do"
+    assert sum(vectorize.server.stats().values()) == before
+
+
+def nothing(bench: Bench) -> None:
+    vectorize = bench.vectorize()
+    assert "skipped" in str(bench.delete(ids=None))
+    assert bench.sense(mutation_id=None)["outcome"] == "nothing_to_do"
+    receipt = vectorize.delete(IDS)
+    evidence = bench.sense(make_context({"delete": [receipt]}), mutation_id=None)
+    assert evidence["mutation_id"] == receipt["mutation_id"]
+
+
+def sensor_timeout(bench: Bench) -> None:
+    receipt = bench.vectorize(apply_delay=3600).delete(IDS)
+    for mode in MODES:
+        how = {"deferrable": mode == "deferrable", "mode": "poke" if mode == "deferrable" else mode}
+        error = bench.sense(receipt=receipt, timeout=0.1, **how)
+        # Airflow retries no task that ends with this.
+        assert isinstance(error, AirflowSensorTimeout)
+        skipped = bench.sense(receipt=receipt, timeout=0.1, soft_fail=True, **how)
+        assert isinstance(skipped, AirflowSkipException)
+
+
+def operator_timeout(bench: Bench) -> None:
+    vectorize = bench.vectorize(apply_delay=3600)
+    for deferrable in (False, True):
+        how = {"wait_for_completion": True, "wait_timeout": 0.1, "deferrable": deferrable}
+        error = bench.delete(ids=IDS, **how)
+        assert not isinstance(error, AirflowSensorTimeout)
+    # The second try of the same task sent everything again.
+    assert vectorize.server.stats()["delete_by_ids"] == 2
+
+
+def overtaken(bench: Bench) -> None:
+    vectorize = bench.vectorize()
+    vectorize.fill(IDS)
+    receipt = vectorize.delete(IDS)
+    vectorize.settle()
+    assert bench.sense(receipt=receipt)["outcome"] == "read_back"
+    error = bench.sense(mutation_id=receipt["mutation_id"], timeout=0.1)
+    assert "inconclusive" in str(error)
+
+
+def inserted_again(bench: Bench) -> None:
+    for again, outcome in ((IDS[:1], "read_back"), (IDS, "inferred")):
+        bench.clock.ahead = 0
+        vectorize = bench.vectorize()
+        vectorize.fill(IDS)
+        receipt = vectorize.delete(IDS)
+        vectorize.settle()
+        vectorize.fill(again)
+        bench.sense(receipt=receipt, timeout=0.1)
+        # The exact times are those of the rules 10 to 12 below.
+        bench.clock.ahead = 305
+        evidence = bench.sense(receipt=receipt)
+        assert (evidence["outcome"], evidence["still_visible"]) == (outcome, again[:5])
+        error = bench.sense(receipt=receipt, require_absent=True)
+        assert again[0] in str(error)
+
+
+def wrong_token(bench: Bench) -> None:
+    vectorize = bench.vectorize(read_only_token="reader")
+    receipt = vectorize.delete(IDS)
+    bench.monkeypatch.setenv(CONN, vectorize.server.connection_with("reader"))
+    assert isinstance(bench.delete(ids=IDS), VectorizeAuthError)
+    bench.monkeypatch.setenv(CONN, vectorize.server.connection_with("unknown"))
+    assert isinstance(bench.delete(ids=IDS), VectorizeAuthError)
+    bench.sense(receipt=receipt)
+    with pytest.raises(VectorizeAuthError):
+        CloudflareVectorizeHook().info(INDEX)
+
+
+def no_index(bench: Bench) -> None:
+    vectorize = bench.vectorize()
+    receipt = vectorize.delete(IDS)
+    assert isinstance(bench.delete(ids=IDS, index_name="unknown"), VectorizeNotFoundError)
+    vectorize.client.delete_index(INDEX)
+    assert isinstance(bench.delete(ids=IDS), VectorizeNotFoundError)
+    bench.sense(receipt=receipt)
+    with pytest.raises(VectorizeNotFoundError):
+        CloudflareVectorizeHook().info(INDEX)
+
+
+def retry(bench: Bench) -> None:
+    vectorize = bench.vectorize()
+    vectorize.fill(IDS)
+    vectorize.wait_for(bench.delete(ids=IDS))
+    vectorize.fill(IDS[:1])
+    vectorize.wait_for(bench.delete(ids=IDS))
+    assert vectorize.server.stats()["delete_by_ids"] == 2
+    assert vectorize.ids() == set()
+
+
+def kill(bench: Bench) -> None:
+    vectorize = bench.vectorize(latency=0.05)
+    ids = [f"v{i}" for i in range(10_000)]
+    operator = DeleteVectorsByIdsOperator(task_id="delete", index_name=INDEX, ids=ids)
+
+    def kill_at_work() -> None:
+        wait_until(lambda: vectorize.server.stats()["delete_by_ids"] >= 3)
+        operator.on_kill()
+
+    killer = threading.Thread(target=kill_at_work)
+    killer.start()
+    error = bench._run(lambda: operator, None)
+    killer.join()
+    assert re.search(r"[1-9]\d* of 10000 ids are acknowledged", str(error))
+    assert vectorize.server.stats()["delete_by_ids"] < 50
+
+
+CASES: dict[str, Callable[[Bench], None]] = {
+    "more than 100 ids": many_ids,
+    "more than `max_ids`": too_many_ids,
+    "a bad id": bad_ids,
+    "an empty list": empty_list,
+    "None": nothing,
+    "the sensor's `timeout` is over": sensor_timeout,
+    "a waiting operator's `wait_timeout` is over": operator_timeout,
+    "another writer's mutation overtakes": overtaken,
+    "somebody inserts the ids again while you wait": inserted_again,
+    "a wrong token, or one without the permission": wrong_token,
+    "an index that is not there, or was deleted": no_index,
+    "a retry of the delete": retry,
+    "a kill of the task": kill,
+}
+ROWS = {row[0]: row[1] for row in read("README.md").rows("what-happens-with")}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_what_happens_with(case: str, bench: Bench) -> None:
+    assert case in CASES, "a new row needs a test"
+    CASES[case](bench)
+    # The row names the errors that were met, and no others.
+    assert bench.errors == set(re.findall(r"`(Vectorize\w+)`", ROWS[case]))
+
+
+def test_no_case_is_left_over() -> None:
+    assert set(CASES) == set(ROWS)
+
+
+# --- is it applied? -----------------------------------------------------------------------------------------
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+WITNESSES = ("a", "b")
+
+
+def decided(
+    *,
+    watermark: str | None = "other",
+    stamp_age: float = 1,
+    age: float = 5,
+    witnesses: tuple[str, ...] = (),
+    visible: tuple[str, ...] | None = None,
+    last: bool = False,
+    **receipt: Any,
+) -> Decision:
+    """Decide on a mutation accepted ``age`` seconds ago, with a watermark of ``stamp_age`` seconds ago."""
+    fields: dict[str, Any] = {
+        "mutation_id": "mine",
+        "accepted_at": NOW - timedelta(seconds=age),
+        "witness_ids": witnesses,
+        **receipt,
+    }
+    state = IndexState(watermark, NOW - timedelta(seconds=stamp_age) if watermark else None, NOW)
+    return decide(Receipt(**fields), state, visible, at_deadline=last)
+
+
+#: For each rule, what it is about and, one way or another, what lies just beside it.
+RULES: dict[str, list[Decision]] = {
+    "1": [decided(mutation_id=None)],
+    "2": [decided(watermark="mine"), decided(watermark="mine", bare=True)],
+    "3": [decided(watermark="mine", witnesses=WITNESSES, visible=())],
+    "4": [decided(watermark="mine", witnesses=WITNESSES, visible=("a",), stamp_age=119, age=130)],
+    "5": [
+        decided(watermark="mine", witnesses=WITNESSES, visible=("a",), stamp_age=120, age=130),
+        decided(watermark="mine", witnesses=WITNESSES, visible=("a",), last=True),
+    ],
+    "6": [decided(bare=True), decided(bare=True, age=9000)],
+    "7": [decided(watermark=None), decided(watermark=None, witnesses=WITNESSES, visible=())],
+    "8": [decided(stamp_age=8, witnesses=WITNESSES, visible=())],
+    "9": [
+        decided(witnesses=WITNESSES, visible=()),
+        decided(witnesses=WITNESSES, visible=(), stamp_age=7),
+    ],
+    "10": [decided(witnesses=WITNESSES, visible=("a",), age=300, stamp_age=120)],
+    "11": [decided(witnesses=WITNESSES, visible=WITNESSES, age=300, stamp_age=300)],
+    "12": [
+        decided(witnesses=WITNESSES, visible=("a",), age=300, stamp_age=119),
+        decided(witnesses=WITNESSES, visible=("a",), age=299, stamp_age=120),
+        decided(witnesses=WITNESSES, visible=WITNESSES, age=400, stamp_age=299),
+        decided(witnesses=WITNESSES, visible=WITNESSES, age=300, stamp_age=301),
+        decided(witnesses=WITNESSES, visible=WITNESSES, age=400, stamp_age=300, batches=2000),
+    ],
+    "13": [decided(age=300), decided(age=420, batches=2000)],
+    "14": [decided(age=299), decided(age=419, batches=2000), decided(age=300, stamp_age=301)],
+}
+
+
+@pytest.mark.parametrize("row", read("docs/decision.md").rows("the-rules"), ids=lambda row: row[0])
+def test_rule(row: list[str]) -> None:
+    number, _, verdict, outcome = row
+    for decision in RULES[number]:
+        assert decision.verdict is Verdict(verdict)
+        assert decision.outcome == (re.findall(r"`(\w+)`", outcome) or [None])[0]
+        if decision.verdict is Verdict.APPLIED:
+            assert bool(decision.still_visible) == ("still_visible" in outcome)
+
+
+def test_rules_that_need_witnesses_read_them() -> None:
+    for watermark in ("mine", "other"):
+        assert decided(watermark=watermark, witnesses=WITNESSES).verdict is Verdict.READ_BACK
+
+
+def test_every_outcome_is_explained() -> None:
+    told = {row[0].strip("`") for row in read("docs/decision.md").rows("what-each-outcome-proves")}
+    assert told == {d.outcome for decisions in RULES.values() for d in decisions if d.outcome}
+
+
+# --- ids ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def deleting(vectorize: Vectorize, gone: set[str]) -> Iterator[None]:
+    vectorize.fill(["0x1f", "31", "1e5", "other"])
+    yield
+    vectorize.settle()
+    assert vectorize.ids() == {"0x1f", "31", "1e5", "other"} - gone
+
+
+@pytest.mark.usefixtures("airflow_db")
+@pytest.mark.parametrize(
+    ("ids", "gone"),
+    [
+        ("0x1f", {"0x1f"}),
+        (["0x1f", "1e5"], {"0x1f", "1e5"}),
+        ("{{ params.ids }}", {"0x1f", "1e5"}),
+        ("{{ params.id }}", None),
+        # What README.md warns of.
+        (["{{ params.id }}"], {"31"}),
+    ],
+)
+def test_native_rendering(vectorize: Vectorize, ids: Any, gone: set[str] | None) -> None:
+    with make_dag(
+        "native", params={"id": "0x1f", "ids": ["0x1f", "1e5"]}, render_template_as_native_obj=True
+    ) as dag:
+        DeleteVectorsByIdsOperator(task_id="delete", index_name=INDEX, ids=ids)
+    with deleting(vectorize, gone or set()):
+        assert run_dag(dag).state == ("failed" if gone is None else "success")
+
+
+@pytest.mark.usefixtures("airflow_db")
+def test_a_skipped_task_gives_none(vectorize: Vectorize) -> None:
+    with make_dag("skipped") as dag:
+
+        @task
+        def find() -> list[str]:
+            raise AirflowSkipException
+
+        DeleteVectorsByIdsOperator(task_id="skipped_too", index_name=INDEX, ids=find())
+        DeleteVectorsByIdsOperator(
+            task_id="fails", index_name=INDEX, ids=dag.get_task("find").output, trigger_rule="all_done"
+        )
+    assert run_dag(dag).states == {"find": "skipped", "skipped_too": "skipped", "fails": "failed"}
+
+
+def test_one_id_as_a_string(bench: Bench) -> None:
+    vectorize = bench.vectorize()
+    vectorize.fill(["a,b", "c"])
+    for text in ("a,b", "a\nb", " a", "a "):
+        assert "passed as a list of one" in str(bench.delete(ids=text))
+    bench.delete(ids=["a,b"], wait_for_completion=True)
+    assert vectorize.ids() == {"c"}
+    for refused in ({"c"}, {"c": 1}, (id_ for id_ in "c")):
+        assert "pass " in str(bench.delete(ids=refused))

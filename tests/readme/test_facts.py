@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the documents say of names, numbers, files and links is so."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from readme.markdown import ROOT, documents, read
+
+from airflow_provider_cfvectorize import connection, exceptions
+from airflow_provider_cfvectorize.client import limits, mutations, pacing
+from airflow_provider_cfvectorize.client.session import RetryPolicy
+from airflow_provider_cfvectorize.client.transport import MAX_RESPONSE_BYTES, TOTAL_TIME_FACTOR
+from airflow_provider_cfvectorize.local import Behaviour
+from airflow_provider_cfvectorize.local.__main__ import build_parser
+from airflow_provider_cfvectorize.local.behaviour import UNPUBLISHED_CODE
+from airflow_provider_cfvectorize.sensors import mutation as sensor_module
+
+PACKAGE = ROOT / "airflow_provider_cfvectorize"
+
+
+def words(path: str) -> str:
+    """Return a document's prose without its line breaks."""
+    return " ".join(read(path).text.split())
+
+
+def code_spans(path: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", read(path).text)
+
+
+# --- links --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", documents())
+def test_links_lead_somewhere(path: str) -> None:
+    for link in read(path).links():
+        parts = urlsplit(link)
+        if parts.scheme:
+            assert parts.scheme == "https", link
+            continue
+        target = ((ROOT / path).parent / parts.path).resolve() if parts.path else ROOT / path
+        assert target.is_relative_to(ROOT), link
+        assert target.exists(), link
+        if parts.fragment:
+            assert parts.fragment in read(str(target.relative_to(ROOT))).anchors, link
+
+
+def test_the_decision_is_two_clicks_away() -> None:
+    assert "docs/decision.md" in read("README.md").links()
+    assert "../airflow_provider_cfvectorize/client/mutations.py" in read("docs/decision.md").links()
+    assert "`decide` in [client/mutations.py]" in words("docs/decision.md")
+    assert callable(mutations.decide)
+
+
+# --- files and names ----------------------------------------------------------------------------------------
+
+
+def test_the_map_has_every_module() -> None:
+    modules = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
+    assert {row[0].strip("`") for row in read("CONTRIBUTING.md").rows("where-things-are")} == modules
+
+
+@pytest.mark.parametrize("path", documents())
+def test_errors_that_are_named_exist(path: str) -> None:
+    for name in code_spans(path):
+        if re.fullmatch(r"Vectorize\w*(Error|Timeout|Interrupted)", name):
+            assert hasattr(exceptions, name) or hasattr(sensor_module, name), name
+
+
+@pytest.mark.parametrize("path", documents())
+def test_targets_that_are_named_exist(path: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for span in code_spans(path):
+        if match := re.fullmatch(r"make ([\w-]+)", span):
+            assert re.search(rf"^{match[1]}:", makefile, re.MULTILINE), span
+
+
+def test_the_tested_versions_are_those_of_the_constraints() -> None:
+    rows = read("README.md").rows("tested-versions")
+    assert {row[0] for row in rows} == {
+        match[1]
+        for path in Path(ROOT / "constraints").glob("*.txt")
+        if (match := re.search(r"^apache-airflow==(.+)$", path.read_text(), re.MULTILINE))
+    }
+    assert [row[2] for row in rows] == ["`make test`", "`make test-2`"]
+
+
+def test_the_fields_of_the_connection() -> None:
+    rows = read("README.md").rows("the-connection")
+    names = [re.match(r"(extra )?`?(\w+)", row[0])[2] for row in rows]
+    assert names == ["login", "password", "host", *connection.EXTRAS]
+    text = " | ".join(" ".join(row) for row in rows)
+    assert f"`{connection.PLACEHOLDERS['host']}`" in text
+    assert f"{connection.DEFAULT_TIMEOUT:g} if not given" in text
+    assert f"{connection.DEFAULT_RATE_RESERVE:g} if not given" in text
+    for name in ("login", "host"):
+        assert f"{name} ({connection.RELABELING[name]})" in text
+    assert f'type "{connection.HOOK_NAME}"' in words("README.md")
+    assert f"`{connection.CONN_TYPE}`" in words("README.md")
+    assert f"`{connection.DEFAULT_CONN_ID}`" in words("README.md")
+
+
+# --- the local server ---------------------------------------------------------------------------------------
+
+
+def test_the_options_of_the_local_server() -> None:
+    rows = read("docs/local-server.md").rows("from-the-shell")
+    told = {row[0].strip("`"): row[1].strip("`") for row in rows}
+    options = {
+        action.option_strings[0]: action.default
+        for action in build_parser()._actions
+        if action.dest != "help"
+    }
+    # The token's default is described, not shown; an empty list is what no name is.
+    expected = {name: str(default) if default else "none" for name, default in options.items()}
+    expected |= {name: "0.0" for name, default in options.items() if default == 0.0}
+    assert told == {**expected, "--api-token": "a fixed one, which is shown"}
+
+
+def test_the_switches_of_the_local_server() -> None:
+    rows = read("docs/local-server.md").rows("what-is-not-known")
+    assert {row[0].strip("`"): row[1].strip("`") for row in rows} == {
+        field.name: repr(field.default) for field in fields(Behaviour)
+    }
+    assert all(len(row[2]) > 20 for row in rows)
+    assert f"{UNPUBLISHED_CODE} is no code of the service" in words("docs/local-server.md")
+
+
+# --- numbers ------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_the_readme() -> None:
+    text = words("README.md")
+    policy = RetryPolicy()
+    assert policy.backoff_total == 2 * 60
+    for phrase in (
+        f"more than {limits.MAX_DELETE_IDS} ids",
+        f"batches of {limits.MAX_DELETE_IDS},",
+        f"longer than {limits.MAX_ID_BYTES} bytes of UTF-8",
+        f"1 to {limits.MAX_ID_BYTES} bytes of UTF-8",
+        f"{pacing.MAX_REQUESTS_PER_SECOND} requests a second",
+        "for up to two minutes",
+        f"for up to {policy.throttle_total / 60:g} minutes",
+        f"the delete is {mutations.INFERENCE_TIME.total_seconds():g} seconds old",
+        f"applied for {mutations.VISIBILITY_PATIENCE.total_seconds():g} seconds",
+    ):
+        assert phrase in text, phrase
+
+
+def test_the_numbers_of_the_other_documents() -> None:
+    assert limits.MUTATIONS_PER_JOB == 1000
+    decision = words("docs/decision.md")
+    for phrase in (
+        f"up to {mutations.MAX_WITNESSES} **witnesses**",
+        f"about {limits.MAX_GET_IDS} ids of a batch",
+        f"more than {mutations.CLOCK_TOLERANCE.total_seconds():g} s before",
+        f"less than {mutations.VISIBILITY_PATIENCE.total_seconds():g} s ago",
+        f"accepted {mutations.INFERENCE_TIME.total_seconds():g} s ago",
+        f"{mutations.INFERENCE_TIME_PER_JOB.total_seconds():g} s for each 1,000 batches",
+        f"younger than {mutations.YOUNG.total_seconds():g} s",
+    ):
+        assert phrase in decision, phrase
+    server = words("docs/local-server.md")
+    for phrase in (
+        f"{limits.MUTATIONS_PER_JOB:,} mutations or {limits.VECTORS_PER_JOB:,} vectors",
+        f"{limits.MAX_DELETE_IDS} ids a delete, {limits.MAX_GET_IDS} a read",
+        f"{limits.MAX_ID_BYTES} bytes an id",
+        f"{limits.MAX_UPSERT_VECTORS:,} vectors and {limits.MAX_UPLOAD_BYTES // 10**6} MB an upload",
+        f"{limits.MIN_DIMENSIONS} to {limits.MAX_DIMENSIONS:,} dimensions",
+        f"{limits.MAX_METADATA_BYTES:,} bytes of metadata",
+    ):
+        assert phrase in server, phrase
+    security = words("SECURITY.md")
+    assert TOTAL_TIME_FACTOR == 3
+    assert f"{MAX_RESPONSE_BYTES // 2**20} MiB, and three times the connection's `timeout`" in security
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 300
