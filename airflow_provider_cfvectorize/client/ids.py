@@ -12,6 +12,7 @@ import hashlib
 import json
 import numbers
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final, Protocol
 
@@ -28,9 +29,14 @@ SAMPLED_BATCHES: Final = 3
 
 #: The most characters of a list's text that are looked at again to say what is wrong in it.
 _MAX_EXPLAINED_CHARS: Final = 64 * 1024
+#: White space around the items of a list; Python takes no other.
+_SPACE = " \t\r\n"
+#: An escape as ``repr`` writes it.
+_ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
 #: A string or an integer as ``repr`` writes it, and the comma or closing bracket behind it.
 _PYTHON_ITEM = re.compile(
-    r"""\s*(?:('[^'\\\r\n]*(?:\\.[^'\\\r\n]*)*'|"[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*")|(-?[0-9]{1,100}))\s*([],)])"""
+    rf"""[{_SPACE}]*(?:('[^'\\\r\n]*(?:{_ESCAPE}[^'\\\r\n]*)*'|"[^"\\\r\n]*(?:{_ESCAPE}[^"\\\r\n]*)*")"""
+    rf"""|(-?[0-9]{{1,100}}))[{_SPACE}]*([],)])"""
 )
 
 _ADVICE = (
@@ -235,7 +241,9 @@ def _parse_python_list(text: str) -> object:
     if items is not None or len(text) > _MAX_EXPLAINED_CHARS:
         return items
     # None, floats, nested lists and the like: read to be told of, item by item.
-    parsed = _literal(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        parsed = _literal(text)
     bad = isinstance(parsed, list | tuple) and not all(
         isinstance(item, str | int) and not isinstance(item, bool) for item in parsed
     )
@@ -243,7 +251,7 @@ def _parse_python_list(text: str) -> object:
 
 
 def _scan_python_list(text: str) -> list[object] | None:
-    text = text.rstrip()
+    text = text.rstrip(_SPACE)
     closing = "]" if text[0] == "[" else ")"
     items: list[object] = []
     position = 1
@@ -258,7 +266,7 @@ def _scan_python_list(text: str) -> list[object] | None:
             break
     # "('a')" is a string in brackets, and no tuple.
     is_tuple = closing == "]" or len(items) != 1 or text[-2] == ","
-    rest = text[position - 1 if items and end != "," else position :].strip()
+    rest = text[position - 1 if items and end != "," else position :].strip(_SPACE)
     return items if rest == closing and is_tuple else None
 
 

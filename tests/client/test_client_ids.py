@@ -223,6 +223,8 @@ def test_the_first_ten_bad_ids_are_listed_with_their_positions() -> None:
         "[1" + "+1" * 20_000 + "]",
         "['a', \ud800]",
         "['a', \x00]",
+        "()\u2028",
+        "['a',\xa0'b']",
     ],
     ids=short,
 )
