@@ -265,9 +265,18 @@ def fills_an_index(block: Block, bench: Bench) -> None:
 
 
 def passes_in_pytest(block: Block, bench: Bench) -> None:
-    (bench.directory / "test_snippet.py").write_text(block.text)
-    printed = bench.bash(f"{shlex.quote(sys.executable)} -m pytest -q -p no:cacheprovider test_snippet.py")
-    assert "1 passed" in printed
+    path = bench.directory / "test_snippet.py"
+    path.write_text(block.text)
+    outcomes = []
+
+    class Listener:
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            outcomes.append((report.when, report.outcome))
+
+    # In this process, since another one would spend seconds on importing Airflow.
+    alone = ["-c", os.devnull, f"--rootdir={bench.directory}", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    assert pytest.main([*alone, str(path)], plugins=[Listener()]) == pytest.ExitCode.OK
+    assert outcomes == [("setup", "passed"), ("call", "passed"), ("teardown", "passed")]
 
 
 # --- formats ------------------------------------------------------------------------------------------------
