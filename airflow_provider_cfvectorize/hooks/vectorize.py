@@ -13,18 +13,12 @@ from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import BaseHook, conf
 
 from airflow_provider_cfvectorize import __version__, connection
-from airflow_provider_cfvectorize.client.client import (
-    Index,
-    IndexInfo,
-    Mutation,
-    Vector,
-    VectorizeClient,
-    VectorPage,
-)
+from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.deletion import DEFAULT_CONCURRENCY, delete_ids
 from airflow_provider_cfvectorize.client.ids import read_ids
 from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.types import Index, IndexInfo, Mutation, Vector, VectorPage
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,

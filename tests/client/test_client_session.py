@@ -13,8 +13,8 @@ from client.servers import DATE, MUTATION, TOKEN, Reply, ScriptedServer, accepte
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_cfvectorize.client.answers import read_answer, read_date, read_retry_after
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.session import read_answer, read_date, read_retry_after
 from airflow_provider_cfvectorize.client.transport import RawResponse
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from airflow.models import DagBag
-
 from dags.running import run_dag
 from harness import Vectorize
 
