@@ -9,7 +9,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from client.servers import DATE, MUTATION, TOKEN, Reply, ScriptedServer, accepted, ok, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeResponseError,
     VectorizeThrottledError,
 )
+from client.servers import DATE, MUTATION, TOKEN, Reply, ScriptedServer, accepted, ok, refused
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]

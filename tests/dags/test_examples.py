@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.models import DagBag
+
 from dags.running import run_dag
 from harness import Vectorize
 
