@@ -31,9 +31,9 @@ for name in [
     del os.environ[name]
 
 from airflow import __version__ as airflow_version  # noqa: E402
-from harness import Vectorize  # noqa: E402
 
 from airflow_provider_cfvectorize.local import LocalVectorize  # noqa: E402
+from harness import Vectorize  # noqa: E402
 
 IS_AIRFLOW_2 = airflow_version.startswith("2.")
 

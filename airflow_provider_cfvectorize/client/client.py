@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, cast
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.addresses import (
@@ -18,10 +18,18 @@ from airflow_provider_cfvectorize.client.addresses import (
     check_new_index_name,
     check_path_name,
 )
+from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.mutations import is_mutation_id
-from airflow_provider_cfvectorize.client.session import Answer, RetryPolicy, VectorizeSession, write_json
+from airflow_provider_cfvectorize.client.session import RetryPolicy, VectorizeSession, write_json
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.transport import RequestsTransport
+from airflow_provider_cfvectorize.client.types import (
+    Index,
+    IndexInfo,
+    Mutation,
+    Vector,
+    VectorPage,
+)
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeResponseError
 
 _METHOD = re.compile(r"[A-Za-z]{1,16}", re.ASCII)
@@ -29,70 +37,6 @@ _PATH = re.compile(r"/?[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", re.ASCII)
 
 #: Makes digests of credentials that mean nothing outside of this process.
 _SALT = os.urandom(16)
-
-
-class IndexConfig(TypedDict):
-    """What an index was created with."""
-
-    dimensions: int
-    metric: str
-    preset: NotRequired[str]
-
-
-class Index(TypedDict):
-    """An index as the service describes it; times are UTC with microseconds."""
-
-    name: str
-    description: str
-    created_on: str
-    modified_on: str
-    config: IndexConfig
-
-
-class IndexInfo(TypedDict):
-    """
-    The state of an index.
-
-    ``processedUpToMutation`` is the watermark: the last mutation that was applied, by any writer. It and
-    ``processedUpToDatetime`` are absent before the first.
-    """
-
-    dimensions: int
-    vectorCount: int
-    processedUpToMutation: NotRequired[str | None]
-    processedUpToDatetime: NotRequired[str | None]
-
-
-class Mutation(TypedDict):
-    """
-    An acknowledged write.
-
-    ``acceptedAt`` is the server's clock (the response's ``Date``, whole seconds, ISO 8601) or, where the
-    response has none, this machine's.
-    """
-
-    mutationId: str
-    acceptedAt: str
-
-
-class Vector(TypedDict):
-    """A vector as it is written and read back."""
-
-    id: str
-    values: Sequence[float]
-    namespace: NotRequired[str | None]
-    metadata: NotRequired[Mapping[str, Any] | None]
-
-
-class VectorPage(TypedDict):
-    """One page of ids, and how to get the next one."""
-
-    count: int
-    totalCount: int
-    isTruncated: bool
-    vectors: list[dict[str, str]]
-    nextCursor: NotRequired[str | None]
-    cursorExpirationTimestamp: NotRequired[str | None]
 
 
 class VectorizeClient:

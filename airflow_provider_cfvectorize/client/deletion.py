@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.client import Mutation, VectorizeClient
+from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Progress, Stopped
 from airflow_provider_cfvectorize.client.ids import IdList, IdSource, sha256_of_sorted, spread
 from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt, parse_time
+from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchAuthError,

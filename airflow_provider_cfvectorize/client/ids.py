@@ -40,8 +40,8 @@ _PYTHON_ITEM = re.compile(
 )
 
 _ADVICE = (
-    "Pass a list of strings, each of 1 to 64 bytes: an upstream task's .output, or "
-    'ids="{{ ... }}" in a DAG with render_template_as_native_obj=True, or ids_path for a file'
+    "Pass a list of strings, each of 1 to 64 bytes: an upstream task's .output, a template that gives a list "
+    'such as ids="{{ params.ids }}", or ids_path for a file'
 )
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.looks import Look, explain_timeout, make_evidence, summarize
 from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict
-from airflow_provider_cfvectorize.client.session import Answer
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,

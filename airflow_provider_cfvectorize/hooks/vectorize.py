@@ -13,18 +13,12 @@ from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import BaseHook, conf
 
 from airflow_provider_cfvectorize import __version__, connection
-from airflow_provider_cfvectorize.client.client import (
-    Index,
-    IndexInfo,
-    Mutation,
-    Vector,
-    VectorizeClient,
-    VectorPage,
-)
+from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.deletion import DEFAULT_CONCURRENCY, delete_ids
 from airflow_provider_cfvectorize.client.ids import read_ids
 from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.types import Index, IndexInfo, Mutation, Vector, VectorPage
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,
@@ -69,24 +63,20 @@ class CloudflareVectorizeHook(BaseHook):
         """Return the extras' form fields, for Airflow before 3.2."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
-        from wtforms import FloatField, StringField
-        from wtforms.validators import NumberRange, Optional
+        from wtforms import StringField
+        from wtforms.validators import Optional
 
-        widgets = {}
-        for name, extra in connection.EXTRAS.items():
-            schema = extra["schema"]
-            is_number = "number" in schema["type"]
-            validators = [Optional()]
-            if is_number:
-                validators.append(NumberRange(min=schema.get("minimum"), max=schema.get("maximum")))
-            widgets[name] = (FloatField if is_number else StringField)(
+        # All as strings: of a hook with a field for numbers with a fraction, Airflow 2 drops the whole type.
+        return {
+            name: StringField(
                 lazy_gettext(extra["label"]),
                 widget=BS3TextFieldWidget(),
                 description=extra["description"],
-                default=schema["default"],
-                validators=validators,
+                default=extra["schema"]["default"],
+                validators=[Optional()],
             )
-        return widgets
+            for name, extra in connection.EXTRAS.items()
+        }
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from client.servers import Reply, Request, ScriptedServer, make_client
 from hypothesis import settings
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.local import LocalVectorize
+from client.servers import Reply, Request, ScriptedServer, make_client
 
 # Always the same examples, and as long as a busy machine takes for them.
 settings.register_profile("steady", deadline=None, derandomize=True)

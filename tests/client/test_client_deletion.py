@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client.servers import AT_ONCE, Reply, Request, ScriptedServer, accepted, ok, refused
 
 from airflow_provider_cfvectorize.client import dispatch
 from airflow_provider_cfvectorize.client.client import VectorizeClient
@@ -31,6 +30,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeInterrupted,
     VectorizeTransportError,
 )
+from client.servers import AT_ONCE, Reply, Request, ScriptedServer, accepted, ok, refused
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]

@@ -13,7 +13,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy
 import pytest
-from client.servers import ACCOUNT, INDEXES, MUTATION, TOKEN, Reply, Request, ScriptedServer, ok
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,6 +23,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeNotFoundError,
     VectorizeTransportError,
 )
+from client.servers import ACCOUNT, INDEXES, MUTATION, TOKEN, Reply, Request, ScriptedServer, ok
 
 Connect = Callable[..., VectorizeClient]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-from client.servers import ScriptedServer, accepted, make_client
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from airflow_provider_cfvectorize.client.pacing import (
     read_budget,
 )
 from airflow_provider_cfvectorize.client.session import RetryPolicy
+from client.servers import ScriptedServer, accepted, make_client
 
 
 class Clock:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from client.servers import AT_ONCE, Reply, ScriptedServer, accepted, ok, refused
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.pacing import StartGate
@@ -24,6 +23,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeThrottledError,
     VectorizeTransportError,
 )
+from client.servers import AT_ONCE, Reply, ScriptedServer, accepted, ok, refused
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]

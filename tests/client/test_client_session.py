@@ -9,12 +9,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from client.servers import DATE, MUTATION, TOKEN, Reply, ScriptedServer, accepted, ok, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_cfvectorize.client.answers import read_answer, read_date, read_retry_after
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.session import read_answer, read_date, read_retry_after
 from airflow_provider_cfvectorize.client.transport import RawResponse
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -25,6 +24,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeResponseError,
     VectorizeThrottledError,
 )
+from client.servers import DATE, MUTATION, TOKEN, Reply, ScriptedServer, accepted, ok, refused
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]

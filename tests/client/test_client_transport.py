@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from client.servers import ACCOUNT, TOKEN, Reply, Request, ScriptedServer, accepted, ok, raw_server, refused
 
 from airflow_provider_cfvectorize.client import transport
 from airflow_provider_cfvectorize.client.client import VectorizeClient
@@ -20,6 +19,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeResponseError,
     VectorizeTransportError,
 )
+from client.servers import ACCOUNT, TOKEN, Reply, Request, ScriptedServer, accepted, ok, raw_server, refused
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from client.servers import Reply, ScriptedServer, ok, refused
 
+from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.mutations import Receipt, parse_time
-from airflow_provider_cfvectorize.client.session import Answer
 from airflow_provider_cfvectorize.client.waiting import Wait, ends_a_wait, read_state, report_evidence
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -25,6 +24,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeTransportError,
     VectorizeWaitTimeout,
 )
+from client.servers import Reply, ScriptedServer, ok, refused
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]

@@ -8,11 +8,11 @@ import socket
 from typing import Any
 
 import pytest
-from harness import INDEX, Vectorize
 
 from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeInputError
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize
+from harness import INDEX, Vectorize
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 

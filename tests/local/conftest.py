@@ -4,9 +4,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from local.local_client import Client, FakeClock, result
 
 from airflow_provider_cfvectorize.local import LocalVectorize
+from local.local_client import Client, FakeClock, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import pytest
 import requests
-from local.local_client import Client, envelope, mutation, refusal, result, vector
 
 from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
 from airflow_provider_cfvectorize.local.access import Hosts
+from local.local_client import Client, envelope, mutation, refusal, result, vector
 
 AUTHENTICATION = (403, 10000, "Authentication error")
 

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from local.local_client import Client, envelope, mutation, refusal, result, vector
 
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.local.__main__ import main
+from local.local_client import Client, envelope, mutation, refusal, result, vector
 
 COMMAND = [sys.executable, "-m", "airflow_provider_cfvectorize.local"]
 VARIABLE = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from local.local_client import vector
 
 from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
 from airflow_provider_cfvectorize.local.multipart import field
 from airflow_provider_cfvectorize.local.validation import parse_vectors
+from local.local_client import vector
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

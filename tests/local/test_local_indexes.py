@@ -4,9 +4,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from local.local_client import Client, envelope, mutation, refusal, result, vector
 
 from airflow_provider_cfvectorize.local import Behaviour
+from local.local_client import Client, envelope, mutation, refusal, result, vector
 
 NOT_FOUND = (404, 3000, 'vectorize.index.not_found - Index name "absent"')
 

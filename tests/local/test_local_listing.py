@@ -4,9 +4,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from local.local_client import Client, mutation, refusal, result, vector
 
 from airflow_provider_cfvectorize.local import Behaviour
+from local.local_client import Client, mutation, refusal, result, vector
 
 
 def ids(page) -> list[str]:

@@ -5,10 +5,10 @@ import uuid
 from datetime import UTC, datetime
 
 import pytest
-from local.local_client import Client, mutation, refusal, result, vector
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import Behaviour
+from local.local_client import Client, mutation, refusal, result, vector
 
 
 def stamp(seconds: float) -> str:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from local.local_client import Client, FakeClock, mutation, refusal, result, vector
 
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.local.errors import DataFileError
 from airflow_provider_cfvectorize.local.persistence import APPLICATION_ID, LAYOUT
+from local.local_client import Client, FakeClock, mutation, refusal, result, vector
 
 if TYPE_CHECKING:
     from pathlib import Path

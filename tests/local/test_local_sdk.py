@@ -7,6 +7,7 @@ import json
 import time
 
 import pytest
+
 from local.local_client import vector
 
 cloudflare = pytest.importorskip("cloudflare")

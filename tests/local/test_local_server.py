@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 
 import pytest
-from local.local_client import Client, mutation, refusal, result, vector
 
 from airflow_provider_cfvectorize.local import LocalVectorize
+from local.local_client import Client, mutation, refusal, result, vector
 
 NAMES = {
     "list_indexes",

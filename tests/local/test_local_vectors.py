@@ -5,10 +5,10 @@ import json
 import struct
 
 import pytest
-from local.local_client import DIMENSIONS, Client, mutation, refusal, result, vector
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import Behaviour
+from local.local_client import DIMENSIONS, Client, mutation, refusal, result, vector
 
 NOT_NDJSON = (
     "vectorize.upstream_error - failed to parse {} vectors request in ndjson format: "

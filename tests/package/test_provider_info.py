@@ -142,6 +142,20 @@ def test_the_form_of_airflow_2() -> None:
         }
 
 
+@pytest.mark.airflow2
+def test_airflow_2_takes_the_form() -> None:
+    code = """
+from airflow.providers_manager import ProvidersManager
+manager = ProvidersManager()
+print(manager.hooks["cloudflare_vectorize"].hook_name)
+print(*sorted(name for name in manager.connection_form_widgets if "cloudflare_vectorize" in name))
+"""
+    printed = run_python(code)
+    assert "Cloudflare Vectorize" in printed
+    for name in connection.EXTRAS:
+        assert f"extra__cloudflare_vectorize__{name}" in printed
+
+
 @pytest.mark.airflow3
 def test_the_form_of_airflow_3_needs_no_import_of_the_hook() -> None:
     code = """

@@ -32,9 +32,6 @@ import pytest
 import yaml
 from airflow.providers.common.compat.sdk import BaseHook
 from airflow.secrets.local_filesystem import LocalFilesystemBackend
-from dags.running import make_dag, run_dag
-from harness import Vectorize, wait_until
-from readme.markdown import ROOT, Block, documents, read
 
 from airflow_provider_cfvectorize import __version__
 from airflow_provider_cfvectorize.client.client import VectorizeClient
@@ -43,6 +40,9 @@ from airflow_provider_cfvectorize.client.mutations import IndexState, Receipt, d
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.local.__main__ import TOKEN_VARIABLE, build_parser
+from dags.running import make_dag, run_dag
+from harness import Vectorize, wait_until
+from readme.markdown import ROOT, Block, documents, read
 
 BLOCKS = {block.key: block for path in documents() for block in read(path).blocks}
 CONN_ID = "cloudflare_vectorize_default"

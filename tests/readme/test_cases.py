@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, task
-from dags.running import make_dag, run_dag
-from harness import INDEX, MODES, Vectorize, make_context, outcome_of, run_task, wait_until
-from readme.markdown import read
 
 from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict, decide
 from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeNotFoundError
@@ -23,6 +20,9 @@ from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
+from dags.running import make_dag, run_dag
+from harness import INDEX, MODES, Vectorize, make_context, outcome_of, run_task, wait_until
+from readme.markdown import read
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 IDS = [f"v{i}" for i in range(10)]

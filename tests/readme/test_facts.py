@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from readme.markdown import ROOT, documents, read
 
 from airflow_provider_cfvectorize import connection, exceptions
 from airflow_provider_cfvectorize.client import limits, mutations, pacing
@@ -19,6 +18,7 @@ from airflow_provider_cfvectorize.local import Behaviour
 from airflow_provider_cfvectorize.local.__main__ import build_parser
 from airflow_provider_cfvectorize.local.behaviour import UNPUBLISHED_CODE
 from airflow_provider_cfvectorize.sensors import mutation as sensor_module
+from readme.markdown import ROOT, documents, read
 
 PACKAGE = ROOT / "airflow_provider_cfvectorize"
 

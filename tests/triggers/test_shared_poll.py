@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import INDEX, Vectorize, first_event, remake
 
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.triggers import poll
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
+from harness import INDEX, Vectorize, first_event, remake
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 IDS = [f"v{i}" for i in range(40)]

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import INDEX, Vectorize, wait_until
 
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
+from harness import INDEX, Vectorize, wait_until
 
 WAITS = 1000
 INTERVAL = 2.0
