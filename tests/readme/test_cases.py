@@ -360,8 +360,7 @@ def deleting(vectorize: Vectorize, gone: set[str]) -> Iterator[None]:
         (["0x1f", "1e5"], {"0x1f", "1e5"}),
         ("{{ params.ids }}", {"0x1f", "1e5"}),
         ("{{ params.id }}", None),
-        # What README.md warns of.
-        (["{{ params.id }}"], {"31"}),
+        (["{{ params.id }}"], {"0x1f"}),
     ],
 )
 def test_native_rendering(vectorize: Vectorize, ids: Any, gone: set[str] | None) -> None:
