@@ -107,8 +107,18 @@ def _read_text(text: str) -> Any:
 def _upstream_receipts(context: Context) -> Iterable[Receipt]:
     task: Any = context.get("task")
     upstream = sorted(getattr(task, "upstream_task_ids", None) or ())
-    if not upstream:
-        return []
-    # All map indexes of each; a task that was skipped, or pushes no receipt, has none.
-    pulled = context["ti"].xcom_pull(task_ids=upstream, key=RECEIPT_KEY)
-    return [Receipt.from_dict(value) for value in pulled or () if value is not None]
+    ti: Any = context["ti"]
+    groups = _mapped_groups(task)
+    pulled: list[Any] = []
+    for task_id in upstream:
+        # In a mapped task group, the siblings' receipts are for the siblings' sensors; elsewhere, all map
+        # indexes are this sensor's. A task that was skipped, or pushes no receipt, has none.
+        is_beside = bool(groups) and groups & _mapped_groups(task.dag.get_task(task_id))
+        only = {"map_indexes": ti.map_index} if is_beside else {}
+        pulled += ti.xcom_pull(task_ids=[task_id], key=RECEIPT_KEY, **only) or ()
+    return [Receipt.from_dict(value) for value in pulled if value is not None]
+
+
+def _mapped_groups(task: Any) -> set[str]:
+    find = getattr(task, "iter_mapped_task_groups", None)
+    return {group.group_id for group in find()} if find is not None else set()

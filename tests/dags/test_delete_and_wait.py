@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSkipException, Param, task
+from airflow.providers.common.compat.sdk import AirflowSkipException, Param, task, task_group
 
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
@@ -220,6 +220,24 @@ def test_a_mapped_delete_and_a_mapped_sensor(vectorize: Vectorize) -> None:
         evidence = run.pull("wait", map_index=i)
         assert evidence["mutation_id"] == run.pull("delete", map_index=i)
         assert evidence["witnesses_checked"] == 1
+
+
+def test_a_mapped_group_of_deletes_and_sensors(vectorize: Vectorize) -> None:
+    vectorize.fill(IDS)
+    with make_dag("group") as dag:
+
+        @task_group(group_id="forget")
+        def forget(ids: list[str]) -> None:
+            wait(mutation_id=delete(ids=ids).output)
+
+        forget.expand(ids=[[], IDS[:2], IDS[2:4]])
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == set(IDS[4:])
+    outcomes = [run.pull("forget.wait", map_index=i) for i in range(3)]
+    # Nothing of the siblings' is waited for where nothing was sent.
+    assert outcomes[0]["outcome"] == "nothing_to_do"
+    assert [evidence["witnesses_checked"] for evidence in outcomes] == [0, 2, 2]
 
 
 @pytest.mark.parametrize("native", [False, True])
