@@ -111,7 +111,7 @@ def main() -> None:
             cwd=directory,
             env=env,
         )
-        expect("Cloudflare Vectorize" in shown, f"airflow providers get says {shown}")
+        expect("airflow-provider-cfvectorize" in shown, f"airflow providers get says {shown}")
         run(python.parent / "vectorize-local", "--help", cwd=directory, env=env)
     print("wheel and sdist are as they should be")
 
