@@ -28,6 +28,16 @@ DIMENSIONS = 32
 MODES = ("poke", "reschedule", "deferrable")
 
 
+class Clock:
+    """A server's clock, which can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
 class Vectorize:
     """An index of a local server, seen by a client that is not under test's own hook."""
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +18,7 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor, VectorizeMutationTimeout
-from harness import INDEX, MODES, Vectorize, make_context, outcome_of, run_task, wait_until
+from harness import INDEX, MODES, Clock, Vectorize, make_context, outcome_of, run_task, wait_until
 
 IDS = [f"v{i}" for i in range(10)]
 
@@ -27,16 +26,6 @@ IDS = [f"v{i}" for i in range(10)]
 @pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-class Clock:
-    """The server's clock, which can be put forward."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture

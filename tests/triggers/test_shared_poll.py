@@ -15,17 +15,10 @@ import pytest
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.triggers import poll
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
-from harness import INDEX, Vectorize, first_event, remake
+from harness import INDEX, Clock, Vectorize, first_event, remake
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 IDS = [f"v{i}" for i in range(40)]
-
-
-class Clock:
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture

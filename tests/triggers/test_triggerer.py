@@ -18,18 +18,11 @@ import pytest
 
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
-from harness import INDEX, Vectorize, wait_until
+from harness import INDEX, Clock, Vectorize, wait_until
 
 WAITS = 1000
 INTERVAL = 2.0
 POLL_LINE = "Polling index docs"
-
-
-class Clock:
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture
