@@ -174,7 +174,8 @@ def run_task(
             except TaskDeferred as deferred:
                 on_defer()
                 event = asyncio.run(first_event(remake(deferred.trigger)))
-                return make().resume_execution(deferred.method_name, {"event": event}, context)
+                kwargs = json.loads(json.dumps(deferred.kwargs or {}))
+                return make().resume_execution(deferred.method_name, {**kwargs, "event": event}, context)
 
 
 def remake(trigger: BaseTrigger) -> BaseTrigger:

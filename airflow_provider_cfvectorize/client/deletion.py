@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Progress, Stopped
 from airflow_provider_cfvectorize.client.ids import IdList, IdSource, sha256_of_sorted, spread
 from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt, parse_time
+from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import Mutation
+from airflow_provider_cfvectorize.client.waiting import ends_a_wait
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchAuthError,
@@ -41,7 +44,7 @@ class Sample:
     What asking about a few ids, before anything is sent, has shown.
 
     :param held_back: position of the batch to send last.
-    :param witness_ids: up to five ids of that batch that exist.
+    :param witness_ids: those ids of that batch that were asked for and exist.
     :param asked: number of ids asked about.
     :param exist: number of those that exist.
     """
@@ -58,22 +61,27 @@ def take_sample(
     ids: IdSource,
     log: Any = _log,
     *,
+    strict: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Sample:
     """
     Find a batch with ids that exist, since the absence of one that never existed proves nothing.
 
-    About 20 ids of a batch are asked for, of up to three batches spread over the input, until one shows one.
+    About 20 ids of a batch are asked for, of up to three batches spread over the input, until one shows one:
+    the last batch first, since that is the least likely to have been sent by an earlier try or run whose
+    deletes are still to be applied. Every try asks the same, and so holds the same batch back.
 
     :param client: asks.
     :param index_name: the index.
     :param ids: what is going to be deleted.
     :param log: where to say that asking failed: it costs the witnesses, never the delete.
+    :param strict: a refusal is an error all the same; for a rehearsal, which has nothing else to tell.
     :param stopped: says whether to stop; asked on this thread.
     :raises VectorizeInterrupted: it was told to stop.
     """
     asked = 0
-    for position, batch in ids.samples():
+    # A batch of an id or two has few witnesses to give, and one that is written again leaves none.
+    for position, batch in sorted(ids.samples(), key=lambda sample: len(sample[1]) < MAX_WITNESSES):
         some = [batch[i] for i in spread(len(batch), limits.MAX_GET_IDS)]
         found: set[str] = set()
         # From a thread, though it is only one request: it may be throttled for minutes, and this thread must
@@ -89,6 +97,8 @@ def take_sample(
         except Stopped:
             client.session.stop()
             raise VectorizeInterrupted("told to stop before anything was deleted") from None
+        if question.failed and strict and ends_a_wait(question.failed[0][1]):
+            raise question.failed[0][1]
         if question.failed:
             log.warning(
                 "No witnesses, and so a weaker proof later: asking for some of the ids failed: %s",
@@ -98,7 +108,7 @@ def take_sample(
         asked += len(some)
         exist = [id_ for id_ in some if id_ in found]
         if exist:
-            return Sample(position, tuple(exist[:MAX_WITNESSES]), asked, len(exist))
+            return Sample(position, tuple(exist), asked, len(exist))
     return Sample(ids.batches - 1, asked=asked)
 
 
@@ -127,8 +137,11 @@ def delete_ids(
     :raises VectorizeBatchError: a batch failed for good; says how many ids are acknowledged and how many not
         sent.
     :raises VectorizeInterrupted: it was told to stop; likewise.
-    :raises VectorizeInputError: a file changed while it was read.
+    :raises VectorizeInputError: the index name cannot be one, or a file changed while it was read.
     """
+    check_path_name(index_name)
+    if concurrency < 1:
+        raise VectorizeInputError(f"concurrency is {show(concurrency)}, expected a whole number from 1")
     if not ids.count:
         return Receipt(None, index_name, client.account_id)
     sample = Sample(ids.batches - 1)
@@ -148,12 +161,16 @@ def delete_ids(
         stopped=stopped,
     )
     held_back: list[list[str]] = []
+    witness_ids = sample.witness_ids
 
     def all_but_one() -> Iterator[list[str]]:
+        nonlocal witness_ids
         for position, batch in enumerate(ids):
             if position == sample.held_back:
                 held_back.append(batch)
             else:
+                # Of a file, an id may stand in several batches; an earlier one would remove it.
+                witness_ids = tuple(id_ for id_ in witness_ids if id_ not in batch)
                 yield batch
 
     try:
@@ -179,7 +196,7 @@ def delete_ids(
         accepted_at=parse_time(last[0]["acceptedAt"]),
         count=ids.count,
         batches=ids.batches,
-        witness_ids=sample.witness_ids,
+        witness_ids=witness_ids[:MAX_WITNESSES],
     )
 
 

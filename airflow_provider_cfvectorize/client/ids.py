@@ -24,6 +24,8 @@ from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
 #: How many bad ids an error lists.
 SHOWN_PROBLEMS: Final = 10
+#: Bytes of the digest of a batch: 160 kB for a million ids.
+DIGEST_BYTES: Final = 16
 #: Batches that may be asked for witnesses (at the most; fewer where there are fewer batches).
 SAMPLED_BATCHES: Final = 3
 
@@ -64,7 +66,11 @@ class IdSource(Protocol):
         """Iterate over the batches, in order."""
 
     def samples(self) -> list[tuple[int, list[str]]]:
-        """Return up to three batches, spread over the whole, each with its position."""
+        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells these ids, in this order, from others."""
 
 
 class IdList:
@@ -92,12 +98,28 @@ class IdList:
             yield self._batch(position)
 
     def samples(self) -> list[tuple[int, list[str]]]:
-        """Return up to three batches, spread over the whole, each with its position."""
-        return [(position, self._batch(position)) for position in spread(self.batches, SAMPLED_BATCHES)]
+        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+        positions = reversed(spread(self.batches, SAMPLED_BATCHES))
+        return [(position, self._batch(position)) for position in positions]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells these ids, in this order, from others."""
+        return hashlib.blake2b(b"".join(map(digest_of, self)), digest_size=DIGEST_BYTES).hexdigest()
 
     def _batch(self, position: int) -> list[str]:
         start = position * limits.MAX_DELETE_IDS
         return self._ids[start : start + limits.MAX_DELETE_IDS]
+
+
+def digest_of(batch: Sequence[str]) -> bytes:
+    """Return a short digest of a batch, by which it is known again."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for id_ in batch:
+        encoded = id_.encode()
+        # The length keeps ["a", "bc"] and ["ab", "c"] apart.
+        digest.update(len(encoded).to_bytes(1, "big") + encoded)
+    return digest.digest()
 
 
 def spread(total: int, wanted: int) -> list[int]:

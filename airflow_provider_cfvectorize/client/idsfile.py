@@ -14,9 +14,11 @@ from typing import BinaryIO, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.ids import (
+    DIGEST_BYTES,
     SAMPLED_BATCHES,
     SHOWN_PROBLEMS,
     check_max_ids,
+    digest_of,
     integer_as_id,
     problem_with_id,
     spread,
@@ -30,8 +32,6 @@ CHUNK_BYTES: Final = 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
 #: The longest line of NDJSON: a whole vector of 1,536 values and 10 KiB of metadata takes a twentieth of it.
 MAX_NDJSON_LINE_BYTES: Final = 1024 * 1024
-#: Bytes of the digest that is kept of each batch between the two readings: 160 kB for a million ids.
-DIGEST_BYTES: Final = 16
 #: Batches kept while it is unknown how many there will be, to choose the samples from.
 _KEPT_SAMPLES: Final = 16
 
@@ -126,14 +126,19 @@ class IdsFile:
         return len(self._digests) // DIGEST_BYTES
 
     def samples(self) -> list[tuple[int, list[str]]]:
-        """Return up to three batches, spread over the whole, each with its position."""
-        return [self._samples[i] for i in spread(len(self._samples), SAMPLED_BATCHES)]
+        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+        return [self._samples[i] for i in reversed(spread(len(self._samples), SAMPLED_BATCHES))]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells these ids, in this order, from others."""
+        return hashlib.blake2b(self._digests, digest_size=DIGEST_BYTES).hexdigest()
 
     def __iter__(self) -> Iterator[list[str]]:
         position = -1
         for position, batch in enumerate(_batched(self._ids())):
             start = position * DIGEST_BYTES
-            if _digest(batch) != self._digests[start : start + DIGEST_BYTES]:
+            if digest_of(batch) != self._digests[start : start + DIGEST_BYTES]:
                 raise self._changed()
             yield batch
         if position + 1 != self.batches:
@@ -141,8 +146,10 @@ class IdsFile:
 
     def _check(self) -> None:
         step = 1
+        last: list[tuple[int, list[str]]] = []
         for position, batch in enumerate(_batched(self._ids())):
-            self._digests += _digest(batch)
+            last = [(position, batch)]
+            self._digests += digest_of(batch)
             self._count += len(batch)
             if position % step == 0:
                 if len(self._samples) == _KEPT_SAMPLES:
@@ -151,6 +158,8 @@ class IdsFile:
                     step *= 2
                 if position % step == 0:
                     self._samples.append((position, batch))
+        if last and self._samples[-1] != last[0]:
+            self._samples += last
 
     def _changed(self) -> VectorizeInputError:
         return VectorizeInputError(
@@ -242,12 +251,3 @@ def _batched(ids: Iterator[str]) -> Iterator[list[str]]:
             batch = {}
     if batch:
         yield list(batch)
-
-
-def _digest(batch: list[str]) -> bytes:
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for id_ in batch:
-        encoded = id_.encode()
-        # The length keeps ["a", "bc"] and ["ab", "c"] apart.
-        digest.update(len(encoded).to_bytes(1, "big") + encoded)
-    return digest.digest()

@@ -302,7 +302,7 @@ def decide(
         return decision(Verdict.APPLIED, "read_back", f"{state}, and the witnesses are gone")
     reason = f"{state}, and {count_visible} (not applied yet, or written again since)"
     idle = timedelta(0) if stamp is None else state.observed_at - stamp
-    if len(still_visible) < len(witnesses) and old_enough and idle >= VISIBILITY_PATIENCE:
+    if len(still_visible) < len(witnesses) and old_enough:
         # A delete is applied whole, so one witness gone proves it; the others were written again since.
         return decision(Verdict.APPLIED, "read_back", reason)
     if old_enough and idle >= INFERENCE_TIME:

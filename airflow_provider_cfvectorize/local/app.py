@@ -179,8 +179,15 @@ class App:
             _choose({"POST": None}, request.scope["method"])
             raw = await read_body(request, self._store)
             body = validation.parse_json(raw) if raw.strip() else {}
-            name = body.get("index_name", request.query_params.get("index_name"))
-            count = body.get("count", 1)
+            query: dict[str, Any] = dict(request.query_params)
+            if query.get("count", "").isdecimal():
+                query["count"] = int(query["count"][:10])
+            given = {**query, **body}
+            if unknown := given.keys() - {"index_name", "count"}:
+                # Else a misspelt index_name would write to every index.
+                raise errors.not_json(f"{min(unknown)}: unknown; expected index_name, count")
+            name = given.get("index_name")
+            count = given.get("count", 1)
             if name is not None and not isinstance(name, str):
                 raise errors.not_json("index_name: expected a string")
             if type(count) is not int or not 1 <= count <= MAX_FOREIGN_COUNT:

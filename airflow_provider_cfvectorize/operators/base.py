@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.mutations import Receipt
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+
+
+#: More than any count of ids or seconds can sensibly be: thirty years.
+MOST: Final = 10**9
 
 
 class VectorizeWriteOperator(VerbatimStringsMixin, BaseOperator):
@@ -80,9 +84,10 @@ class VectorizeWriteOperator(VerbatimStringsMixin, BaseOperator):
         """
         value = getattr(self, name)
         fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not fits or not value >= least:
+        if not fits or not least <= value <= MOST:
             raise VectorizeInputError(
-                f"{name} is {show(value)}, expected a {'whole ' if whole else ''}number from {least:g}"
+                f"{name} is {show(value)}, expected a {'whole ' if whole else ''}number from {least:g} to "
+                f"{MOST:,}"
             )
 
     def make_hook(self) -> CloudflareVectorizeHook:
@@ -149,8 +154,13 @@ class VectorizeWriteOperator(VerbatimStringsMixin, BaseOperator):
                 poll_interval=self.poll_interval,
             ),
             method_name="execute_complete",
+            kwargs=self.to_resume(),
             timeout=deferral_timeout(self.wait_timeout, self.execution_timeout),
         )
+
+    def to_resume(self) -> dict[str, Any]:
+        """Return what the subclass's ``execute_complete`` must know again after a deferral, as JSON."""
+        return {}
 
     def execute_complete(self, context: Context, event: Any = None) -> str | None:
         """

@@ -98,6 +98,8 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         self.max_ids = max_ids
         # Not dry_run: that is a method of Airflow's base class.
         self.is_dry_run = dry_run
+        #: What tells the ids that were sent from others, kept over a deferral.
+        self._sent = ""
 
     def execute(self, context: Context) -> str | None:
         """
@@ -115,6 +117,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         client = self.make_client(max_connections=self.concurrency)
         try:
             ids = self._check_target()
+            self._sent = ids.fingerprint
             if self.is_dry_run:
                 self._rehearse(context, client, ids)
                 return None
@@ -143,6 +146,23 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
             )
         return self.hand_on(context, receipt)
 
+    def to_resume(self) -> dict[str, Any]:
+        """Return what the task must know again after a deferral."""
+        return {"sent": self._sent}
+
+    def execute_complete(self, context: Context, event: Any = None, sent: str = "") -> str | None:
+        """
+        End the task after a deferred wait.
+
+        :param context: the task's context.
+        :param event: what the trigger sent.
+        :param sent: what tells the ids that were sent from others.
+        :return: the mutation id.
+        :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
+        """
+        self._sent = sent
+        return super().execute_complete(context, event)
+
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
         """
         With ``verify="all"``, read every id back.
@@ -156,10 +176,17 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
 
         client = self.make_client(max_connections=self.concurrency)
         try:
+            ids = self._check_target()
+            if ids.fingerprint != self._sent:
+                raise VectorizeInputError(
+                    "verify='all': the ids are others now than those that were deleted: reading them back "
+                    "would prove nothing. The delete itself is applied. Keep what ids or ids_path names as "
+                    "it is until the task has ended"
+                )
             found = read_back_all(
                 client,
                 self.index_name,
-                self._check_target(),
+                ids,
                 concurrency=self.concurrency,
                 patience=min(self.wait_timeout, VISIBILITY_PATIENCE.total_seconds()),
                 interval=self.poll_interval,
@@ -212,7 +239,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
 
         self.log.info("Dry run: %d ids in %d batches would be deleted.", ids.count, ids.batches)
         if ids.count and self.verify != "none":
-            sample = take_sample(client, self.index_name, ids, self.log)
+            sample = take_sample(client, self.index_name, ids, self.log, strict=True, stopped=self.is_killed)
             self.log.info("Dry run: of %d ids asked about, %d exist now.", sample.asked, sample.exist)
         receipt = Receipt(None, self.index_name, client.account_id).as_dict()
         self.push(context, "receipt", {**receipt, "dry_run": True, "would_delete": ids.count})

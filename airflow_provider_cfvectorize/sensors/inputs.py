@@ -35,13 +35,13 @@ def read_waits(mutation_id: Any, receipt: Any, context: Context, *, index_name: 
     bare = [r.mutation_id for r in passed if r.bare and r.mutation_id not in known]
     # A receipt, even one that says that nothing was sent, leaves nothing to look for; None and bare ids do.
     if bare or not known:
-        found = {r.mutation_id: r for r in _upstream_receipts(context)}
+        found = list(_upstream_receipts(context))
         if bare:
-            known |= {id_: found[id_] for id_ in bare if id_ in found}
+            known |= {r.mutation_id: r for r in found if r.mutation_id in bare}
         else:
             # Upstream tasks may also write to other indexes, which other sensors wait for.
-            ours = {id_: r for id_, r in found.items() if r.index_name == index_name}
-            known = ours or found
+            ours = [r for r in found if r.index_name == index_name]
+            known = {r.mutation_id: r for r in ours or found}
     waits = [r for id_, r in known.items() if id_ is not None]
     return waits + [Receipt.of_bare_id(id_) for id_ in dict.fromkeys(bare) if id_ not in known]
 
@@ -116,7 +116,17 @@ def _upstream_receipts(context: Context) -> Iterable[Receipt]:
         is_beside = bool(groups) and groups & _mapped_groups(task.dag.get_task(task_id))
         only = {"map_indexes": ti.map_index} if is_beside else {}
         pulled += ti.xcom_pull(task_ids=[task_id], key=RECEIPT_KEY, **only) or ()
-    return [Receipt.from_dict(value) for value in pulled if value is not None]
+    return [receipt for value in pulled if (receipt := _receipt_or_none(value)) is not None]
+
+
+def _receipt_or_none(value: Any) -> Receipt | None:
+    # The key is a common word: what other tasks push under it is theirs.
+    if not isinstance(value, Mapping) or not {"mutation_id", "index_name", "account_id"} <= value.keys():
+        return None
+    try:
+        return Receipt.from_dict(value)
+    except VectorizeInputError:
+        return None
 
 
 def _mapped_groups(task: Any) -> set[str]:

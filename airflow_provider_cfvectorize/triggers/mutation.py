@@ -128,8 +128,9 @@ class VectorizeMutationTrigger(BaseTrigger):
     async def _make_client(self) -> Any:
         from airflow.providers.common.compat.connection import get_async_connection
 
-        from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook, client_of
+        from airflow_provider_cfvectorize.hooks.vectorize import client_of
 
-        conn = await get_async_connection(self.conn_id, hook=CloudflareVectorizeHook)
+        # Without the hook's class, which older releases do not take.
+        conn = await get_async_connection(self.conn_id)
         # Nothing sleeps or retries here: the next poll is the retry.
         return client_of(conn, account_id=self.account_id, retry=None)

@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
@@ -40,6 +40,8 @@ HUNG_AFTER_TIMEOUTS: Final = 4
 #: The most by which an interval is stretched at random, so that the polls of many indexes do not keep in
 #: step.
 JITTER: Final = 0.1
+#: Seconds after a wait's deadline within which its last look must end; half of Airflow's own patience.
+LAST_LOOK_SECONDS: Final = 30.0
 #: The most seconds for which the first poll gathers further waits.
 GATHER_SECONDS: Final = 1.0
 
@@ -110,7 +112,13 @@ async def watch(
         poll.add(wait)
         try:
             while True:
-                seen = await wait.heard.get()
+                seen: Seen | BaseException
+                try:
+                    async with asyncio.timeout(max(0.0, seconds_left()) + LAST_LOOK_SECONDS):
+                        seen = await wait.heard.get()
+                except TimeoutError:
+                    # Before Airflow's own timeout, whose error says nothing of what was seen.
+                    seen = replace(wait.last, is_last=True, trouble="the last look did not end")
                 if isinstance(seen, _Ended):
                     break
                 if isinstance(seen, BaseException):

@@ -81,8 +81,8 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
     ("no stamp, visible, long ago", WITH, (OTHER, None, 99999), ONE, True, PENDING, None),
     # ... with one witness gone for good, or an index that has been idle
     ("one visible, not old", WITH, (OTHER, 3, 299), ONE, False, PENDING, None),
-    ("one visible, old, idle for 120 s", WITH, (OTHER, 180, 300), ONE, False, APPLIED, "read_back"),
-    ("one visible, old, not idle", WITH, (OTHER, 181, 300), ONE, False, PENDING, None),
+    ("one visible, old", WITH, (OTHER, 299, 300), ONE, False, APPLIED, "read_back"),
+    ("one visible, old, stamp within the tolerance", WITH, (OTHER, -1, 300), ONE, True, PENDING, None),
     ("all visible, old, idle for 120 s", WITH, (OTHER, 180, 300), ALL, False, PENDING, None),
     ("all visible, idle for 300 s", WITH, (OTHER, 0, 300), ALL, False, APPLIED, "inferred"),
     ("all visible, idle for 299 s", WITH, (OTHER, 1, 300), ALL, True, PENDING, None),

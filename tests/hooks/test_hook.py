@@ -53,6 +53,15 @@ def test_any_number_of_ids(vectorize: Vectorize) -> None:
     assert vectorize.ids() == {"other"}
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", "a" * 8000, ""])
+def test_a_name_that_cannot_be_one(server: LocalVectorize, name: str) -> None:
+    with pytest.raises(VectorizeInputError, match="index name"):
+        CloudflareVectorizeHook().delete_by_ids(name, ["a"])
+    with pytest.raises(VectorizeInputError, match="concurrency is 0"):
+        CloudflareVectorizeHook().delete_by_ids("docs", ["a"], concurrency=0)
+    assert sum(server.stats().values()) == 0
+
+
 def test_a_uri(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     host = server.base_url.replace(":", "%3A").replace("/", "%2F")
     monkeypatch.setenv(

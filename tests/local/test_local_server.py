@@ -86,6 +86,9 @@ def test_another_writer_on_demand(client: Client, clock, shared):
     here = result(client.session.post(url, json={"index_name": "docs", "count": 3}))["mutationIds"]
     assert {name: len(ids) for name, ids in here.items()} == {"docs": 3}
     by_query = result(client.session.post(url, params={"index_name": "docs"}))["mutationIds"]["docs"]
+    by_query += result(client.session.post(url, params={"index_name": "docs", "count": "2"}))["mutationIds"][
+        "docs"
+    ]
     from_python = shared.foreign_write("docs", 2)["docs"]
     clock.advance(2)
 
@@ -93,7 +96,7 @@ def test_another_writer_on_demand(client: Client, clock, shared):
     assert info["processedUpToMutation"] == from_python[-1]
     assert info["vectorCount"] == 1
     ids = [own, *everywhere["docs"], *here["docs"], *by_query, *from_python]
-    assert len(set(ids)) == 8
+    assert len(set(ids)) == 10
     assert client.info("other")["processedUpToMutation"] == everywhere["other"][0]
 
 
@@ -101,6 +104,9 @@ def test_what_the_own_routes_refuse(client: Client):
     url = client.root + "/_local/foreign"
     for body in ({"count": 0}, {"count": 10_001}, {"count": True}, {"count": "1"}, {"index_name": 7}):
         assert refusal(client.session.post(url, json=body))[:2] == (400, 40026)
+    # A name that is misspelt must not stand for every index.
+    assert refusal(client.session.post(url, json={"index": "docs"}))[:2] == (400, 40026)
+    assert refusal(client.session.post(url, params={"count": "x"}))[:2] == (400, 40026)
     assert refusal(client.session.post(url, json={"index_name": "absent"}))[:2] == (404, 3000)
     assert refusal(client.session.post(url, data="["))[:2] == (400, 40026)
     assert refusal(client.session.get(url))[:2] == (405, 7001)

@@ -28,7 +28,7 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
-from harness import INDEX, Vectorize, make_context, run_task, wait_until
+from harness import INDEX, FakeTaskInstance, Vectorize, make_context, run_task, wait_until
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 ODD_IDS = [
@@ -168,6 +168,7 @@ def test_a_single_id(vectorize: Vectorize) -> None:
         ({"ids": ["a"], "verify": "all"}, "wait_for_completion=True"),
         ({"ids": ["a"], "concurrency": 0}, "concurrency is 0"),
         ({"ids": ["a"], "wait_timeout": -1}, "wait_timeout is -1"),
+        ({"ids": ["a"], "wait_timeout": float("inf"), "wait_for_completion": True}, "wait_timeout is inf"),
         ({"ids": ["a"], "max_ids": 1.5}, "max_ids is 1.5"),
     ],
 )
@@ -237,6 +238,32 @@ def test_a_dry_run_sends_nothing(
     assert (receipt["mutation_id"], receipt["count"], receipt["would_delete"]) == (None, 0, 3)
     assert vectorize.ids() == {"a", "b"}
     assert "of 3 ids asked about, 2 exist now" in caplog.text + capfd.readouterr().out
+
+
+def test_a_dry_run_tells_what_would_fail(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VectorizeNotFoundError):
+        delete(ids=["a"], index_name="other", dry_run=True)
+    monkeypatch.setenv(CONN, vectorize.server.connection_with("wrong-token-0123456789abcdef0123456789"))
+    with pytest.raises(VectorizeAuthError):
+        delete(ids=["a"], dry_run=True)
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_verify_all_of_other_ids_proves_nothing(
+    vectorize: Vectorize, tmp_path: Path, deferrable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectorize.fill(["a", "b"])
+    path = tmp_path / "ids.txt"
+    path.write_text("a\nb\n")
+    push = FakeTaskInstance.xcom_push
+
+    def push_and_replace(ti: FakeTaskInstance, key: str, value: Any) -> None:
+        push(ti, key, value)
+        path.write_text("c\n")
+
+    monkeypatch.setattr(FakeTaskInstance, "xcom_push", push_and_replace)
+    with pytest.raises(VectorizeInputError, match="others now than those that were deleted"):
+        delete(ids_path=str(path), wait_for_completion=True, deferrable=deferrable, verify="all")
 
 
 def test_verify_none_asks_nothing(vectorize: Vectorize) -> None:
@@ -379,6 +406,17 @@ def test_a_retry_holds_the_same_batch_back(vectorize: Vectorize, monkeypatch: py
     witnesses = set(context["ti"].pushed["receipt"]["witness_ids"])
     assert len(witnesses) == 5
     assert not witnesses & {id_ for batch in sent for id_ in batch}
+
+
+def test_an_id_in_two_batches_is_no_witness(vectorize: Vectorize, tmp_path: Path) -> None:
+    # Of a file, duplicates are dropped within a batch only; the first of the two removes the vector.
+    ids = [f"v{i}" for i in range(120)]
+    vectorize.fill(ids)
+    path = tmp_path / "ids.txt"
+    path.write_text("\n".join([*ids[:100], *ids[:18], *ids[100:102]]))
+    context = make_context()
+    delete(context, ids_path=str(path))
+    assert set(context["ti"].pushed["receipt"]["witness_ids"]) == set(ids[100:102])
 
 
 # --- stopping -----------------------------------------------------------------------------------------------

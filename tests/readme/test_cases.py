@@ -307,10 +307,9 @@ RULES: dict[str, list[Decision]] = {
         decided(witnesses=WITNESSES, visible=()),
         decided(witnesses=WITNESSES, visible=(), stamp_age=7),
     ],
-    "10": [decided(witnesses=WITNESSES, visible=("a",), age=300, stamp_age=120)],
+    "10": [decided(witnesses=WITNESSES, visible=("a",), age=300, stamp_age=0)],
     "11": [decided(witnesses=WITNESSES, visible=WITNESSES, age=300, stamp_age=300)],
     "12": [
-        decided(witnesses=WITNESSES, visible=("a",), age=300, stamp_age=119),
         decided(witnesses=WITNESSES, visible=("a",), age=299, stamp_age=120),
         decided(witnesses=WITNESSES, visible=WITNESSES, age=400, stamp_age=299),
         decided(witnesses=WITNESSES, visible=WITNESSES, age=300, stamp_age=301),

@@ -146,7 +146,7 @@ def test_the_numbers_of_the_readme() -> None:
         "for up to two minutes",
         f"for up to {policy.throttle_total / 60:g} minutes",
         f"the delete is {mutations.INFERENCE_TIME.total_seconds():g} seconds old",
-        f"applied for {mutations.VISIBILITY_PATIENCE.total_seconds():g} seconds",
+        f"applied for {mutations.INFERENCE_TIME.total_seconds():g} seconds",
     ):
         assert phrase in text, phrase
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -166,6 +167,39 @@ def test_trouble_that_passes(held: Vectorize, clock: Clock, monkeypatch: pytest.
     # The server keeps nothing over a restart, so what comes back is a service that does not know the index.
     event = asyncio.run(run())
     assert (event["status"], event["error"]) == ("error", "VectorizeNotFoundError")
+
+
+def test_a_service_that_is_silent_does_not_hold_the_deadline_up(
+    held: Vectorize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt = held.delete(IDS[:1])
+    monkeypatch.setattr(poll, "LAST_LOOK_SECONDS", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(16)
+        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv(
+            CONN, json.dumps(json.loads(held.server.connection) | {"host": host, "extra": {"timeout": 5}})
+        )
+        event = asyncio.run(first_event(trigger([receipt], end_time=time.time() + 0.2, wait_seconds=0.2)))
+    assert event["status"] == "timeout"
+    assert "the last look did not end" in event["message"]
+
+
+def test_a_connection_is_asked_for_as_older_releases_can(
+    held: Vectorize, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import airflow.providers.common.compat.connection as compat
+
+    original = compat.get_async_connection
+
+    async def of_release_1_12(conn_id: str) -> Any:
+        return await original(conn_id)
+
+    monkeypatch.setattr(compat, "get_async_connection", of_release_1_12)
+    receipt = held.delete(IDS[:1])
+    clock.ahead += 3600
+    assert asyncio.run(first_event(trigger([receipt])))["status"] == "applied"
 
 
 def test_the_lines_of_the_poll_are_nobodys(held: Vectorize, clock: Clock) -> None:
