@@ -128,7 +128,8 @@ class VectorizeMutationTrigger(BaseTrigger):
     async def _make_client(self) -> Any:
         from airflow.providers.common.compat.connection import get_async_connection
 
-        from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook, client_of
+        from airflow_provider_cfvectorize.hooks.clients import client_of
+        from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
         conn = await get_async_connection(self.conn_id, hook=CloudflareVectorizeHook)
         # Nothing sleeps or retries here: the next poll is the retry.
