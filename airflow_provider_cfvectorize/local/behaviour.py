@@ -116,7 +116,7 @@ class Behaviour:
     # The page on metrics says "negative dot product", -1000 being more similar than -500; no answer of such
     # an index is on record. A score that grows with the similarity, as for cosine, surprises least.
     dot_product_score: Literal["product", "negative"] = "product"
-    # The documentation has results "if a vector with id is already present". A refusal shows the mistake.
+    # The documentation promises results for one that is there only. A refusal shows the mistake.
     unknown_vector_id: Literal["refuse", "no_match"] = "refuse"
     unknown_vector_id_code: int = UNPUBLISHED_CODE
     # Nobody can mean both, and the documentation has one or the other.
