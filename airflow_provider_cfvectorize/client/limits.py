@@ -67,12 +67,6 @@ DEFAULT_TOP_K: Final = 5
 #: 40025.
 MAX_TOP_K_WITH_DATA: Final = 50
 MAX_TOP_K: Final = 100
-#: Matches of a query that does not say how many. schema.
-DEFAULT_TOP_K: Final = 5
-#: Bytes of a filter as compact JSON ("less than 2048 bytes"), and characters of a key in it. docs:
-#: https://developers.cloudflare.com/vectorize/reference/metadata-filtering/
-MAX_FILTER_BYTES: Final = 2047
-MAX_FILTER_KEY_CHARS: Final = 512
 
 # --- how writes are applied ----------------------------------------------------------------------------
 

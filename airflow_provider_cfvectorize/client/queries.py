@@ -114,9 +114,9 @@ def check_filter(value: object) -> Mapping[str, Any]:
         if problem := _problem_with_condition(condition):
             raise VectorizeInputError(f"filter: the condition of {show(key)} {problem}")
     size = len(write_json(value))
-    if size > limits.MAX_FILTER_BYTES:
+    if size >= limits.FILTER_BYTES:
         raise VectorizeInputError(
-            f"filter: it has {size} bytes as compact JSON, the most is {limits.MAX_FILTER_BYTES}. Send "
+            f"filter: it has {size} bytes as compact JSON, the most is {limits.FILTER_BYTES - 1}. Send "
             "several queries, each with some of the values"
         )
     return value
@@ -128,8 +128,10 @@ def problem_with_key(key: object) -> str | None:
         return "is not a string"
     if not key:
         return "is empty"
-    if key.startswith("$"):
-        return "begins with '$': operators belong inside of a property's condition"
+    if any(level.startswith("$") for level in key.split(".")):
+        return (
+            "begins, or has a level that begins, with '$': operators belong inside of a property's condition"
+        )
     if '"' in key or "|" in key:
         return "has a '\"' or a '|', which a property's name cannot have"
     if len(key) > limits.MAX_FILTER_KEY_CHARS:

@@ -99,8 +99,8 @@ class QueryMatch(TypedDict):
     """
     A vector that a query found.
 
-    ``score`` is by the index's metric: for ``cosine`` and ``dot-product`` the highest is the nearest, for
-    ``euclidean`` the lowest.
+    ``score`` is by the index's metric: for ``cosine`` the highest is the nearest, for ``euclidean`` the
+    lowest. Go by the order of the matches, which is the nearest first for every metric.
     """
 
     id: str

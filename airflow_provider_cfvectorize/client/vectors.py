@@ -223,7 +223,7 @@ class VectorBatches:
         body = io.BytesIO()
         count = first = last = 0
         for number, line in self._lines():
-            if count and (count == self._max_vectors or body.tell() + len(line) + 1 > self._max_bytes):
+            if count and body.tell() + len(line) + 1 > self._max_bytes:
                 yield self._batch(body, count, first, last)
                 body = io.BytesIO()
                 count = 0
@@ -232,6 +232,11 @@ class VectorBatches:
             count += 1
             body.write(line)
             body.write(b"\n")
+            # At once: the next vector may be long in coming.
+            if count == self._max_vectors:
+                yield self._batch(body, count, first, last)
+                body = io.BytesIO()
+                count = 0
         if count:
             yield self._batch(body, count, first, last)
 

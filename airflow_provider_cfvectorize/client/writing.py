@@ -84,7 +84,8 @@ def write_vectors(
 
     def acknowledged() -> str:
         last = f" (the last mutation is {written['mutationId']})" if written["mutationId"] else ""
-        return f"{written['vectors']} vectors in {written['requests']} requests are acknowledged{last}"
+        requests = f"{written['requests']} request{'' if written['requests'] == 1 else 's'}"
+        return f"{written['vectors']} vectors in {requests} are acknowledged{last}"
 
     source = iter(batches)
     while True:
