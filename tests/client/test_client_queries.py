@@ -154,6 +154,7 @@ def test_a_filter(good: dict[str, Any]) -> None:
     [
         ({"": 1}, "key '' is empty"),
         ({"$eq": 1}, "operators belong inside"),
+        ({"a.$eq": 1}, "operators belong inside"),
         ({'a"': 1}, "which a property's name cannot have"),
         ({"a|b": 1}, "which a property's name cannot have"),
         ({"k" * 513: 1}, "has 513 characters, the most is 512"),
@@ -245,7 +246,7 @@ def test_metadata_indexes(client: VectorizeClient, server: ScriptedServer) -> No
     ("call", "said"),
     [
         (lambda c: c.create_metadata_index("docs", "", "string"), "property_name '' is empty"),
-        (lambda c: c.create_metadata_index("docs", "$a", "string"), "begins with"),
+        (lambda c: c.create_metadata_index("docs", "$a", "string"), "begins, or has"),
         (lambda c: c.create_metadata_index("docs", None, "string"), "None is not a string"),
         (lambda c: c.create_metadata_index("docs", "\ud800", "string"), "half of a surrogate pair"),
         (lambda c: c.create_metadata_index("docs", "a", "text"), "'text' is none of string, number, boolean"),
