@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal
 
 from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Stopped, batch_error
 from airflow_provider_cfvectorize.client.ids import IdSource
@@ -60,6 +61,7 @@ def write_vectors(
         it were acknowledged.
     :raises VectorizeInterrupted: it was told to stop; likewise.
     """
+    check_path_name(index_name)
     check_unparsable_behavior(unparsable_behavior)
     discard = unparsable_behavior == "discard"
     batches = VectorBatches(vectors, dimensions=dimensions, discard=discard)

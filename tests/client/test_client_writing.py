@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import threading
 import time
 import tracemalloc
@@ -27,7 +28,19 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeNotFoundError,
     VectorizeResponseError,
 )
-from client.servers import AT_ONCE, INDEXES, MUTATION, Reply, Request, ScriptedServer, accepted, ok, refused
+from client.servers import (
+    AT_ONCE,
+    INDEXES,
+    MUTATION,
+    Reply,
+    Request,
+    ScriptedServer,
+    accepted,
+    make_client,
+    ok,
+    raw_server,
+    refused,
+)
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]
@@ -177,6 +190,8 @@ def test_told_to_stop(serve: Serve, connect: Connect) -> None:
 
 
 def test_an_unknown_behaviour_is_refused_before(connect: Connect) -> None:
+    with pytest.raises(VectorizeInputError, match="index name"):
+        write_vectors(connect("http://127.0.0.1:9"), "upsert", "../docs", [])
     with pytest.raises(VectorizeInputError, match="neither 'error' nor 'discard'"):
         write_vectors(connect("http://127.0.0.1:9"), "upsert", "docs", some(1), unparsable_behavior="ignore")
 
@@ -264,3 +279,28 @@ def test_a_read_that_fails(serve: Serve, connect: Connect, refusal: Reply, kind:
 def test_a_read_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
     with pytest.raises(VectorizeInterrupted, match="told to stop: 0 vectors were read"):
         read_vectors(connect(serve([ok([])])), "docs", read_ids(["a"]), concurrency=1, stopped=lambda: True)
+
+
+def test_a_large_request_may_take_longer_than_the_timeout_of_one_step() -> None:
+    body = b'{"id":"a","values":[1]}\n' + b"\n" * 12_000_000
+    seen: list[int] = []
+
+    def slowly(connection: socket.socket, over: threading.Event) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        left = len(body)
+        while left > 65536:
+            left -= len(connection.recv(65536))
+            # About 1.5 s in all, and never long.
+            time.sleep(0.008)
+        seen.append(left)
+        answer = accepted().body
+        connection.sendall(
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(answer), answer)
+        )
+        over.wait(1)
+
+    with raw_server(slowly) as base_url:
+        client = make_client(base_url, timeout=0.6)
+        assert client.upsert("docs", body)["mutationId"] == MUTATION
+        client.close()
+    assert seen
