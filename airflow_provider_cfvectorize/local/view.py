@@ -137,8 +137,11 @@ class View:
                 self._columns = metadata.columns(self._vectors, self._metadata_indexes.values(), missing)
         for name, matches in filters:
             column = self._columns[name]
-            absent = metadata.ABSENT
-            rows = [row for row in rows if (value := column[row]) is not absent and matches(value)]  # type: ignore[arg-type]
+            rows = [
+                row
+                for row in rows
+                if not isinstance(value := column[row], metadata.Absent) and matches(value)
+            ]
         return rows
 
     # --- how near --------------------------------------------------------------------------------------

@@ -123,6 +123,11 @@ def server():
         call(
             server, "POST", "", json.dumps({"name": "docs", "config": {"dimensions": 32, "metric": "cosine"}})
         )
+        for property_name, index_type in (("k", "string"), ("a.b", "number")):
+            index = {"propertyName": property_name, "indexType": index_type}
+            call(server, "POST", "/docs/metadata_index/create", json.dumps(index))
+        stored = {**vector("a"), "metadata": {"k": "x", "a": {"b": 1}}}
+        call(server, "POST", "/docs/upsert", json.dumps(stored), {"Content-Type": "application/x-ndjson"})
         yield server
 
 
@@ -194,11 +199,6 @@ def test_bodies(server, method, name, action, content_type, query, body):
 @FUZZ
 @given(body=queries | queries.map(lambda query: {**query, "vector": [0.5] * 32}))
 def test_queries(server, body):
-    for property_name, index_type in (("k", "string"), ("a.b", "number")):
-        index = {"propertyName": property_name, "indexType": index_type}
-        call(server, "POST", "/docs/metadata_index/create", json.dumps(index))
-    stored = {**vector("a"), "metadata": {"k": "x", "a": {"b": 1}}}
-    call(server, "POST", "/docs/upsert", json.dumps(stored), {"Content-Type": "application/x-ndjson"})
     call(server, "POST", "/docs/query", json.dumps(body))
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from airflow_provider_cfvectorize.local import Behaviour
+from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
 from airflow_provider_cfvectorize.local.behaviour import UNPUBLISHED_CODE
 from local.local_client import DIMENSIONS, Client, envelope, mutation, refusal, result, vector
 
@@ -29,12 +29,21 @@ def ids(client: Client, asked=None, **more) -> list[str]:
     return [match["id"] for match in matches(client, asked, **more)]
 
 
+@pytest.fixture(scope="module")
+def immediate():
+    """Start one server for all the tests that need no switch; its jobs run at once."""
+    with LocalVectorize(apply_delay=0) as server:
+        yield server
+
+
 @pytest.fixture
-def served(start, connect, clock):
-    """Start a server with switches whose jobs run at once, and an index of a metric."""
+def served(immediate, start, connect):
+    """Return an index of a metric, on a server of its own if there are switches."""
 
     def starter(metric: str = "cosine", **switches) -> Client:
-        client = connect(start(clock=clock, apply_delay=0, behaviour=Behaviour(**switches)))
+        own = start(apply_delay=0, behaviour=Behaviour(**switches)) if switches else immediate
+        client = connect(own)
+        client.send("DELETE", "/docs")
         result(client.create(config={"dimensions": DIMENSIONS, "metric": metric}))
         return client
 
@@ -205,7 +214,7 @@ def test_top_k_without_data(client: Client):
 def test_what_is_no_top_k(client: Client, served):
     for top_k in (0, -1, -(10**30)):
         assert refusal(client.query(ASKED, topK=top_k)) == (400, 40000, "top K must be at least 1")
-        assert refusal(served(invalid_top_k_code=41234).query(ASKED, topK=top_k))[1] == 41234
+    assert refusal(served(invalid_top_k_code=41234).query(ASKED, topK=0))[1] == 41234
     for top_k in ("5", 1.5, True, [5]):
         assert refusal(client.query(ASKED, topK=top_k)) == (
             400,
