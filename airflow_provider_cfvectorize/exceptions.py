@@ -70,19 +70,26 @@ class VectorizeTransportError(VectorizeError):
 
 class VectorizeBatchError(VectorizeError):
     """
-    A delete of many ids ended early.
+    A write of many ids or vectors ended early.
 
-    Sending the same ids again is harmless: a delete of ids that are gone already changes nothing.
+    Sending the same again is harmless: deleting ids that are gone, inserting vectors that are there and
+    replacing vectors by themselves change nothing.
 
-    :param message: how many ids were acknowledged, which failed and why, and how many were never sent.
-    :param acknowledged: number of ids in batches the service accepted.
-    :param failed: number of ids in batches that failed; where an answer was lost they may be deleted all the
+    :param message: how many were acknowledged, which failed and why, and how many were never sent.
+    :param acknowledged: number of ids or vectors in requests the service accepted.
+    :param failed: number in requests that failed; where an answer was lost they may be carried out all the
         same.
-    :param not_sent: number of ids that were never sent.
+    :param not_sent: number that were never sent; None where it is unknown, for what is read as it is sent.
     """
 
     def __init__(
-        self, message: str, *, acknowledged: int = 0, failed: int = 0, not_sent: int = 0, **details: Any
+        self,
+        message: str,
+        *,
+        acknowledged: int = 0,
+        failed: int = 0,
+        not_sent: int | None = 0,
+        **details: Any,
     ) -> None:
         super().__init__(message, **details)
         self.acknowledged = acknowledged
@@ -91,15 +98,31 @@ class VectorizeBatchError(VectorizeError):
 
 
 class VectorizeBatchAuthError(VectorizeBatchError, VectorizeAuthError):
-    """A delete ended early because the credentials were refused; so that both kinds of handlers see it."""
+    """A write ended early because the credentials were refused; so that both kinds of handlers see it."""
 
 
 class VectorizeBatchNotFoundError(VectorizeBatchError, VectorizeNotFoundError):
-    """A delete ended early because the index is not there; so that both kinds of handlers see it."""
+    """A write ended early because the index is not there; so that both kinds of handlers see it."""
 
 
 class VectorizeBatchThrottledError(VectorizeBatchError, VectorizeThrottledError):
-    """A delete ended early because the account stayed blocked; so that both kinds of handlers see it."""
+    """A write ended early because the account stayed blocked; so that both kinds of handlers see it."""
+
+
+class VectorizeListingExpired(VectorizeError):  # noqa: N818 - the listing expired, nothing erred
+    """
+    The snapshot of a listing was given up by the service before all of its pages were read.
+
+    What is idempotent can list again from the start; see
+    :func:`~airflow_provider_cfvectorize.client.listing.repeat_listing`.
+
+    :param message: how far the listing came.
+    :param count: number of ids that the service had listed by then.
+    """
+
+    def __init__(self, message: str, *, count: int = 0) -> None:
+        super().__init__(message)
+        self.count = count
 
 
 class VectorizeInterrupted(VectorizeError):  # noqa: N818 - it is no error of anyone's

@@ -37,7 +37,19 @@ _ADVICE: Final[Mapping[int, str]] = {
     INDEX_DELETED_CODE: "The index was deleted: create it again, or check index_name",
     NO_ROUTE_CODE: "Check the account id and the connection's host",
     3002: "An index of that name exists already",
+    40005: "list_metadata_indexes says which there are. A retry says this too where the attempt before, "
+    "whose answer was lost, has deleted it",
+    40006: "A query's vector has as many values as the index has dimensions: was it made by the embedding "
+    "model that the index was filled with?",
     40007: "Send fewer ids in one request",
+    40008: "An id has at most 64 bytes of UTF-8: take a digest of what is longer",
+    40012: "Every vector has as many values as the index has dimensions (get_index says how many). Nothing "
+    "of this request was written",
+    40016: "Keep what is large elsewhere, and in the metadata what leads to it. Nothing of this request was "
+    "written",
+    40023: "NDJSON is one JSON object a line, UTF-8: id a string, values an array of finite numbers. Nothing "
+    "of this request was written",
+    40025: "Ask for at most 50 matches, or for neither values nor all metadata",
     1005: "Send NDJSON as application/x-ndjson",
 }
 _AUTH_ADVICE: Final = (

@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from airflow_provider_cfvectorize.client import limits
@@ -19,24 +16,35 @@ from airflow_provider_cfvectorize.client.addresses import (
     check_path_name,
 )
 from airflow_provider_cfvectorize.client.answers import Answer
-from airflow_provider_cfvectorize.client.mutations import is_mutation_id
-from airflow_provider_cfvectorize.client.session import RetryPolicy, VectorizeSession, write_json
+from airflow_provider_cfvectorize.client.credentials import read_credentials
+from airflow_provider_cfvectorize.client.listing import iter_ids
+from airflow_provider_cfvectorize.client.queries import check_index_type, check_property_name, query_body
+from airflow_provider_cfvectorize.client.results import (
+    expect,
+    expect_vectors,
+    read_matches,
+    read_metadata_indexes,
+    read_mutation,
+)
+from airflow_provider_cfvectorize.client.session import RetryPolicy, VectorizeSession
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.transport import RequestsTransport
 from airflow_provider_cfvectorize.client.types import (
     Index,
     IndexInfo,
+    IndexType,
+    MetadataIndex,
     Mutation,
+    QueryResult,
+    ReturnMetadata,
     Vector,
     VectorPage,
 )
-from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeResponseError
+from airflow_provider_cfvectorize.client.vectors import check_unparsable_behavior, write_ndjson
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 _METHOD = re.compile(r"[A-Za-z]{1,16}", re.ASCII)
 _PATH = re.compile(r"/?[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", re.ASCII)
-
-#: Makes digests of credentials that mean nothing outside of this process.
-_SALT = os.urandom(16)
 
 
 class VectorizeClient:
@@ -80,25 +88,19 @@ class VectorizeClient:
         self.base_url = check_base_url(base_url, allow_http_hosts=allow_http_hosts)
         self.timeout = timeout
         self.rate_reserve = rate_reserve
-        secret = api_key if api_email else api_token
-        _check_header_value(secret, "API token" if not api_email else "Global API Key")
+        credentials = read_credentials(api_token, api_email, api_key)
         #: Equal for clients that could stand in for each other.
-        self.identity = (self.base_url, self.account_id, api_email, _digest(cast(str, secret)))
-        if api_email:
-            _check_header_value(api_email, "api_email")
-            auth = {"X-Auth-Email": api_email, "X-Auth-Key": cast(str, secret)}
-        else:
-            auth = {"Authorization": f"Bearer {secret}"}
+        self.identity = (self.base_url, self.account_id, *credentials.identity)
         if not user_agent.isascii() or not user_agent.isprintable():
             raise VectorizeInputError(f"user_agent {show(user_agent)} cannot be sent in a header")
         transport = RequestsTransport(
-            self.base_url, auth_headers=auth, timeout=timeout, max_connections=max_connections
+            self.base_url, auth_headers=credentials.headers, timeout=timeout, max_connections=max_connections
         )
         self.session = VectorizeSession(
             transport,
             base_url=self.base_url,
             user_agent=user_agent,
-            secrets=[cast(str, secret)],
+            secrets=[credentials.secret],
             retry=retry,
         )
 
@@ -160,7 +162,7 @@ class VectorizeClient:
 
     def list_indexes(self) -> list[Index]:
         """Return all indexes of the account."""
-        return cast("list[Index]", self._expect(self._send("GET", ""), list))
+        return cast("list[Index]", expect(self._send("GET", ""), list))
 
     def create_index(
         self,
@@ -193,11 +195,11 @@ class VectorizeClient:
         body: dict[str, object] = {"name": check_new_index_name(name), "config": config}
         if description is not None:
             body["description"] = description
-        return cast(Index, self._expect(self._send("POST", "", json_body=body, repeatable=False), dict))
+        return cast(Index, expect(self._send("POST", "", json_body=body, repeatable=False), dict))
 
     def get_index(self, index_name: str) -> Index:
         """Return one index."""
-        return cast(Index, self._expect(self._send("GET", self._at(index_name)), dict))
+        return cast(Index, expect(self._send("GET", self._at(index_name)), dict))
 
     def delete_index(self, index_name: str) -> None:
         """Delete an index with all its vectors."""
@@ -205,7 +207,7 @@ class VectorizeClient:
 
     def info(self, index_name: str) -> IndexInfo:
         """Return the number of vectors and the watermark."""
-        return cast("IndexInfo", self._expect(self.ask_info(index_name), dict))
+        return cast("IndexInfo", expect(self.ask_info(index_name), dict))
 
     def ask_info(self, index_name: str) -> Answer:
         """Return what :meth:`info` does as the whole answer, with the server's clock and its headers."""
@@ -246,7 +248,7 @@ class VectorizeClient:
         :param index_name: the index.
         :param ids: their ids; the service refuses more than 100 whole.
         """
-        return self._mutation(
+        return read_mutation(
             self._send("POST", self._at(index_name, "delete_by_ids"), json_body={"ids": _ids(ids)})
         )
 
@@ -258,7 +260,7 @@ class VectorizeClient:
         :param ids: their ids; the service refuses more than 20 whole.
         """
         answer = self._send("POST", self._at(index_name, "get_by_ids"), json_body={"ids": _ids(ids)})
-        return cast("list[Vector]", self._expect_ids(self._expect(answer, list)))
+        return expect_vectors(expect(answer, list))
 
     def list_vectors(
         self, index_name: str, *, count: int | None = None, cursor: str | None = None
@@ -275,9 +277,95 @@ class VectorizeClient:
         params = {} if count is None else {"count": str(count)}
         if cursor is not None:
             params["cursor"] = cursor
-        page = self._expect(self._send("GET", self._at(index_name, "list"), params=params), dict)
-        self._expect_ids(page.get("vectors"))
+        page = expect(self._send("GET", self._at(index_name, "list"), params=params), dict)
+        expect_vectors(page.get("vectors"))
         return cast(VectorPage, page)
+
+    def iter_ids(
+        self, index_name: str, *, prefix: str | None = None, page_size: int = limits.MAX_LIST_COUNT
+    ) -> Iterator[str]:
+        """
+        Iterate over the ids of an index, one request a page; the cursors are minded here.
+
+        :param index_name: the index.
+        :param prefix: only ids that begin so; all are read all the same.
+        :param page_size: ids a request, 1 to 1,000.
+        :raises VectorizeListingExpired: while iterating: the service has given the listing's snapshot up. For
+            work that can be done again, see
+            :func:`~airflow_provider_cfvectorize.client.listing.repeat_listing`.
+        """
+        check_path_name(index_name)
+        return iter_ids(self, index_name, prefix=prefix, page_size=page_size)
+
+    def query(
+        self,
+        index_name: str,
+        *,
+        vector: Sequence[float] | None = None,
+        vector_id: str | None = None,
+        top_k: int = limits.DEFAULT_TOP_K,
+        filter: Mapping[str, Any] | None = None,
+        namespace: str | None = None,
+        return_values: bool = False,
+        return_metadata: ReturnMetadata = "none",
+    ) -> QueryResult:
+        """
+        Return the vectors nearest to a vector, by the index's metric, the nearest first.
+
+        :param index_name: the index.
+        :param vector: the values to compare with, as many as the index has dimensions.
+        :param vector_id: instead of ``vector``: the id of a vector in the index whose values are taken.
+        :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata.
+        :param filter: only vectors with such metadata; see
+            :func:`~airflow_provider_cfvectorize.client.queries.check_filter`. The properties need a metadata
+            index that was there before the vectors were written.
+        :param namespace: only vectors of this namespace.
+        :param return_values: with the matches' values; the scores are exact then, and else approximate.
+        :param return_metadata: with the matches' metadata: ``none``, ``indexed`` or ``all``.
+        """
+        body = query_body(
+            vector=vector,
+            vector_id=vector_id,
+            top_k=top_k,
+            filter=filter,
+            namespace=namespace,
+            return_values=return_values,
+            return_metadata=return_metadata,
+        )
+        return read_matches(self._send("POST", self._at(index_name, "query"), json_body=body))
+
+    # --- metadata indexes -----------------------------------------------------------------------------
+
+    def create_metadata_index(self, index_name: str, property_name: str, index_type: IndexType) -> Mutation:
+        """
+        Let queries filter by a property of the metadata, for vectors that are written from now on.
+
+        An index has at most 10. Creating one again that is there already is accepted.
+
+        :param index_name: the index.
+        :param property_name: the property, ``.`` for nested ones.
+        :param index_type: ``string`` (of which the first 64 bytes are indexed), ``number`` or ``boolean``.
+        """
+        body = {"propertyName": check_property_name(property_name), "indexType": check_index_type(index_type)}
+        return read_mutation(
+            self._send("POST", self._at(index_name, "metadata_index/create"), json_body=body)
+        )
+
+    def list_metadata_indexes(self, index_name: str) -> list[MetadataIndex]:
+        """Return the metadata indexes of an index; their types in lower case, as they were given."""
+        return read_metadata_indexes(self._send("GET", self._at(index_name, "metadata_index/list")))
+
+    def delete_metadata_index(self, index_name: str, property_name: str) -> Mutation:
+        """
+        Let queries filter by a property no more.
+
+        :param index_name: the index.
+        :param property_name: the property.
+        """
+        body = {"propertyName": check_property_name(property_name)}
+        return read_mutation(
+            self._send("POST", self._at(index_name, "metadata_index/delete"), json_body=body)
+        )
 
     # --- shared ---------------------------------------------------------------------------------------
 
@@ -292,61 +380,15 @@ class VectorizeClient:
     def _write(
         self, index_name: str, route: str, vectors: Iterable[Vector] | bytes, unparsable_behavior: str | None
     ) -> Mutation:
-        params = None
-        if unparsable_behavior is not None:
-            if unparsable_behavior not in ("error", "discard"):
-                raise VectorizeInputError(
-                    f"unparsable_behavior {show(unparsable_behavior)} is neither 'error' nor 'discard'"
-                )
-            params = {"unparsable-behavior": unparsable_behavior}
+        check_unparsable_behavior(unparsable_behavior)
         answer = self._send(
             "POST",
             self._at(index_name, route),
-            params=params,
-            body=vectors if isinstance(vectors, bytes) else _ndjson(vectors),
+            params=None if unparsable_behavior is None else {"unparsable-behavior": unparsable_behavior},
+            body=vectors if isinstance(vectors, bytes) else write_ndjson(vectors),
             content_type="application/x-ndjson",
         )
-        return self._mutation(answer)
-
-    def _mutation(self, answer: Answer) -> Mutation:
-        result = self._expect(answer, dict)
-        mutation_id = result.get("mutationId")
-        if not is_mutation_id(mutation_id):
-            # The schema allows that there is none, and nothing could ever wait for such a write.
-            raise VectorizeResponseError(
-                "the service acknowledged a write without a mutationId, so nobody can tell when it is "
-                "applied. Send it again: writes by id can be repeated",
-                status=200,
-            )
-        accepted_at = answer.date or datetime.now(UTC).replace(microsecond=0)
-        return {"mutationId": mutation_id, "acceptedAt": accepted_at.isoformat().replace("+00:00", "Z")}
-
-    @staticmethod
-    def _expect(answer: Answer, kind: type) -> Any:
-        if not isinstance(answer.result, kind):
-            # The result itself is not shown: whatever sent it may have copied the credentials into it.
-            expected = "an array" if kind is list else "an object"
-            raise VectorizeResponseError(
-                f"the service's result is of type {type(answer.result).__name__}, where {expected} was "
-                "expected",
-                status=200,
-            )
-        return answer.result
-
-    @staticmethod
-    def _expect_ids(vectors: Any) -> Any:
-        # What is read back decides whether a delete is applied, so it had better be what it is taken for.
-        if not isinstance(vectors, list) or not all(
-            isinstance(vector, dict) and isinstance(vector.get("id"), str) for vector in vectors
-        ):
-            raise VectorizeResponseError(
-                "the service's result has something else where vectors with an id were expected", status=200
-            )
-        return vectors
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.blake2b(secret.encode(errors="surrogatepass"), key=_SALT).digest()
+        return read_mutation(answer)
 
 
 def _ids(ids: Sequence[str]) -> list[str]:
@@ -354,31 +396,3 @@ def _ids(ids: Sequence[str]) -> list[str]:
     if isinstance(ids, str | bytes) or not all(isinstance(id_, str) for id_ in ids):
         raise VectorizeInputError(f"ids: got {show(ids)}, expected a list of strings")
     return list(ids)
-
-
-def _check_header_value(value: str | None, what: str) -> None:
-    if not value:
-        raise VectorizeInputError(
-            f"there is no {what}: put the API token (or, with api_email, the Global API Key) into the "
-            "connection's password"
-        )
-    if not value.isascii() or not value.isprintable() or " " in value:
-        # The value itself is not shown: it is a secret.
-        raise VectorizeInputError(
-            f"the {what} has a space, a line break or another character that cannot be sent in a header: "
-            "copy it again"
-        )
-
-
-def _ndjson(vectors: Iterable[Vector]) -> bytes:
-    if isinstance(vectors, str | Mapping):
-        raise VectorizeInputError(
-            f"vectors: got {show(vectors)}, expected a list of vectors, or NDJSON as bytes"
-        )
-    lines: list[bytes] = []
-    for position, vector in enumerate(vectors):
-        try:
-            lines.append(write_json(vector))
-        except VectorizeInputError as e:
-            raise VectorizeInputError(f"vectors: at position {position}, {e}") from None
-    return b"\n".join([*lines, b""])

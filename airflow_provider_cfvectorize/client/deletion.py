@@ -12,23 +12,17 @@ from typing import Any, Final
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Progress, Stopped
+from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Progress, Stopped, batch_error
 from airflow_provider_cfvectorize.client.ids import IdList, IdSource, sha256_of_sorted, spread
 from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt, parse_time
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.waiting import ends_a_wait
 from airflow_provider_cfvectorize.exceptions import (
-    VectorizeAuthError,
-    VectorizeBatchAuthError,
     VectorizeBatchError,
-    VectorizeBatchNotFoundError,
-    VectorizeBatchThrottledError,
     VectorizeError,
     VectorizeInputError,
     VectorizeInterrupted,
-    VectorizeNotFoundError,
-    VectorizeThrottledError,
 )
 
 _log = logging.getLogger(__name__)
@@ -211,21 +205,7 @@ def _batch_error(
         f"{f' with code {code}' if code is not None else ''}, {not_sent} were not sent. Deleting all of them "
         f"again is harmless. The first failure: {cause}"
     )
-    numbers = {"acknowledged": acknowledged, "failed": failed, "not_sent": not_sent}
-    error: VectorizeBatchError
-    match cause:
-        case VectorizeAuthError():
-            error = VectorizeBatchAuthError(message, status=cause.status, code=cause.code, **numbers)
-        case VectorizeNotFoundError():
-            error = VectorizeBatchNotFoundError(message, status=cause.status, code=cause.code, **numbers)
-        case VectorizeThrottledError():
-            error = VectorizeBatchThrottledError(
-                message, status=cause.status, code=cause.code, retry_after=cause.retry_after, **numbers
-            )
-        case _:
-            error = VectorizeBatchError(message, **numbers)
-    error.__cause__ = cause
-    return error
+    return batch_error(cause, message, acknowledged=acknowledged, failed=failed, not_sent=not_sent)
 
 
 def read_back_all(

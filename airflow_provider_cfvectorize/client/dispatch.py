@@ -4,11 +4,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Final, Generic, TypeVar
 
-from airflow_provider_cfvectorize.exceptions import VectorizeError
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeBatchAuthError,
+    VectorizeBatchError,
+    VectorizeBatchNotFoundError,
+    VectorizeBatchThrottledError,
+    VectorizeError,
+    VectorizeNotFoundError,
+    VectorizeThrottledError,
+)
 
 #: How often the caller's thread looks whether it was told to stop, in seconds.
 _LOOK_SECONDS: Final = 0.2
@@ -16,6 +25,7 @@ _LOOK_SECONDS: Final = 0.2
 _PATIENCE_WHEN_STOPPED: Final = 2.0
 
 
+Batch = TypeVar("Batch", bound=Sized)
 Result = TypeVar("Result")
 
 
@@ -66,7 +76,7 @@ class Progress:
         )
 
 
-class Dispatcher(Generic[Result]):
+class Dispatcher(Generic[Batch, Result]):
     """
     Runs one function over batches, several at a time, and hands the results back on the caller's thread.
 
@@ -81,8 +91,8 @@ class Dispatcher(Generic[Result]):
 
     def __init__(
         self,
-        work: Callable[[list[str]], Result],
-        done: Callable[[list[str], Result], None],
+        work: Callable[[Batch], Result],
+        done: Callable[[Batch, Result], None],
         *,
         concurrency: int,
         stopped: Callable[[], bool],
@@ -91,11 +101,11 @@ class Dispatcher(Generic[Result]):
         self._done = done
         self._concurrency = concurrency
         self._stopped = stopped
-        self._in_flight: dict[Future[Result], list[str]] = {}
-        self.failed: list[tuple[list[str], VectorizeError]] = []
+        self._in_flight: dict[Future[Result], Batch] = {}
+        self.failed: list[tuple[Batch, VectorizeError]] = []
         self.sent = 0
 
-    def run(self, batches: Iterable[list[str]]) -> None:
+    def run(self, batches: Iterable[Batch]) -> None:
         """
         Send all batches; after one failed for good, start no more, await those in flight, and return.
 
@@ -148,3 +158,31 @@ class Dispatcher(Generic[Result]):
                 self.failed.append((batch, e))
             else:
                 self._done(batch, result)
+
+
+def batch_error(
+    cause: VectorizeError, message: str, *, acknowledged: int, failed: int, not_sent: int | None
+) -> VectorizeBatchError:
+    """
+    Return the error of a write that ended early, of a kind that the handlers of its cause see as well.
+
+    :param cause: what a request ended with.
+    :param message: how far the write came, and what to do.
+    :param acknowledged: number of items that were accepted.
+    :param failed: number of items in requests that failed.
+    :param not_sent: number of items that were never sent, None if that is unknown.
+    """
+    numbers: dict[str, Any] = {"acknowledged": acknowledged, "failed": failed, "not_sent": not_sent}
+    details: dict[str, Any] = {"status": getattr(cause, "status", None), "code": getattr(cause, "code", None)}
+    error: VectorizeBatchError
+    match cause:
+        case VectorizeAuthError():
+            error = VectorizeBatchAuthError(message, **numbers, **details)
+        case VectorizeNotFoundError():
+            error = VectorizeBatchNotFoundError(message, **numbers, **details)
+        case VectorizeThrottledError():
+            error = VectorizeBatchThrottledError(message, retry_after=cause.retry_after, **numbers, **details)
+        case _:
+            error = VectorizeBatchError(message, **numbers)
+    error.__cause__ = cause
+    return error

@@ -81,6 +81,35 @@ def open_local(path: str) -> BinaryIO:
         ) from None
 
 
+def lines_of(file: BinaryIO, longest: int, too_long: str) -> Iterator[bytes]:
+    """
+    Iterate over the lines of a file, without their ends and without a byte order mark.
+
+    Lines end at LF or CRLF and nowhere else.
+
+    :param file: what to read.
+    :param longest: the most bytes of a line; a few more may pass.
+    :param too_long: what to say of a longer one.
+    :raises VectorizeInputError: a line is longer.
+    """
+    rest = b""
+    first = True
+    while chunk := file.read(CHUNK_BYTES):
+        if first:
+            first = False
+            # A short first read must not split the mark.
+            while len(chunk) < 3 and (more := file.read(CHUNK_BYTES)):
+                chunk += more
+            chunk = chunk.removeprefix(b"\xef\xbb\xbf")
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+        if len(rest) > longest:
+            raise VectorizeInputError(too_long)
+    if rest:
+        yield rest.removesuffix(b"\r")
+
+
 class IdsFile:
     """
     The ids of a file.
@@ -211,26 +240,13 @@ class IdsFile:
 
     def _lines(self) -> Iterator[bytes]:
         longest = MAX_NDJSON_LINE_BYTES if self._ndjson else MAX_LINE_BYTES
-        rest = b""
-        first = True
         with self._open() as file:
-            while chunk := file.read(CHUNK_BYTES):
-                if first:
-                    first = False
-                    # A short first read must not split the mark.
-                    while len(chunk) < 3 and (more := file.read(CHUNK_BYTES)):
-                        chunk += more
-                    chunk = chunk.removeprefix(b"\xef\xbb\xbf")
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield line.removesuffix(b"\r")
-                if len(rest) > longest:
-                    raise VectorizeInputError(
-                        f"ids_path {show(self.path, 200)} has a line of more than {longest} bytes: expected "
-                        "one id a line, lines ended by LF or CRLF"
-                    )
-        if rest:
-            yield rest.removesuffix(b"\r")
+            yield from lines_of(
+                file,
+                longest,
+                f"ids_path {show(self.path, 200)} has a line of more than {longest} bytes: expected one id a "
+                "line, lines ended by LF or CRLF",
+            )
 
     def _open(self) -> BinaryIO:
         if not has_scheme(self.path):

@@ -55,6 +55,14 @@ MAX_METADATA_BYTES: Final = 10240
 MAX_VECTORS_PER_INDEX: Final = 20_000_000
 #: Metadata indexes of an index. docs.
 MAX_METADATA_INDEXES: Final = 10
+#: Bytes of UTF-8 of a string that a metadata index keeps. docs.
+MAX_INDEXED_BYTES: Final = 64
+#: A filter as compact JSON has fewer bytes than this, and a key in it at most so many characters. docs:
+#: https://developers.cloudflare.com/vectorize/reference/metadata-filtering/
+FILTER_BYTES: Final = 2048
+MAX_FILTER_KEY_CHARS: Final = 512
+#: Matches of a query when no number is asked for. schema.
+DEFAULT_TOP_K: Final = 5
 #: Matches of a query with values or all metadata, and without. docs, changelog of 2026-03-16; observed: code
 #: 40025.
 MAX_TOP_K_WITH_DATA: Final = 50

@@ -34,6 +34,8 @@ from airflow_provider_cfvectorize.exceptions import VectorizeTransportError
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 #: A response may take this many times the timeout of one read, from its first byte to its last.
 TOTAL_TIME_FACTOR = 3
+#: A request's body of more bytes than this is sent in steps.
+MAX_STEP_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,9 @@ class RequestsTransport:
             url,
             params=params,
             headers=headers,
-            data=body,
+            # As a file it goes out in steps, each of which may take as long as the timeout. Of bytes, all
+            # must be gone by then: 32 MB in 30 s is more than many lines can do.
+            data=io.BytesIO(body) if body is not None and len(body) > MAX_STEP_BYTES else body,
             timeout=self._timeout,
             allow_redirects=False,
             stream=True,

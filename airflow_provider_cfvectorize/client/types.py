@@ -4,7 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict, get_args
+
+#: What a query returns of the matches' metadata: nothing, what has a metadata index (of strings, as much as
+#: is indexed), or everything.
+ReturnMetadata = Literal["none", "indexed", "all"]
+RETURN_METADATA: Final[tuple[str, ...]] = get_args(ReturnMetadata)
+#: What kind of values a metadata index is of.
+IndexType = Literal["string", "number", "boolean"]
+INDEX_TYPES: Final[tuple[str, ...]] = get_args(IndexType)
 
 
 class IndexConfig(TypedDict):
@@ -51,6 +59,22 @@ class Mutation(TypedDict):
     acceptedAt: str
 
 
+class Written(TypedDict):
+    """
+    What became of any number of vectors.
+
+    ``mutationId`` and ``acceptedAt`` are those of the last mutation, which comes after all the others; None
+    where there was nothing to send. ``vectors`` is the number sent, ``requests`` that of the requests it
+    took, ``discarded`` that of lines left out because they are no vectors (only where that was asked for).
+    """
+
+    mutationId: str | None
+    acceptedAt: str | None
+    vectors: int
+    requests: int
+    discarded: int
+
+
 class Vector(TypedDict):
     """A vector as it is written and read back."""
 
@@ -69,3 +93,32 @@ class VectorPage(TypedDict):
     vectors: list[dict[str, str]]
     nextCursor: NotRequired[str | None]
     cursorExpirationTimestamp: NotRequired[str | None]
+
+
+class QueryMatch(TypedDict):
+    """
+    A vector that a query found.
+
+    ``score`` is by the index's metric: for ``cosine`` the highest is the nearest, for ``euclidean`` the
+    lowest. Go by the order of the matches, which is the nearest first for every metric.
+    """
+
+    id: str
+    score: float
+    values: NotRequired[Sequence[float] | None]
+    namespace: NotRequired[str | None]
+    metadata: NotRequired[Mapping[str, Any] | None]
+
+
+class QueryResult(TypedDict):
+    """What a query found, the nearest first."""
+
+    count: int
+    matches: list[QueryMatch]
+
+
+class MetadataIndex(TypedDict):
+    """A property of the metadata by which a query can filter."""
+
+    propertyName: str
+    indexType: str

@@ -3,32 +3,39 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from airflow import __version__ as airflow_version
-from airflow.providers.common.compat.sdk import BaseHook, conf
+from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_cfvectorize import __version__, connection
+from airflow_provider_cfvectorize import connection
+from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.deletion import DEFAULT_CONCURRENCY, delete_ids
 from airflow_provider_cfvectorize.client.ids import read_ids
-from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.client.text import show
-from airflow_provider_cfvectorize.client.types import Index, IndexInfo, Mutation, Vector, VectorPage
+from airflow_provider_cfvectorize.client.types import (
+    Index,
+    IndexInfo,
+    IndexType,
+    MetadataIndex,
+    Mutation,
+    QueryResult,
+    ReturnMetadata,
+    Vector,
+    VectorPage,
+    Written,
+)
+from airflow_provider_cfvectorize.client.vectors import Vectors
+from airflow_provider_cfvectorize.client.writing import read_vectors, write_vectors
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,
-    VectorizeInputError,
     VectorizeNotFoundError,
     VectorizeTransportError,
 )
-
-if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Connection
+from airflow_provider_cfvectorize.hooks.clients import client_of
 
 
 class CloudflareVectorizeHook(BaseHook):
@@ -36,7 +43,8 @@ class CloudflareVectorizeHook(BaseHook):
     Talk to Cloudflare Vectorize with the credentials of an Airflow connection.
 
     Every method of :class:`~airflow_provider_cfvectorize.client.client.VectorizeClient` is here too; what
-    they raise is described there. In a plain task::
+    they raise is described there. Those for vectors take any number here, and send as many requests as it
+    takes. In a plain task::
 
         CloudflareVectorizeHook().delete_by_ids("my-index", ["a", "b"])
 
@@ -179,29 +187,53 @@ class CloudflareVectorizeHook(BaseHook):
 
     # --- vectors --------------------------------------------------------------------------------------
 
-    def insert(
-        self, index_name: str, vectors: Iterable[Vector] | bytes, *, unparsable_behavior: str | None = None
-    ) -> Mutation:
+    def insert(self, index_name: str, vectors: Vectors, *, unparsable_behavior: str | None = None) -> Written:
         """
-        Add up to 5,000 vectors; one whose id exists already is left as it is.
+        Add any number of vectors; one whose id exists already is left as it is.
 
         :param index_name: the index.
-        :param vectors: the vectors, or NDJSON.
-        :param unparsable_behavior: ``error`` or ``discard``.
+        :param vectors: what :meth:`upsert` takes.
+        :param unparsable_behavior: ``error`` or ``discard``, as for :meth:`upsert`.
+        :return: the last mutation and the numbers of vectors and requests, as of :meth:`upsert`.
+        :raises VectorizeInputError: a vector cannot be one, as for :meth:`upsert`.
+        :raises VectorizeBatchError: a request failed for good, as for :meth:`upsert`.
         """
-        return self.get_conn().insert(index_name, vectors, unparsable_behavior=unparsable_behavior)
+        return write_vectors(
+            self.get_conn(),
+            "insert",
+            index_name,
+            vectors,
+            unparsable_behavior=unparsable_behavior,
+            log=self.log,
+        )
 
-    def upsert(
-        self, index_name: str, vectors: Iterable[Vector] | bytes, *, unparsable_behavior: str | None = None
-    ) -> Mutation:
+    def upsert(self, index_name: str, vectors: Vectors, *, unparsable_behavior: str | None = None) -> Written:
         """
-        Add up to 5,000 vectors; one whose id exists already is replaced whole.
+        Add any number of vectors; one whose id exists already is replaced whole.
+
+        They are checked and sent as they come, 5,000 or 32 MB a request and one request after the other, so
+        that of two with the same id the later one counts.
 
         :param index_name: the index.
-        :param vectors: the vectors, or NDJSON.
-        :param unparsable_behavior: ``error`` or ``discard``.
+        :param vectors: a list or any other iterable of vectors, a generator included; or NDJSON, one vector a
+            line, as bytes or as a file that was opened in binary mode.
+        :param unparsable_behavior: what is done with a line, or item, that is no vector at all: ``error``
+            (the default) ends the call, ``discard`` leaves it out. A vector beyond a cap of the service is an
+            error in any case.
+        :return: the last mutation, which comes after all the others (its ``mutationId`` is None where there
+            was nothing to send), with the numbers of vectors, requests and discarded lines.
+        :raises VectorizeInputError: a vector cannot be one. It is told by its position (from 0) or line (from
+            1), with the number of vectors before it that are acknowledged: they are or will be in the index.
+        :raises VectorizeBatchError: a request failed for good; likewise. Sending all again is harmless.
         """
-        return self.get_conn().upsert(index_name, vectors, unparsable_behavior=unparsable_behavior)
+        return write_vectors(
+            self.get_conn(),
+            "upsert",
+            index_name,
+            vectors,
+            unparsable_behavior=unparsable_behavior,
+            log=self.log,
+        )
 
     def delete_by_ids(
         self, index_name: str, ids: Sequence[str | int] | str, *, concurrency: int = DEFAULT_CONCURRENCY
@@ -219,9 +251,24 @@ class CloudflareVectorizeHook(BaseHook):
         receipt = delete_ids(self.get_conn(), index_name, checked, concurrency=concurrency, log=self.log)
         return receipt.as_dict()
 
-    def get_by_ids(self, index_name: str, ids: Sequence[str]) -> list[Vector]:
-        """Return those of up to 20 vectors that exist, with values and metadata."""
-        return self.get_conn().get_by_ids(index_name, ids)
+    def get_by_ids(
+        self,
+        index_name: str,
+        ids: Sequence[str | int] | str,
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+    ) -> list[Vector]:
+        """
+        Return those of any number of vectors that exist, with values and metadata, in the order of the ids.
+
+        :param index_name: the index.
+        :param ids: their ids, each of which counts once; see
+            :func:`~airflow_provider_cfvectorize.client.ids.read_ids`. It is one request for 20 of them.
+        :param concurrency: requests in flight at once.
+        """
+        checked = read_ids(ids)
+        self.max_connections = max(self.max_connections, concurrency)
+        return read_vectors(self.get_conn(), index_name, checked, concurrency=concurrency)
 
     def list_vectors(
         self, index_name: str, *, count: int | None = None, cursor: str | None = None
@@ -235,104 +282,80 @@ class CloudflareVectorizeHook(BaseHook):
         """
         return self.get_conn().list_vectors(index_name, count=count, cursor=cursor)
 
+    def iter_ids(
+        self, index_name: str, *, prefix: str | None = None, page_size: int = limits.MAX_LIST_COUNT
+    ) -> Iterator[str]:
+        """
+        Iterate over the ids of an index as they were when the first page was read, one request a page.
 
-def client_of(
-    conn: Connection,
-    *,
-    account_id: str | None = None,
-    max_connections: int = DEFAULT_CONCURRENCY,
-    retry: RetryPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
-) -> VectorizeClient:
-    """
-    Return a client with what a connection says.
+        :param index_name: the index.
+        :param prefix: only ids that begin so; all are read all the same, since the service cannot select.
+        :param page_size: ids a request, 1 to 1,000.
+        :raises VectorizeListingExpired: while iterating: the service has given the listing's snapshot up. For
+            work that can be done again, see
+            :func:`~airflow_provider_cfvectorize.client.listing.repeat_listing`.
+        """
+        return self.get_conn().iter_ids(index_name, prefix=prefix, page_size=page_size)
 
-    :param conn: the connection.
-    :param account_id: the account; the connection's login if not given.
-    :param max_connections: requests under way at once.
-    :param retry: how long a call goes on; None for a single attempt that never sleeps.
-    :raises VectorizeInputError: the connection is of another type, or a field is wrong.
-    """
-    # Before anything else: a templated conn_id must not send some database's password to some host.
-    if conn.conn_type != connection.CONN_TYPE:
-        raise VectorizeInputError(
-            f"connection {show(conn.conn_id)} is of type {show(conn.conn_type)}, expected "
-            f"{connection.CONN_TYPE!r} (in the UI: {connection.HOOK_NAME})"
-        )
-    for name in connection.HIDDEN_FIELDS:
-        value = getattr(conn, name)
-        if value:
-            raise VectorizeInputError(
-                f"connection {show(conn.conn_id)} has a {name} ({show(value)}), which is not used: put the "
-                f"whole address of the API into the host, such as {connection.PLACEHOLDERS['host']}. In a "
-                "URI, the host is written with %3A and %2F for ':' and '/'"
-            )
-    extras = _read_extras(conn)
-    email = extras.get("api_email")
-    password = conn.password
-    if not password:
-        raise VectorizeInputError(
-            f"connection {show(conn.conn_id)} has no password: put the API token into it (or, with "
-            "api_email, the Global API Key)"
-        )
-    account_id = account_id or conn.login
-    if not account_id:
-        raise VectorizeInputError(
-            f"connection {show(conn.conn_id)} has no login: put the Account ID into it, or pass account_id"
-        )
-    allowed = [host.strip() for host in conf.get("cfvectorize", "allow_http_hosts", fallback="").split(",")]
-    return VectorizeClient(
-        account_id,
-        api_token=None if email else password,
-        api_email=email or None,
-        api_key=password if email else None,
-        base_url=conn.host or "",
-        allow_http_hosts=[host.lower() for host in allowed if host],
-        timeout=_read_number(extras, "timeout", connection.DEFAULT_TIMEOUT, lambda n: n > 0, "above 0"),
-        rate_reserve=_read_number(
-            extras, "rate_reserve", connection.DEFAULT_RATE_RESERVE, lambda n: 0 <= n < 1, "from 0 to below 1"
-        ),
-        max_connections=max_connections,
-        user_agent=f"airflow-provider-cfvectorize/{__version__} apache-airflow/{airflow_version}",
-        retry=retry,
-    )
+    def query(
+        self,
+        index_name: str,
+        *,
+        vector: Sequence[float] | None = None,
+        vector_id: str | None = None,
+        top_k: int = limits.DEFAULT_TOP_K,
+        filter: Mapping[str, Any] | None = None,
+        namespace: str | None = None,
+        return_values: bool = False,
+        return_metadata: ReturnMetadata = "none",
+    ) -> QueryResult:
+        """
+        Return the vectors nearest to a vector, the nearest first.
 
-
-def _read_extras(conn: Connection) -> Mapping[str, Any]:
-    # Not extra_dejson: in the triggerer, Airflow's own blocks the event loop to mask secrets, and there are
-    # none in these extras.
-    try:
-        extras = json.loads(conn.extra) if conn.extra else {}
-    except ValueError:
-        extras = None
-    if not isinstance(extras, dict):
-        raise VectorizeInputError(
-            f"connection {show(conn.conn_id)}: the extra is not a JSON object. Known keys: "
-            f"{', '.join(connection.EXTRAS)}"
+        :param index_name: the index.
+        :param vector: the values to compare with.
+        :param vector_id: instead of ``vector``: the id of a vector in the index whose values are taken.
+        :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata.
+        :param filter: only vectors with such metadata, such as ``{"lang": "en", "year": {"$gte": 2020}}``.
+        :param namespace: only vectors of this namespace.
+        :param return_values: with the matches' values.
+        :param return_metadata: with the matches' metadata: ``none``, ``indexed`` or ``all``.
+        """
+        return self.get_conn().query(
+            index_name,
+            vector=vector,
+            vector_id=vector_id,
+            top_k=top_k,
+            filter=filter,
+            namespace=namespace,
+            return_values=return_values,
+            return_metadata=return_metadata,
         )
-    email = extras.get("api_email")
-    if email is not None and not isinstance(email, str):
-        raise VectorizeInputError(
-            f"connection {show(conn.conn_id)}: api_email is {show(email)}, expected a string"
-        )
-    return extras
 
+    # --- metadata indexes -----------------------------------------------------------------------------
 
-def _read_number(extras: Mapping[str, Any], name: str, default: float, fits: Any, expected: str) -> float:
-    value = extras.get(name)
-    if value is None or value == "":
-        return default
-    number = math.nan
-    # URIs give numbers as strings.
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-    if not math.isfinite(number) or not fits(number):
-        raise VectorizeInputError(
-            f"the connection's extra {name} is {show(value)}, expected a number {expected}"
-        )
-    return number
+    def create_metadata_index(self, index_name: str, property_name: str, index_type: IndexType) -> Mutation:
+        """
+        Let queries filter by a property of the metadata, for vectors that are written from now on.
+
+        :param index_name: the index.
+        :param property_name: the property, ``.`` for nested ones.
+        :param index_type: ``string``, ``number`` or ``boolean``.
+        """
+        return self.get_conn().create_metadata_index(index_name, property_name, index_type)
+
+    def list_metadata_indexes(self, index_name: str) -> list[MetadataIndex]:
+        """Return the metadata indexes of an index."""
+        return self.get_conn().list_metadata_indexes(index_name)
+
+    def delete_metadata_index(self, index_name: str, property_name: str) -> Mutation:
+        """
+        Let queries filter by a property no more.
+
+        :param index_name: the index.
+        :param property_name: the property.
+        """
+        return self.get_conn().delete_metadata_index(index_name, property_name)
 
 
 def _explain_refusal(client: VectorizeClient, refusal: VectorizeAuthError) -> str:

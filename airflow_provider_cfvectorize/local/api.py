@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.datastructures import QueryParams
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.local import errors, multipart, validation
+from airflow_provider_cfvectorize.local import errors, metadata, multipart, query, validation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES: Final = limits.MAX_UPLOAD_BYTES + 64 * 1024
 #: From this size on an upload is parsed in a thread, so that others are answered meanwhile.
 _THREAD_BYTES: Final = 64 * 1024
+#: From so many numbers in an index on a query is computed in a thread, for the same reason.
+_THREAD_FLOATS: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,13 @@ class Endpoint:
     :param name: Under which requests are counted: the name of the client's method.
     :param handle: Answers it; takes the request and the name of the index.
     :param writes: Whether it needs the permission to write.
+    :param result_info: Whether its envelope has the field ``result_info``.
     """
 
     name: str
     handle: Callable[[Request, str], Awaitable[Any]]
     writes: bool
+    result_info: bool = False
 
 
 class Api:
@@ -69,6 +72,16 @@ class Api:
             "delete_by_ids": {"POST": Endpoint("delete_by_ids", self.delete_by_ids, True)},
             "get_by_ids": {"POST": Endpoint("get_by_ids", self.get_by_ids, False)},
             "list": {"GET": Endpoint("list_vectors", self.list_vectors, False)},
+            "query": {"POST": Endpoint("query", self.query, False, result_info=True)},
+            "metadata_index/create": {
+                "POST": Endpoint("create_metadata_index", self.create_metadata_index, True)
+            },
+            "metadata_index/list": {
+                "GET": Endpoint("list_metadata_indexes", self.list_metadata_indexes, False)
+            },
+            "metadata_index/delete": {
+                "POST": Endpoint("delete_metadata_index", self.delete_metadata_index, True)
+            },
         }
 
     def endpoint_names(self) -> list[str]:
@@ -174,10 +187,7 @@ class Api:
             vector = index.vectors.get(vector_id)
             if vector is None:
                 continue
-            shown: dict[str, Any] = {
-                "id": vector.id,
-                "values": struct.unpack(f"<{len(vector.values) // 4}f", vector.values),
-            }
+            shown: dict[str, Any] = {"id": vector.id, "values": vector.floats()}
             if vector.namespace is not None:
                 shown["namespace"] = vector.namespace
             if vector.metadata is not None:
@@ -196,6 +206,68 @@ class Api:
         index = self._store.index(name)
         count = validation.parse_list_count(query.get("count"), self._behaviour)
         return self._store.listings.page(index, query.get("cursor") or None, count, self._store.now())
+
+    async def query(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Return the vectors nearest to a vector.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        body = await self._json(request)
+        index = self._store.index(name)
+        asked = query.parse_query(body, index.config.dimensions, self._behaviour)
+        vector = asked.vector
+        if vector is None:
+            found = index.vectors.get(asked.vector_id)
+            if found is None:
+                if self._behaviour.unknown_vector_id == "refuse":
+                    raise errors.unknown_vector_id(asked.vector_id, self._behaviour)
+                return {"count": 0, "matches": []}
+            vector = found.floats()
+        view = index.view()
+        filters = view.bind(asked.conditions)
+        if view.size <= _THREAD_FLOATS:
+            matches = view.search(asked, vector, filters)
+        else:
+            matches = await asyncio.to_thread(view.search, asked, vector, filters)
+        return {"count": len(matches), "matches": matches}
+
+    # --- metadata indexes ------------------------------------------------------------------------------
+
+    async def create_metadata_index(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Create a metadata index; one that is there already stays as it is.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        body = await self._json(request)
+        index = self._store.index(name)
+        property_name = metadata.parse_property(body, self._behaviour)
+        index_type = metadata.parse_type(body)
+        return {"mutationId": index.create_metadata_index(property_name, index_type, self._store.now())}
+
+    async def list_metadata_indexes(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        List the metadata indexes.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        return {"metadataIndexes": self._store.index(name).describe_metadata_indexes()}
+
+    async def delete_metadata_index(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Delete a metadata index.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        body = await self._json(request)
+        index = self._store.index(name)
+        property_name = metadata.parse_property(body, self._behaviour)
+        return {"mutationId": index.delete_metadata_index(property_name, self._store.now())}
 
     async def _upload(self, request: Request, name: str, operation: str) -> dict[str, Any]:
         media_type = _media_type(request)

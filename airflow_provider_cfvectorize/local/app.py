@@ -148,7 +148,15 @@ class App:
         self._access.check(headers, writes=endpoint.writes)
         if not path.startswith(self._indexes_path):
             raise errors.no_route(path)
-        return success(await endpoint.handle(request, index_name))
+        if not endpoint.result_info:
+            return success(await endpoint.handle(request, index_name))
+        try:
+            reply = success(await endpoint.handle(request, index_name))
+        except ApiError as e:
+            e.result_info = True
+            raise
+        reply.envelope["result_info"] = None
+        return reply
 
     def _route(self, path: str, method: str) -> tuple[Endpoint, str]:
         # Another account's path is a route as well, so that a wrong token is found before a wrong account.

@@ -52,6 +52,29 @@ class Behaviour:
         starts with ``$``.
     :param invalid_list_count_code: Code for a ``count`` of ``list`` that is not a number from 1 to 1,000.
     :param invalid_cursor_code: Code for a ``list`` cursor that is expired, damaged or another index's.
+    :param dot_product_score: Whether the score of a match in a dot-product index is the product, the largest
+        first, or its negative, the smallest first. The order of the matches is the same.
+    :param unknown_vector_id: Whether a query by the id of a vector that is not there is refused or has no
+        matches.
+    :param unknown_vector_id_code: Code for the same, if it is refused.
+    :param vector_and_vector_id: Whether a query with both is refused; otherwise ``vector`` counts.
+    :param vector_and_vector_id_code: Code for the same, if it is refused.
+    :param invalid_top_k_code: Code for a ``topK`` below 1.
+    :param invalid_filter_code: Code for a filter that breaks the documented rules.
+    :param unindexed_filter_property: Whether a filter on a property that has no metadata index matches
+        nothing or is refused.
+    :param filter_value_of_other_type: Whether a filter value that is not of the metadata index's type is
+        refused; otherwise it equals nothing.
+    :param missing_property: Whether a vector that its metadata index knows, and that lacks the property or
+        has it with another type, counts as having null there (``null``), or matches no condition
+        (``no_match``).
+    :param long_filter_strings: Whether strings in a filter are compared as they are (``whole``) or cut to 64
+        bytes first, as the indexed ones are (``cut``).
+    :param metadata_index_listed: Whether ``metadata_index/list`` shows what is ``applied``, or what is
+        ``accepted`` already.
+    :param metadata_index_not_found_status: HTTP status of code 40005, a metadata index that is not there.
+    :param too_many_metadata_indexes_code: Code for an eleventh metadata index.
+    :param invalid_property_name_code: Code for a ``propertyName`` that no filter could name.
     """
 
     # 401 and 403 are both on record, 401 for Vectorize itself.
@@ -90,3 +113,29 @@ class Behaviour:
     invalid_metadata_key_code: int = UNPUBLISHED_CODE
     invalid_list_count_code: int = UNPUBLISHED_CODE
     invalid_cursor_code: int = UNPUBLISHED_CODE
+    # The page on metrics says "negative dot product", -1000 being more similar than -500; no answer of such
+    # an index is on record. A score that grows with the similarity, as for cosine, surprises least.
+    dot_product_score: Literal["product", "negative"] = "product"
+    # The documentation promises results for one that is there only. A refusal shows the mistake.
+    unknown_vector_id: Literal["refuse", "no_match"] = "refuse"
+    unknown_vector_id_code: int = UNPUBLISHED_CODE
+    # Nobody can mean both, and the documentation has one or the other.
+    vector_and_vector_id: Choice = "refuse"
+    vector_and_vector_id_code: int = UNPUBLISHED_CODE
+    invalid_top_k_code: int = UNPUBLISHED_CODE
+    invalid_filter_code: int = UNPUBLISHED_CODE
+    # The documentation asks for a metadata index, and no error for want of one is on record.
+    unindexed_filter_property: Literal["no_match", "refuse"] = "no_match"
+    # The documentation lets any filter value be a string, number, boolean or null.
+    filter_value_of_other_type: Choice = "accept"
+    # So it is in the query language that the filter's operators come from; the schema's example, "has_viewed"
+    # is not true, makes sense only so.
+    missing_property: Literal["null", "no_match"] = "null"
+    # The documentation cuts what is indexed, and says nothing of cutting filters.
+    long_filter_strings: Literal["whole", "cut"] = "whole"
+    # As for everything else that is read; whoever waits sees no difference.
+    metadata_index_listed: Literal["applied", "accepted"] = "applied"
+    # As for the other codes of this family.
+    metadata_index_not_found_status: Literal[400, 404] = 400
+    too_many_metadata_indexes_code: int = UNPUBLISHED_CODE
+    invalid_property_name_code: int = UNPUBLISHED_CODE

@@ -34,6 +34,8 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(f"{status}/{code} {message}")
         self.status = status
+        #: Whether the envelope has the field ``result_info``, which only the one of a query has.
+        self.result_info = False
         self.headers = headers
         self.error: dict[str, Any] = {"code": code, "message": message}
         if chain:
@@ -41,7 +43,10 @@ class ApiError(Exception):
 
     def envelope(self) -> dict[str, Any]:
         """Return the body of the answer."""
-        return {"result": None, "success": False, "errors": [self.error], "messages": []}
+        envelope = {"result": None, "success": False, "errors": [self.error], "messages": []}
+        if self.result_info:
+            envelope["result_info"] = None
+        return envelope
 
 
 class DataFileError(Exception):
@@ -283,3 +288,81 @@ def oversized_metadata(vector_id: str, limit: int, got: int) -> ApiError:
         f'oversized metadata for vector id="{vector_id}"; the compact JSON representation of the metadata '
         f"must not exceed {limit} bytes, got {got} bytes",
     )
+
+
+# --- queries and metadata indexes ----------------------------------------------------------------------
+
+
+def wrong_query_dimensions(expected: int, got: int) -> ApiError:
+    """
+    Refuse a query vector of other dimensions than the index's.
+
+    :param expected: The dimensions of the index.
+    :param got: The dimensions of the vector.
+    """
+    return ApiError(
+        400, 40006, f"invalid query vector, expected {expected} dimensions, and got {got} dimensions"
+    )
+
+
+def top_k_too_large(with_data: bool, limit: int, limit_without: int, got: int) -> ApiError:
+    """
+    Refuse a query for too many matches.
+
+    :param with_data: Whether it asks for values or all metadata.
+    :param limit: The matches that are allowed.
+    :param limit_without: The matches that are allowed without values and with indexed metadata at most.
+    :param got: The matches asked for.
+    """
+    if with_data:
+        text = (
+            f"with returnValues=true or returnMetadata=all, max top K is {limit}, but got {got}; "
+            f"for a top K up to {limit_without}, retry with returnValues=false and returnMetadata=indexed"
+        )
+    else:
+        text = f"max top K is {limit}, but got {got}"
+    return ApiError(400, 40025, text)
+
+
+def invalid_filter(detail: str, behaviour: Behaviour) -> ApiError:
+    """
+    Refuse a filter that breaks the rules.
+
+    :param detail: Which one.
+    :param behaviour: The switches.
+    """
+    return ApiError(400, behaviour.invalid_filter_code, f"invalid filter: {detail}")
+
+
+def too_many_metadata_indexes(limit: int, behaviour: Behaviour) -> ApiError:
+    """
+    Refuse one metadata index more than an index may have.
+
+    :param limit: The metadata indexes that are allowed.
+    :param behaviour: The switches.
+    """
+    return ApiError(
+        400, behaviour.too_many_metadata_indexes_code, f"too many metadata indexes; max is {limit}"
+    )
+
+
+def metadata_index_not_found(name: str, behaviour: Behaviour) -> ApiError:
+    """
+    Refuse to delete a metadata index that is not there.
+
+    :param name: The property.
+    :param behaviour: The switches.
+    """
+    return ApiError(
+        behaviour.metadata_index_not_found_status, 40005, f'no metadata index for property "{name[:200]}"'
+    )
+
+
+def unknown_vector_id(vector_id: str, behaviour: Behaviour) -> ApiError:
+    """
+    Refuse a query by a vector that is not there.
+
+    :param vector_id: Its id.
+    :param behaviour: The switches.
+    """
+    return ApiError(400, behaviour.unknown_vector_id_code, f'no vector with id="{vector_id}"')

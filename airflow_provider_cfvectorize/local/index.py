@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One index: its log of mutations, the jobs that apply them, and the vectors that readers see."""
+"""One index: its log of mutations, the jobs that apply them, and what readers see."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.local import errors, metadata
 from airflow_provider_cfvectorize.local.model import (
     IndexConfig,
     Kind,
+    MetadataIndex,
     Mutation,
     Vector,
     Watermark,
     microseconds,
     milliseconds,
 )
+from airflow_provider_cfvectorize.local.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +73,8 @@ class Index:
         self.config = config
         self.watermark: Watermark | None = None
         self.vectors: dict[str, Vector] = {}
+        #: By property.
+        self.metadata_indexes: dict[str, MetadataIndex] = {}
         #: Counts the changes of the set of ids: while it stays the same, listings can share a snapshot.
         self.ids_version = 0
         self._timing = timing
@@ -79,11 +84,22 @@ class Index:
         self._unseen: deque[Batch] = deque()
         self._job_due: float | None = None
         self._last_sequence = 0
+        #: The metadata indexes there will be once the whole log is applied. Whether one can be created or
+        #: deleted is answered at once, so it cannot wait for the jobs.
+        self._coming: dict[str, MetadataIndex] = {}
+        self._view: View | None = None
 
     # --- writing ---------------------------------------------------------------------------------------
 
     def accept(
-        self, kind: Kind, now: float, *, vectors: Sequence[Vector] = (), ids: Sequence[str] = ()
+        self,
+        kind: Kind,
+        now: float,
+        *,
+        vectors: Sequence[Vector] = (),
+        ids: Sequence[str] = (),
+        property_name: str = "",
+        index_type: str = "",
     ) -> str:
         """
         Put one mutation into the log.
@@ -92,16 +108,56 @@ class Index:
         :param now: Seconds since the epoch.
         :param vectors: The vectors of an insert or upsert.
         :param ids: The ids of a delete.
+        :param property_name: The property of a metadata index.
+        :param index_type: The type of a metadata index that is created.
         :return: The mutation's id.
         """
         self.advance(now)
-        mutation = Mutation(self._last_sequence + 1, str(uuid.uuid4()), kind, now, tuple(vectors), tuple(ids))
+        sequence = self._last_sequence + 1
+        mutation = Mutation(
+            sequence,
+            str(uuid.uuid4()),
+            kind,
+            now,
+            tuple(Vector(*vector[:4], sequence) for vector in vectors),
+            tuple(ids),
+            property_name,
+            index_type,
+        )
         self._journal.append(self.key, mutation)
         self._last_sequence = mutation.sequence
         self._pending.append(mutation)
         if self._job_due is None:
             self._job_due = now + self._timing.apply_delay
+        metadata.apply(self._coming, mutation)
         return mutation.id
+
+    def create_metadata_index(self, property_name: str, index_type: str, now: float) -> str:
+        """
+        Create a metadata index; a property that has one keeps it, and that is no error.
+
+        :param property_name: The property.
+        :param index_type: ``string``, ``number`` or ``boolean``.
+        :param now: Seconds since the epoch.
+        :return: The mutation's id.
+        :raises ApiError: There are too many.
+        """
+        if property_name not in self._coming and len(self._coming) >= limits.MAX_METADATA_INDEXES:
+            raise errors.too_many_metadata_indexes(limits.MAX_METADATA_INDEXES, self._behaviour)
+        return self.accept("create_metadata_index", now, property_name=property_name, index_type=index_type)
+
+    def delete_metadata_index(self, property_name: str, now: float) -> str:
+        """
+        Delete a metadata index.
+
+        :param property_name: The property.
+        :param now: Seconds since the epoch.
+        :return: The mutation's id.
+        :raises ApiError: The property has none.
+        """
+        if property_name not in self._coming:
+            raise errors.metadata_index_not_found(property_name, self._behaviour)
+        return self.accept("delete_metadata_index", now, property_name=property_name)
 
     # --- the jobs --------------------------------------------------------------------------------------
 
@@ -146,7 +202,7 @@ class Index:
 
     def _fold(self, mutations: list[Mutation]) -> None:
         vectors = self.vectors
-        changed = False
+        changed = replaced = False
         for mutation in mutations:
             if mutation.kind == "delete":
                 for vector_id in mutation.ids:
@@ -155,14 +211,36 @@ class Index:
             before = len(vectors)
             if mutation.kind == "upsert":
                 vectors.update((vector.id, vector) for vector in mutation.vectors)
-            else:
+                replaced |= bool(mutation.vectors)
+            elif mutation.kind == "insert":
                 for vector in mutation.vectors:
                     vectors.setdefault(vector.id, vector)
+            else:
+                replaced |= metadata.apply(self.metadata_indexes, mutation)
             changed |= len(vectors) != before
         if changed:
             self.ids_version += 1
+        if changed or replaced:
+            self._view = None
 
     # --- reading ---------------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """Return what queries see; the same object until a job changes it."""
+        if self._view is None:
+            self._view = View(
+                self.config.metric,
+                self.config.dimensions,
+                self.vectors,
+                self.metadata_indexes,
+                self._behaviour,
+            )
+        return self._view
+
+    def describe_metadata_indexes(self) -> list[dict[str, str]]:
+        """Return the metadata indexes as the service lists them."""
+        shown = self.metadata_indexes if self._behaviour.metadata_index_listed == "applied" else self._coming
+        return metadata.describe(shown.values())
 
     def describe(self) -> dict[str, Any]:
         """Return the index as creating, getting and listing indexes show it."""
@@ -196,6 +274,7 @@ class Index:
         now: float,
         watermark: Watermark | None,
         vectors: dict[str, Vector],
+        metadata_indexes: dict[str, MetadataIndex],
         unseen: list[Batch],
         pending: list[Mutation],
     ) -> None:
@@ -207,6 +286,7 @@ class Index:
         :param now: Seconds since the epoch.
         :param watermark: The last mutation applied.
         :param vectors: What readers see.
+        :param metadata_indexes: The metadata indexes that readers see, by property.
         :param unseen: The batches that are applied but not visible.
         :param pending: The mutations that no job has taken.
         """
@@ -214,6 +294,12 @@ class Index:
         self.vectors = vectors
         self._unseen = deque(unseen)
         self._pending = deque(pending)
-        known = [*(batch.mutations[-1] for batch in unseen), *pending[-1:]]
-        self._last_sequence = known[-1].sequence if known else 0
+        self.metadata_indexes = metadata_indexes
+        self._coming = dict(metadata_indexes)
+        log = [*(mutation for batch in unseen for mutation in batch.mutations), *pending]
+        for mutation in log:
+            metadata.apply(self._coming, mutation)
+        # Places in the log are compared with each other only, so it is enough to go on after those in use.
+        kept: list[Vector | MetadataIndex | Mutation] = [*log, *metadata_indexes.values(), *vectors.values()]
+        self._last_sequence = max((entry.sequence for entry in kept), default=0)
         self._job_due = now + self._timing.apply_delay if pending else None

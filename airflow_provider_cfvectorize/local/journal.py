@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_provider_cfvectorize.local.index import Batch
-    from airflow_provider_cfvectorize.local.model import IndexConfig, Mutation, Vector, Watermark
+    from airflow_provider_cfvectorize.local.model import (
+        IndexConfig,
+        MetadataIndex,
+        Mutation,
+        Vector,
+        Watermark,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,7 @@ class Restored:
     config: IndexConfig
     watermark: Watermark | None
     vectors: dict[str, Vector]
+    metadata_indexes: dict[str, MetadataIndex]
     unseen: list[Batch]
     pending: list[Mutation]
 
@@ -75,7 +82,7 @@ class Journal:
 
     def fold(self, key: int, mutations: Sequence[Mutation]) -> None:
         """
-        Apply published mutations to the vectors, and drop them from the log.
+        Apply published mutations to vectors and metadata indexes, and drop them from the log.
 
         :param key: The index.
         :param mutations: One batch.

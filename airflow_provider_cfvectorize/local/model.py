@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import Final, Literal, NamedTuple
 
-Kind = Literal["insert", "upsert", "delete"]
+Kind = Literal["insert", "upsert", "delete", "create_metadata_index", "delete_metadata_index"]
 
 #: What a preset stands for: dimensions and metric.
 PRESETS: Final[dict[str, tuple[int, str]]] = {
@@ -26,18 +27,41 @@ class Vector(NamedTuple):
     """
     One vector, as small as it can be kept: an index may hold a million.
 
-    ``values`` are little-endian float32; ``metadata`` is compact JSON, None if the vector has none.
+    ``values`` are little-endian float32; ``metadata`` is compact JSON, None if the vector has none;
+    ``sequence`` is the place in the log of the mutation that wrote it.
     """
 
     id: str
     values: bytes
     namespace: str | None
     metadata: str | None
+    sequence: int = 0
+
+    def floats(self) -> tuple[float, ...]:
+        """Return the values as numbers."""
+        return struct.unpack(f"<{len(self.values) // 4}f", self.values)
+
+
+class MetadataIndex(NamedTuple):
+    """
+    A metadata index of one property; levels of nesting are separated by ``.``.
+
+    ``type`` is as it was asked for, in small letters; ``sequence`` is the place in the log of the mutation
+    that created it.
+    """
+
+    property: str
+    type: str
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One entry of an index's log; ``sequence`` is its place in the order of acceptance."""
+    """
+    One entry of an index's log; ``sequence`` is its place in the order of acceptance.
+
+    ``property`` and ``index_type`` are those of a metadata index that is created or deleted.
+    """
 
     sequence: int
     id: str
@@ -45,6 +69,8 @@ class Mutation:
     accepted_at: float
     vectors: tuple[Vector, ...] = ()
     ids: tuple[str, ...] = ()
+    property: str = ""
+    index_type: str = ""
 
 
 class Watermark(NamedTuple):

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow_provider_cfvectorize.local.errors import DataFileError
 from airflow_provider_cfvectorize.local.index import Batch
 from airflow_provider_cfvectorize.local.journal import Journal, Restored
-from airflow_provider_cfvectorize.local.model import IndexConfig, Mutation, Vector, Watermark
+from airflow_provider_cfvectorize.local.model import (
+    IndexConfig,
+    MetadataIndex,
+    Mutation,
+    Vector,
+    Watermark,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 #: Marks the file as ours ("CFVL"), see https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION_ID: Final = 0x4346564C
 #: Goes up with each change of the tables.
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 #: Seconds to wait for another process to let go of the file: one that was just killed.
 _LOCK_TIMEOUT: Final = 1.0
 
@@ -41,15 +47,18 @@ _TABLES: Final = (
     # visible_at is null while a mutation is pending.
     """CREATE TABLE mutations (
         index_key INTEGER NOT NULL, sequence INTEGER NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL,
-        accepted_at REAL NOT NULL, visible_at REAL, ids TEXT NOT NULL,
-        PRIMARY KEY (index_key, sequence)) WITHOUT ROWID""",
+        accepted_at REAL NOT NULL, visible_at REAL, ids TEXT NOT NULL, property TEXT NOT NULL,
+        index_type TEXT NOT NULL, PRIMARY KEY (index_key, sequence)) WITHOUT ROWID""",
     """CREATE TABLE mutation_vectors (
         index_key INTEGER NOT NULL, sequence INTEGER NOT NULL, position INTEGER NOT NULL, id TEXT NOT NULL,
         "values" BLOB NOT NULL, namespace TEXT, metadata TEXT,
         PRIMARY KEY (index_key, sequence, position)) WITHOUT ROWID""",
     """CREATE TABLE vectors (
         index_key INTEGER NOT NULL, id TEXT NOT NULL, "values" BLOB NOT NULL, namespace TEXT, metadata TEXT,
-        PRIMARY KEY (index_key, id))""",
+        sequence INTEGER NOT NULL, PRIMARY KEY (index_key, id))""",
+    """CREATE TABLE metadata_indexes (
+        index_key INTEGER NOT NULL, property TEXT NOT NULL, type TEXT NOT NULL, sequence INTEGER NOT NULL,
+        PRIMARY KEY (index_key, property)) WITHOUT ROWID""",
 )
 
 
@@ -93,6 +102,11 @@ class SqliteJournal(Journal):
                 raise DataFileError(
                     f"{self._path} was written by a newer vectorize-local "
                     f"(layout {layout}, this one knows {LAYOUT})"
+                )
+            if layout < LAYOUT and (layout or tables):
+                raise DataFileError(
+                    f"{self._path} was written by an older vectorize-local (layout {layout}, this one needs "
+                    f"{LAYOUT}) and cannot be converted; remove it or name another file"
                 )
             # Held until the file is closed: no other server, and nobody else, gets in between.
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -150,8 +164,16 @@ class SqliteJournal(Journal):
             vectors = {
                 row[0]: Vector(*row)
                 for row in self._db.execute(
-                    'SELECT id, "values", namespace, metadata FROM vectors '
+                    'SELECT id, "values", namespace, metadata, sequence FROM vectors '
                     "WHERE index_key = ? ORDER BY rowid",
+                    (key,),
+                )
+            }
+            metadata_indexes = {
+                row[0]: MetadataIndex(*row)
+                for row in self._db.execute(
+                    "SELECT property, type, sequence FROM metadata_indexes "
+                    "WHERE index_key = ? ORDER BY sequence",
                     (key,),
                 )
             }
@@ -162,6 +184,7 @@ class SqliteJournal(Journal):
                     config=IndexConfig(*config),
                     watermark=None if watermark is None else Watermark(watermark, watermark_at),
                     vectors=vectors,
+                    metadata_indexes=metadata_indexes,
                     unseen=unseen,
                     pending=pending,
                 )
@@ -170,21 +193,28 @@ class SqliteJournal(Journal):
 
     def _load_log(self, key: int) -> tuple[list[Batch], list[Mutation]]:
         vectors: defaultdict[int, list[Vector]] = defaultdict(list)
-        for sequence, *vector in self._db.execute(
-            'SELECT sequence, id, "values", namespace, metadata FROM mutation_vectors '
+        for row in self._db.execute(
+            'SELECT id, "values", namespace, metadata, sequence FROM mutation_vectors '
             "WHERE index_key = ? ORDER BY sequence, position",
             (key,),
         ):
-            vectors[sequence].append(Vector(*vector))
+            vector = Vector(*row)
+            vectors[vector.sequence].append(vector)
         unseen: list[Batch] = []
         pending: list[Mutation] = []
-        for sequence, mutation_id, kind, accepted_at, visible_at, ids in self._db.execute(
-            "SELECT sequence, id, kind, accepted_at, visible_at, ids FROM mutations "
+        for sequence, mutation_id, kind, accepted_at, visible_at, ids, *index in self._db.execute(
+            "SELECT sequence, id, kind, accepted_at, visible_at, ids, property, index_type FROM mutations "
             "WHERE index_key = ? ORDER BY sequence",
             (key,),
         ):
             mutation = Mutation(
-                sequence, mutation_id, kind, accepted_at, tuple(vectors[sequence]), tuple(json.loads(ids))
+                sequence,
+                mutation_id,
+                kind,
+                accepted_at,
+                tuple(vectors[sequence]),
+                tuple(json.loads(ids)),
+                *index,
             )
             if visible_at is None:
                 pending.append(mutation)
@@ -226,7 +256,7 @@ class SqliteJournal(Journal):
         :param key: Its key.
         """
         with self._transaction():
-            for table in ("vectors", "mutation_vectors", "mutations"):
+            for table in ("metadata_indexes", "vectors", "mutation_vectors", "mutations"):
                 self._db.execute(f"DELETE FROM {table} WHERE index_key = ?", (key,))  # noqa: S608
             self._db.execute("UPDATE indexes SET deleted = 1 WHERE key = ?", (key,))
 
@@ -239,8 +269,9 @@ class SqliteJournal(Journal):
         """
         with self._transaction():
             self._db.execute(
-                "INSERT INTO mutations (index_key, sequence, id, kind, accepted_at, ids) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO mutations "
+                "(index_key, sequence, id, kind, accepted_at, ids, property, index_type) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     key,
                     mutation.sequence,
@@ -248,13 +279,15 @@ class SqliteJournal(Journal):
                     mutation.kind,
                     mutation.accepted_at,
                     json.dumps(mutation.ids),
+                    mutation.property,
+                    mutation.index_type,
                 ),
             )
             if mutation.vectors:
                 self._db.executemany(
                     "INSERT INTO mutation_vectors VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (
-                        (key, mutation.sequence, place, *vector)
+                        (key, mutation.sequence, place, *vector[:4])
                         for place, vector in enumerate(mutation.vectors)
                     ),
                 )
@@ -280,7 +313,7 @@ class SqliteJournal(Journal):
 
     def fold(self, key: int, mutations: Sequence[Mutation]) -> None:
         """
-        Apply published mutations to the vectors, and drop them from the log.
+        Apply published mutations to vectors and metadata indexes, and drop them from the log.
 
         :param key: The index.
         :param mutations: One batch.
@@ -293,10 +326,22 @@ class SqliteJournal(Journal):
                         ((key, vector_id) for vector_id in mutation.ids),
                     )
                     continue
+                if mutation.kind == "create_metadata_index":
+                    self._db.execute(
+                        "INSERT OR IGNORE INTO metadata_indexes VALUES (?, ?, ?, ?)",
+                        (key, mutation.property, mutation.index_type, mutation.sequence),
+                    )
+                    continue
+                if mutation.kind == "delete_metadata_index":
+                    self._db.execute(
+                        "DELETE FROM metadata_indexes WHERE index_key = ? AND property = ?",
+                        (key, mutation.property),
+                    )
+                    continue
                 conflict = "REPLACE" if mutation.kind == "upsert" else "IGNORE"
                 self._db.execute(
-                    f'INSERT OR {conflict} INTO vectors (index_key, id, "values", namespace, metadata) '  # noqa: S608
-                    'SELECT index_key, id, "values", namespace, metadata FROM mutation_vectors '
+                    f"INSERT OR {conflict} INTO vectors "  # noqa: S608
+                    'SELECT index_key, id, "values", namespace, metadata, sequence FROM mutation_vectors '
                     "WHERE index_key = ? AND sequence = ? ORDER BY position",
                     (key, mutation.sequence),
                 )

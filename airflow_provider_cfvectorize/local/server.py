@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import logging
 import math
@@ -224,6 +225,9 @@ class LocalVectorize:
             if package not in ("starlette", "uvicorn"):
                 raise
             raise MissingExtraError(package) from e
+        if importlib.util.find_spec("numpy") is None:
+            # Imported by the first query only; whoever lacks it should not learn that so late.
+            raise MissingExtraError("numpy")
         if self._thread is not None:
             raise RuntimeError("this server is running already")
         listener = _listen(self.host, self.port)

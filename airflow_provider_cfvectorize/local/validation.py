@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 #: The schema's pattern without its nested repetition, which takes exponential time on some names.
 _INDEX_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*[a-z0-9]")
 _LIST_COUNT: Final = re.compile(r"[0-9]{1,9}")
-_NUMBERS: Final = frozenset({int, float})
+#: The types of a number; not bool, which is an int for Python.
+NUMBERS: Final = frozenset({int, float})
 _MISSING: Final = object()
 #: Levels of nesting in metadata; the default of serde_json, which the service's error texts look like.
 _MAX_DEPTH: Final = 127
@@ -38,7 +39,7 @@ def _no_constant(name: str) -> None:
 
 # Python's decoder takes NaN and Infinity, which are not JSON and would come back in answers.
 _DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -101,15 +102,38 @@ def parse_ids(body: dict[str, Any], limit: int, behaviour: Behaviour) -> list[st
         length = utf8_length(vector_id)
         if length < 0:
             raise errors.not_json(f"ids[{position}]: lone surrogate")
-        _check_id_length(length, behaviour)
+        check_id_length(length, behaviour)
     return ids
 
 
-def _check_id_length(length: int, behaviour: Behaviour) -> None:
+def check_id_length(length: int, behaviour: Behaviour) -> None:
+    """
+    Check the length of one id.
+
+    :param length: Its bytes.
+    :param behaviour: The switches.
+    :raises ApiError: It is too long, or empty.
+    """
     if length > limits.MAX_ID_BYTES:
         raise errors.id_too_long(limits.MAX_ID_BYTES, length)
     if length == 0 and behaviour.empty_id == "refuse":
         raise ApiError(400, behaviour.invalid_ids_code, "id must not be empty")
+
+
+def check_namespace_length(length: int, behaviour: Behaviour) -> None:
+    """
+    Check the length of a namespace.
+
+    :param length: Its bytes.
+    :param behaviour: The switches.
+    :raises ApiError: It is too long.
+    """
+    if length > limits.MAX_NAMESPACE_BYTES:
+        raise ApiError(
+            400,
+            behaviour.invalid_namespace_code,
+            f"namespace too long; max is {limits.MAX_NAMESPACE_BYTES} bytes, got {length} bytes",
+        )
 
 
 def parse_list_count(value: str | None, behaviour: Behaviour) -> int:
@@ -218,7 +242,7 @@ def _parse_line(line: bytes) -> tuple[Vector, dict[str, Any] | None]:
     namespace, metadata = parsed.get("namespace"), parsed.get("metadata")
     if not isinstance(vector_id, str) or utf8_length(vector_id) < 0:
         raise ValueError("id")
-    if not isinstance(values, list) or not _NUMBERS.issuperset(map(type, values)):
+    if not isinstance(values, list) or not NUMBERS.issuperset(map(type, values)):
         raise ValueError("values")
     if namespace is not None and (not isinstance(namespace, str) or utf8_length(namespace) < 0):
         raise ValueError("namespace")
@@ -233,7 +257,7 @@ def _parse_line(line: bytes) -> tuple[Vector, dict[str, Any] | None]:
         raise ValueError("values")
     compact = None
     if metadata is not None:
-        compact = _ENCODER.encode(metadata)
+        compact = ENCODER.encode(metadata)
         if utf8_length(compact) < 0 or _too_deep(metadata, compact):
             raise ValueError("metadata")
     return Vector(vector_id, packed, namespace, compact), metadata
@@ -259,18 +283,12 @@ def _check_vector(
     parsed: tuple[Vector, dict[str, Any] | None], dimensions: int, behaviour: Behaviour
 ) -> Vector:
     vector, metadata = parsed
-    _check_id_length(utf8_length(vector.id), behaviour)
+    check_id_length(utf8_length(vector.id), behaviour)
     got = len(vector.values) // 4
     if got != dimensions:
         raise errors.wrong_dimensions(vector.id, dimensions, got)
     if vector.namespace is not None:
-        length = utf8_length(vector.namespace)
-        if length > limits.MAX_NAMESPACE_BYTES:
-            raise ApiError(
-                400,
-                behaviour.invalid_namespace_code,
-                f"namespace too long; max is {limits.MAX_NAMESPACE_BYTES} bytes, got {length} bytes",
-            )
+        check_namespace_length(utf8_length(vector.namespace), behaviour)
     if metadata is not None and vector.metadata is not None:
         size = utf8_length(vector.metadata)
         if size > limits.MAX_METADATA_BYTES:

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeInputError
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeBatchError,
+    VectorizeInputError,
+)
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize
 from harness import INDEX, Vectorize
@@ -62,6 +67,61 @@ def test_a_name_that_cannot_be_one(server: LocalVectorize, name: str) -> None:
     assert sum(server.stats().values()) == 0
 
 
+def test_any_number_of_vectors(vectorize: Vectorize, tmp_path: Path) -> None:
+    hook = CloudflareVectorizeHook()
+    ids = [f"v{i}" for i in range(5001)]
+    vectors: list[Any] = [{"id": id_, "values": [0.5] * 32} for id_ in ids]
+    written = hook.upsert(INDEX, (vector for vector in vectors))
+    assert (written["vectors"], written["requests"], written["discarded"]) == (5001, 2, 0)
+    path = tmp_path / "more.ndjson"
+    path.write_bytes(
+        b"\n".join(json.dumps({**vector, "id": f"w{i}"}).encode() for i, vector in enumerate(vectors))
+    )
+    with path.open("rb") as file:
+        last = hook.insert(INDEX, file)["mutationId"]
+    assert last is not None
+    vectorize.wait_for(last)
+    assert vectorize.ids() == {*ids, *(f"w{i}" for i in range(5001))}
+    assert sorted(hook.iter_ids(INDEX, prefix="w500")) == ["w500", "w5000"]
+    wanted = ["w7", *ids[:45], "absent", "w7", "v3"]
+    assert [vector["id"] for vector in hook.get_by_ids(INDEX, wanted)] == ["w7", *ids[:45]]
+    stats = vectorize.server.stats()
+    assert (stats["upsert"], stats["insert"], stats["get_by_ids"]) == (2, 2, 3)
+
+
+def test_of_two_with_the_same_id(vectorize: Vectorize) -> None:
+    hook = CloudflareVectorizeHook()
+    vectors: list[Any] = [{"id": "a", "values": [float(i)] * 32} for i in range(1, 5003)]
+    last = hook.upsert(INDEX, vectors)["mutationId"]
+    assert last is not None
+    vectorize.wait_for(last)
+    (vector,) = hook.get_by_ids(INDEX, "a")
+    assert vector["values"][0] == 5002.0
+
+
+def test_a_bad_vector_after_good_ones(vectorize: Vectorize) -> None:
+    hook = CloudflareVectorizeHook()
+    good = {"id": "a", "values": [0.5] * 32}
+    with pytest.raises(
+        VectorizeInputError, match=r"position 5000, .* has no id\. 5000 vectors in 1 request are"
+    ):
+        hook.upsert(INDEX, [good] * 5000 + [{"values": [0.5] * 32}])  # type: ignore[list-item]
+    with pytest.raises(
+        VectorizeBatchError, match=r"the 1 of line 1 failed.* code 40012: .*nvalid vector"
+    ) as e:
+        hook.upsert(INDEX, b'{"id":"a","values":[1]}')
+    assert (e.value.acknowledged, e.value.failed) == (0, 1)
+    written = hook.upsert(INDEX, b"nonsense", unparsable_behavior="discard")
+    assert (written["mutationId"], written["discarded"]) == (None, 1)
+
+
+def test_nothing_to_write_or_to_get(vectorize: Vectorize) -> None:
+    hook = CloudflareVectorizeHook()
+    assert hook.upsert(INDEX, [])["mutationId"] is None
+    assert hook.get_by_ids(INDEX, []) == []
+    assert not {"upsert", "get_by_ids"} & {name for name, count in vectorize.server.stats().items() if count}
+
+
 def test_a_uri(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     host = server.base_url.replace(":", "%3A").replace("/", "%2F")
     monkeypatch.setenv(
@@ -97,7 +157,7 @@ def test_a_plain_host_must_be_allowed(server: LocalVectorize, monkeypatch: pytes
 
 @pytest.mark.parametrize("extra", ["[1]", "not json", '{"api_email": 5}'])
 def test_an_extra_that_cannot_be_used(server: LocalVectorize, extra: str) -> None:
-    from airflow_provider_cfvectorize.hooks.vectorize import client_of
+    from airflow_provider_cfvectorize.hooks.clients import client_of
 
     class Given:
         conn_id, conn_type, port, schema = "c", "cloudflare_vectorize", None, None

@@ -61,6 +61,24 @@ class Client:
     def ids(self, *ids: str, name: str = "docs") -> list[str]:
         return [vector["id"] for vector in result(self.get(list(ids), name))]
 
+    def query(self, vector: Any = None, name: str = "docs", **more: Any) -> requests.Response:
+        body = more if vector is None else {"vector": vector, **more}
+        return self.send("POST", f"/{name}/query", json=body)
+
+    def create_metadata_index(
+        self, property_name: Any, index_type: Any, name: str = "docs"
+    ) -> requests.Response:
+        body = {"propertyName": property_name, "indexType": index_type}
+        return self.send("POST", f"/{name}/metadata_index/create", json=body)
+
+    def delete_metadata_index(self, property_name: Any, name: str = "docs") -> requests.Response:
+        return self.send("POST", f"/{name}/metadata_index/delete", json={"propertyName": property_name})
+
+    def metadata_indexes(self, name: str = "docs") -> list[tuple[str, str]]:
+        found = result(self.send("GET", f"/{name}/metadata_index/list"))
+        assert list(found) == ["metadataIndexes"]
+        return [(index["propertyName"], index["indexType"]) for index in found["metadataIndexes"]]
+
     def info(self, name: str = "docs") -> dict[str, Any]:
         return result(self.send("GET", f"/{name}/info"))
 

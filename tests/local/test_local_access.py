@@ -70,6 +70,8 @@ def test_a_token_that_may_not_write(start, connect):
     assert reader.ids("a") == ["a"]
     assert reader.page()["totalCount"] == 1
     assert len(result(reader.send("GET"))) == 1
+    assert result(reader.query([0.5] * 32))["count"] == 1
+    assert reader.metadata_indexes() == []
     assert result(reader.send("GET", "/docs"))["name"] == "docs"
     for response in (
         reader.create("fresh"),
@@ -77,6 +79,8 @@ def test_a_token_that_may_not_write(start, connect):
         reader.upsert([vector("b")]),
         reader.upload("insert", [vector("b")]),
         reader.delete(["a"]),
+        reader.create_metadata_index("k", "string"),
+        reader.delete_metadata_index("k"),
     ):
         assert refusal(response) == AUTHENTICATION
 

@@ -180,7 +180,7 @@ def test_an_empty_variable_is_no_token(capsys, monkeypatch):
     assert "token of your own" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "numpy"])
 def test_without_the_extra(package):
     code = (
         f"import sys; sys.modules[{package!r}] = None\n"

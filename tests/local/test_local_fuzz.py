@@ -18,7 +18,8 @@ from local.local_client import vector
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-ACTIONS = ["", "/info", "/insert", "/upsert", "/delete_by_ids", "/get_by_ids", "/list", "/nothing"]
+ACTIONS = ["", "/info", "/insert", "/upsert", "/delete_by_ids", "/get_by_ids", "/list", "/query"]
+ACTIONS += ["/metadata_index/create", "/metadata_index/list", "/metadata_index/delete", "/nothing"]
 METHODS = ["GET", "POST", "DELETE", "PUT", "PATCH", "OPTIONS", "TRACE", "HEAD"]
 TYPES = [
     "application/json",
@@ -52,6 +53,33 @@ vectors = st.fixed_dictionaries(
         "metadata": st.dictionaries(surrogates, values, max_size=4) | values,
     },
 )
+clauses = (
+    values
+    | st.dictionaries(
+        st.sampled_from(["$eq", "$ne", "$lt", "$lte", "$gt", "$gte", "$or"]), scalars, max_size=2
+    )
+    | st.dictionaries(st.sampled_from(["$in", "$nin"]), st.lists(scalars, max_size=3), max_size=2)
+)
+queries = st.fixed_dictionaries(
+    {},
+    optional={
+        "vector": st.just([0.5] * 32) | st.lists(st.floats() | st.integers(), max_size=33) | values,
+        "vectorId": st.sampled_from(["a", "docs"]) | values,
+        "namespace": values,
+        "topK": st.integers(-1, 120) | values,
+        "returnValues": st.booleans() | values,
+        "returnMetadata": st.sampled_from(["none", "indexed", "all"]) | values,
+        "filter": st.dictionaries(st.sampled_from(["k", "a.b", "$a"]) | surrogates, clauses, max_size=3)
+        | values,
+    },
+)
+metadata_indexes = st.fixed_dictionaries(
+    {},
+    optional={
+        "propertyName": st.sampled_from(["k", "a.b"]) | values,
+        "indexType": st.sampled_from(["string", "number", "boolean"]) | values,
+    },
+)
 bodies = st.fixed_dictionaries(
     {},
     optional={
@@ -73,7 +101,7 @@ bodies = st.fixed_dictionaries(
 )
 payloads = (
     st.binary(max_size=200)
-    | (values | bodies | vectors).map(lambda value: json.dumps(value).encode())
+    | (values | bodies | vectors | queries | metadata_indexes).map(lambda value: json.dumps(value).encode())
     | st.lists(vectors, max_size=3).map(lambda lines: "\n".join(map(json.dumps, lines)).encode())
     | st.lists(vectors, max_size=2).map(
         lambda lines: (
@@ -95,6 +123,11 @@ def server():
         call(
             server, "POST", "", json.dumps({"name": "docs", "config": {"dimensions": 32, "metric": "cosine"}})
         )
+        for property_name, index_type in (("k", "string"), ("a.b", "number")):
+            index = {"propertyName": property_name, "indexType": index_type}
+            call(server, "POST", "/docs/metadata_index/create", json.dumps(index))
+        stored = {**vector("a"), "metadata": {"k": "x", "a": {"b": 1}}}
+        call(server, "POST", "/docs/upsert", json.dumps(stored), {"Content-Type": "application/x-ndjson"})
         yield server
 
 
@@ -134,7 +167,8 @@ def call(
         assert content == b""
         return
     envelope: dict[str, Any] = json.loads(content, parse_constant=pytest.fail)
-    assert set(envelope) == {"result", "success", "errors", "messages"}
+    assert set(envelope) - {"result_info"} == {"result", "success", "errors", "messages"}
+    assert envelope.get("result_info") is None
     assert envelope["success"] is (answer.status == 200)
     assert bool(envelope["errors"]) is not envelope["success"]
     for error in envelope["errors"]:
@@ -160,6 +194,12 @@ def test_bodies(server, method, name, action, content_type, query, body):
     # Whatever was accepted can be read back.
     call(server, "POST", "/docs/get_by_ids", json.dumps({"ids": ["", "a", "$a"]}))
     call(server, "GET", "/docs/list?count=1000")
+
+
+@FUZZ
+@given(body=queries | queries.map(lambda query: {**query, "vector": [0.5] * 32}))
+def test_queries(server, body):
+    call(server, "POST", "/docs/query", json.dumps(body))
 
 
 @FUZZ

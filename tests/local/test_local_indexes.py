@@ -116,6 +116,10 @@ def test_valid_names(client: Client, name):
         ("GET", "/list", None),
         ("POST", "/get_by_ids", {"ids": ["a"]}),
         ("POST", "/delete_by_ids", {"ids": ["a"]}),
+        ("POST", "/query", {"vector": [0.5] * 32}),
+        ("POST", "/metadata_index/create", {"propertyName": "k", "indexType": "string"}),
+        ("GET", "/metadata_index/list", None),
+        ("POST", "/metadata_index/delete", {"propertyName": "k"}),
     ],
 )
 def test_an_index_that_never_existed_and_one_that_was_deleted(client: Client, method, path, body):
@@ -174,7 +178,8 @@ def test_the_statuses_in_doubt_are_switches(start, connect):
     ],
 )
 def test_bodies_that_are_not_json(client: Client, body, headers, message):
-    for path in ("", "/docs/delete_by_ids", "/docs/get_by_ids"):
+    paths = ("", "/docs/delete_by_ids", "/docs/get_by_ids", "/docs/query")
+    for path in (*paths, "/docs/metadata_index/create", "/docs/metadata_index/delete"):
         status, code, text = refusal(client.send("POST", path, data=body, headers=headers))
         assert (status, code) == (400, 40026)
         assert text.startswith(message)

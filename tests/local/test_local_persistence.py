@@ -158,6 +158,16 @@ def test_a_file_of_a_newer_version(path):
     )
 
 
+def test_a_file_of_an_older_version(path):
+    LocalVectorize(data=path).start().stop()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version={LAYOUT - 1}")
+    assert refused(path) == (
+        f"{path} was written by an older vectorize-local (layout {LAYOUT - 1}, this one needs {LAYOUT}) and "
+        "cannot be converted; remove it or name another file"
+    )
+
+
 def test_a_damaged_file(path):
     LocalVectorize(data=path).start().stop()
     with closing(sqlite3.connect(path)) as db:

@@ -56,6 +56,43 @@ def test_a_whole_round(start):
         assert info.vector_count == 5
         assert info.processed_up_to_datetime is not None
 
+        matches = indexes.query("sdk", vector=[0.5] * 32, top_k=2, **account)
+        assert matches.count == 2
+        assert [(match.id, match.metadata, match.values) for match in matches.matches] == [
+            ("v0", None, None),
+            ("v1", None, None),
+        ]
+        assert matches.matches[0].score == pytest.approx(1)
+        with pytest.raises(cloudflare.BadRequestError, match="max top K is 50, but got 51"):
+            indexes.query("sdk", vector=[0.5] * 32, top_k=51, return_values=True, **account)
+        with pytest.raises(cloudflare.BadRequestError, match="expected 32 dimensions, and got 1 dim"):
+            indexes.query("sdk", vector=[0.5], **account)
+        metadata_index = indexes.metadata_index
+        assert metadata_index.list("sdk", **account).metadata_indexes == []
+        indexed = metadata_index.create("sdk", property_name="i", index_type="number", **account)
+        wait_for(indexes, server.account_id, indexed.mutation_id)
+        (shown,) = metadata_index.list("sdk", **account).metadata_indexes
+        assert (shown.property_name, shown.index_type) == ("i", "Number")
+        again = indexes.upsert("sdk", body=body, extra_headers=ndjson, **account)
+        wait_for(indexes, server.account_id, again.mutation_id)
+        filtered = indexes.query(
+            "sdk",
+            vector=[0.5] * 32,
+            filter={"i": {"$gte": 1, "$lt": 3}},
+            return_metadata="indexed",
+            return_values=True,
+            **account,
+        )
+        assert [(m.id, m.metadata, m.values) for m in filtered.matches] == [
+            ("v1", {"i": 1}, [0.5] * 32),
+            ("v2", {"i": 2}, [0.5] * 32),
+        ]
+        dropped = metadata_index.delete("sdk", property_name="i", **account)
+        wait_for(indexes, server.account_id, dropped.mutation_id)
+        assert metadata_index.list("sdk", **account).metadata_indexes == []
+        with pytest.raises(cloudflare.BadRequestError, match="40005"):
+            metadata_index.delete("sdk", property_name="i", **account)
+
         inserted = indexes.insert(
             "sdk", body=body, unparsable_behavior="discard", extra_headers=ndjson, **account
         )

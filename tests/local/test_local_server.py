@@ -25,6 +25,10 @@ NAMES = {
     "delete_by_ids",
     "get_by_ids",
     "list_vectors",
+    "query",
+    "create_metadata_index",
+    "list_metadata_indexes",
+    "delete_metadata_index",
     "verify_token",
 }
 
@@ -61,6 +65,10 @@ def test_requests_are_counted(start, connect):
     client.info()
     client.get(["a"])
     client.page()
+    client.query([0.5] * 32)
+    client.create_metadata_index("k", "string")
+    client.send("GET", "/docs/metadata_index/list")
+    client.delete_metadata_index("k")
     client.send("GET", "/docs")
     client.send("GET")
     client.send("DELETE", "/docs")

@@ -172,6 +172,9 @@ def test_the_numbers_of_the_other_documents() -> None:
         f"{limits.MAX_UPSERT_VECTORS:,} vectors and {limits.MAX_UPLOAD_BYTES // 10**6} MB an upload",
         f"{limits.MIN_DIMENSIONS} to {limits.MAX_DIMENSIONS:,} dimensions",
         f"{limits.MAX_METADATA_BYTES:,} bytes of metadata",
+        f"{limits.MAX_METADATA_INDEXES} metadata indexes, {limits.MAX_TOP_K} matches a query",
+        f"{limits.MAX_TOP_K_WITH_DATA} with values or all metadata",
+        f"the first {limits.MAX_INDEXED_BYTES} bytes of a string",
     ):
         assert phrase in server, phrase
     security = words("SECURITY.md")

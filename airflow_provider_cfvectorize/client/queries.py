@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a query may ask, and what may be a metadata index: checked before it costs a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.ids import problem_with_id
+from airflow_provider_cfvectorize.client.session import write_json
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.types import INDEX_TYPES, RETURN_METADATA
+from airflow_provider_cfvectorize.client.vectors import problem_with_namespace, problem_with_values
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+# https://developers.cloudflare.com/vectorize/reference/metadata-filtering/ lists the operators.
+_EQUALITY: Final = ("$eq", "$ne")
+_MEMBERSHIP: Final = ("$in", "$nin")
+_LOWER: Final = ("$gt", "$gte")
+_UPPER: Final = ("$lt", "$lte")
+OPERATORS: Final = (*_EQUALITY, *_MEMBERSHIP, *_LOWER, *_UPPER)
+
+
+def query_body(
+    *,
+    vector: object,
+    vector_id: object,
+    top_k: object,
+    filter: object,
+    namespace: object,
+    return_values: object,
+    return_metadata: object,
+) -> dict[str, object]:
+    """
+    Return the body of a query.
+
+    The parameters are those of :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.query`.
+
+    :raises VectorizeInputError: the service would refuse it.
+    """
+    if (vector is None) == (vector_id is None):
+        raise VectorizeInputError(
+            "a query takes either vector (values like those of the index) or vector_id (the id of a vector "
+            f"in the index), and got {'neither' if vector is None else 'both'}"
+        )
+    body: dict[str, object] = {}
+    if vector is not None:
+        if problem := problem_with_values(vector):
+            raise VectorizeInputError(f"vector {problem}")
+        body["vector"] = vector
+    else:
+        problem = problem_with_id(vector_id) if isinstance(vector_id, str) else "is not a string"
+        if problem:
+            raise VectorizeInputError(f"vector_id {show(vector_id)} {problem}")
+        body["vectorId"] = vector_id
+    if not isinstance(return_values, bool):
+        raise VectorizeInputError(f"return_values is {show(return_values)}, expected True or False")
+    _check_return_metadata(return_metadata)
+    _check_top_k(top_k, return_values, return_metadata)
+    body |= {"topK": top_k, "returnValues": return_values, "returnMetadata": return_metadata}
+    if namespace is not None:
+        if problem := problem_with_namespace(namespace):
+            raise VectorizeInputError(f"namespace {show(namespace)} {problem}")
+        body["namespace"] = namespace
+    if filter is not None:
+        body["filter"] = check_filter(filter)
+    return body
+
+
+def _check_return_metadata(value: object) -> None:
+    if isinstance(value, bool):
+        # Older versions of the API took one, and much of what can be read about it still does.
+        instead = "'all' (or 'indexed', for what has a metadata index)" if value else "'none'"
+        raise VectorizeInputError(f"return_metadata is {value}, pass {instead} instead")
+    if value not in RETURN_METADATA:
+        raise VectorizeInputError(f"return_metadata {show(value)} is none of {', '.join(RETURN_METADATA)}")
+
+
+def _check_top_k(top_k: object, return_values: bool, return_metadata: object) -> None:
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= limits.MAX_TOP_K:
+        raise VectorizeInputError(
+            f"top_k is {show(top_k)}, expected an integer from 1 to {limits.MAX_TOP_K} (to "
+            f"{limits.MAX_TOP_K_WITH_DATA} with values or all metadata)"
+        )
+    reasons = [
+        *(["return_values=True"] if return_values else []),
+        *(["return_metadata='all'"] if return_metadata == "all" else []),
+    ]
+    if top_k > limits.MAX_TOP_K_WITH_DATA and reasons:
+        raise VectorizeInputError(
+            f"top_k is {top_k} with {' and '.join(reasons)}: with values or all metadata, a query returns at "
+            f"most {limits.MAX_TOP_K_WITH_DATA} matches. For up to {limits.MAX_TOP_K}, pass "
+            "return_values=False and return_metadata='indexed' or 'none', and get the rest with get_by_ids"
+        )
+
+
+def check_filter(value: object) -> Mapping[str, Any]:
+    """
+    Return a filter that the service can read.
+
+    :param value: property names (``.`` for nested ones), each with a value it must equal or a mapping of
+        operators: ``$eq``, ``$ne``, ``$in``, ``$nin``, or one or two of ``$lt``, ``$lte``, ``$gt``, ``$gte``
+        for a range.
+    :raises VectorizeInputError: it is something else, or has 2,048 bytes or more as compact JSON.
+    """
+    if not isinstance(value, Mapping):
+        raise VectorizeInputError(f'filter: got {show(value)}, expected a mapping such as {{"lang": "en"}}')
+    if not value:
+        raise VectorizeInputError("filter: got an empty mapping; pass None for no filter")
+    for key, condition in value.items():
+        if problem := problem_with_key(key):
+            raise VectorizeInputError(f"filter: the key {show(key)} {problem}")
+        if problem := _problem_with_condition(condition):
+            raise VectorizeInputError(f"filter: the condition of {show(key)} {problem}")
+    size = len(write_json(value))
+    if size >= limits.FILTER_BYTES:
+        raise VectorizeInputError(
+            f"filter: it has {size} bytes as compact JSON, the most is {limits.FILTER_BYTES - 1}. Send "
+            "several queries, each with some of the values"
+        )
+    return value
+
+
+def problem_with_key(key: object) -> str | None:
+    """Say what is wrong with the name of a property in a filter or metadata index; None if nothing is."""
+    if not isinstance(key, str):
+        return "is not a string"
+    if not key:
+        return "is empty"
+    if any(level.startswith("$") for level in key.split(".")):
+        return (
+            "begins, or has a level that begins, with '$': operators belong inside of a property's condition"
+        )
+    if '"' in key or "|" in key:
+        return "has a '\"' or a '|', which a property's name cannot have"
+    if len(key) > limits.MAX_FILTER_KEY_CHARS:
+        return f"has {len(key)} characters, the most is {limits.MAX_FILTER_KEY_CHARS}"
+    return None
+
+
+def check_property_name(name: object) -> str:
+    """
+    Return the name of a property of the metadata, ``.`` for nested ones.
+
+    :param name: what was passed.
+    :raises VectorizeInputError: it cannot be one.
+    """
+    problem = problem_with_key(name)
+    if problem is None:
+        try:
+            str(name).encode()
+        except UnicodeEncodeError:
+            problem = "has half of a surrogate pair, which is not valid Unicode"
+    if problem is not None:
+        raise VectorizeInputError(f"property_name {show(name)} {problem}")
+    return str(name)
+
+
+def check_index_type(index_type: object) -> str:
+    """
+    Return the type of a metadata index.
+
+    :param index_type: what was passed.
+    :raises VectorizeInputError: it is none of ``string``, ``number`` and ``boolean``.
+    """
+    if not isinstance(index_type, str) or index_type not in INDEX_TYPES:
+        raise VectorizeInputError(f"index_type {show(index_type)} is none of {', '.join(INDEX_TYPES)}")
+    return index_type
+
+
+def _problem_with_condition(condition: object) -> str | None:
+    if not isinstance(condition, Mapping):
+        if not _is_scalar(condition):
+            return f"is {show(condition)}: for one of several values, write {{'$in': [...]}}"
+        return None
+    if not condition:
+        return "is an empty mapping"
+    for operator, operand in condition.items():
+        if operator not in OPERATORS:
+            return (
+                f"has {show(operator)}, which is none of {', '.join(OPERATORS)}. A nested property is "
+                "written with a dot: {'a.b': ...}"
+            )
+        if operator in _MEMBERSHIP:
+            if not isinstance(operand, list | tuple) or not operand or not all(map(_is_scalar, operand)):
+                return f"has {operator} with {show(operand)}, expected a list of strings, numbers or booleans"
+        elif not _is_scalar(operand) or (operand is None and operator not in _EQUALITY):
+            return f"has {operator} with {show(operand)}, expected a string, a number or a boolean"
+    is_range = (
+        len(condition) == 2
+        and sum(operator in _LOWER for operator in condition) == 1
+        and sum(operator in _UPPER for operator in condition) == 1
+    )
+    if len(condition) > 1 and not is_range:
+        return (
+            f"has {' and '.join(condition)}: only one of {', '.join(_LOWER)} and one of {', '.join(_UPPER)} "
+            "can stand together"
+        )
+    return None
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)

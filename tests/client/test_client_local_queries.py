@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queries and metadata indexes against a Vectorize that answers them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.exceptions import VectorizeResponseError
+
+Index = tuple[VectorizeClient, str]
+
+FILLER = [0.0] * 30
+
+
+@pytest.fixture
+def applied(index: Index) -> Callable[[Any], None]:
+    client, name = index
+
+    def wait(mutation: Any) -> None:
+        while client.info(name).get("processedUpToMutation") != mutation["mutationId"]:
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def filled(index: Index, applied: Callable[[Any], None]) -> Index:
+    client, name = index
+    client.create_metadata_index(name, "lang", "string")
+    applied(client.create_metadata_index(name, "meta.year", "number"))
+    vectors: list[Any] = [
+        {
+            "id": id_,
+            "values": [x, y, *FILLER],
+            "namespace": namespace,
+            "metadata": {"lang": lang, "meta": {"year": year}, "more": id_},
+        }
+        for id_, x, y, namespace, lang, year in [
+            ("a", 1, 0, "n", "en", 2020),
+            ("b", 0.8, 0.6, "n", "de", 2021),
+            ("c", 0, 1, "m", "en", 2022),
+        ]
+    ]
+    applied(client.upsert(name, vectors))
+    return index
+
+
+def test_the_nearest(filled: Index) -> None:
+    client, name = filled
+    result = client.query(name, vector=[1, 0, *FILLER])
+    assert result["count"] == 3
+    assert [match["id"] for match in result["matches"]] == ["a", "b", "c"]
+    assert [match["score"] for match in result["matches"]] == pytest.approx([1, 0.8, 0], abs=1e-6)
+    assert not any(match.get("values") or match.get("metadata") for match in result["matches"])
+    assert [match["id"] for match in client.query(name, vector_id="c", top_k=2)["matches"]] == ["c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ({"namespace": "n"}, ["a", "b"]),
+        ({"filter": {"lang": "en"}}, ["a", "c"]),
+        ({"filter": {"lang": {"$ne": "en"}}}, ["b"]),
+        ({"filter": {"lang": {"$in": ["de", "fr"]}}}, ["b"]),
+        ({"filter": {"meta.year": {"$gt": 2020, "$lte": 2022}}}, ["b", "c"]),
+        ({"filter": {"meta.year": {"$gte": 2021}, "lang": "en"}}, ["c"]),
+        ({"filter": {"lang": "en"}, "namespace": "m"}, ["c"]),
+    ],
+)
+def test_filters(filled: Index, options: dict[str, Any], ids: list[str]) -> None:
+    client, name = filled
+    result = client.query(name, vector=[1, 0, *FILLER], **options)
+    assert [match["id"] for match in result["matches"]] == ids
+
+
+def test_what_comes_with_a_match(filled: Index) -> None:
+    client, name = filled
+    (match,) = client.query(name, vector=[1, 0, *FILLER], top_k=1, return_values=True, return_metadata="all")[
+        "matches"
+    ]
+    assert (match["id"], match["namespace"]) == ("a", "n")
+    assert match["values"] == [1, 0, *FILLER]
+    assert match["metadata"] == {"lang": "en", "meta": {"year": 2020}, "more": "a"}
+    (match,) = client.query(name, vector=[1, 0, *FILLER], top_k=1, return_metadata="indexed")["matches"]
+    assert match["metadata"] == {"lang": "en", "meta": {"year": 2020}}
+
+
+def test_metadata_indexes(filled: Index, applied: Callable[[Any], None]) -> None:
+    client, name = filled
+
+    def listed() -> set[tuple[str, str]]:
+        return {(one["propertyName"], one["indexType"]) for one in client.list_metadata_indexes(name)}
+
+    assert listed() == {("lang", "string"), ("meta.year", "number")}
+    applied(client.create_metadata_index(name, "seen", "boolean"))
+    applied(client.create_metadata_index(name, "seen", "boolean"))
+    assert listed() == {("lang", "string"), ("meta.year", "number"), ("seen", "boolean")}
+    applied(client.delete_metadata_index(name, "lang"))
+    assert listed() == {("meta.year", "number"), ("seen", "boolean")}
+    with pytest.raises(VectorizeResponseError, match=r"code 40005: .*list_metadata_indexes says") as e:
+        client.delete_metadata_index(name, "lang")
+    assert e.value.code == 40005
+
+
+def test_the_services_advice(index: Index) -> None:
+    client, name = index
+    with pytest.raises(VectorizeResponseError, match=r"code 40006: .*expected 32 dimensions.*as many values"):
+        client.query(name, vector=[1])
+
+
+def test_no_check_is_looser_than_the_server(index: Index) -> None:
+    """The largest of everything that passes here passes there."""
+    client, name = index
+    key = "k" * limits.MAX_FILTER_KEY_CHARS
+    frame = len(json.dumps({key: ""}, separators=(",", ":")))
+    client.create_metadata_index(name, key, "string")
+    client.query(
+        name,
+        vector=[-3.4028234663852886e38, 1e-300, *FILLER],
+        top_k=limits.MAX_TOP_K,
+        return_metadata="indexed",
+        namespace="é" * 32,
+        filter={key: "x" * (limits.FILTER_BYTES - 1 - frame)},
+    )
+    for return_metadata in ("none", "all"):
+        client.query(
+            name,
+            vector=[1, 1, *FILLER],
+            top_k=limits.MAX_TOP_K_WITH_DATA,
+            return_values=True,
+            return_metadata=return_metadata,  # type: ignore[arg-type]
+            filter={"a": {"$in": [None, True, 1, "x"]}, "b": {"$ne": None}, "c": {"$gt": "a", "$lte": "b"}},
+        )
+    metadata = {"k": "x" * (limits.MAX_METADATA_BYTES - 8)}
+    client.upsert(
+        name, [{"id": "é" * 32, "values": [1, 1, *FILLER], "namespace": "é" * 32, "metadata": metadata}]
+    )

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queries and metadata indexes: what is sent, what is refused before, and what an answer must have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.queries import check_filter
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeResponseError
+from client.servers import INDEXES, MUTATION, Reply, Request, ScriptedServer, accepted, ok, refused
+
+Connect = Callable[..., VectorizeClient]
+Serve = Callable[..., ScriptedServer]
+
+V = [0.5, 1]
+DEFAULTS = {"topK": 5, "returnValues": False, "returnMetadata": "none"}
+
+
+def a_small_vectorize(request: Request) -> Reply:
+    if request.path.endswith("/query"):
+        return ok({"count": 1, "matches": [{"id": "a", "score": 0.75}]})
+    if request.path.endswith("/metadata_index/list"):
+        return ok({"metadataIndexes": [{"propertyName": "lang", "indexType": "String"}]})
+    return accepted()
+
+
+@pytest.fixture
+def server(serve: Serve) -> ScriptedServer:
+    return serve(a_small_vectorize)
+
+
+@pytest.fixture
+def client(server: ScriptedServer, connect: Connect) -> VectorizeClient:
+    return connect(server)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({"vector": V}, {"vector": V, **DEFAULTS}),
+        ({"vector": (1, 2)}, {"vector": [1, 2], **DEFAULTS}),
+        ({"vector": list(numpy.ones(2))}, {"vector": [1.0, 1.0], **DEFAULTS}),
+        ({"vector_id": "é"}, {"vectorId": "é", **DEFAULTS}),
+        ({"vector": V, "top_k": 100}, {"vector": V, **DEFAULTS, "topK": 100}),
+        (
+            {
+                "vector": V,
+                "top_k": 50,
+                "return_values": True,
+                "return_metadata": "all",
+                "namespace": "n" * 64,
+            },
+            {"vector": V, "topK": 50, "returnValues": True, "returnMetadata": "all", "namespace": "n" * 64},
+        ),
+        (
+            {"vector": V, "top_k": 100, "return_metadata": "indexed", "filter": {"a.b": {"$gte": 1}}},
+            {
+                "vector": V,
+                "topK": 100,
+                "returnValues": False,
+                "returnMetadata": "indexed",
+                "filter": {"a.b": {"$gte": 1}},
+            },
+        ),
+    ],
+)
+def test_a_query(
+    client: VectorizeClient, server: ScriptedServer, asked: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    assert client.query("docs", **asked) == {"count": 1, "matches": [{"id": "a", "score": 0.75}]}
+    (request,) = server.requests
+    assert (request.method, request.path) == ("POST", f"{INDEXES}/docs/query")
+    assert json.loads(request.body) == sent
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "either vector .* or vector_id .* got neither"),
+        ({"vector": V, "vector_id": "a"}, "got both"),
+        ({"vector": []}, "vector is empty"),
+        ({"vector": "0.5"}, "vector is '0.5', expected a list of numbers"),
+        ({"vector": numpy.ones(2)}, r"pass \.tolist\(\)"),
+        ({"vector": [1, True]}, "has True at position 1, expected numbers"),
+        ({"vector": [1, None]}, "has None at position 1, expected numbers"),
+        ({"vector": [numpy.float32(1)]}, r"position 0, expected numbers: of a numpy array, pass \.tolist"),
+        ({"vector": [1, float("nan")]}, "has nan at position 1, which is no finite number of 32 bits"),
+        ({"vector": [float("-inf")]}, "has -inf at position 0"),
+        ({"vector": [1e39]}, r"has 1e\+39 at position 0"),
+        ({"vector": [0.5, 10**400]}, "has an integer of more than 77 digits at position 1"),
+        ({"vector_id": ""}, "vector_id '' is empty"),
+        ({"vector_id": "é" * 33}, "has 66 bytes of UTF-8, the most is 64"),
+        ({"vector_id": 5}, "vector_id 5 is not a string"),
+        ({"vector": V, "top_k": 0}, "top_k is 0, expected an integer from 1 to 100"),
+        ({"vector": V, "top_k": 101}, "top_k is 101"),
+        ({"vector": V, "top_k": True}, "top_k is True"),
+        ({"vector": V, "top_k": 5.0}, "top_k is 5.0"),
+        ({"vector": V, "top_k": None}, "top_k is None"),
+        ({"vector": V, "top_k": 51, "return_values": True}, "51 with return_values=True: .* at most 50"),
+        (
+            {"vector": V, "top_k": 60, "return_metadata": "all"},
+            "60 with return_metadata='all': .* For up to 100, pass return_values=False and .*'indexed'",
+        ),
+        (
+            {"vector": V, "top_k": 60, "return_metadata": "all", "return_values": True},
+            "return_values=True and return_metadata='all'",
+        ),
+        ({"vector": V, "return_metadata": True}, "is True, pass 'all' .*'indexed'.* instead"),
+        ({"vector": V, "return_metadata": False}, "is False, pass 'none' instead"),
+        ({"vector": V, "return_metadata": "some"}, "'some' is none of none, indexed, all"),
+        ({"vector": V, "return_metadata": ["all"]}, "a list is none of"),
+        ({"vector": V, "return_values": "yes"}, "return_values is 'yes', expected True or False"),
+        ({"vector": V, "namespace": "é" * 33}, "has 66 bytes of UTF-8"),
+        ({"vector": V, "namespace": 5}, "namespace 5 is not a string"),
+        ({"vector": V, "namespace": "\ud800"}, "half of a surrogate pair"),
+        ({"vector": V, "filter": {}}, "pass None for no filter"),
+        ({"vector": V, "filter": "lang = en"}, "expected a mapping"),
+        ({"vector": V, "filter": []}, "expected a mapping"),
+    ],
+)
+def test_a_query_that_is_refused(
+    client: VectorizeClient, server: ScriptedServer, asked: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(VectorizeInputError, match=said):
+        client.query("docs", **asked)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        {"lang": "en", "n": 1, "x": 0.5, "b": True, "none": None},
+        {"a.b.c": {"$eq": None}, "d": {"$ne": False}},
+        {"a": {"$in": ["x", 1, None, True]}, "b": {"$nin": (1, 2)}},
+        {"a": {"$lt": "m"}, "b": {"$lte": 3, "$gt": 1}, "c": {"$gte": 0.5, "$lt": 1}},
+        {"k" * 512: 1},
+        {"é": "x" * (2047 - len('{"é":""}'.encode()))},
+    ],
+)
+def test_a_filter(good: dict[str, Any]) -> None:
+    assert check_filter(good) is good
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"": 1}, "key '' is empty"),
+        ({"$eq": 1}, "operators belong inside"),
+        ({"a.$eq": 1}, "operators belong inside"),
+        ({'a"': 1}, "which a property's name cannot have"),
+        ({"a|b": 1}, "which a property's name cannot have"),
+        ({"k" * 513: 1}, "has 513 characters, the most is 512"),
+        ({5: 1}, "key 5 is not a string"),
+        ({"a": ["x"]}, r"is a list: for one of several values, write \{'\$in'"),
+        ({"a": {}}, "is an empty mapping"),
+        ({"a": {"b": 1}}, r"has 'b', which is none of \$eq, .*with a dot: \{'a.b'"),
+        ({"a": {"$regex": "x"}}, r"'\$regex', which is none of"),
+        ({"a": {"$in": "x"}}, r"has \$in with 'x', expected a list"),
+        ({"a": {"$in": []}}, r"has \$in with a list, expected a list of"),
+        ({"a": {"$nin": [[1]]}}, r"has \$nin with"),
+        ({"a": {"$eq": [1]}}, r"has \$eq with a list, expected a string"),
+        ({"a": {"$lt": None}}, r"has \$lt with None"),
+        ({"a": {"$lt": 1, "$lte": 1}}, r"only one of \$gt, \$gte and one of \$lt, \$lte can stand together"),
+        ({"a": {"$eq": 1, "$gt": 1}}, "can stand together"),
+        ({"a": {"$lt": 1, "$gt": 0, "$gte": 0}}, "can stand together"),
+        ({"a": float("nan")}, "cannot be written as JSON"),
+        ({"a": "x" * 2041}, "has 2049 bytes as compact JSON, the most is 2047"),
+        ({"a": "x" * 2040}, "has 2048 bytes"),
+    ],
+)
+def test_a_filter_that_is_refused(bad: dict[Any, Any], said: str) -> None:
+    with pytest.raises(VectorizeInputError, match=said):
+        check_filter(bad)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["$eq", "$in", "$lt", "$gte", "a", "a.b", "$x", ""]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(anything)
+def test_any_filter_is_taken_whole_or_refused(value: Any) -> None:
+    try:
+        checked = check_filter(value)
+    except VectorizeInputError:
+        return
+    assert checked is value
+    assert len(json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()) < 2048
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        [],
+        {},
+        {"matches": {}},
+        {"matches": [None]},
+        {"matches": [{"id": 1, "score": 1}]},
+        {"matches": [{"id": "a"}]},
+    ],
+)
+def test_an_answer_without_matches_is_an_error(serve: Serve, connect: Connect, result: object) -> None:
+    with pytest.raises(VectorizeResponseError, match=r"expected|without a score"):
+        connect(serve([ok(result)])).query("docs", vector=V)
+
+
+def test_the_count_of_an_answer_is_that_of_its_matches(serve: Serve, connect: Connect) -> None:
+    result = connect(serve([ok({"matches": []})])).query("docs", vector=V)
+    assert result == {"count": 0, "matches": []}
+
+
+# --- metadata indexes
+# --------------------------------------------------------------------------------------------
+
+
+def test_metadata_indexes(client: VectorizeClient, server: ScriptedServer) -> None:
+    mutation = {"mutationId": MUTATION, "acceptedAt": "2026-01-31T23:59:59Z"}
+    assert client.create_metadata_index("docs", "a.b", "number") == mutation
+    assert client.list_metadata_indexes("docs") == [{"propertyName": "lang", "indexType": "string"}]
+    assert client.delete_metadata_index("docs", "lang") == mutation
+    create, listing, delete = server.requests
+    assert (create.method, create.path) == ("POST", f"{INDEXES}/docs/metadata_index/create")
+    assert json.loads(create.body) == {"propertyName": "a.b", "indexType": "number"}
+    assert (listing.method, listing.path) == ("GET", f"{INDEXES}/docs/metadata_index/list")
+    assert (delete.method, delete.path) == ("POST", f"{INDEXES}/docs/metadata_index/delete")
+    assert json.loads(delete.body) == {"propertyName": "lang"}
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda c: c.create_metadata_index("docs", "", "string"), "property_name '' is empty"),
+        (lambda c: c.create_metadata_index("docs", "$a", "string"), "begins, or has"),
+        (lambda c: c.create_metadata_index("docs", None, "string"), "None is not a string"),
+        (lambda c: c.create_metadata_index("docs", "\ud800", "string"), "half of a surrogate pair"),
+        (lambda c: c.create_metadata_index("docs", "a", "text"), "'text' is none of string, number, boolean"),
+        (lambda c: c.create_metadata_index("docs", "a", "String"), "is none of"),
+        (lambda c: c.create_metadata_index("docs", "a", str), "index_type a type is none of"),
+        (lambda c: c.create_metadata_index("../x", "a", "string"), "index name"),
+        (lambda c: c.delete_metadata_index("docs", 'a"b'), "cannot have"),
+        (lambda c: c.delete_metadata_index("docs", "a" * 513), "513 characters"),
+    ],
+)
+def test_metadata_indexes_that_are_refused(
+    client: VectorizeClient, server: ScriptedServer, call: Any, said: str
+) -> None:
+    with pytest.raises(VectorizeInputError, match=said):
+        call(client)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("result", [None, [], {}, {"metadataIndexes": [{"propertyName": "a"}]}])
+def test_an_answer_without_metadata_indexes_is_an_error(
+    serve: Serve, connect: Connect, result: object
+) -> None:
+    with pytest.raises(VectorizeResponseError, match="expected"):
+        connect(serve([ok(result)])).list_metadata_indexes("docs")
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (40005, "list_metadata_indexes says which there are"),
+        (40006, "as many values as the index has dimensions"),
+        (40008, "at most 64 bytes"),
+        (40012, "Nothing of this request was written"),
+        (40016, "Keep what is large elsewhere"),
+        (40023, "NDJSON is one JSON object a line"),
+        (40025, "at most 50 matches"),
+    ],
+)
+def test_the_advice_of_a_refusal(serve: Serve, connect: Connect, code: int, advice: str) -> None:
+    with pytest.raises(VectorizeResponseError, match=rf"code {code}: 'what it says'\. .*{advice}") as e:
+        connect(serve([refused(400, code, "what it says")])).query("docs", vector=V)
+    assert e.value.code == code

@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import struct
+import threading
+
+import pytest
+
+from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
+from airflow_provider_cfvectorize.local.behaviour import UNPUBLISHED_CODE
+from local.local_client import DIMENSIONS, Client, envelope, mutation, refusal, result, vector
+
+ASKED = [0.5] * DIMENSIONS
+
+
+def values(*start: float) -> list[float]:
+    return [*map(float, start), *[0.0] * (DIMENSIONS - len(start))]
+
+
+def matches(client: Client, asked=None, **more):
+    found = result(client.query(asked, **more))
+    assert list(found) == ["count", "matches"]
+    assert found["count"] == len(found["matches"])
+    return found["matches"]
+
+
+def ids(client: Client, asked=None, **more) -> list[str]:
+    return [match["id"] for match in matches(client, asked, **more)]
+
+
+@pytest.fixture(scope="module")
+def immediate():
+    """Start one server for all the tests that need no switch; its jobs run at once."""
+    with LocalVectorize(apply_delay=0) as server:
+        yield server
+
+
+@pytest.fixture
+def served(immediate, start, connect):
+    """Return an index of a metric, on a server of its own if there are switches."""
+
+    def starter(metric: str = "cosine", **switches) -> Client:
+        own = start(apply_delay=0, behaviour=Behaviour(**switches)) if switches else immediate
+        client = connect(own)
+        client.send("DELETE", "/docs")
+        result(client.create(config={"dimensions": DIMENSIONS, "metric": metric}))
+        return client
+
+    return starter
+
+
+# --- scores and order ------------------------------------------------------------------------------------
+
+POINTS = {
+    "same": values(3, 4),
+    "double": values(6, 8),
+    "across": values(-4, 3),
+    "opposite": values(-3, -4),
+    "zero": values(0),
+}
+
+
+@pytest.mark.parametrize(
+    ("metric", "switches", "expected"),
+    [
+        ("cosine", {}, {"double": 1, "same": 1, "across": 0, "zero": 0, "opposite": -1}),
+        ("euclidean", {}, {"same": 0, "double": 5, "zero": 5, "across": 50**0.5, "opposite": 10}),
+        ("dot-product", {}, {"double": 50, "same": 25, "across": 0, "zero": 0, "opposite": -25}),
+        (
+            "dot-product",
+            {"dot_product_score": "negative"},
+            {"double": -50, "same": -25, "across": 0, "zero": 0, "opposite": 25},
+        ),
+    ],
+)
+def test_scores_and_order_of_each_metric(served, metric, switches, expected):
+    client = served(metric, **switches)
+    mutation(client.upsert([{"id": name, "values": point} for name, point in POINTS.items()]))
+
+    found = matches(client, POINTS["same"])
+    assert [match["id"] for match in found] == list(expected)
+    assert [match["score"] for match in found] == pytest.approx(list(expected.values()), abs=1e-12)
+    assert "-0.0" not in client.query(POINTS["same"]).text
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot-product"])
+def test_equal_vectors_have_equal_scores_and_come_by_id(served, metric, monkeypatch):
+    # They stand in many chunks, and in every place of one.
+    monkeypatch.setattr("airflow_provider_cfvectorize.local.view._CHUNK", 7 * DIMENSIONS)
+    client = served(metric)
+    names = [f"{number * 7919 % 1000:04}" for number in range(1000)]
+    point = [0.1 * (i + 1) for i in range(DIMENSIONS)]
+    mutation(client.upsert([{"id": name, "values": point} for name in names]))
+
+    found = matches(client, [0.3] * DIMENSIONS, topK=100)
+    assert len({match["score"] for match in found}) == 1
+    assert [match["id"] for match in found] == sorted(names)[:100]
+
+
+def test_ids_are_ordered_by_code_point(served):
+    client = served()
+    mutation(client.upsert([vector(name) for name in ("😀", "\uffff", "a", "Z", "ä")]))
+    assert ids(client, ASKED) == ["Z", "a", "ä", "\uffff", "😀"]
+
+
+def test_values_are_float32_and_scores_exact(served):
+    client = served("dot-product")
+    stored = [16777217.0, 0.1, -16777216.0, *[0.0] * (DIMENSIONS - 3)]
+    mutation(client.upsert([{"id": "a", "values": stored}]))
+    as_float32 = struct.unpack("<f", struct.pack("<f", 0.1))[0]
+
+    assert matches(client, [1.0] * DIMENSIONS)[0]["score"] == as_float32
+
+
+def test_the_largest_values_there_are(served):
+    for metric in ("cosine", "euclidean", "dot-product"):
+        client = served(metric)
+        mutation(
+            client.upsert(
+                [
+                    {"id": "large", "values": [3.4e38] * DIMENSIONS},
+                    {"id": "negative", "values": [-3.4e38] * DIMENSIONS},
+                    {"id": "small", "values": [1e-45] * DIMENSIONS},
+                ]
+            )
+        )
+        for asked in ([3.4e38] * DIMENSIONS, [1e-45] * DIMENSIONS, [0.0] * DIMENSIONS):
+            assert len(matches(client, asked)) == 3
+
+
+# --- what comes back -------------------------------------------------------------------------------------
+
+
+def test_the_shape_of_a_match(client: Client, clock):
+    metadata = {"k": "x", "free": {"text": ["é"]}, "deep": {"er": 1, "other": 2}}
+    mutation(client.create_metadata_index("k", "string"))
+    mutation(client.create_metadata_index("deep.er", "number"))
+    mutation(client.create_metadata_index("none", "boolean"))
+    mutation(client.upsert([vector("a", metadata=metadata, namespace="ns"), vector("b")]))
+    clock.advance(2)
+
+    full = {"id": "a", "score": 1.0, "namespace": "ns"}
+    bare = {"id": "b", "score": 1.0}
+    score = {"score": pytest.approx(1)}
+    some = {"k": "x", "deep": {"er": 1}}
+    for more, first, second in (
+        ({}, full, bare),
+        ({"returnValues": False, "returnMetadata": "none"}, full, bare),
+        ({"returnValues": True}, {**full, "values": ASKED}, {**bare, "values": ASKED}),
+        ({"returnMetadata": "all"}, {**full, "metadata": metadata}, bare),
+        ({"returnMetadata": "indexed"}, {**full, "metadata": some}, bare),
+    ):
+        assert matches(client, ASKED, **more) == [{**first, **score}, {**second, **score}]
+    everything = matches(client, ASKED, returnValues=True, returnMetadata="all")[0]
+    assert list(everything) == ["id", "score", "values", "metadata", "namespace"]
+
+
+def test_indexed_metadata_may_be_nothing_or_null(client: Client, clock):
+    mutation(client.create_metadata_index("n", "number"))
+    mutation(client.upsert([vector("a", metadata={"n": None}), vector("b", metadata={"n": "1", "x": 1})]))
+    clock.advance(2)
+    found = matches(client, ASKED, returnMetadata="indexed")
+    assert [match["metadata"] for match in found] == [{"n": None}, {}]
+
+
+def test_the_envelope_has_a_field_of_its_own(client: Client):
+    for response in (client.query(ASKED), client.query([1.0]), client.query()):
+        body = envelope(response)
+        assert list(body) == ["result", "success", "errors", "messages", "result_info"]
+        assert body["result_info"] is None
+    assert "result_info" not in envelope(client.get(["a"]))
+    assert "result_info" not in envelope(client.delete(["a"] * 101))
+
+
+def test_an_empty_index(client: Client):
+    assert result(client.query(ASKED)) == {"count": 0, "matches": []}
+    assert result(client.query(ASKED, namespace="none")) == {"count": 0, "matches": []}
+
+
+# --- how many --------------------------------------------------------------------------------------------
+
+
+def test_top_k(client: Client, clock):
+    mutation(client.upsert([vector(f"{number:03}") for number in range(120)]))
+    clock.advance(2)
+
+    assert len(matches(client, ASKED)) == 5
+    assert len(matches(client, ASKED, topK=None)) == 5
+    assert ids(client, ASKED, topK=1) == ["000"]
+    assert ids(client, ASKED, topK=3.0) == ["000", "001", "002"]
+    assert len(matches(client, ASKED, topK=100)) == 100
+    assert len(matches(client, ASKED, topK=100, returnMetadata="indexed")) == 100
+    assert len(matches(client, ASKED, topK=50, returnValues=True)) == 50
+    assert len(matches(client, ASKED, topK=50, returnMetadata="all")) == 50
+
+
+@pytest.mark.parametrize("more", [{"returnValues": True}, {"returnMetadata": "all"}])
+@pytest.mark.parametrize("top_k", [51, 100, 101])
+def test_top_k_with_data(client: Client, more, top_k):
+    assert refusal(client.query(ASKED, topK=top_k, **more)) == (
+        400,
+        40025,
+        f"with returnValues=true or returnMetadata=all, max top K is 50, but got {top_k}; "
+        "for a top K up to 100, retry with returnValues=false and returnMetadata=indexed",
+    )
+
+
+def test_top_k_without_data(client: Client):
+    assert refusal(client.query(ASKED, topK=101)) == (400, 40025, "max top K is 100, but got 101")
+    assert refusal(client.query(ASKED, topK=10**400))[:2] == (400, 40025)
+
+
+def test_what_is_no_top_k(client: Client, served):
+    for top_k in (0, -1, -(10**30)):
+        assert refusal(client.query(ASKED, topK=top_k)) == (400, 40000, "top K must be at least 1")
+    assert refusal(served(invalid_top_k_code=41234).query(ASKED, topK=0))[1] == 41234
+    for top_k in ("5", 1.5, True, [5]):
+        assert refusal(client.query(ASKED, topK=top_k)) == (
+            400,
+            40026,
+            "Failed to parse the request body as JSON: topK: expected a whole number",
+        )
+
+
+# --- by what ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("got", [0, 31, 33, 768])
+def test_dimensions(client: Client, got):
+    assert refusal(client.query([0.5] * got)) == (
+        400,
+        40006,
+        f"invalid query vector, expected 32 dimensions, and got {got} dimensions",
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "missing field `vector`"),
+        ({"vector": None, "vectorId": None}, "missing field `vector`"),
+        ({"vector": "x"}, "vector: expected a sequence of numbers"),
+        ({"vector": {"0": 1}}, "vector: expected a sequence of numbers"),
+        ({"vector": [True] * 32}, "vector: expected a sequence of numbers"),
+        ({"vector": ["0.5"] * 32}, "vector: expected a sequence of numbers"),
+        ({"vector": [None] * 32}, "vector: expected a sequence of numbers"),
+        ({"vector": [[0.5] * 32]}, "vector: expected a sequence of numbers"),
+        ({"vector": [1e39] * 32}, "vector: number out of range"),
+        ({"vector": [10**400] * 32}, "vector: number out of range"),
+        ({"vectorId": 7}, "vectorId: expected a string"),
+        ({"vectorId": "\ud800"}, "vectorId: lone surrogate"),
+        ({"vector": ASKED, "namespace": 7}, "namespace: expected a string"),
+        ({"vector": ASKED, "namespace": "\ud800"}, "namespace: lone surrogate"),
+        ({"vector": ASKED, "returnValues": "true"}, "returnValues: expected a boolean"),
+        ({"vector": ASKED, "returnValues": 1}, "returnValues: expected a boolean"),
+        ({"vector": ASKED, "returnMetadata": True}, "returnMetadata: expected value"),
+        ({"vector": ASKED, "returnMetadata": False}, "returnMetadata: expected value"),
+        ({"vector": ASKED, "returnMetadata": "some"}, "returnMetadata: expected value"),
+        ({"vector": ASKED, "returnMetadata": ["all"]}, "returnMetadata: expected value"),
+    ],
+    ids=str,
+)
+def test_what_is_no_query(client: Client, body, message):
+    assert refusal(client.query(**body)) == (
+        400,
+        40026,
+        f"Failed to parse the request body as JSON: {message}",
+    )
+
+
+def test_a_number_that_is_infinite_for_python(client: Client):
+    body = json.dumps({"vector": [*ASKED[1:], "?"]}).replace('"?"', "1e999")
+    response = client.send("POST", "/docs/query", data=body, headers={"Content-Type": "application/json"})
+    assert refusal(response)[2].endswith("vector: number out of range")
+
+
+def test_by_the_id_of_a_vector(client: Client, clock):
+    mutation(
+        client.upsert(
+            [
+                {"id": "a", "values": values(1), "namespace": "one"},
+                {"id": "b", "values": values(1, 0.5)},
+                {"id": "c", "values": values(0, 1), "namespace": "two"},
+            ]
+        )
+    )
+    clock.advance(2)
+
+    assert ids(client, vectorId="a") == ["a", "b", "c"]
+    assert ids(client, vectorId="c") == ["c", "b", "a"]
+    # The vector is looked up in the whole index, the matches in the namespace.
+    assert ids(client, vectorId="a", namespace="two") == ["c"]
+
+
+def test_by_an_id_that_is_not_there(client: Client, served):
+    mutation(client.upsert([vector("a")]))
+    assert refusal(client.query(vectorId="a")) == (400, UNPUBLISHED_CODE, 'no vector with id="a"')
+    assert refusal(client.query(vectorId="b" * 65))[1] == 40008
+    assert refusal(client.query(vectorId=""))[1] == UNPUBLISHED_CODE
+
+    assert refusal(served(unknown_vector_id_code=41234).query(vectorId="b"))[1] == 41234
+    assert matches(served(unknown_vector_id="no_match"), vectorId="b") == []
+
+
+def test_a_vector_and_an_id(client: Client, served):
+    response = client.query(ASKED, vectorId="a")
+    assert refusal(response) == (400, 40000, "expected one of vector and vectorId, got both")
+    assert refusal(served(vector_and_vector_id_code=41234).query(ASKED, vectorId="a"))[1] == 41234
+    assert matches(served(vector_and_vector_id="accept"), ASKED, vectorId="a") == []
+
+
+# --- where -----------------------------------------------------------------------------------------------
+
+
+def test_namespaces(client: Client, clock):
+    mutation(
+        client.upsert(
+            [
+                vector("a", namespace="one"),
+                vector("b", namespace="two"),
+                vector("c"),
+                vector("d", namespace=""),
+            ]
+        )
+    )
+    clock.advance(2)
+
+    assert ids(client, ASKED) == ["a", "b", "c", "d"]
+    assert ids(client, ASKED, namespace=None) == ["a", "b", "c", "d"]
+    assert ids(client, ASKED, namespace="one") == ["a"]
+    assert ids(client, ASKED, namespace="") == ["d"]
+    assert ids(client, ASKED, namespace="three") == []
+    assert refusal(client.query(ASKED, namespace="n" * 65)) == (
+        400,
+        40000,
+        "namespace too long; max is 64 bytes, got 65 bytes",
+    )
+
+
+# --- when ------------------------------------------------------------------------------------------------
+
+
+def test_a_query_sees_what_is_applied(client: Client, clock):
+    mutation(client.upsert([vector("a"), vector("b")]))
+    assert ids(client, ASKED) == []
+    clock.advance(2)
+    assert ids(client, ASKED) == ["a", "b"]
+
+    mutation(client.delete(["a"]))
+    mutation(client.upsert([{"id": "b", "values": values(1)}]))
+    assert ids(client, ASKED) == ["a", "b"]
+    clock.advance(2)
+    assert [match["id"] for match in matches(client, values(1)) if match["score"] > 0.999] == ["b"]
+    assert ids(client, ASKED) == ["b"]
+
+
+def test_the_matrix_is_kept_until_something_changes(client: Client, clock, shared):
+    def view():
+        assert client.query(ASKED).status_code == 200
+        return shared._store.index("docs").view()
+
+    mutation(client.upsert([vector("a"), vector("b")]))
+    clock.advance(2)
+    first = view()
+    matrix = first._matrix
+    assert matrix is not None
+
+    shared.foreign_write("docs", 3)
+    mutation(client.upload("insert", [vector("a", 9)]))
+    clock.advance(2)
+    assert view() is first
+    assert first._matrix is matrix
+
+    for write in (
+        lambda: client.upsert([vector("a", 9)]),
+        lambda: client.upload("insert", [vector("c")]),
+        lambda: client.delete(["a"]),
+        lambda: client.create_metadata_index("k", "string"),
+        lambda: client.delete_metadata_index("k"),
+    ):
+        before = view()
+        mutation(write())
+        clock.advance(2)
+        assert view() is not before
+
+
+def test_a_large_query_does_not_hold_up_others(start, connect, monkeypatch):
+    from airflow_provider_cfvectorize.local.view import View
+
+    server = start(apply_delay=0)
+    client, other = connect(server), connect(server)
+    client.create(config={"dimensions": 1536, "metric": "cosine"})
+    mutation(client.upsert([{"id": str(number), "values": [0.5] * 1536} for number in range(200)]))
+    begun, go_on = threading.Event(), threading.Event()
+    search = View.search
+
+    def waits(self, *arguments):
+        begun.set()
+        assert go_on.wait(20)
+        return search(self, *arguments)
+
+    monkeypatch.setattr(View, "search", waits)
+    answers: list = []
+    thread = threading.Thread(target=lambda: answers.append(ids(client, [0.5] * 1536)))
+    thread.start()
+    assert begun.wait(20)
+    try:
+        # Neither reads nor writes wait for it, and it does not see what they do.
+        assert other.info()["vectorCount"] == 200
+        mutation(other.delete(["0"]))
+        assert other.info()["vectorCount"] == 199
+    finally:
+        go_on.set()
+        thread.join(20)
+    assert answers == [["0", "1", "10", "100", "101"]]
