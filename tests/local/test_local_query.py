@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import struct
-import threading
 
 import pytest
 
@@ -336,81 +335,3 @@ def test_namespaces(client: Client, clock):
         40000,
         "namespace too long; max is 64 bytes, got 65 bytes",
     )
-
-
-# --- when ------------------------------------------------------------------------------------------------
-
-
-def test_a_query_sees_what_is_applied(client: Client, clock):
-    mutation(client.upsert([vector("a"), vector("b")]))
-    assert ids(client, ASKED) == []
-    clock.advance(2)
-    assert ids(client, ASKED) == ["a", "b"]
-
-    mutation(client.delete(["a"]))
-    mutation(client.upsert([{"id": "b", "values": values(1)}]))
-    assert ids(client, ASKED) == ["a", "b"]
-    clock.advance(2)
-    assert [match["id"] for match in matches(client, values(1)) if match["score"] > 0.999] == ["b"]
-    assert ids(client, ASKED) == ["b"]
-
-
-def test_the_matrix_is_kept_until_something_changes(client: Client, clock, shared):
-    def view():
-        assert client.query(ASKED).status_code == 200
-        return shared._store.index("docs").view()
-
-    mutation(client.upsert([vector("a"), vector("b")]))
-    clock.advance(2)
-    first = view()
-    matrix = first._matrix
-    assert matrix is not None
-
-    shared.foreign_write("docs", 3)
-    mutation(client.upload("insert", [vector("a", 9)]))
-    clock.advance(2)
-    assert view() is first
-    assert first._matrix is matrix
-
-    for write in (
-        lambda: client.upsert([vector("a", 9)]),
-        lambda: client.upload("insert", [vector("c")]),
-        lambda: client.delete(["a"]),
-        lambda: client.create_metadata_index("k", "string"),
-        lambda: client.delete_metadata_index("k"),
-    ):
-        before = view()
-        mutation(write())
-        clock.advance(2)
-        assert view() is not before
-
-
-def test_a_large_query_does_not_hold_up_others(start, connect, monkeypatch):
-    from airflow_provider_cfvectorize.local.view import View
-
-    server = start(apply_delay=0)
-    client, other = connect(server), connect(server)
-    client.create(config={"dimensions": 1536, "metric": "cosine"})
-    mutation(client.upsert([{"id": str(number), "values": [0.5] * 1536} for number in range(200)]))
-    begun, go_on = threading.Event(), threading.Event()
-    search = View.search
-
-    def waits(self, *arguments):
-        begun.set()
-        assert go_on.wait(20)
-        return search(self, *arguments)
-
-    monkeypatch.setattr(View, "search", waits)
-    answers: list = []
-    thread = threading.Thread(target=lambda: answers.append(ids(client, [0.5] * 1536)))
-    thread.start()
-    assert begun.wait(20)
-    try:
-        # Neither reads nor writes wait for it, and it does not see what they do.
-        assert other.info()["vectorCount"] == 200
-        mutation(other.delete(["0"]))
-        assert other.info()["vectorCount"] == 199
-    finally:
-        go_on.set()
-        thread.join(20)
-    assert answers == [["0", "1", "10", "100", "101"]]
