@@ -12,10 +12,15 @@ from typing import Any, Final
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Progress, Stopped, batch_error
+from airflow_provider_cfvectorize.client.dispatch import (
+    Dispatcher,
+    Progress,
+    Stopped,
+    batch_error,
+    check_concurrency,
+)
 from airflow_provider_cfvectorize.client.ids import IdList, IdSource, sha256_of_sorted, spread
 from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt, parse_time
-from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.waiting import ends_a_wait
 from airflow_provider_cfvectorize.exceptions import (
@@ -134,8 +139,7 @@ def delete_ids(
     :raises VectorizeInputError: the index name cannot be one, or a file changed while it was read.
     """
     check_path_name(index_name)
-    if concurrency < 1:
-        raise VectorizeInputError(f"concurrency is {show(concurrency)}, expected a whole number from 1")
+    check_concurrency(concurrency)
     if not ids.count:
         return Receipt(None, index_name, client.account_id)
     sample = Sample(ids.batches - 1)

@@ -15,6 +15,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeBatchNotFoundError,
     VectorizeBatchThrottledError,
     VectorizeError,
+    VectorizeInputError,
     VectorizeNotFoundError,
     VectorizeThrottledError,
 )
@@ -31,6 +32,17 @@ Result = TypeVar("Result")
 
 class Stopped(Exception):  # noqa: N818 - a signal, not an error
     """The caller was told to stop."""
+
+
+def check_concurrency(concurrency: int) -> None:
+    """
+    Check how many requests are to be in flight at once.
+
+    :param concurrency: what was passed.
+    :raises VectorizeInputError: it is below 1.
+    """
+    if concurrency < 1:
+        raise VectorizeInputError(f"concurrency is {concurrency}, expected a whole number from 1")
 
 
 class Progress:
@@ -87,6 +99,7 @@ class Dispatcher(Generic[Batch, Result]):
     :param done: takes a batch and its result; runs on the caller's thread.
     :param concurrency: batches in flight at once.
     :param stopped: says whether to stop; asked on the caller's thread.
+    :raises VectorizeInputError: a concurrency below 1.
     """
 
     def __init__(
@@ -99,6 +112,7 @@ class Dispatcher(Generic[Batch, Result]):
     ) -> None:
         self._work = work
         self._done = done
+        check_concurrency(concurrency)
         self._concurrency = concurrency
         self._stopped = stopped
         self._in_flight: dict[Future[Result], Batch] = {}

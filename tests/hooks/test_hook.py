@@ -64,6 +64,8 @@ def test_a_name_that_cannot_be_one(server: LocalVectorize, name: str) -> None:
         CloudflareVectorizeHook().delete_by_ids(name, ["a"])
     with pytest.raises(VectorizeInputError, match="concurrency is 0"):
         CloudflareVectorizeHook().delete_by_ids("docs", ["a"], concurrency=0)
+    with pytest.raises(VectorizeInputError, match="concurrency is 0"):
+        CloudflareVectorizeHook().get_by_ids("docs", ["a"], concurrency=0)
     assert sum(server.stats().values()) == 0
 
 
