@@ -20,12 +20,12 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeThrottledError,
 )
 
-#: Vectorize's own write throttle, reported under HTTP 400 as well (vectorize-api.md, 2.4).
+#: Vectorize's own write throttle, reported under HTTP 400 as well (observed).
 THROTTLE_CODE: Final = 40041
-#: "Authentication error", "Invalid request headers", "Invalid access token" (vectorize-api.md, 2.5), and the
+#: "Authentication error", "Invalid request headers", "Invalid access token" (observed), and the
 #: gateway's "Missing X-Auth-Key, X-Auth-Email or Authorization headers".
 AUTH_CODES: Final = frozenset({10000, 6003, 9109, 9106})
-#: Unknown index, deleted index, no such route (vectorize-api.md, 2.4 and 2.5).
+#: Unknown index, deleted index, no such route (observed).
 INDEX_NOT_FOUND_CODE: Final = 3000
 INDEX_DELETED_CODE: Final = 3005
 NO_ROUTE_CODE: Final = 7003

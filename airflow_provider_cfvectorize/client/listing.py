@@ -116,7 +116,7 @@ def is_cursor_refusal(error: VectorizeResponseError) -> bool:
     """
     Decide whether the refusal of a page after the first is about its cursor.
 
-    What the service answers to an expired cursor is nowhere on record (vectorize-api.md, 2.4). The page
+    What the service answers to an expired cursor is nowhere on record. The page
     before was given to the same credentials, for the same index, with the same parameters but the cursor, so
     a 4xx that has no other reason is about that. Other reasons are: the credentials, the index (known by its
     codes; a bare 410 is taken for the cursor's), a throttle, and 408, which is sent again as it is.

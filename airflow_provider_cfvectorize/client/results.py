@@ -83,7 +83,7 @@ def read_metadata_indexes(answer: Answer) -> list[MetadataIndex]:
     """
     names = ["propertyName", "indexType"]
     indexes = _expect_texts(expect(answer, dict).get("metadataIndexes"), names, "metadata indexes")
-    # The service takes "string" and lists it as "String" (vectorize-api.md, 1.1).
+    # The service takes "string" and lists it as "String" (seen in real output).
     return cast("list[MetadataIndex]", [{**one, "indexType": one["indexType"].lower()} for one in indexes])
 
 

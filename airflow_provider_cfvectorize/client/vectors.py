@@ -29,7 +29,7 @@ Vectors: TypeAlias = Iterable[Vector] | bytes | bytearray | memoryview | BinaryI
 #: Bytes of one request. The service takes 100 MB (limits.MAX_UPLOAD_BYTES); this is what a worker holds, and
 #: what is sent again after a lost connection.
 MAX_REQUEST_BYTES: Final = 32 * 1000 * 1000
-#: The largest finite number of 32 bits; the service stores no more (vectorize-api.md, 1.2).
+#: The largest finite number of 32 bits; the service stores no more (documented).
 MAX_VALUE: Final = 3.4028234663852886e38
 
 _NUMBERS: Final = frozenset({int, float})
