@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendering of template fields that keeps text text."""
+"""Rendering of template fields that keeps text text, and reading of what Jinja makes of other values."""
 
 from __future__ import annotations
 
-from typing import Any
+import ast
+import json
+from typing import Any, Final
+
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+#: Characters of a text that is read as a list or an object; a vector of 1,536 values takes 40,000.
+MAX_TEXT_CHARS: Final = 1024 * 1024
 
 _MARKS = ("{{", "{%", "{#")
 
@@ -47,3 +55,47 @@ class VerbatimStringsMixin:
         except ImportError:
             from airflow.utils.helpers import render_template_to_string  # type: ignore[no-redef,attr-defined,unused-ignore]
         return render_template_to_string(template, context)
+
+
+def read_structure(value: Any, name: str) -> Any:
+    """
+    Return what Jinja has made text of: a list or an object, out of JSON or Python; all else as it is.
+
+    :param value: what stands in a template field after rendering.
+    :param name: the parameter, for errors.
+    :raises VectorizeInputError: a text begins like a list or an object, and is neither; or is too long.
+    """
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "(", "{"):
+        return value
+    if len(value) > MAX_TEXT_CHARS:
+        raise VectorizeInputError(
+            f"{name}: the text has {len(value):,} characters, the most that is read is {MAX_TEXT_CHARS:,}"
+        )
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(value.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    raise VectorizeInputError(
+        f"{name}: the string {show(value)} begins like a list or an object, and is neither, in JSON or Python"
+    )
+
+
+def read_nothing(value: Any) -> Any:
+    """
+    Return None for what Jinja makes of it, and all else as it is.
+
+    :param value: what stands in a template field after rendering.
+    """
+    return None if isinstance(value, str) and value.strip() in ("", "None", "null") else value
+
+
+def read_integer(value: Any) -> Any:
+    """
+    Return the number that Jinja has made text of, and all else as it is; its range is checked elsewhere.
+
+    :param value: what stands in a template field after rendering.
+    """
+    if isinstance(value, str) and value.strip().removeprefix("-").isdecimal() and len(value) <= 20:
+        return int(value)
+    return value

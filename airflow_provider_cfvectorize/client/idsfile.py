@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-import stat
-import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.files import MAX_NDJSON_LINE_BYTES, has_scheme, lines_of, open_local
 from airflow_provider_cfvectorize.client.ids import (
     DIGEST_BYTES,
     SAMPLED_BATCHES,
@@ -26,88 +23,10 @@ from airflow_provider_cfvectorize.client.ids import (
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
-#: Bytes read at a time.
-CHUNK_BYTES: Final = 1024 * 1024
 #: The longest line that is read: an id, with room for an error message to give its length.
 MAX_LINE_BYTES: Final = 64 * 1024
-#: The longest line of NDJSON: a whole vector of 1,536 values and 10 KiB of metadata takes a twentieth of it.
-MAX_NDJSON_LINE_BYTES: Final = 1024 * 1024
 #: Batches kept while it is unknown how many there will be, to choose the samples from.
 _KEPT_SAMPLES: Final = 16
-
-#: Directories whose files are windows into a running system, its secrets included.
-_SYSTEM_DIRECTORIES: Final = ("/proc", "/dev", "/sys")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-def has_scheme(path: str) -> bool:
-    """Say whether a path is a URL of a store other than the local file system."""
-    return bool(_SCHEME.match(path)) and not path.lower().startswith("file://")
-
-
-def open_local(path: str) -> BinaryIO:
-    """
-    Open a local file for reading.
-
-    :param path: a path, or a ``file://`` URL.
-    :raises VectorizeInputError: it cannot be read, is no regular file, or is below ``/proc``, ``/dev`` or
-        ``/sys``.
-    """
-    shown = show(path, 200)
-    local = path
-    if path.lower().startswith("file://"):
-        # Not urlsplit: it would cut the path at a "?" or "#" and read another file.
-        machine, slash, rest = path[len("file://") :].partition("/")
-        if machine.lower() not in ("", "localhost") or not slash:
-            raise VectorizeInputError(f"ids_path {shown} names another machine: expected file:///path")
-        local = urllib.parse.unquote(f"/{rest}")
-    try:
-        real = os.path.realpath(local)
-    except ValueError:  # a NUL, or half of a surrogate pair
-        raise VectorizeInputError(f"ids_path {shown} is not a path") from None
-    if any(real == directory or real.startswith(f"{directory}/") for directory in _SYSTEM_DIRECTORIES):
-        raise VectorizeInputError(
-            f"ids_path {shown} is below {', '.join(_SYSTEM_DIRECTORIES)}, which hold no files of ids"
-        )
-    try:
-        # Opening a named pipe would wait for a writer for ever, so the type is asked before.
-        if not stat.S_ISREG(os.stat(real).st_mode):
-            raise VectorizeInputError(f"ids_path {shown} is not a regular file")
-        return open(real, "rb")
-    except OSError as e:
-        raise VectorizeInputError(
-            f"ids_path {shown} cannot be read: {e.strerror}. The file must be there on the worker that runs "
-            "this task; with several workers, put it into object storage"
-        ) from None
-
-
-def lines_of(file: BinaryIO, longest: int, too_long: str) -> Iterator[bytes]:
-    """
-    Iterate over the lines of a file, without their ends and without a byte order mark.
-
-    Lines end at LF or CRLF and nowhere else.
-
-    :param file: what to read.
-    :param longest: the most bytes of a line; a few more may pass.
-    :param too_long: what to say of a longer one.
-    :raises VectorizeInputError: a line is longer.
-    """
-    rest = b""
-    first = True
-    while chunk := file.read(CHUNK_BYTES):
-        if first:
-            first = False
-            # A short first read must not split the mark.
-            while len(chunk) < 3 and (more := file.read(CHUNK_BYTES)):
-                chunk += more
-            chunk = chunk.removeprefix(b"\xef\xbb\xbf")
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.removesuffix(b"\r")
-        if len(rest) > longest:
-            raise VectorizeInputError(too_long)
-    if rest:
-        yield rest.removesuffix(b"\r")
 
 
 class IdsFile:
@@ -122,7 +41,8 @@ class IdsFile:
     only if it is the one that was checked, so nothing is ever sent that was not.
 
     :param path: a local path, a ``file://`` URL, or a URL that ``open_remote`` understands.
-    :param open_remote: opens what is not a local file, for reading bytes.
+    :param open_remote: opens what is not a local file, for reading bytes; given the path, and the name of
+        the parameter for errors.
     :param max_ids: refuse more than so many.
     :raises VectorizeInputError: the file cannot be read, or has a line that is no id; with its position.
     """
@@ -131,7 +51,7 @@ class IdsFile:
         self,
         path: str,
         *,
-        open_remote: Callable[[str], BinaryIO] | None = None,
+        open_remote: Callable[[str, str], BinaryIO] | None = None,
         max_ids: int | None = None,
     ) -> None:
         self.path = path
@@ -250,12 +170,12 @@ class IdsFile:
 
     def _open(self) -> BinaryIO:
         if not has_scheme(self.path):
-            return open_local(self.path)
+            return open_local(self.path, "ids_path")
         if self._open_remote is None:
             raise VectorizeInputError(
                 f"ids_path {show(self.path, 200)} is not a local path, and nothing here can open it"
             )
-        return self._open_remote(self.path)
+        return self._open_remote(self.path, "ids_path")
 
 
 def _batched(ids: Iterator[str]) -> Iterator[list[str]]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, NoReturn, TypeAlias, cast
 
 from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.files import MAX_NDJSON_LINE_BYTES, lines_of
 from airflow_provider_cfvectorize.client.ids import problem_with_id
-from airflow_provider_cfvectorize.client.idsfile import MAX_NDJSON_LINE_BYTES, lines_of
 from airflow_provider_cfvectorize.client.session import write_json
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import Vector

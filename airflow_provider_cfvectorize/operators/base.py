@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every operator that writes has in common: its client, its receipt, and the wait for it."""
+"""What all operators have in common, and those that write: the receipt, and the wait for it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
@@ -25,42 +26,28 @@ if TYPE_CHECKING:
 MOST: Final = 10**9
 
 
-class VectorizeWriteOperator(VerbatimStringsMixin, BaseOperator):
+class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
     """
-    The base of operators that write to an index.
-
-    A subclass writes in ``execute`` and ends it with ``return self.hand_on(context, receipt)``.
+    The base of all operators.
 
     :param index_name: the index. (templated)
-    :param wait_for_completion: end only when the write is applied.
-    :param poll_interval: seconds between two looks while waiting.
-    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
-        retried if it has retries.
-    :param deferrable: wait in the triggerer, without a worker's slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
 
+    template_fields: Sequence[str] = ("index_name", "conn_id", "account_id")
     ui_color = "#f6d5c3"
 
     def __init__(
         self,
         *,
         index_name: str,
-        wait_for_completion: bool = False,
-        poll_interval: float = 10,
-        wait_timeout: float = 900,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         conn_id: str = DEFAULT_CONN_ID,
         account_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.index_name = index_name
-        self.wait_for_completion = wait_for_completion
-        self.poll_interval = poll_interval
-        self.wait_timeout = wait_timeout
-        self.deferrable = deferrable
         self.conn_id = conn_id
         self.account_id = account_id
         self._killed = False
@@ -112,6 +99,50 @@ class VectorizeWriteOperator(VerbatimStringsMixin, BaseOperator):
     def push(self, context: Context, key: str, value: dict[str, Any]) -> None:
         """Push an XCom, whatever ``do_xcom_push`` says: what waits downstream depends on it."""
         context["ti"].xcom_push(key=key, value=value)
+
+
+class VectorizeWriteOperator(VectorizeOperator):
+    """
+    The base of operators that write to an index.
+
+    A subclass writes in ``execute`` and ends it with ``return self.hand_on(context, receipt)``.
+
+    :param index_name: the index. (templated)
+    :param wait_for_completion: end only when the write is applied.
+    :param poll_interval: seconds between two looks while waiting.
+    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
+        retried if it has retries.
+    :param deferrable: wait in the triggerer, without a worker's slot.
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        wait_for_completion: bool = False,
+        poll_interval: float = 10,
+        wait_timeout: float = 900,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(index_name=index_name, conn_id=conn_id, account_id=account_id, **kwargs)
+        self.wait_for_completion = wait_for_completion
+        self.poll_interval = poll_interval
+        self.wait_timeout = wait_timeout
+        self.deferrable = deferrable
+
+    def check_wait(self) -> None:
+        """
+        Check the numbers of the wait.
+
+        :raises VectorizeInputError: one of them cannot be.
+        """
+        self.check_number("poll_interval", 0)
+        self.check_number("wait_timeout", 0)
 
     def hand_on(self, context: Context, receipt: Receipt) -> str | None:
         """

@@ -1,51 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening what ``ids_path`` names when it is not a local file."""
+"""Files that a parameter such as ``ids_path`` names: local ones, and those in object storage."""
 
 from __future__ import annotations
 
 import os
-from typing import BinaryIO, cast
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
 
-from airflow_provider_cfvectorize.client.idsfile import open_local
+from airflow_provider_cfvectorize.client.files import CHUNK_BYTES, has_scheme, new_file, open_local
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 
-def path_of(value: object) -> str:
+def path_of(value: object, name: str) -> str:
     """
     Return a path as text.
 
     :param value: a string, a path object or an ``ObjectStoragePath``.
+    :param name: the parameter, for errors.
     :raises VectorizeInputError: it is something else, or nothing.
     """
     text = str(value) if isinstance(value, os.PathLike) or hasattr(value, "protocol") else value
     if not isinstance(text, str) or text in ("", "None"):
         raise VectorizeInputError(
-            f"ids_path is {show(value)}, expected a path such as /data/ids.txt or s3://conn_id@bucket/ids.txt"
+            f"{name} is {show(value)}, expected a path such as /data/file.txt or s3://conn_id@bucket/file.txt"
         )
     return text
 
 
-def open_object(url: str) -> BinaryIO:
+def open_file(path: str, name: str) -> BinaryIO:
+    """
+    Open a file for reading: a local one, or one in object storage.
+
+    :param path: a path or a URL.
+    :param name: the parameter that names it, for errors.
+    :raises VectorizeInputError: it cannot be read.
+    """
+    return open_object(path, name) if has_scheme(path) else open_local(path, name)
+
+
+def open_object(url: str, name: str) -> BinaryIO:
     """
     Open a file in object storage for reading, with Airflow's own connections.
 
     :param url: such as ``s3://conn_id@bucket/ids.txt``; see Airflow's documentation of object storage.
+    :param name: the parameter that names it, for errors.
     :raises VectorizeInputError: no such store is installed, or the file cannot be read.
     """
+    path = _path(url, name, "read")
+    if isinstance(path, str):
+        return open_local(path, name)
+    with _explained(url, name, "read"):
+        return cast("BinaryIO", path.open("rb"))
+
+
+@contextmanager
+def write_file(path: str, name: str) -> Iterator[BinaryIO]:
+    """
+    Yield a file to write bytes to, which stands at the path when the block has ended well.
+
+    :param path: a local path, or a URL of object storage. What is there is replaced.
+    :param name: the parameter that names it, for errors.
+    :raises VectorizeInputError: it cannot be written.
+    """
+    target = _path(path, name, "written") if has_scheme(path) else path
+    if isinstance(target, str):
+        with new_file(target, name) as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as whole:
+        yield whole
+        whole.seek(0)
+        with _explained(path, name, "written"), target.open("wb") as remote:
+            shutil.copyfileobj(whole, remote, CHUNK_BYTES)
+
+
+def _path(url: str, name: str, verb: str) -> Any:
+    """Return a path in object storage, or of a URL that is another spelling of a local path, that path."""
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-    try:
+    with _explained(url, name, verb):
         path = ObjectStoragePath(url)
         protocols = path.fs.protocol
-        if {"file", "local"} & ({protocols} if isinstance(protocols, str) else set(protocols)):
-            # Another spelling of a local path does not go round the checks of one.
-            return open_local(path.path)
-        return cast("BinaryIO", path.open("rb"))
-    except VectorizeInputError:
-        raise
+        # Another spelling of a local path does not go round the checks of one.
+        is_local = {"file", "local"} & ({protocols} if isinstance(protocols, str) else set(protocols))
+        return path.path if is_local else path
+
+
+@contextmanager
+def _explained(url: str, name: str, verb: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as e:
         raise VectorizeInputError(
-            f"ids_path {show(url, 200)} cannot be read: {type(e).__name__}: {show(str(e), 200)}. Is the "
+            f"{name} {show(url, 200)} cannot be {verb}: {type(e).__name__}: {show(str(e), 200)}. Is the "
             "provider of that store installed, and its connection right?"
         ) from None

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cfvectorize.client.mutations import Receipt
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.templating import read_nothing, read_structure
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -73,8 +72,7 @@ def check_receipts(receipts: Sequence[Receipt], *, index_name: str, account_id: 
 
 def _flatten(value: Any, name: str) -> list[Receipt]:
     """Return the receipts, real ones and of bare ids, in a value of any of the accepted shapes."""
-    if isinstance(value, str):
-        value = _read_text(value)
+    value = read_structure(read_nothing(value), name)
     if value is None:
         return []
     if isinstance(value, Mapping):
@@ -86,21 +84,6 @@ def _flatten(value: Any, name: str) -> list[Receipt]:
     raise VectorizeInputError(
         f"{name}: got {show(value)}, expected what a task returned (delete.output), its receipt "
         "(delete.output['receipt']), or a list of them"
-    )
-
-
-def _read_text(text: str) -> Any:
-    if text.strip() in ("", "None", "null"):
-        return None
-    if text[:1] not in ("[", "(", "{"):
-        return text
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            continue
-    raise VectorizeInputError(
-        f"the string {show(text)} begins like a list or a receipt, and is neither in JSON nor in Python"
     )
 
 

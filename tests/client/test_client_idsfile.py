@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client import idsfile
-from airflow_provider_cfvectorize.client.idsfile import IdsFile, has_scheme, open_local
+from airflow_provider_cfvectorize.client import files
+from airflow_provider_cfvectorize.client.files import has_scheme, open_local
+from airflow_provider_cfvectorize.client.idsfile import IdsFile
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 SECRET = b"hunter2"
@@ -37,7 +38,7 @@ def remote(content: bytes, name: str = "s3://bucket/ids.txt", piece: int = 0, **
         def read(self, size: int | None = -1, /) -> bytes:
             return super().read(piece or size)
 
-    return IdsFile(name, open_remote=lambda _: Store(content), **options)
+    return IdsFile(name, open_remote=lambda url, name: Store(content), **options)
 
 
 def ids_of(file: IdsFile) -> list[str]:
@@ -171,7 +172,7 @@ def test_a_line_without_an_end(name: str) -> None:
     with pytest.raises(
         VectorizeInputError, match=r"has a line of more than \d+ bytes: expected one id a line"
     ):
-        IdsFile(f"s3://bucket/{name}", open_remote=lambda _: Endless())
+        IdsFile(f"s3://bucket/{name}", open_remote=lambda url, name: Endless())
 
 
 def test_local_paths_and_file_urls(write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +235,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
         ("missing", "cannot be read"),
     ):
         with pytest.raises(VectorizeInputError, match=said):
-            open_local(str(tmp_path / name))
+            open_local(str(tmp_path / name), "ids_path")
 
 
 @pytest.mark.parametrize(
@@ -322,7 +323,7 @@ def test_samples_are_spread(batches: int) -> None:
 
 
 def test_a_big_file_is_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idsfile, "CHUNK_BYTES", 64 * 1024)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 64 * 1024)
     path = tmp_path / "ids.txt"
     with path.open("w") as f:
         for i in range(40_000):

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local files that a DAG names, and the lines in any file."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Final
+
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+#: Bytes read at a time.
+CHUNK_BYTES: Final = 1024 * 1024
+#: The longest line of NDJSON: a whole vector of 1,536 values and 10 KiB of metadata takes a twentieth of it.
+MAX_NDJSON_LINE_BYTES: Final = 1024 * 1024
+
+#: Directories whose files are windows into a running system, its secrets included.
+_SYSTEM_DIRECTORIES: Final = ("/proc", "/dev", "/sys")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def has_scheme(path: str) -> bool:
+    """Say whether a path is a URL of a store other than the local file system."""
+    return bool(_SCHEME.match(path)) and not path.lower().startswith("file://")
+
+
+def local_path(path: str, name: str) -> str:
+    """
+    Return the real path of a local file.
+
+    :param path: a path, or a ``file://`` URL.
+    :param name: the parameter that names it, for errors.
+    :raises VectorizeInputError: it is no path, or below ``/proc``, ``/dev`` or ``/sys``.
+    """
+    shown = show(path, 200)
+    local = path
+    if path.lower().startswith("file://"):
+        # Not urlsplit: it would cut the path at a "?" or "#" and read another file.
+        machine, slash, rest = path[len("file://") :].partition("/")
+        if machine.lower() not in ("", "localhost") or not slash:
+            raise VectorizeInputError(f"{name} {shown} names another machine: expected file:///path")
+        local = urllib.parse.unquote(f"/{rest}")
+    try:
+        real = os.path.realpath(local)
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise VectorizeInputError(f"{name} {shown} is not a path") from None
+    if any(real == directory or real.startswith(f"{directory}/") for directory in _SYSTEM_DIRECTORIES):
+        raise VectorizeInputError(
+            f"{name} {shown} is below {', '.join(_SYSTEM_DIRECTORIES)}, which hold no files of data"
+        )
+    return real
+
+
+def open_local(path: str, name: str) -> BinaryIO:
+    """
+    Open a local file for reading.
+
+    :param path: a path, or a ``file://`` URL.
+    :param name: the parameter that names it, for errors.
+    :raises VectorizeInputError: it cannot be read, is no regular file, or is below ``/proc``, ``/dev`` or
+        ``/sys``.
+    """
+    real = local_path(path, name)
+    shown = show(path, 200)
+    try:
+        # Opening a named pipe would wait for a writer for ever, so the type is asked before.
+        if not stat.S_ISREG(os.stat(real).st_mode):
+            raise VectorizeInputError(f"{name} {shown} is not a regular file")
+        return open(real, "rb")
+    except OSError as e:
+        raise VectorizeInputError(
+            f"{name} {shown} cannot be read: {e.strerror}. The file must be there on the worker that runs "
+            "this task; with several workers, put it into object storage"
+        ) from None
+
+
+def lines_of(file: BinaryIO, longest: int, too_long: str) -> Iterator[bytes]:
+    """
+    Iterate over the lines of a file, without their ends and without a byte order mark.
+
+    Lines end at LF or CRLF and nowhere else.
+
+    :param file: what to read.
+    :param longest: the most bytes of a line; a few more may pass.
+    :param too_long: what to say of a longer one.
+    :raises VectorizeInputError: a line is longer.
+    """
+    rest = b""
+    first = True
+    while chunk := file.read(CHUNK_BYTES):
+        if first:
+            first = False
+            # A short first read must not split the mark.
+            while len(chunk) < 3 and (more := file.read(CHUNK_BYTES)):
+                chunk += more
+            chunk = chunk.removeprefix(b"\xef\xbb\xbf")
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+        if len(rest) > longest:
+            raise VectorizeInputError(too_long)
+    if rest:
+        yield rest.removesuffix(b"\r")
+
+
+@contextmanager
+def new_file(path: str, name: str) -> Iterator[BinaryIO]:
+    """
+    Yield a local file to write bytes to, which stands at the path when the block has ended well.
+
+    Whatever ends the block early, what was at the path stays as it is.
+
+    :param path: a path, or a ``file://`` URL. What is there is replaced.
+    :param name: the parameter that names it, for errors.
+    :raises VectorizeInputError: it cannot be written.
+    """
+    real = local_path(path, name)
+    shown = show(path, 200)
+    if os.path.isdir(real):
+        raise VectorizeInputError(f"{name} {shown} is a directory: name a file in it")
+    # Beside the file that it becomes: only within one file system is a replacement all or nothing.
+    temporary = f"{real}.{secrets.token_hex(8)}.part"
+    try:
+        file = open(temporary, "xb")  # noqa: SIM115 - closed below; only its opening is explained
+    except OSError as e:
+        raise VectorizeInputError(f"{name} {shown} cannot be written: {e.strerror}") from None
+    try:
+        with file:
+            yield file
+        os.replace(temporary, real)
+    except BaseException:
+        os.unlink(temporary)
+        raise
