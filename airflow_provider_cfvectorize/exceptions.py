@@ -135,3 +135,7 @@ class VectorizeWaitTimeout(VectorizeError):  # noqa: N818 - a timeout, as in Tim
 
 class VectorizeStillVisibleError(VectorizeError):
     """The mutation is applied and yet some of its vectors can be read, and the caller wants them absent."""
+
+
+class VectorizeDiffersError(VectorizeError):
+    """The mutation counts as applied, and yet vectors of it do not read back as the caller wants them."""

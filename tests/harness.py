@@ -41,13 +41,15 @@ class Clock:
 class Vectorize:
     """An index of a local server, seen by a client that is not under test's own hook."""
 
-    def __init__(self, server: LocalVectorize, index_name: str = INDEX) -> None:
+    def __init__(
+        self, server: LocalVectorize, index_name: str = INDEX, *, dimensions: int = DIMENSIONS
+    ) -> None:
         self.server = server
         self.index_name = index_name
         self.client = VectorizeClient(
             server.account_id, api_token=server.api_token, base_url=server.base_url, retry=None
         )
-        self.client.create_index(index_name, dimensions=DIMENSIONS, metric="cosine")
+        self.client.create_index(index_name, dimensions=dimensions, metric="cosine")
 
     def fill(self, ids: Iterable[str]) -> None:
         """Upsert vectors and wait until they can be read."""

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
@@ -17,6 +18,7 @@ from airflow_provider_cfvectorize.client.dispatch import (
     Progress,
     Stopped,
     batch_error,
+    call_interruptibly,
     check_concurrency,
 )
 from airflow_provider_cfvectorize.client.ids import IdList, IdSource, sha256_of_sorted, spread
@@ -82,29 +84,18 @@ def take_sample(
     # A batch of an id or two has few witnesses to give, and one that is written again leaves none.
     for position, batch in sorted(ids.samples(), key=lambda sample: len(sample[1]) < MAX_WITNESSES):
         some = [batch[i] for i in spread(len(batch), limits.MAX_GET_IDS)]
-        found: set[str] = set()
-        # From a thread, though it is only one request: it may be throttled for minutes, and this thread must
-        # see meanwhile that it is told to stop.
-        question = Dispatcher(
-            lambda batch: [vector["id"] for vector in client.get_by_ids(index_name, batch)],
-            lambda _, seen, found=found: found.update(seen),  # type: ignore[misc]
-            concurrency=1,
-            stopped=stopped,
-        )
         try:
-            question.run([some])
+            vectors = call_interruptibly(partial(client.get_by_ids, index_name, some), stopped)
         except Stopped:
             client.session.stop()
             raise VectorizeInterrupted("told to stop before anything was deleted") from None
-        if question.failed and strict and ends_a_wait(question.failed[0][1]):
-            raise question.failed[0][1]
-        if question.failed:
-            log.warning(
-                "No witnesses, and so a weaker proof later: asking for some of the ids failed: %s",
-                question.failed[0][1],
-            )
+        except VectorizeError as e:
+            if strict and ends_a_wait(e):
+                raise
+            log.warning("No witnesses, and so a weaker proof later: asking for some of the ids failed: %s", e)
             break
         asked += len(some)
+        found = {vector["id"] for vector in vectors}
         exist = [id_ for id_ in some if id_ in found]
         if exist:
             return Sample(position, tuple(exist), asked, len(exist))

@@ -174,6 +174,27 @@ class Dispatcher(Generic[Batch, Result]):
                 self._done(batch, result)
 
 
+def call_interruptibly(call: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
+    """
+    Send a single request from a thread, and return its result.
+
+    It may be throttled for minutes, and the caller's thread must see meanwhile that it is told to stop.
+
+    :param call: sends it.
+    :param stopped: says whether to stop; asked on the caller's thread.
+    :raises Stopped: the caller was told to stop.
+    :raises VectorizeError: what the request failed with.
+    """
+    results: list[Result] = []
+    dispatcher: Dispatcher[tuple[None], Result] = Dispatcher(
+        lambda _: call(), lambda _, result: results.append(result), concurrency=1, stopped=stopped
+    )
+    dispatcher.run([(None,)])
+    if dispatcher.failed:
+        raise dispatcher.failed[0][1]
+    return results[0]
+
+
 def batch_error(
     cause: VectorizeError, message: str, *, acknowledged: int, failed: int, not_sent: int | None
 ) -> VectorizeBatchError:

@@ -22,6 +22,7 @@ from airflow_provider_cfvectorize.client.mutations import (
     format_time,
 )
 from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 
 #: Read-back requests of one look that may find nothing new before the rest is left to the next look.
 FRUITLESS_READS: Final = 3
@@ -38,7 +39,7 @@ class Look:
 
         look = Look({"mine": receipts}, state)
         while ids := look.next_read():
-            look.feed({vector["id"] for vector in client.get_by_ids(index_name, ids)})
+            look.feed(found_among(client.get_by_ids(index_name, ids)))
         look.is_over("mine")
 
     A wait is over when all its receipts are applied *in this look*; nothing is remembered from earlier ones,
@@ -80,7 +81,7 @@ class Look:
             return []
         receipts = self._waits[key]
         # At the end, also what the error will tell: which witnesses are still there.
-        wanted += [i for i in pending if receipts[i].witness_ids][:EXPLAINED_WAITS]
+        wanted += [i for i in pending if receipts[i].to_read_back][:EXPLAINED_WAITS]
         return sorted(wanted, key=lambda i: receipts[i].accepted_at or datetime.min.replace(tzinfo=UTC))
 
     def next_read(self) -> list[str]:
@@ -92,28 +93,28 @@ class Look:
                 continue
             unread = self._unread[key]
             while unread:
-                more = dict.fromkeys((*ids, *self._waits[key][unread[-1]].witness_ids))
+                more = dict.fromkeys((*ids, *self._waits[key][unread[-1]].to_read_back))
                 if len(more) > limits.MAX_GET_IDS:
                     return list(ids)
                 ids = more
                 self._reading.append((key, unread.pop()))
         return list(ids)
 
-    def feed(self, visible: Collection[str]) -> None:
+    def feed(self, found: Mapping[str, WitnessVector]) -> None:
         """
         Take in what the last read found.
 
-        :param visible: the ids of the vectors that exist.
+        :param found: the vectors that exist; see :func:`found_among`.
         """
-        found = False
+        fruitful = False
         for key, i in self._reading:
             last = key in self._last
-            decision = decide(self._waits[key][i], self.state, visible, at_deadline=last)
+            decision = decide(self._waits[key][i], self.state, found, at_deadline=last)
             self._decisions[key][i] = decision
-            found = found or decision.verdict is Verdict.APPLIED
+            fruitful = fruitful or decision.verdict is Verdict.APPLIED
             if decision.verdict is not Verdict.APPLIED and not last:
                 self._unread[key].clear()
-        if not found:
+        if not fruitful:
             self._fruitless += 1
 
     def decisions(self, key: Any) -> list[Decision]:
@@ -123,6 +124,15 @@ class Look:
     def is_over(self, key: Any) -> bool:
         """Say whether all receipts of a wait are applied."""
         return all(decision.verdict is Verdict.APPLIED for decision in self._decisions[key])
+
+
+def found_among(vectors: Iterable[Mapping[str, Any]]) -> dict[str, WitnessVector]:
+    """
+    Return what a look is fed with.
+
+    :param vectors: what was read.
+    """
+    return {vector["id"]: WitnessVector.of(vector) for vector in vectors}
 
 
 def make_evidence(
@@ -137,7 +147,7 @@ def make_evidence(
     :param account_id: the account.
     :param index_name: the index.
     """
-    return {
+    evidence: dict[str, Any] = {
         "mutation_id": receipt.mutation_id,
         "index_name": index_name,
         "account_id": account_id,
@@ -149,6 +159,9 @@ def make_evidence(
         "witnesses_checked": decision.witnesses_checked,
         "still_visible": list(decision.still_visible),
     }
+    if receipt.witness_vectors:
+        evidence["differing"] = list(decision.differing)
+    return evidence
 
 
 def explain_timeout(
@@ -185,6 +198,8 @@ def explain_timeout(
                 text += f": {decision.reason}"
             if decision is not None and decision.still_visible:
                 text += f"; still visible: {', '.join(show(id_) for id_ in decision.still_visible[:5])}"
+            if decision is not None and decision.differing:
+                text += f"; absent or different: {', '.join(show(id_) for id_ in decision.differing[:5])}"
         shown.append(text)
     more = f"; and {len(waits) - EXPLAINED_WAITS} more" if len(waits) > EXPLAINED_WAITS else ""
     after = f" The last look failed: {trouble}" if trouble else ""
@@ -203,10 +218,12 @@ def summarize(evidence: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     every = [dict(single) for single in evidence]
     if len(every) == 1:
         return every[0]
-    strength = ["inferred", "read_back", "watermark", "nothing_to_do"]
+    strength = ["present_differs", "inferred", "read_back", "watermark", "nothing_to_do"]
     newest = max(every, key=lambda single: single["accepted_at"] or "")
+    differing = [id_ for single in every for id_ in single.get("differing", ())]
     return {
         **newest,
+        **({"differing": differing[: limits.MAX_GET_IDS]} if differing else {}),
         "outcome": min((single["outcome"] for single in every), key=strength.index),
         "decided_at": max(single["decided_at"] for single in every),
         "witnesses_checked": sum(single["witnesses_checked"] for single in every),

@@ -11,7 +11,7 @@ here and nowhere else: the sensor in each of its modes, the trigger and the wait
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -21,6 +21,7 @@ from typing import Any, Final, TypeGuard
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.ids import problem_with_id
 from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 #: The ``Date`` header that a receipt's ``accepted_at`` comes from has whole seconds, and clocks differ a
@@ -75,8 +76,11 @@ class Receipt:
     :param accepted_at: the server's clock when it accepted the last batch, whole seconds.
     :param count: number of ids sent.
     :param batches: number of requests they were sent in.
-    :param witness_ids: ids that existed before, in the batch of the last mutation; their absence proves it.
+    :param witness_ids: of a delete, ids that existed before, in the batch of the last mutation; their absence
+        proves it.
     :param bare: there is no receipt, only a mutation id.
+    :param witness_vectors: of an insert or upsert, vectors of the batch of the last mutation that were not so
+        before; that they read back as they were written proves it.
     """
 
     mutation_id: str | None
@@ -87,10 +91,16 @@ class Receipt:
     batches: int = 0
     witness_ids: tuple[str, ...] = ()
     bare: bool = False
+    witness_vectors: tuple[WitnessVector, ...] = ()
+
+    @property
+    def to_read_back(self) -> tuple[str, ...]:
+        """Return the ids of all witnesses."""
+        return self.witness_ids or tuple(witness.id for witness in self.witness_vectors)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the receipt as it goes into XCom and into a trigger's arguments."""
-        return {
+        receipt: dict[str, Any] = {
             "mutation_id": self.mutation_id,
             "index_name": self.index_name,
             "account_id": self.account_id,
@@ -99,6 +109,9 @@ class Receipt:
             "batches": self.batches,
             "witness_ids": list(self.witness_ids),
         }
+        if self.witness_vectors:
+            receipt["witness_vectors"] = [witness.as_dict() for witness in self.witness_vectors]
+        return receipt
 
     @classmethod
     def of_bare_id(cls, mutation_id: object) -> Receipt:
@@ -146,6 +159,16 @@ class Receipt:
                 f"receipt: witness_ids is {show(witnesses)}, expected a list of at most {limits.MAX_GET_IDS} "
                 "ids of 1 to 64 bytes"
             )
+        vectors = value.get("witness_vectors") or []
+        if (
+            not isinstance(vectors, list | tuple)
+            or len(vectors) > limits.MAX_GET_IDS
+            or (vectors and witnesses)
+        ):
+            raise VectorizeInputError(
+                f"receipt: witness_vectors is {show(vectors)}, expected a list of at most "
+                f"{limits.MAX_GET_IDS}, and no witness_ids beside it"
+            )
         numbers: dict[str, int] = {}
         for name in ("count", "batches"):
             number = value.get(name, 0)
@@ -168,6 +191,7 @@ class Receipt:
             count=numbers["count"],
             batches=numbers["batches"],
             witness_ids=tuple(witnesses),
+            witness_vectors=tuple(WitnessVector.from_dict(vector) for vector in vectors),
         )
 
 
@@ -217,11 +241,12 @@ class Decision:
     A verdict, and how it is known.
 
     :param verdict: what is so.
-    :param outcome: how an applied mutation is known to be: ``watermark``, ``read_back``, ``inferred`` or
-        ``nothing_to_do``.
+    :param outcome: how an applied mutation is known to be: ``watermark``, ``read_back``, ``inferred``,
+        ``present_differs`` or ``nothing_to_do``.
     :param reason: one sentence for people.
-    :param still_visible: witnesses of an applied mutation that can still be read.
+    :param still_visible: ids of a delete's witnesses that can still be read.
     :param witnesses_checked: number of witnesses that were read back.
+    :param differing: ids of an insert's or upsert's witnesses that are absent or not as they were written.
     """
 
     verdict: Verdict
@@ -229,55 +254,38 @@ class Decision:
     reason: str = ""
     still_visible: tuple[str, ...] = ()
     witnesses_checked: int = 0
+    differing: tuple[str, ...] = ()
 
 
 def decide(
-    receipt: Receipt, state: IndexState, visible: Collection[str] | None = None, *, at_deadline: bool = False
+    receipt: Receipt,
+    state: IndexState,
+    found: Mapping[str, WitnessVector] | None = None,
+    *,
+    at_deadline: bool = False,
 ) -> Decision:
     """
     Decide whether a mutation is applied; a pure function, the only one that does.
 
     :param receipt: what was acknowledged.
     :param state: what the index shows.
-    :param visible: those witnesses that could be read; None if they were not asked for.
+    :param found: those witnesses that could be read, by id; None if they were not asked for.
     :param at_deadline: this is the last look.
     """
     if receipt.mutation_id is None:
         return Decision(Verdict.APPLIED, "nothing_to_do", "nothing was sent")
-    witnesses = receipt.witness_ids
-    still_visible = tuple(id_ for id_ in witnesses if visible is not None and id_ in visible)
-    checked = len(witnesses) if visible is not None else 0
-    decision = partial(Decision, still_visible=still_visible, witnesses_checked=checked)
-    count_visible = f"{len(still_visible)} of {len(witnesses)} witnesses can still be read"
-
     if state.watermark == receipt.mutation_id:
-        if not witnesses:
-            return Decision(Verdict.APPLIED, "watermark", "the watermark is this mutation")
-        if visible is None:
-            return Decision(Verdict.READ_BACK, reason="the watermark is this mutation")
-        if not still_visible:
-            return decision(
-                Verdict.APPLIED, "watermark", "the watermark is this mutation, and its witnesses are gone"
-            )
-        reason = (
-            f"the watermark is this mutation, but {count_visible} (a lagging view, or written again since)"
-        )
-        since = state.processed_up_to or receipt.accepted_at
-        late = since is not None and state.observed_at - since >= VISIBILITY_PATIENCE
-        if late or at_deadline:
-            return decision(Verdict.APPLIED, "watermark", reason)
-        return decision(Verdict.PENDING, reason=reason)
-
+        return _decide_by_watermark(receipt, state, found, at_deadline)
     if receipt.bare or receipt.accepted_at is None:
         return Decision(
             Verdict.PENDING, reason=f"{state}; without a receipt only its own watermark proves it"
         )
+    decision = _about_witnesses(receipt, found)
     if state.watermark is None:
         return decision(Verdict.PENDING, reason=str(state))
     stamp = state.processed_up_to
     if stamp is not None and receipt.accepted_at - stamp > CLOCK_TOLERANCE:
         return decision(Verdict.PENDING, reason=f"{state}, before this mutation was accepted")
-
     # Another mutation's watermark, not older than this one: perhaps overtaken, perhaps still behind a
     # backlog.
     age = state.observed_at - receipt.accepted_at
@@ -287,25 +295,99 @@ def decide(
         and stamp >= receipt.accepted_at
         and age >= INFERENCE_TIME + jobs * INFERENCE_TIME_PER_JOB
     )
-    if not witnesses:
-        if old_enough:
-            return Decision(
-                Verdict.APPLIED,
-                "inferred",
-                f"{state}, and this mutation was accepted {age.total_seconds():.0f} s ago; there was no "
-                "witness to read back",
-            )
-        return Decision(Verdict.PENDING, reason=f"{state}; this mutation has no witness to read back")
-    if visible is None:
-        return Decision(Verdict.READ_BACK, reason=f"{state}, perhaps later than this mutation")
+    if receipt.to_read_back:
+        return _decide_by_witnesses(receipt, state, found, old_enough, at_deadline)
+    if old_enough:
+        return Decision(
+            Verdict.APPLIED,
+            "inferred",
+            f"{state}, and this mutation was accepted {age.total_seconds():.0f} s ago; there was no witness "
+            "to read back",
+        )
+    return Decision(Verdict.PENDING, reason=f"{state}; this mutation has no witness to read back")
+
+
+def _decide_by_watermark(
+    receipt: Receipt, state: IndexState, found: Mapping[str, WitnessVector] | None, at_deadline: bool
+) -> Decision:
+    """Decide on a mutation whose watermark is there: the service says itself that it is applied."""
+    if not receipt.witness_ids:
+        return Decision(Verdict.APPLIED, "watermark", "the watermark is this mutation")
+    if found is None:
+        return Decision(Verdict.READ_BACK, reason="the watermark is this mutation")
+    decision = _about_witnesses(receipt, found)
+    still_visible = _against(receipt, found)
     if not still_visible:
-        return decision(Verdict.APPLIED, "read_back", f"{state}, and the witnesses are gone")
-    reason = f"{state}, and {count_visible} (not applied yet, or written again since)"
+        return decision(
+            Verdict.APPLIED, "watermark", "the watermark is this mutation, and its witnesses are gone"
+        )
+    reason = (
+        f"the watermark is this mutation, but {_count_visible(receipt, still_visible)} (a lagging view, or "
+        "written again since)"
+    )
+    since = state.processed_up_to or receipt.accepted_at
+    late = since is not None and state.observed_at - since >= VISIBILITY_PATIENCE
+    if late or at_deadline:
+        return decision(Verdict.APPLIED, "watermark", reason)
+    return decision(Verdict.PENDING, reason=reason)
+
+
+def _decide_by_witnesses(
+    receipt: Receipt,
+    state: IndexState,
+    found: Mapping[str, WitnessVector] | None,
+    old_enough: bool,
+    at_deadline: bool,
+) -> Decision:
+    """Decide on a mutation that perhaps was overtaken, by what can be read of its witnesses."""
+    if found is None:
+        return Decision(Verdict.READ_BACK, reason=f"{state}, perhaps later than this mutation")
+    decision = _about_witnesses(receipt, found)
+    against = _against(receipt, found)
+    is_delete = bool(receipt.witness_ids)
+    if not against:
+        how = "are gone" if is_delete else "read back as they were written"
+        return decision(Verdict.APPLIED, "read_back", f"{state}, and the witnesses {how}")
+    stamp = state.processed_up_to
     idle = timedelta(0) if stamp is None else state.observed_at - stamp
-    if len(still_visible) < len(witnesses) and old_enough:
-        # A delete is applied whole, so one witness gone proves it; the others were written again since.
+    # The index has applied nothing for so long that nothing can be waiting to be applied.
+    settled = old_enough and idle >= INFERENCE_TIME
+    count = _count_visible(receipt, against) if is_delete else _count_differing(receipt, against)
+    reason = f"{state}, and {count} (not applied yet, or written again since)"
+    if len(against) < len(receipt.to_read_back) and old_enough:
+        # A mutation is applied whole, so one witness proves it; the others were written again since.
         return decision(Verdict.APPLIED, "read_back", reason)
-    if old_enough and idle >= INFERENCE_TIME:
-        # The index has applied nothing for so long that nothing can be waiting to be applied.
+    if not is_delete and all(id_ in found for id_ in against) and (settled or at_deadline):
+        # Nobody knows how the service rounds, so that they differ is no proof of anything.
+        return decision(Verdict.APPLIED, "present_differs", reason)
+    if settled:
         return decision(Verdict.APPLIED, "inferred", f"{reason}; nothing has been applied since")
     return decision(Verdict.PENDING, reason=reason)
+
+
+def _against(receipt: Receipt, found: Mapping[str, WitnessVector]) -> tuple[str, ...]:
+    """Return the ids of the witnesses that do not show the mutation to be applied."""
+    if receipt.witness_ids:
+        return tuple(id_ for id_ in receipt.witness_ids if id_ in found)
+    return tuple(witness.id for witness in receipt.witness_vectors if found.get(witness.id) != witness)
+
+
+def _about_witnesses(receipt: Receipt, found: Mapping[str, WitnessVector] | None) -> Callable[..., Decision]:
+    """Return a maker of decisions that have what was read of the witnesses."""
+    if found is None:
+        return Decision
+    against = _against(receipt, found)
+    checked = len(receipt.to_read_back)
+    if receipt.witness_ids:
+        return partial(Decision, still_visible=against, witnesses_checked=checked)
+    return partial(Decision, differing=against, witnesses_checked=checked)
+
+
+def _count_visible(receipt: Receipt, visible: tuple[str, ...]) -> str:
+    return f"{len(visible)} of {len(receipt.witness_ids)} witnesses can still be read"
+
+
+def _count_differing(receipt: Receipt, differing: tuple[str, ...]) -> str:
+    return (
+        f"{len(differing)} of {len(receipt.witness_vectors)} witnesses are absent or not as they were written"
+    )

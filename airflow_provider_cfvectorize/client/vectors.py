@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, NoReturn, TypeAlias, cast
 
@@ -32,6 +32,9 @@ MAX_REQUEST_BYTES: Final = 32 * 1000 * 1000
 #: The largest finite number of 32 bits; the service stores no more (documented).
 MAX_VALUE: Final = 3.4028234663852886e38
 
+#: What a vector has; the schema names no more, and does not say what becomes of other keys.
+_KEYS: Final = frozenset({"id", "values", "namespace", "metadata"})
+_NOTED_KEYS: Final = 10
 _NUMBERS: Final = frozenset({int, float})
 _EXPECTED: Final = (
     'expected vectors such as {"id": "a", "values": [0.5, ...]}, or NDJSON as bytes or an open file'
@@ -46,11 +49,13 @@ class VectorBatch:
     :param body: NDJSON.
     :param count: number of vectors in it.
     :param where: where they stand in the input, such as ``lines 1 to 5000``.
+    :param is_last: there are no more.
     """
 
     body: bytes
     count: int
     where: str
+    is_last: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -183,8 +188,10 @@ class VectorBatches:
 
     :param vectors: vectors, or NDJSON as bytes or in a file that was opened in binary mode; empty lines are
         skipped.
-    :param dimensions: the number of values that each must have; None for as many as the first has.
+    :param dimensions: the number of values that each must have, or what to ask for it when the first vector
+        is there; None for as many as the first has.
     :param discard: leave out what is no vector; otherwise it is an error.
+    :param name: what the vectors are called in errors: the parameter, and the path if there is one.
     :param max_vectors: the most vectors of one request.
     :param max_bytes: the most bytes of one request, unless a single vector is longer.
     :raises VectorizeInputError: what was passed cannot be vectors; on iterating, one of them cannot be, with
@@ -195,8 +202,9 @@ class VectorBatches:
         self,
         vectors: Vectors,
         *,
-        dimensions: int | None = None,
+        dimensions: int | Callable[[], int | None] | None = None,
         discard: bool = False,
+        name: str = "vectors",
         max_vectors: int = limits.MAX_UPSERT_VECTORS,
         max_bytes: int = MAX_REQUEST_BYTES,
     ) -> None:
@@ -205,25 +213,39 @@ class VectorBatches:
         if isinstance(vectors, bytes | bytearray | memoryview):
             self._file = io.BytesIO(vectors)
         elif hasattr(vectors, "read"):
-            self._file = cast(BinaryIO, _Bytewise(vectors))
+            self._file = cast(BinaryIO, _Bytewise(vectors, name))
         elif isinstance(vectors, str | Mapping) or not isinstance(vectors, Iterable):
             hint = "; of a path, pass open(path, 'rb')" if isinstance(vectors, str) else ""
-            raise VectorizeInputError(f"vectors: got {show(vectors)}, {_EXPECTED}{hint}")
+            raise VectorizeInputError(f"{name}: got {show(vectors)}, {_EXPECTED}{hint}")
         else:
             self._vectors = vectors
         self._dimensions = dimensions
         self._discard = discard
+        self._name = name
         self._max_vectors = max_vectors
         self._max_bytes = max_bytes
         #: Number of lines, or items, that were left out because they are no vectors.
         self.discarded = 0
+        #: Keys of vectors that Vectorize does not know, with the place of the first vector that has it.
+        self.unknown_keys: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[VectorBatch]:
         # getvalue() of a BytesIO hands its bytes over without a copy.
         body = io.BytesIO()
         count = first = last = 0
-        for number, line in self._lines():
-            if count and body.tell() + len(line) + 1 > self._max_bytes:
+        lines = self._lines()
+        while True:
+            # One vector ahead, to know the last request as such: it has the witnesses.
+            try:
+                following = next(lines, None)
+            except Exception:
+                if count == self._max_vectors:
+                    yield self._batch(body, count, first, last)
+                raise
+            if following is None:
+                break
+            number, line = following
+            if count == self._max_vectors or (count and body.tell() + len(line) + 1 > self._max_bytes):
                 yield self._batch(body, count, first, last)
                 body = io.BytesIO()
                 count = 0
@@ -232,18 +254,15 @@ class VectorBatches:
             count += 1
             body.write(line)
             body.write(b"\n")
-            # At once: the next vector may be long in coming.
-            if count == self._max_vectors:
-                yield self._batch(body, count, first, last)
-                body = io.BytesIO()
-                count = 0
         if count:
-            yield self._batch(body, count, first, last)
+            yield self._batch(body, count, first, last, is_last=True)
 
-    def _batch(self, body: io.BytesIO, count: int, first: int, last: int) -> VectorBatch:
+    def _batch(
+        self, body: io.BytesIO, count: int, first: int, last: int, *, is_last: bool = False
+    ) -> VectorBatch:
         noun = "position" if self._file is None else "line"
         where = f"{noun} {first}" if first == last else f"{noun}s {first} to {last}"
-        batch = VectorBatch(body.getvalue(), count, where)
+        batch = VectorBatch(body.getvalue(), count, where, is_last)
         # Whoever has asked for the batch is the only one to hold it.
         body.close()
         return batch
@@ -255,8 +274,8 @@ class VectorBatches:
                     yield position, self._write(vector, position)
             return
         too_long = (
-            f"vectors: a line has more than {MAX_NDJSON_LINE_BYTES} bytes: expected one JSON object a line, "
-            "lines ended by LF or CRLF"
+            f"{self._name}: a line has more than {MAX_NDJSON_LINE_BYTES} bytes: expected one JSON object a "
+            "line, lines ended by LF or CRLF"
         )
         for number, line in enumerate(lines_of(self._file, MAX_NDJSON_LINE_BYTES, too_long), 1):
             if not line or line.isspace():
@@ -277,34 +296,44 @@ class VectorBatches:
             return False
         if not problem:
             checked = cast("Mapping[str, Any]", vector)
+            if callable(self._dimensions):
+                self._dimensions = self._dimensions()
             problem = problem_with_caps(checked, self._dimensions)
             if not problem:
                 # All vectors of an index have as many values as it has dimensions.
                 self._dimensions = len(checked["values"])
+                if unknown := checked.keys() - _KEYS:
+                    self._note(unknown, which)
                 return True
-        raise VectorizeInputError(f"vectors: {which} {problem}")
+        raise VectorizeInputError(f"{self._name}: {which} {problem}")
 
-    @staticmethod
-    def _write(vector: object, position: int) -> bytes:
+    def _note(self, unknown: Iterable[object], which: str) -> None:
+        for key in unknown:
+            if isinstance(key, str) and len(self.unknown_keys) < _NOTED_KEYS:
+                self.unknown_keys.setdefault(key, which)
+
+    def _write(self, vector: object, position: int) -> bytes:
         try:
             # Of a mapping that is no dict, no JSON can be made.
             return write_json(vector if isinstance(vector, dict) else dict(cast("Mapping[str, Any]", vector)))
         except VectorizeInputError as e:
-            raise VectorizeInputError(f"vectors: at position {position}, {e}") from None
+            raise VectorizeInputError(f"{self._name}: at position {position}, {e}") from None
 
 
 class _Bytewise:
     """A file of which every read gives bytes, or an error that says why not."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, name: str) -> None:
         self._file = file
+        self._name = name
 
     def read(self, size: int) -> bytes:
         chunk = self._file.read(size)
         if not isinstance(chunk, bytes):
             # None is what a file gives that has nothing yet: taken for its end, the rest would be lost.
             raise VectorizeInputError(
-                f"vectors: reading the file gave {show(chunk)}, expected bytes: open it with open(path, 'rb')"
+                f"{self._name}: reading the file gave {show(chunk)}, expected bytes: open it with "
+                "open(path, 'rb')"
             )
         return chunk
 

@@ -10,10 +10,17 @@ from typing import Any, Final
 
 from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.looks import Look, explain_timeout, make_evidence, summarize
+from airflow_provider_cfvectorize.client.looks import (
+    Look,
+    explain_timeout,
+    found_among,
+    make_evidence,
+    summarize,
+)
 from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
+    VectorizeDiffersError,
     VectorizeError,
     VectorizeInputError,
     VectorizeInterrupted,
@@ -66,14 +73,18 @@ def evidence_of_nothing(receipt: Receipt) -> dict[str, Any]:
     )
 
 
-def report_evidence(evidence: dict[str, Any], log: Any, *, require_absent: bool = False) -> None:
+def report_evidence(
+    evidence: dict[str, Any], log: Any, *, require_absent: bool = False, require_equal: bool = False
+) -> None:
     """
     Say in the log how a wait ended.
 
     :param evidence: how it is known that the mutation is applied.
     :param log: where to.
     :param require_absent: vectors that can still be read are an error.
+    :param require_equal: vectors that do not read back as they were written are an error.
     :raises VectorizeStillVisibleError: with ``require_absent``, if there are any.
+    :raises VectorizeDiffersError: with ``require_equal``, if there are any.
     """
     visible = evidence["still_visible"]
     if visible:
@@ -85,7 +96,19 @@ def report_evidence(evidence: dict[str, Any], log: Any, *, require_absent: bool 
         if require_absent:
             raise VectorizeStillVisibleError(text)
         log.warning("%s", text)
-    elif evidence["outcome"] == "nothing_to_do":
+    if differing := evidence.get("differing"):
+        text = (
+            f"mutation {evidence['mutation_id']} counts as applied ({evidence['outcome']}): the index has "
+            "applied writes since it was accepted. And yet these do not read back as they were written: "
+            f"{', '.join(ascii(id_) for id_ in differing)}. Either somebody has written them since (of an "
+            "insert: or before), or the service rounds values otherwise than to 32 bits"
+        )
+        if require_equal:
+            raise VectorizeDiffersError(text)
+        log.warning("%s", text)
+    if visible or differing:
+        return
+    if evidence["outcome"] == "nothing_to_do":
         log.info("Nothing was sent, so there is nothing to wait for.")
     elif evidence["outcome"] == "inferred":
         log.info(
@@ -184,7 +207,7 @@ class Wait:
             while (left := wake - time.monotonic()) > 0:
                 if stopped():
                     raise VectorizeInterrupted(
-                        "told to stop while waiting; the delete itself is accepted and will be applied"
+                        "told to stop while waiting; the write itself is accepted and will be applied"
                     )
                 time.sleep(min(left, _LOOK_SECONDS))
 
@@ -192,7 +215,7 @@ class Wait:
         state = read_state(self._client.ask_info(self._index_name))
         look = Look({_KEY: self._receipts}, state, last=[_KEY] if last else [])
         while ids := look.next_read():
-            look.feed({vector["id"] for vector in self._client.get_by_ids(self._index_name, ids)})
+            look.feed(found_among(self._client.get_by_ids(self._index_name, ids)))
         return look
 
     def _tell(self, text: str, *, warning: bool = False) -> None:

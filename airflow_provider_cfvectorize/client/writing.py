@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, Literal
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Stopped, batch_error
+from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Stopped, batch_error, call_interruptibly
 from airflow_provider_cfvectorize.client.ids import IdSource
+from airflow_provider_cfvectorize.client.looks import found_among
+from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt, parse_time
+from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import Mutation, Vector, Written
 from airflow_provider_cfvectorize.client.vectors import (
     VectorBatch,
@@ -19,7 +24,8 @@ from airflow_provider_cfvectorize.client.vectors import (
     Vectors,
     check_unparsable_behavior,
 )
-from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeInterrupted
+from airflow_provider_cfvectorize.client.witnesses import WitnessVector
+from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeInterrupted
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +39,9 @@ def write_vectors(
     vectors: Vectors,
     *,
     unparsable_behavior: str | None = None,
-    dimensions: int | None = None,
-    on_batch: Callable[[VectorBatch, Mutation], None] = lambda batch, mutation: None,
+    dimensions: int | Callable[[], int | None] | None = None,
+    name: str = "vectors",
+    before_last: Callable[[VectorBatch], None] = lambda batch: None,
     stopped: Callable[[], bool] = lambda: False,
     log: Any = _log,
 ) -> Written:
@@ -51,8 +58,9 @@ def write_vectors(
     :param vectors: see :class:`~airflow_provider_cfvectorize.client.vectors.VectorBatches`.
     :param unparsable_behavior: ``discard`` leaves out what is no vector and counts it; for ``error``, the
         default, that is an error.
-    :param dimensions: the number of values that each must have; None for as many as the first has.
-    :param on_batch: told of each request that was acknowledged, on this thread.
+    :param dimensions: see there.
+    :param name: see there.
+    :param before_last: told of the last request before it is sent, on this thread.
     :param stopped: says whether to stop; asked on this thread.
     :param log: where to tell of progress.
     :raises VectorizeInputError: a vector cannot be one; says where it stands and how many before it were
@@ -64,7 +72,7 @@ def write_vectors(
     check_path_name(index_name)
     check_unparsable_behavior(unparsable_behavior)
     discard = unparsable_behavior == "discard"
-    batches = VectorBatches(vectors, dimensions=dimensions, discard=discard)
+    batches = VectorBatches(vectors, dimensions=dimensions, discard=discard, name=name)
     written: Written = {
         "mutationId": None,
         "acceptedAt": None,
@@ -82,12 +90,15 @@ def write_vectors(
         written.update(mutation)  # type: ignore[typeddict-item]
         written["vectors"] += batch.count
         written["requests"] += 1
-        on_batch(batch, mutation)
 
     def acknowledged() -> str:
         last = f" (the last mutation is {written['mutationId']})" if written["mutationId"] else ""
         requests = f"{written['requests']} request{'' if written['requests'] == 1 else 's'}"
         return f"{written['vectors']} vectors in {requests} are acknowledged{last}"
+
+    def interrupted() -> VectorizeInterrupted:
+        client.session.stop()
+        return VectorizeInterrupted(f"told to stop: {acknowledged()}. {_HARMLESS}")
 
     source = iter(batches)
     while True:
@@ -96,35 +107,155 @@ def write_vectors(
             batch = next(source, None)
         except VectorizeInputError as e:
             raise VectorizeInputError(f"{e}. {acknowledged()}. {_HARMLESS}") from None
+        except Stopped:
+            raise interrupted() from None
         except Exception as e:
             e.add_note(f"This ended an {route} of vectors: {acknowledged()}. {_HARMLESS}")
             raise
         if batch is None:
             break
-        # From a thread, though it is only one request: it may be throttled for minutes, and this thread must
-        # see meanwhile that it is told to stop.
-        request: Dispatcher[VectorBatch, Mutation] = Dispatcher(send, done, concurrency=1, stopped=stopped)
         try:
-            request.run([batch])
+            if batch.is_last:
+                before_last(batch)
+            mutation = call_interruptibly(partial(send, batch), stopped)
         except Stopped:
-            client.session.stop()
-            raise VectorizeInterrupted(f"told to stop: {acknowledged()}. {_HARMLESS}") from None
-        if request.failed:
-            cause = request.failed[0][1]
+            raise interrupted() from None
+        except VectorizeError as e:
             raise batch_error(
-                cause,
+                e,
                 f"{acknowledged()}, the {batch.count} of {batch.where} failed, and what follows was not "
-                f"sent. {_HARMLESS}. The failure: {cause}",
+                f"sent. {_HARMLESS}. The failure: {e}",
                 acknowledged=written["vectors"],
                 failed=batch.count,
-                not_sent=None,
-            )
-        del request, batch
+                not_sent=0 if batch.is_last else None,
+            ) from e
+        done(batch, mutation)
+        del batch
         log.info("%s into %s: %s", route, index_name, acknowledged())
     written["discarded"] = batches.discarded
     if batches.discarded:
         log.warning("%s into %s: left out %d that are no vectors", route, index_name, batches.discarded)
+    for key, where in batches.unknown_keys.items():
+        log.warning(
+            "%s: %s has the key %s, which is none of a vector's (id, values, namespace, metadata): it was "
+            "sent, and what the service makes of it is unknown. What belongs to a vector goes into metadata",
+            name,
+            where,
+            show(key),
+        )
     return written
+
+
+def fill(
+    client: VectorizeClient,
+    route: Literal["insert", "upsert"],
+    index_name: str,
+    vectors: Vectors,
+    *,
+    unparsable_behavior: str | None = None,
+    name: str = "vectors",
+    witnesses: bool = True,
+    stopped: Callable[[], bool] = lambda: False,
+    log: Any = _log,
+) -> tuple[Receipt, Written]:
+    """
+    Write vectors, checked against the index's dimensions, and return the receipt of the last mutation.
+
+    The parameters are those of :func:`write_vectors`, which also says what is raised.
+
+    :param witnesses: ask, before the last request is sent, about some of its vectors: those that are not so
+        yet are the receipt's witnesses.
+    """
+    chosen: tuple[WitnessVector, ...] = ()
+
+    def dimensions() -> int | None:
+        asked = call_interruptibly(lambda: client.info(index_name), stopped).get("dimensions")
+        return asked if isinstance(asked, int) else None
+
+    def choose(batch: VectorBatch) -> None:
+        nonlocal chosen
+        chosen = choose_witnesses(client, route, index_name, batch.body, stopped=stopped, log=log)
+
+    written = write_vectors(
+        client,
+        route,
+        index_name,
+        vectors,
+        unparsable_behavior=unparsable_behavior,
+        dimensions=dimensions,
+        name=name,
+        before_last=choose if witnesses else lambda batch: None,
+        stopped=stopped,
+        log=log,
+    )
+    receipt = Receipt(
+        written["mutationId"],
+        index_name,
+        client.account_id,
+        accepted_at=parse_time(written["acceptedAt"]),
+        count=written["vectors"],
+        batches=written["requests"],
+        witness_vectors=chosen,
+    )
+    return receipt, written
+
+
+def choose_witnesses(
+    client: VectorizeClient,
+    route: Literal["insert", "upsert"],
+    index_name: str,
+    body: bytes,
+    *,
+    stopped: Callable[[], bool],
+    log: Any = _log,
+) -> tuple[WitnessVector, ...]:
+    """
+    Return up to 5 vectors of a request that will be seen to be written, because they are not so yet.
+
+    Of a vector that is in the index just as it is going to be written, reading it back would prove nothing.
+
+    :param client: asks, one request.
+    :param route: an insert changes only what is absent.
+    :param index_name: the index.
+    :param body: the request, NDJSON.
+    :param stopped: says whether to stop; asked on this thread.
+    :param log: where to say that asking failed: it costs the witnesses, never the write.
+    :raises Stopped: it was told to stop.
+    """
+    # Of several vectors with one id, an upsert leaves the last and an insert the first.
+    candidates: dict[str, WitnessVector] = {}
+    for line in _lines_at_an_end(body, from_the_end=route == "upsert"):
+        witness = WitnessVector.of(json.loads(line))
+        candidates.setdefault(witness.id, witness)
+        if len(candidates) == limits.MAX_GET_IDS:
+            break
+    try:
+        vectors = call_interruptibly(lambda: client.get_by_ids(index_name, list(candidates)), stopped)
+    except VectorizeError as e:
+        log.warning("No witnesses, and so a weaker proof later: asking for some of the vectors failed: %s", e)
+        return ()
+    before = found_among(vectors)
+    chosen = [
+        witness
+        for witness in candidates.values()
+        if (witness.id not in before if route == "insert" else before.get(witness.id) != witness)
+    ]
+    return tuple(chosen[:MAX_WITNESSES])
+
+
+def _lines_at_an_end(body: bytes, *, from_the_end: bool) -> Iterator[bytes]:
+    """Iterate over the lines of a request that all end in LF, without splitting it whole."""
+    if from_the_end:
+        end = len(body) - 1
+        while end >= 0:
+            start = body.rfind(b"\n", 0, end) + 1
+            yield body[start:end]
+            end = start - 1
+    else:
+        start = 0
+        while (end := body.find(b"\n", start)) >= 0:
+            yield body[start:end]
+            start = end + 1
 
 
 def read_vectors(

@@ -207,11 +207,10 @@ class VectorizeWriteOperator(VectorizeOperator):
         return self._end(context, read_event(event))
 
     def _end(self, context: Context, evidence: dict[str, Any]) -> str | None:
-        from airflow_provider_cfvectorize.client.waiting import report_evidence
-
         evidence = self.complete_evidence(evidence)
-        report_evidence(evidence, self.log)
+        # Before the task may fail over it: what was seen is worth the most then.
         self.push(context, "evidence", evidence)
+        self.report(evidence)
         mutation_id: str | None = evidence["mutation_id"]
         return mutation_id
 
@@ -222,3 +221,13 @@ class VectorizeWriteOperator(VectorizeOperator):
         :param evidence: how it is known that the write is applied.
         """
         return evidence
+
+    def report(self, evidence: dict[str, Any]) -> None:
+        """
+        Say in the log how the wait ended.
+
+        :param evidence: how it is known that the write is applied.
+        """
+        from airflow_provider_cfvectorize.client.waiting import report_evidence
+
+        report_evidence(evidence, self.log)

@@ -49,9 +49,10 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     meanwhile; with a mutation id from elsewhere, that is inconclusive.
 
     The evidence is a dict with ``mutation_id``, ``index_name``, ``account_id``, ``outcome`` (``watermark``,
-    ``read_back``, ``inferred`` or ``nothing_to_do``), ``watermark``, ``processed_up_to``, ``accepted_at``,
-    ``decided_at``, ``witnesses_checked`` and ``still_visible``; for several mutations also
-    ``mutation_count`` and ``mutations``, the evidence of each.
+    ``read_back``, ``inferred``, ``present_differs`` or ``nothing_to_do``), ``watermark``,
+    ``processed_up_to``, ``accepted_at``, ``decided_at``, ``witnesses_checked`` and ``still_visible``; of an
+    insert or upsert with witnesses also ``differing``; for several mutations also ``mutation_count`` and
+    ``mutations``, the evidence of each.
 
     It ends with the same in each mode, at the same deadline.
 
@@ -62,6 +63,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     :param receipt: a receipt, or a sequence of them, instead of looking among the upstream tasks. (templated)
     :param require_absent: fail if vectors of an applied delete can still be read after two minutes, rather
         than warn.
+    :param require_equal: fail if vectors of an insert or upsert that was overtaken do not read back as they
+        were written, rather than warn.
     :param deferrable: wait in the triggerer, without a worker's slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
@@ -85,6 +88,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         mutation_id: Any = None,
         receipt: Any = None,
         require_absent: bool = False,
+        require_equal: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         conn_id: str = DEFAULT_CONN_ID,
         account_id: str | None = None,
@@ -97,6 +101,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         self.mutation_id = mutation_id
         self.receipt = receipt
         self.require_absent = require_absent
+        self.require_equal = require_equal
         self.deferrable = deferrable
         self.conn_id = conn_id
         self.account_id = account_id
@@ -113,6 +118,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :raises VectorizeAuthError: the credentials are refused.
         :raises VectorizeInputError: what was passed is no mutation, or one of another index or account.
         :raises VectorizeStillVisibleError: with ``require_absent``.
+        :raises VectorizeDiffersError: with ``require_equal``.
         """
         from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
 
@@ -170,7 +176,9 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     def _end(self, evidence: dict[str, Any]) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.waiting import report_evidence
 
-        report_evidence(evidence, self.log, require_absent=self.require_absent)
+        report_evidence(
+            evidence, self.log, require_absent=self.require_absent, require_equal=self.require_equal
+        )
         return evidence
 
     # --- poke and reschedule --------------------------------------------------------------------------

@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.looks import Look
+from airflow_provider_cfvectorize.client.looks import Look, found_among
 from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt
 from airflow_provider_cfvectorize.client.pacing import poll_pause, read_budget
 from airflow_provider_cfvectorize.client.waiting import ends_a_wait, read_state
+from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
     VectorizeThrottledError,
@@ -267,8 +268,8 @@ class IndexPoll:
             self._waits.discard(wait)
         wait.tell(seen)
 
-    def _read_back(self, ids: list[str]) -> set[str]:
-        return {vector["id"] for vector in self.client.get_by_ids(self._index_name, ids)}
+    def _read_back(self, ids: list[str]) -> dict[str, WitnessVector]:
+        return found_among(self.client.get_by_ids(self._index_name, ids))
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         seconds = HUNG_AFTER_TIMEOUTS * self.client.timeout

@@ -14,6 +14,7 @@ from airflow_provider_cfvectorize.client.looks import (
     FRUITLESS_READS,
     Look,
     explain_timeout,
+    found_among,
     make_evidence,
     summarize,
 )
@@ -37,7 +38,7 @@ def drive(look: Look, exist: set[str] = frozenset()) -> list[list[str]]:  # type
         assert len(ids) <= 20
         assert len(set(ids)) == len(ids)
         reads.append(ids)
-        look.feed({id_ for id_ in ids if id_ in exist})
+        look.feed(found_among({"id": id_} for id_ in ids if id_ in exist))
         assert len(reads) < 1000
     return reads
 

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators that fill an index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
+from airflow_provider_cfvectorize.templating import read_nothing, read_structure
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_cfvectorize.client.vectors import Vectors
+
+
+class _FillOperator(VectorizeWriteOperator):
+    """What the operators that fill an index share: all but the endpoint."""
+
+    template_fields: Sequence[str] = (
+        "index_name",
+        "vectors",
+        "vectors_path",
+        "vectors_kwargs",
+        "conn_id",
+        "account_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"vectors": "json", "vectors_kwargs": "json"}
+    route: ClassVar[Literal["insert", "upsert"]]
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        vectors: Sequence[Mapping[str, Any]] | str | None = None,
+        vectors_path: str | None = None,
+        vectors_callable: Callable[..., Vectors] | None = None,
+        vectors_kwargs: Mapping[str, Any] | None = None,
+        on_unparsable: str = "error",
+        wait_for_completion: bool = False,
+        poll_interval: float = 10,
+        wait_timeout: float = 900,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        verify: str = "sample",
+        require_equal: bool = False,
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            index_name=index_name,
+            wait_for_completion=wait_for_completion,
+            poll_interval=poll_interval,
+            wait_timeout=wait_timeout,
+            deferrable=deferrable,
+            conn_id=conn_id,
+            account_id=account_id,
+            **kwargs,
+        )
+        self.vectors = vectors
+        self.vectors_path = vectors_path
+        self.vectors_callable = vectors_callable
+        self.vectors_kwargs = vectors_kwargs
+        self.on_unparsable = on_unparsable
+        self.verify = verify
+        self.require_equal = require_equal
+
+    def execute(self, context: Context) -> str | None:
+        """
+        Write, push the receipt and, with ``wait_for_completion``, wait.
+
+        :param context: the task's context.
+        :return: the id of the last mutation, None if there was nothing to write.
+        :raises VectorizeInputError: something passed or configured cannot work, or a vector cannot be one;
+            says where it stands and how many before it are acknowledged.
+        :raises VectorizeBatchError: not all were accepted; says how many were.
+        :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        """
+        from airflow_provider_cfvectorize.client.writing import fill
+
+        self._check_options()
+        client = self.make_client(max_connections=1)
+        try:
+            with ExitStack() as stack:
+                vectors, name = self._source(stack)
+                receipt, written = fill(
+                    client,
+                    self.route,
+                    self.index_name,
+                    vectors,
+                    unparsable_behavior=self.on_unparsable,
+                    name=name,
+                    witnesses=self.verify != "none",
+                    stopped=self.is_killed,
+                    log=self.log,
+                )
+        finally:
+            client.session.stop()
+            client.close()
+        report = {key: written[key] for key in ("vectors", "requests", "discarded")}
+        self.push(context, "report", report)
+        if receipt.mutation_id is None:
+            self.log.info("No vectors, so nothing was sent.")
+        else:
+            self.log.info(
+                "Accepted: %d vectors in %d requests; the last mutation is %s, it has %d witnesses.",
+                receipt.count,
+                receipt.batches,
+                receipt.mutation_id,
+                len(receipt.witness_vectors),
+            )
+        return self.hand_on(context, receipt)
+
+    def report(self, evidence: dict[str, Any]) -> None:
+        """
+        Say in the log how the wait ended.
+
+        :param evidence: how it is known that the write is applied.
+        :raises VectorizeDiffersError: with ``require_equal``.
+        """
+        from airflow_provider_cfvectorize.client.waiting import report_evidence
+
+        report_evidence(evidence, self.log, require_equal=self.require_equal)
+
+    def _check_options(self) -> None:
+        from airflow_provider_cfvectorize.client.addresses import check_path_name
+
+        check_path_name(self.index_name)
+        if self.on_unparsable not in ("error", "discard"):
+            raise VectorizeInputError(
+                f"on_unparsable is {show(self.on_unparsable)}, expected 'error' or 'discard'"
+            )
+        if self.verify not in ("sample", "none"):
+            raise VectorizeInputError(f"verify is {show(self.verify)}, expected 'sample' or 'none'")
+        if self.require_equal and (self.verify == "none" or not self.wait_for_completion):
+            raise VectorizeInputError(
+                "require_equal compares what was written with what can be read when the wait ends: it needs "
+                "wait_for_completion=True and verify='sample'"
+            )
+        self.check_wait()
+        names = ("vectors", "vectors_path", "vectors_callable")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise VectorizeInputError(
+                f"{' and '.join(given) if given else 'none of ' + ', '.join(names)} given: pass one of "
+                f"{', '.join(names)}. An upstream task that returned nothing, or was skipped, gives None"
+            )
+        if self.vectors_callable is not None and not callable(self.vectors_callable):
+            raise VectorizeInputError(
+                f"vectors_callable is {show(self.vectors_callable)}, expected a function that returns "
+                "vectors; vectors themselves go into vectors"
+            )
+        if self.vectors_kwargs and self.vectors_callable is None:
+            raise VectorizeInputError("vectors_kwargs are for vectors_callable, which is not given")
+
+    def _source(self, stack: ExitStack) -> tuple[Vectors, str]:
+        """Return the vectors, and what errors call them."""
+        if self.vectors_path is not None:
+            from airflow_provider_cfvectorize.operators.storage import open_file, path_of
+
+            path = path_of(self.vectors_path, "vectors_path")
+            return stack.enter_context(open_file(path, "vectors_path")), f"vectors_path {show(path, 200)}"
+        if self.vectors_callable is not None:
+            kwargs = read_structure(self.vectors_kwargs, "vectors_kwargs") or {}
+            return self.vectors_callable(**kwargs), "vectors_callable"
+        vectors = read_structure(read_nothing(self.vectors), "vectors")
+        if not isinstance(vectors, Sequence) or isinstance(vectors, str | bytes | bytearray):
+            raise VectorizeInputError(
+                f"vectors: got {show(vectors)}, expected a list of vectors such as "
+                '{"id": "a", "values": [0.5, ...]}. A file goes into vectors_path, a generator into '
+                "vectors_callable"
+            )
+        return _each(vectors), "vectors"
+
+
+def _each(vectors: Iterable[Any]) -> Iterable[Any]:
+    # A lazy sequence of XComs gives one item after the other, and has no other methods.
+    yield from vectors
+
+
+class UpsertVectorsOperator(_FillOperator):
+    """
+    Write vectors into an index, replacing those whose id exists already whole, and hand on the mutation id.
+
+    Vectors are checked and sent as they are read, 5,000 or 32 MB a request and one request after the other:
+    the order of the input is the order of effects, so of two vectors with one id the later one counts. Each
+    is checked (id, number of values, namespace, metadata) before it costs a request; an error tells its line
+    or position, and how many vectors before it were acknowledged. Writing the same again is harmless, so the
+    task can be retried.
+
+    The return value is the id of the last mutation, so that waiting for it is waiting for all; None if there
+    was nothing to write. XComs: ``receipt``, always; ``report`` with the numbers of ``vectors``, ``requests``
+    and ``discarded`` lines; ``evidence``, if this task waited.
+
+    Presence alone does not prove that a vector was replaced. So the receipt carries digests of up to 5
+    vectors of the last request that were not so before (asked with one request), and if somebody else's write
+    hides the mutation, they are read back and compared. If they are there and differ until the end of the
+    wait, it ends with the outcome ``present_differs`` and a warning.
+
+    :param index_name: the index. (templated)
+    :param vectors: a few vectors: a list, an upstream task's output, or a Jinja expression that gives a list.
+        Give this, ``vectors_path`` or ``vectors_callable``. (templated)
+    :param vectors_path: a file of NDJSON, one vector a line. A local path, or a URL of object storage.
+        (templated)
+    :param vectors_callable: a function that returns vectors, best as a generator; called on the worker.
+    :param vectors_kwargs: what it is called with. (templated)
+    :param on_unparsable: ``error``, or ``discard`` to leave out, count and log lines that are no vectors. A
+        vector beyond a cap of the service is an error in any case.
+    :param wait_for_completion: end only when the write is applied.
+    :param poll_interval: seconds between two looks while waiting.
+    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
+        retried if it has retries.
+    :param deferrable: wait in the triggerer, without a worker's slot.
+    :param verify: ``sample`` takes witnesses as described; ``none`` asks nothing.
+    :param require_equal: fail with ``VectorizeDiffersError`` where witnesses differ, rather than warn.
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    route = "upsert"
+
+
+class InsertVectorsOperator(_FillOperator):
+    """
+    Write vectors into an index, leaving those whose id exists already, and hand on the mutation id.
+
+    Of two vectors with one id the earlier one counts. The service acknowledges what it leaves alone as well,
+    and does not tell it apart. In all else this is as
+    :class:`~airflow_provider_cfvectorize.operators.vectors.UpsertVectorsOperator`; its witnesses are vectors
+    whose ids did not exist before.
+
+    :param index_name: the index. (templated)
+    :param vectors: a few vectors: a list, an upstream task's output, or a Jinja expression that gives a list.
+        Give this, ``vectors_path`` or ``vectors_callable``. (templated)
+    :param vectors_path: a file of NDJSON, one vector a line. A local path, or a URL of object storage.
+        (templated)
+    :param vectors_callable: a function that returns vectors, best as a generator; called on the worker.
+    :param vectors_kwargs: what it is called with. (templated)
+    :param on_unparsable: ``error``, or ``discard`` to leave out, count and log lines that are no vectors. A
+        vector beyond a cap of the service is an error in any case.
+    :param wait_for_completion: end only when the write is applied.
+    :param poll_interval: seconds between two looks while waiting.
+    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
+        retried if it has retries.
+    :param deferrable: wait in the triggerer, without a worker's slot.
+    :param verify: ``sample`` takes witnesses as described; ``none`` asks nothing.
+    :param require_equal: fail with ``VectorizeDiffersError`` where witnesses differ, rather than warn.
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    route = "insert"
