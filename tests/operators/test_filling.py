@@ -182,7 +182,7 @@ def test_keys_that_no_vector_has_are_told(
         ({"vectors": [], "vectors_path": "x"}, "vectors and vectors_path given: pass one of"),
         (
             {"vectors": None, "vectors_callable": None},
-            "a task that returned nothing|upstream task that returned",
+            "An upstream task that returned nothing",
         ),
         ({"vectors": "None"}, "got None, expected a list of vectors"),
         ({"vectors": ""}, "got None, expected a list of vectors"),
