@@ -23,10 +23,7 @@ from harness import DIMENSIONS, INDEX, MODES, Vectorize
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
 OPERATORS = {"upsert": UpsertVectorsOperator, "insert": InsertVectorsOperator}
-VECTORS = [
-    {"id": f"v{i}", "values": [i / 10] * DIMENSIONS, "metadata": {"n": i, "text": "{{ braces }}"}}
-    for i in range(10)
-]
+VECTORS = [{"id": f"v{i}", "values": [i / 10] * DIMENSIONS, "metadata": {"n": i}} for i in range(10)]
 
 
 def generate(count: int = 10, prefix: str = "v") -> Iterator[dict[str, Any]]:
@@ -80,8 +77,21 @@ def test_filling_and_waiting_in_one_task(
     evidence = run.pull("fill", "evidence")
     assert (evidence["mutation_id"], evidence["outcome"]) == (run.pull("fill"), "watermark")
     assert run.pull("fill", "report") == {"vectors": 10, "requests": 1, "discarded": 0}
-    if how in ("xcom", "path"):
-        assert vectorize.client.get_by_ids(INDEX, ["v7"])[0]["metadata"]["text"] == "{{ braces }}"
+
+
+def test_what_comes_from_upstream_is_no_template(vectorize: Vectorize) -> None:
+    @task
+    def give() -> list[dict[str, Any]]:
+        return [{"id": "{{ id }}", "values": [0.5] * DIMENSIONS, "metadata": {"text": "{{ braces }}"}}]
+
+    with make_dag("fill_braces") as dag:
+        UpsertVectorsOperator(
+            task_id="fill", index_name=INDEX, vectors=give(), wait_for_completion=True, poll_interval=0.05
+        )
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    (found,) = vectorize.client.get_by_ids(INDEX, ["{{ id }}"])
+    assert found["metadata"] == {"text": "{{ braces }}"}
 
 
 @pytest.mark.parametrize("mode", MODES)
