@@ -317,7 +317,7 @@ def connects_containers(block: Block, bench: Bench) -> None:
     the other service's environment addresses it by the name that the network would resolve.
     """
     services = yaml.safe_load(block.text)["services"]
-    image = BLOCKS["README.md#in-containers/1"]
+    image = BLOCKS["docs/local-server.md#in-containers/1"]
     prose = " ".join(read(image.path).text.split())
     assert f"`{services['vectorize']['build']['dockerfile']}`" in prose
     arguments = shlex.join(command_of_image(image.text))
@@ -364,8 +364,8 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "README.md#local-development/1": runs_the_server,
     "README.md#local-development/2": fills_an_index,
     "README.md#local-development/3": passes_in_pytest,
-    "README.md#in-containers/1": is_an_image,
-    "README.md#in-containers/2": connects_containers,
+    "docs/local-server.md#in-containers/1": is_an_image,
+    "docs/local-server.md#in-containers/2": connects_containers,
     "docs/decision.md#the-evidence/1": is_evidence,
     "docs/local-server.md#from-the-shell/1": runs_the_server,
     "docs/local-server.md#from-the-shell/2": is_what_the_server_prints,

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, task
 
 from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict, decide
+from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeNotFoundError
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize
@@ -267,6 +269,8 @@ def test_no_case_is_left_over() -> None:
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 WITNESSES = ("a", "b")
+VECTORS = tuple(WitnessVector.of({"id": id_, "values": [0.5]}) for id_ in WITNESSES)
+OTHERS = tuple(replace(vector, values="0" * 32) for vector in VECTORS)
 
 
 def decided(
@@ -276,6 +280,7 @@ def decided(
     age: float = 5,
     witnesses: tuple[str, ...] = (),
     visible: tuple[str, ...] | None = None,
+    read: tuple[WitnessVector, ...] | None = None,
     last: bool = False,
     **receipt: Any,
 ) -> Decision:
@@ -287,7 +292,12 @@ def decided(
         **receipt,
     }
     state = IndexState(watermark, NOW - timedelta(seconds=stamp_age) if watermark else None, NOW)
-    return decide(Receipt(**fields), state, visible, at_deadline=last)
+    if visible is not None:
+        read = tuple(WitnessVector.of({"id": id_}) for id_ in visible)
+    if read is not None and not witnesses:
+        fields["witness_vectors"] = VECTORS
+    found = None if read is None else {vector.id: vector for vector in read}
+    return decide(Receipt(**fields), state, found, at_deadline=last)
 
 
 #: For each rule, what it is about and, one way or another, what lies just beside it.
@@ -317,10 +327,30 @@ RULES: dict[str, list[Decision]] = {
     ],
     "13": [decided(age=300), decided(age=420, batches=2000)],
     "14": [decided(age=299), decided(age=419, batches=2000), decided(age=300, stamp_age=301)],
+    "15": [decided(read=VECTORS), decided(read=VECTORS, stamp_age=7)],
+    "16": [decided(read=(VECTORS[0], OTHERS[1]), age=300), decided(read=VECTORS[:1], age=300, stamp_age=0)],
+    "17": [
+        decided(read=OTHERS, last=True),
+        decided(read=(VECTORS[0], OTHERS[1]), last=True),
+        decided(read=OTHERS, age=300, stamp_age=300),
+    ],
+    "18": [decided(read=(), age=300, stamp_age=300), decided(read=OTHERS[:1], age=300, stamp_age=300)],
+    "19": [
+        decided(read=OTHERS),
+        decided(read=OTHERS, age=400, stamp_age=299),
+        decided(read=(VECTORS[0], OTHERS[1]), age=299),
+        decided(read=OTHERS[:1], last=True),
+        decided(read=(), age=300, stamp_age=301, last=True),
+    ],
 }
+RULE_ROWS = [
+    row
+    for heading in ("the-rules", "of-an-upsert-or-insert")
+    for row in read("docs/decision.md").rows(heading)
+]
 
 
-@pytest.mark.parametrize("row", read("docs/decision.md").rows("the-rules"), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", RULE_ROWS, ids=lambda row: row[0])
 def test_rule(row: list[str]) -> None:
     number, _, verdict, outcome = row
     for decision in RULES[number]:
@@ -328,6 +358,11 @@ def test_rule(row: list[str]) -> None:
         assert decision.outcome == (re.findall(r"`(\w+)`", outcome) or [None])[0]
         if decision.verdict is Verdict.APPLIED:
             assert bool(decision.still_visible) == ("still_visible" in outcome)
+            assert bool(decision.differing) == ("differing" in outcome)
+
+
+def test_every_rule_is_stated() -> None:
+    assert [row[0] for row in RULE_ROWS] == list(RULES)
 
 
 def test_rules_that_need_witnesses_read_them() -> None:
