@@ -65,3 +65,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalVectorize]:
 def vectorize(server: LocalVectorize) -> Vectorize:
     """Return the same, with an index ``docs`` and ways to fill and look at it."""
     return Vectorize(server)
+
+
+@pytest.fixture
+def object_storage() -> str:
+    """Return the URL of a bucket in memory, which Airflow takes for any other object storage."""
+    import fsspec
+
+    try:
+        from airflow.sdk.io import attach
+    except ImportError:
+        from airflow.io.store import attach
+
+    attach("memory", fs=fsspec.filesystem("memory"))
+    return "memory://bucket"
