@@ -184,7 +184,7 @@ class Wait:
             while (left := wake - time.monotonic()) > 0:
                 if stopped():
                     raise VectorizeInterrupted(
-                        "told to stop while waiting; the delete itself is accepted and will be applied"
+                        "told to stop while waiting; the write itself is accepted and will be applied"
                     )
                 time.sleep(min(left, _LOOK_SECONDS))
 
