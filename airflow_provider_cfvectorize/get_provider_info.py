@@ -30,7 +30,10 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": [
-            {"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.operators.vectors"]},
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": [f"{_PACKAGE}.operators.vectors", f"{_PACKAGE}.operators.indexes"],
+            },
         ],
         "sensors": [
             {"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.sensors.mutation"]},

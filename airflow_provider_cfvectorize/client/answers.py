@@ -29,6 +29,9 @@ AUTH_CODES: Final = frozenset({10000, 6003, 9109, 9106})
 INDEX_NOT_FOUND_CODE: Final = 3000
 INDEX_DELETED_CODE: Final = 3005
 NO_ROUTE_CODE: Final = 7003
+#: The name is taken, and no metadata index of that property (observed).
+INDEX_EXISTS_CODE: Final = 3002
+METADATA_INDEX_NOT_FOUND_CODE: Final = 40005
 NOT_FOUND_CODES: Final = frozenset({INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE, NO_ROUTE_CODE})
 
 #: What to do about an error, by its code.
@@ -36,9 +39,9 @@ _ADVICE: Final[Mapping[int, str]] = {
     INDEX_NOT_FOUND_CODE: "Check index_name and the account id, or create the index first",
     INDEX_DELETED_CODE: "The index was deleted: create it again, or check index_name",
     NO_ROUTE_CODE: "Check the account id and the connection's host",
-    3002: "An index of that name exists already",
-    40005: "list_metadata_indexes says which there are. A retry says this too where the attempt before, "
-    "whose answer was lost, has deleted it",
+    INDEX_EXISTS_CODE: "An index of that name exists already",
+    METADATA_INDEX_NOT_FOUND_CODE: "list_metadata_indexes says which there are. A retry says this too where "
+    "the attempt before, whose answer was lost, has deleted it",
     40006: "A query's vector has as many values as the index has dimensions: was it made by the embedding "
     "model that the index was filled with?",
     40007: "Send fewer ids in one request",

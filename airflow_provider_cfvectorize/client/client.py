@@ -17,6 +17,7 @@ from airflow_provider_cfvectorize.client.addresses import (
 )
 from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.credentials import read_credentials
+from airflow_provider_cfvectorize.client.indexes import index_config
 from airflow_provider_cfvectorize.client.listing import iter_ids
 from airflow_provider_cfvectorize.client.queries import check_index_type, check_property_name, query_body
 from airflow_provider_cfvectorize.client.results import (
@@ -183,15 +184,7 @@ class VectorizeClient:
         :param preset: the name of an embedding model that fixes both.
         :param description: a text.
         """
-        config: dict[str, object]
-        if preset is not None and dimensions is None and metric is None:
-            config = {"preset": preset}
-        elif preset is None and dimensions is not None and metric is not None:
-            config = {"dimensions": dimensions, "metric": metric}
-        else:
-            raise VectorizeInputError(
-                "an index needs either dimensions and metric, or a preset, and not both"
-            )
+        config = index_config(dimensions=dimensions, metric=metric, preset=preset)
         body: dict[str, object] = {"name": check_new_index_name(name), "config": config}
         if description is not None:
             body["description"] = description

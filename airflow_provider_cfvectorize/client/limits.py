@@ -49,6 +49,16 @@ DEFAULT_LIST_COUNT: Final = 100
 #: Dimensions of an index. observed: "Dimensions must be in range: [32, 1536]" (the schema says 1 to 1536).
 MIN_DIMENSIONS: Final = 32
 MAX_DIMENSIONS: Final = 1536
+#: Dimensions of the indexes that presets make, which are those of the models. docs: of the small and the
+#: large one https://developers.cloudflare.com/workers-ai/models/, of the others
+#: https://developers.cloudflare.com/vectorize/best-practices/create-indexes/. The metrics stand nowhere.
+PRESET_DIMENSIONS: Final = {
+    "@cf/baai/bge-small-en-v1.5": 384,
+    "@cf/baai/bge-base-en-v1.5": 768,
+    "@cf/baai/bge-large-en-v1.5": 1024,
+    "openai/text-embedding-ada-002": 1536,
+    "cohere/embed-multilingual-v2.0": 768,
+}
 #: Bytes of a vector's metadata as compact JSON. observed: code 40016 "must not exceed 10240 bytes".
 MAX_METADATA_BYTES: Final = 10240
 #: Vectors in an index. docs, changelog of 2026-08-04.

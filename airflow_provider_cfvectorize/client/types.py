@@ -10,6 +10,9 @@ from typing import Any, Final, Literal, NotRequired, TypedDict, get_args
 #: is indexed), or everything.
 ReturnMetadata = Literal["none", "indexed", "all"]
 RETURN_METADATA: Final[tuple[str, ...]] = get_args(ReturnMetadata)
+#: How the distance of two vectors is measured.
+Metric = Literal["cosine", "euclidean", "dot-product"]
+METRICS: Final[tuple[str, ...]] = get_args(Metric)
 #: What kind of values a metadata index is of.
 IndexType = Literal["string", "number", "boolean"]
 INDEX_TYPES: Final[tuple[str, ...]] = get_args(IndexType)

@@ -77,6 +77,20 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
                 f"{MOST:,}"
             )
 
+    def check_choice(self, name: str, *choices: str) -> None:
+        """
+        Check a parameter that is one of a few words.
+
+        :param name: the parameter.
+        :param choices: the words.
+        :raises VectorizeInputError: it is none of them.
+        """
+        value = getattr(self, name)
+        if not isinstance(value, str) or value not in choices:
+            raise VectorizeInputError(
+                f"{name} is {show(value)}, expected {' or '.join(repr(choice) for choice in choices)}"
+            )
+
     def make_hook(self) -> CloudflareVectorizeHook:
         """Return a hook; nothing is looked up yet."""
         from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook

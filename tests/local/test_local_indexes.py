@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import Behaviour
+from airflow_provider_cfvectorize.local.model import PRESETS
 from local.local_client import Client, envelope, mutation, refusal, result, vector
 
 NOT_FOUND = (404, 3000, 'vectorize.index.not_found - Index name "absent"')
@@ -81,6 +83,10 @@ def test_invalid_config(client: Client, config, message):
 
     assert (status, code) == (400, 40000)
     assert text == f"vectorize.index.invalid_config - {message}"
+
+
+def test_presets_have_the_dimensions_of_the_clients_table():
+    assert {name: dimensions for name, (dimensions, _) in PRESETS.items()} == limits.PRESET_DIMENSIONS
 
 
 def test_unknown_preset(client: Client):

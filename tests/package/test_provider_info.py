@@ -24,12 +24,25 @@ import airflow_provider_cfvectorize
 from airflow_provider_cfvectorize import connection
 from airflow_provider_cfvectorize.get_provider_info import get_provider_info
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+from airflow_provider_cfvectorize.operators.indexes import (
+    CreateVectorizeIndexOperator,
+    CreateVectorizeMetadataIndexOperator,
+    DeleteVectorizeIndexOperator,
+    DeleteVectorizeMetadataIndexOperator,
+)
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 
 DISTRIBUTION = "airflow-provider-cfvectorize"
 ROOT = Path(airflow_provider_cfvectorize.__file__).parent
+OPERATORS = [
+    CreateVectorizeIndexOperator,
+    CreateVectorizeMetadataIndexOperator,
+    DeleteVectorizeIndexOperator,
+    DeleteVectorizeMetadataIndexOperator,
+    DeleteVectorsByIdsOperator,
+]
 MODULES = [
     module.name
     for module in pkgutil.walk_packages([str(ROOT)], "airflow_provider_cfvectorize.")
@@ -195,7 +208,9 @@ def test_the_commands_of_airflow_show_it_without_a_warning() -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["operators.vectors", "sensors.mutation", "triggers.mutation"])
+@pytest.mark.parametrize(
+    "module", ["operators.indexes", "operators.vectors", "sensors.mutation", "triggers.mutation"]
+)
 def test_a_dag_processor_imports_nothing_heavy(module: str) -> None:
     code = f"""
 import sys
@@ -278,7 +293,7 @@ def test_the_client_and_the_local_server_know_nothing_of_airflow() -> None:
 
 @pytest.mark.parametrize(
     "cls",
-    [CloudflareVectorizeHook, DeleteVectorsByIdsOperator, VectorizeMutationSensor, VectorizeMutationTrigger],
+    [CloudflareVectorizeHook, *OPERATORS, VectorizeMutationSensor, VectorizeMutationTrigger],
 )
 def test_every_parameter_is_documented(cls: Any) -> None:
     parameters = [
@@ -288,7 +303,7 @@ def test_every_parameter_is_documented(cls: Any) -> None:
     assert not [name for name in parameters if f":param {name}:" not in documented]
 
 
-@pytest.mark.parametrize("cls", [DeleteVectorsByIdsOperator, VectorizeMutationSensor])
+@pytest.mark.parametrize("cls", [*OPERATORS, VectorizeMutationSensor])
 def test_template_fields_are_parameters_and_keyword_only(cls: Any) -> None:
     parameters = inspect.signature(cls.__init__).parameters
     assert set(cls.template_fields) <= set(parameters)

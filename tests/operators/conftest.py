@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several operators' tests need: what was logged, a client, and a relay on which answers are lost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.local import LocalVectorize
+from operators.relay import Relay, Told
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Told:
+    """Return what says what was logged; Airflow 3 logs to standard output where no supervisor listens."""
+    caplog.set_level(logging.INFO)
+    return lambda: caplog.text + capfd.readouterr().out
+
+
+@pytest.fixture
+def client(server: LocalVectorize) -> VectorizeClient:
+    """Return a client that is not the operators' own."""
+    return VectorizeClient(
+        server.account_id, api_token=server.api_token, base_url=server.base_url, retry=None
+    )
+
+
+@pytest.fixture
+def relay(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    """Put a relay between the operators and the server."""
+    relay = Relay(server)
+    monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", relay.connection)
+    yield relay
+    relay.close()

@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators that create and delete indexes, over real HTTP, without Airflow's machinery around them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeInputError,
+    VectorizeInterrupted,
+    VectorizeNotFoundError,
+    VectorizeResponseError,
+    VectorizeTransportError,
+    VectorizeWaitTimeout,
+)
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.operators.indexes import (
+    CreateVectorizeIndexOperator,
+    DeleteVectorizeIndexOperator,
+)
+from client.servers import Reply, Request, refused
+from harness import DIMENSIONS, INDEX, Vectorize, make_context, run_task, wait_until
+from operators.relay import Relay, Told, once
+
+CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
+TYPES = {"lang": "string", "year": "number", "deep.er": "boolean"}
+BASE, SMALL = "@cf/baai/bge-base-en-v1.5", "@cf/baai/bge-small-en-v1.5"
+
+
+def make(**kwargs: Any) -> CreateVectorizeIndexOperator:
+    arguments: dict[str, Any] = {"task_id": "create", "index_name": INDEX, "poll_interval": 0.05, **kwargs}
+    if "preset" not in kwargs:
+        arguments = {"dimensions": DIMENSIONS, "metric": "cosine", **arguments}
+    return CreateVectorizeIndexOperator(**{"wait_timeout": 20} | arguments)
+
+
+def create(context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    return run_task(lambda: make(**kwargs), context or make_context())
+
+
+def delete(**kwargs: Any) -> Any:
+    arguments = {"task_id": "delete", "index_name": INDEX, **kwargs}
+    return DeleteVectorizeIndexOperator(**arguments).execute(make_context())
+
+
+def types_of(client: VectorizeClient) -> dict[str, str]:
+    return {one["propertyName"]: one["indexType"] for one in client.list_metadata_indexes(INDEX)}
+
+
+def wait_for_types(client: VectorizeClient, types: dict[str, str]) -> None:
+    wait_until(lambda: types_of(client) == types)
+
+
+# --- creating -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("if_exists", ["fail", "skip"])
+@pytest.mark.parametrize(
+    ("kwargs", "config"),
+    [
+        ({"dimensions": 64, "metric": "euclidean"}, {"dimensions": 64, "metric": "euclidean"}),
+        ({"dimensions": "1536", "metric": "dot-product"}, {"dimensions": 1536, "metric": "dot-product"}),
+        ({"preset": BASE}, {"dimensions": 768, "metric": "cosine", "preset": BASE}),
+        (
+            {"preset": BASE, "dimensions": "None", "metric": "None"},
+            {"dimensions": 768, "metric": "cosine", "preset": BASE},
+        ),
+    ],
+)
+def test_creating(
+    client: VectorizeClient, kwargs: dict[str, Any], config: dict[str, Any], if_exists: str
+) -> None:
+    context = make_context()
+    assert create(context, description="of documents", if_exists=if_exists, **kwargs) is None
+    pushed = context["ti"].pushed
+    assert pushed["index"] == client.get_index(INDEX)
+    assert (pushed["index"]["config"], pushed["index"]["description"]) == (config, "of documents")
+    assert (pushed["receipt"]["mutation_id"], pushed["receipt"]["count"]) == (None, 0)
+    assert pushed["receipt"]["index_name"] == INDEX
+    assert "evidence" not in pushed
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_waiting_where_there_is_nothing_to_wait_for(server: LocalVectorize, deferrable: bool) -> None:
+    context = make_context()
+    assert create(context, wait_for_completion=True, deferrable=deferrable) is None
+    assert context["ti"].pushed["evidence"]["outcome"] == "nothing_to_do"
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_metadata_indexes(client: VectorizeClient, as_text: bool) -> None:
+    context = make_context()
+    mutation_id = create(context, metadata_indexes=json.dumps(TYPES) if as_text else TYPES)
+    wait_until(lambda: client.info(INDEX).get("processedUpToMutation") == mutation_id)
+    # Applied with the last of them are all of them.
+    assert types_of(client) == TYPES
+    receipt = context["ti"].pushed["receipt"]
+    assert (receipt["mutation_id"], receipt["index_name"]) == (mutation_id, INDEX)
+    assert (receipt["count"], receipt["batches"], receipt["witness_ids"]) == (3, 3, [])
+    assert receipt["accepted_at"].endswith("Z")
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_waiting_for_metadata_indexes(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
+    with LocalVectorize(apply_delay=0.3) as server:
+        monkeypatch.setenv(CONN, server.connection)
+        context, deferred = make_context(), []
+        mutation_id = run_task(
+            lambda: make(metadata_indexes=TYPES, wait_for_completion=True, deferrable=deferrable),
+            context,
+            on_defer=lambda: deferred.append(True),
+        )
+        assert bool(deferred) is deferrable
+        evidence = context["ti"].pushed["evidence"]
+        assert (evidence["mutation_id"], evidence["outcome"]) == (mutation_id, "watermark")
+        with_token = {"api_token": server.api_token, "base_url": server.base_url}
+        assert types_of(VectorizeClient(server.account_id, **with_token)) == TYPES
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_waiting_in_vain(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
+    with LocalVectorize(apply_delay=3600) as server:
+        monkeypatch.setenv(CONN, server.connection)
+        context = make_context()
+        waiting = {"wait_for_completion": True, "deferrable": deferrable, "wait_timeout": 0.2}
+        with pytest.raises(VectorizeWaitTimeout, match="no mutation yet"):
+            create(context, metadata_indexes=TYPES, **waiting)
+        assert context["ti"].pushed["receipt"]["mutation_id"]
+        assert context["ti"].pushed["index"]["name"] == INDEX
+
+
+def test_vectors_written_at_once_are_found_by_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing is applied between the two, so what counts is the order of their acceptance.
+    with LocalVectorize(apply_delay=0.3) as server:
+        monkeypatch.setenv(CONN, server.connection)
+        create(metadata_indexes=TYPES)
+        client = VectorizeClient(server.account_id, api_token=server.api_token, base_url=server.base_url)
+        vector: Any = {
+            "id": "a",
+            "values": [0.5] * DIMENSIONS,
+            "metadata": {"lang": "en", "year": 2026, "deep": {"er": True}},
+        }
+        mutation = client.upsert(INDEX, [vector])
+        wait_until(lambda: client.info(INDEX).get("processedUpToMutation") == mutation["mutationId"])
+        asked = {"lang": "en", "year": {"$gt": 2025}, "deep.er": True}
+        found = client.query(INDEX, vector=[0.5] * DIMENSIONS, filter=asked)
+        assert [match["id"] for match in found["matches"]] == ["a"]
+
+
+@pytest.mark.parametrize("if_exists", ["fail", "skip"])
+def test_the_name_of_a_deleted_index_can_be_used_again(vectorize: Vectorize, if_exists: str) -> None:
+    vectorize.client.delete_index(INDEX)
+    create(dimensions=64, if_exists=if_exists)
+    assert vectorize.client.get_index(INDEX)["config"]["dimensions"] == 64
+
+
+# --- what is refused before anything is sent ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"index_name": "Docs"}, "cannot be given to a new index"),
+        ({"index_name": "a/b"}, "index name 'a/b'"),
+        ({"index_name": "a" * 65}, "1 to 64 characters"),
+        ({"dimensions": None}, "either dimensions and metric, or a preset, and not both; got metric"),
+        ({"metric": None}, "got dimensions"),
+        ({"dimensions": None, "metric": "None"}, "got none of them"),
+        ({"preset": BASE, "metric": "cosine"}, "got metric and preset"),
+        ({"preset": 7}, "preset is 7, expected the name of an embedding model"),
+        ({"dimensions": 31}, "dimensions is 31, expected a whole number from 32 to 1536"),
+        ({"dimensions": 1537}, "dimensions is 1537"),
+        ({"dimensions": 32.0}, "dimensions is 32.0"),
+        ({"dimensions": True}, "dimensions is True"),
+        ({"dimensions": "many"}, "dimensions is 'many'"),
+        ({"metric": "cosinus"}, "'cosinus' is none of cosine, euclidean, dot-product"),
+        ({"metric": ["cosine"]}, "a list is none of cosine"),
+        ({"description": 7}, "description is 7, expected a string"),
+        ({"metadata_indexes": ["lang"]}, "expected a mapping of properties to types"),
+        ({"metadata_indexes": "lang"}, "expected a mapping of properties to types"),
+        ({"metadata_indexes": "{lang: string}"}, "neither, in JSON or Python"),
+        ({"metadata_indexes": {f"p{i}": "string" for i in range(11)}}, "got 11, the most"),
+        ({"metadata_indexes": {"lang": "text"}}, "'lang': index_type 'text' is none of string"),
+        ({"metadata_indexes": {"lang": None}}, "'lang': index_type None"),
+        ({"metadata_indexes": {"$lang": "string"}}, "'$lang': property_name '$lang' begins"),
+        ({"metadata_indexes": {"": "string"}}, "'' is empty"),
+        ({"metadata_indexes": {1: "string"}}, "property_name 1 is not a string"),
+        ({"if_exists": "replace"}, "if_exists is 'replace', expected 'fail' or 'skip'"),
+        ({"if_exists": None}, "if_exists is None"),
+        ({"wait_timeout": -1}, "wait_timeout is -1"),
+        ({"poll_interval": "1"}, "poll_interval is '1'"),
+        ({"account_id": "f" * 31}, "32 hexadecimal digits"),
+    ],
+)
+def test_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
+    with pytest.raises(VectorizeInputError) as error:
+        create(**kwargs)
+    assert text in str(error.value)
+    assert sum(server.stats().values()) == 0
+
+
+# --- an index that exists -----------------------------------------------------------------------------------
+
+
+def test_an_index_that_exists_is_an_error(vectorize: Vectorize) -> None:
+    with pytest.raises(VectorizeResponseError, match="exists already") as error:
+        create(dimensions=64, metadata_indexes=TYPES)
+    assert error.value.code == 3002
+    assert "If an earlier try of this task has created it" in str(error.value)
+    assert "if_exists='skip'" in str(error.value)
+    assert vectorize.server.stats()["create_metadata_index"] == 0
+
+
+def test_an_index_that_is_the_one_wanted(vectorize: Vectorize, told: Told) -> None:
+    for name, index_type in {**TYPES, "further": "string"}.items():
+        vectorize.client.create_metadata_index(INDEX, name, index_type)  # type: ignore[arg-type]
+    vectorize.fill(["a"])
+    vectorize.server.reset_stats()
+    context = make_context()
+    assert create(context, metadata_indexes=TYPES, if_exists="skip", wait_for_completion=True) is None
+    pushed = context["ti"].pushed
+    assert pushed["index"] == vectorize.client.get_index(INDEX)
+    assert (pushed["receipt"]["mutation_id"], pushed["evidence"]["outcome"]) == (None, "nothing_to_do")
+    stats = vectorize.server.stats()
+    assert (stats["create_index"], stats["create_metadata_index"]) == (0, 0)
+    assert "there beyond those asked for: 'further'" in told()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "texts"),
+    [
+        ({"dimensions": 64}, ["dimensions: expected 64, found 32."]),
+        ({"metric": "euclidean"}, ["metric: expected 'euclidean', found 'cosine'."]),
+        (
+            {"dimensions": 64, "metric": "euclidean", "metadata_indexes": {"lang": "number"}},
+            ["expected 64", "expected 'euclidean'", "of 'lang': expected 'number', found 'string'."],
+        ),
+        ({"preset": SMALL}, ["dimensions: expected 384, found 32."]),
+    ],
+)
+def test_an_index_that_is_another(vectorize: Vectorize, kwargs: dict[str, Any], texts: list[str]) -> None:
+    vectorize.client.create_metadata_index(INDEX, "lang", "string")
+    vectorize.settle()
+    with pytest.raises(VectorizeInputError, match="exists, and not as it should be") as error:
+        create(if_exists="skip", **kwargs)
+    assert all(text in str(error.value) for text in texts)
+    assert str(error.value).count("expected") == len(texts)
+    assert vectorize.server.stats()["create_metadata_index"] == 1
+
+
+def test_a_preset_that_the_index_tells(client: VectorizeClient, told: Told) -> None:
+    client.create_index(INDEX, preset=BASE)
+    create(preset=BASE, if_exists="skip")
+    create(dimensions=768, metric="cosine", if_exists="skip")
+    with pytest.raises(VectorizeInputError, match=f"preset: expected '{SMALL}', found '{BASE}'"):
+        create(preset=SMALL, if_exists="skip")
+    assert "does not say" not in told()
+
+
+@pytest.mark.parametrize("preset", [BASE, "some/new-model"])
+def test_a_preset_that_the_index_does_not_tell(client: VectorizeClient, told: Told, preset: str) -> None:
+    client.create_index(INDEX, dimensions=768, metric="euclidean")
+    create(preset=preset, if_exists="skip")
+    text = told()
+    assert f"does not say whether it was created with preset '{preset}'" in text
+    assert "'dimensions': 768, 'metric': 'euclidean'" in text
+
+
+def test_missing_metadata_indexes_of_an_empty_index(vectorize: Vectorize) -> None:
+    vectorize.client.create_metadata_index(INDEX, "lang", "string")
+    vectorize.settle()
+    context = make_context()
+    mutation_id = create(context, metadata_indexes=TYPES, if_exists="skip")
+    vectorize.wait_for(mutation_id)
+    assert types_of(vectorize.client) == TYPES
+    assert context["ti"].pushed["receipt"]["count"] == 2
+    assert vectorize.server.stats()["create_metadata_index"] == 3
+
+
+def test_missing_metadata_indexes_of_an_index_with_vectors(vectorize: Vectorize) -> None:
+    vectorize.fill(["a", "b"])
+    with pytest.raises(VectorizeInputError, match=r"has vectors \(2\)") as error:
+        create(metadata_indexes=TYPES, if_exists="skip")
+    assert "no metadata index of 'lang', 'year', 'deep.er'" in str(error.value)
+    assert "CreateVectorizeMetadataIndexOperator" in str(error.value)
+    assert vectorize.server.stats()["create_metadata_index"] == 0
+
+
+def test_more_metadata_indexes_than_an_index_can_have(vectorize: Vectorize) -> None:
+    for i in range(8):
+        vectorize.client.create_metadata_index(INDEX, f"p{i}", "string")
+    vectorize.settle()
+    with pytest.raises(VectorizeInputError, match="has 8 metadata indexes") as error:
+        create(metadata_indexes={"p0": "string", **TYPES}, if_exists="skip")
+    assert "'lang', 'year', 'deep.er' would make it more than 10" in str(error.value)
+    assert "beyond those asked for: 'p1', 'p2'" in str(error.value)
+    assert vectorize.server.stats()["create_metadata_index"] == 8
+
+
+# --- what goes wrong on the way -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metadata_indexes", [None, TYPES])
+def test_somebody_else_creates_it_meanwhile(
+    relay: Relay, client: VectorizeClient, metadata_indexes: dict[str, str] | None
+) -> None:
+    def create_first(route: str, request: Request) -> None:
+        if route == "POST":
+            client.create_index(INDEX, dimensions=DIMENSIONS, metric="cosine")
+
+    relay.meddle = create_first
+    create(if_exists="skip", metadata_indexes=metadata_indexes)
+    assert relay.routes[:3] == [f"GET {INDEX}", "POST", f"GET {INDEX}"]
+    wait_for_types(client, metadata_indexes or {})
+
+
+@pytest.mark.parametrize(
+    ("instead", "error"),
+    [("lost", VectorizeTransportError), (Reply(504, b"<html>"), VectorizeResponseError)],
+)
+def test_a_create_that_is_lost(
+    relay: Relay,
+    client: VectorizeClient,
+    told: Told,
+    instead: Reply | str,
+    error: type[Exception],
+) -> None:
+    relay.meddle = once("POST", instead)
+    with pytest.raises(error):
+        create(metadata_indexes=TYPES)
+    assert relay.routes == ["POST"]
+    assert "may have been created all the same" in told()
+    if instead == "lost":
+        with pytest.raises(VectorizeResponseError, match="an earlier try of this task"):
+            create(metadata_indexes=TYPES)
+    create(metadata_indexes=TYPES, if_exists="skip")
+    wait_for_types(client, TYPES)
+
+
+def test_a_crash_between_the_metadata_indexes(relay: Relay, client: VectorizeClient, told: Told) -> None:
+    def refuse_the_second(route: str, request: Request) -> Reply | None:
+        is_second = route.endswith("metadata_index/create") and b"year" in request.body
+        return refused(400, 40000) if is_second else None
+
+    relay.meddle = refuse_the_second
+    context = make_context()
+    with pytest.raises(VectorizeResponseError):
+        create(context, metadata_indexes=TYPES, if_exists="skip")
+    assert "is there with 1 of the 3 metadata indexes" in told()
+    assert context["ti"].pushed["index"]["name"] == INDEX
+    relay.meddle = lambda route, request: None
+    create(metadata_indexes=TYPES, if_exists="skip")
+    wait_for_types(client, TYPES)
+
+
+def test_a_kill_ends_it(relay: Relay, client: VectorizeClient) -> None:
+    operator = make(metadata_indexes=TYPES)
+
+    def kill(route: str, request: Request) -> None:
+        if b"year" in request.body:
+            operator.on_kill()
+
+    relay.meddle = kill
+    with pytest.raises(VectorizeInterrupted):
+        operator.execute(make_context())
+    wait_for_types(client, {"lang": "string", "year": "number"})
+
+
+def test_an_account_that_is_not_there_is_no_missing_index(relay: Relay) -> None:
+    with pytest.raises(VectorizeNotFoundError, match="account id") as error:
+        create(account_id="f" * 32, if_exists="skip")
+    assert error.value.code == 7003
+    with pytest.raises(VectorizeNotFoundError, match="account id") as error:
+        delete(account_id="f" * 32, if_missing="skip")
+    assert error.value.code == 7003
+    assert relay.routes == [f"GET {INDEX}", f"DELETE {INDEX}"]
+
+
+def test_a_token_without_the_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "read-only-token-0123456789abcdef01234567"
+    with LocalVectorize(read_only_token=token) as server:
+        vectorize = Vectorize(server)
+        monkeypatch.setenv(CONN, server.connection_with(token))
+        for call in (lambda: create(index_name="other", if_exists="skip"), delete):
+            with pytest.raises(VectorizeAuthError, match="Vectorize: Edit"):
+                call()
+        assert [index["name"] for index in vectorize.client.list_indexes()] == [INDEX]
+
+
+# --- deleting -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("if_missing", ["fail", "skip"])
+def test_deleting(vectorize: Vectorize, if_missing: str) -> None:
+    vectorize.fill(["a"])
+    vectorize.client.create_index("other", dimensions=32, metric="cosine")
+    assert delete(if_missing=if_missing) is None
+    assert [index["name"] for index in vectorize.client.list_indexes()] == ["other"]
+
+
+def test_deleting_what_is_not_there(server: LocalVectorize, client: VectorizeClient, told: Told) -> None:
+    with pytest.raises(VectorizeNotFoundError, match="set if_missing='skip'") as error:
+        delete()
+    assert error.value.code == 3000
+    assert delete(if_missing="skip") is None
+    assert "is not there and never was: nothing was deleted" in told()
+    client.create_index(INDEX, dimensions=32, metric="cosine")
+    client.delete_index(INDEX)
+    with pytest.raises(VectorizeNotFoundError, match="An earlier try of this task may have") as error:
+        delete()
+    assert error.value.code == 3005
+    assert delete(if_missing="skip") is None
+    assert "was deleted before: nothing was deleted" in told()
+
+
+def test_a_delete_whose_answer_is_lost(relay: Relay, vectorize: Vectorize) -> None:
+    relay.meddle = once(f"DELETE {INDEX}", "lost")
+    assert delete() is None
+    assert relay.routes == [f"DELETE {INDEX}"] * 2
+    assert vectorize.client.list_indexes() == []
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"index_name": "None"}, "index name None cannot be one"),
+        ({"index_name": ""}, "index name None cannot be one"),
+        ({"index_name": "../docs"}, "index name '../docs'"),
+        ({"if_missing": "ignore"}, "if_missing is 'ignore', expected 'fail' or 'skip'"),
+        ({"account_id": "x"}, "32 hexadecimal digits"),
+    ],
+)
+def test_a_delete_that_is_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
+    with pytest.raises(VectorizeInputError) as error:
+        delete(**{"if_missing": "skip", **kwargs})
+    assert text in str(error.value)
+    assert sum(server.stats().values()) == 0
