@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing and reading any number of vectors, in as many requests as the service's caps make of them."""
+"""Writing any number of vectors, in as many requests as the service's caps make of them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Stopped, batch_error
-from airflow_provider_cfvectorize.client.ids import IdSource
-from airflow_provider_cfvectorize.client.types import Mutation, Vector, Written
+from airflow_provider_cfvectorize.client.types import Mutation, Written
 from airflow_provider_cfvectorize.client.vectors import (
     VectorBatch,
     VectorBatches,
@@ -125,45 +123,3 @@ def write_vectors(
     if batches.discarded:
         log.warning("%s into %s: left out %d that are no vectors", route, index_name, batches.discarded)
     return written
-
-
-def read_vectors(
-    client: VectorizeClient,
-    index_name: str,
-    ids: IdSource,
-    *,
-    concurrency: int,
-    stopped: Callable[[], bool] = lambda: False,
-) -> list[Vector]:
-    """
-    Return those of any number of vectors that exist, in the order of the ids.
-
-    :param client: asks.
-    :param index_name: the index.
-    :param ids: distinct ids.
-    :param concurrency: requests in flight at once, each for 20 ids.
-    :param stopped: says whether to stop.
-    :raises VectorizeError: what the first request that failed for good ended with.
-    :raises VectorizeInterrupted: it was told to stop.
-    """
-    found: dict[str, Vector] = {}
-
-    def requests() -> Iterator[list[str]]:
-        for batch in ids:
-            for start in range(0, len(batch), limits.MAX_GET_IDS):
-                yield batch[start : start + limits.MAX_GET_IDS]
-
-    def done(_: list[str], vectors: list[Vector]) -> None:
-        found.update((vector["id"], vector) for vector in vectors)
-
-    reading = Dispatcher(
-        lambda batch: client.get_by_ids(index_name, batch), done, concurrency=concurrency, stopped=stopped
-    )
-    try:
-        reading.run(requests())
-    except Stopped:
-        client.session.stop()
-        raise VectorizeInterrupted(f"told to stop: {len(found)} vectors were read") from None
-    if reading.failed:
-        raise reading.failed[0][1]
-    return [found[id_] for batch in ids for id_ in batch if id_ in found]
