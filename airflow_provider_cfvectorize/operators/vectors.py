@@ -4,5 +4,15 @@
 from __future__ import annotations
 
 from airflow_provider_cfvectorize.operators.deletion import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.operators.reading import (
+    GetVectorsByIdsOperator,
+    ListVectorsOperator,
+    QueryVectorsOperator,
+)
 
-__all__ = ["DeleteVectorsByIdsOperator"]
+__all__ = [
+    "DeleteVectorsByIdsOperator",
+    "GetVectorsByIdsOperator",
+    "ListVectorsOperator",
+    "QueryVectorsOperator",
+]
