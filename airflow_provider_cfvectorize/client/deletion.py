@@ -17,8 +17,8 @@ from airflow_provider_cfvectorize.client.dispatch import (
     Dispatcher,
     Progress,
     Stopped,
+    attend,
     batch_error,
-    call_interruptibly,
     check_concurrency,
 )
 from airflow_provider_cfvectorize.client.ids import IdList, IdSource, sha256_of_sorted, spread
@@ -85,7 +85,7 @@ def take_sample(
     for position, batch in sorted(ids.samples(), key=lambda sample: len(sample[1]) < MAX_WITNESSES):
         some = [batch[i] for i in spread(len(batch), limits.MAX_GET_IDS)]
         try:
-            vectors = call_interruptibly(partial(client.get_by_ids, index_name, some), stopped)
+            vectors = attend(partial(client.get_by_ids, index_name, some), stopped)
         except Stopped:
             client.session.stop()
             raise VectorizeInterrupted("told to stop before anything was deleted") from None

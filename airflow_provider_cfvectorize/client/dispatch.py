@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Final, Generic, TypeVar
 
@@ -27,6 +29,7 @@ _PATIENCE_WHEN_STOPPED: Final = 2.0
 
 
 Batch = TypeVar("Batch", bound=Sized)
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -174,25 +177,61 @@ class Dispatcher(Generic[Batch, Result]):
                 self._done(batch, result)
 
 
-def call_interruptibly(call: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
+def in_order(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    concurrency: int,
+    stopped: Callable[[], bool],
+) -> Iterator[tuple[Item, Result]]:
     """
-    Send a single request from a thread, and return its result.
+    Run one function over items, several at a time, and iterate over the results in the order of the items.
 
-    It may be throttled for minutes, and the caller's thread must see meanwhile that it is told to stop.
+    However slow the first of them is, no more items are at work or wait to be taken than run at a time. The
+    caller's thread is never blocked for longer than a moment, so that a signal handler may run.
 
-    :param call: sends it.
+    :param work: runs in a thread, for one item.
+    :param items: taken as they are needed.
+    :param concurrency: items at work at once.
     :param stopped: says whether to stop; asked on the caller's thread.
-    :raises Stopped: the caller was told to stop.
-    :raises VectorizeError: what the request failed with.
+    :raises Stopped: the caller was told to stop; what is at work is not waited for.
+    :raises VectorizeInputError: a concurrency below 1.
     """
-    results: list[Result] = []
-    dispatcher: Dispatcher[tuple[None], Result] = Dispatcher(
-        lambda _: call(), lambda _, result: results.append(result), concurrency=1, stopped=stopped
-    )
-    dispatcher.run([(None,)])
-    if dispatcher.failed:
-        raise dispatcher.failed[0][1]
-    return results[0]
+    check_concurrency(concurrency)
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="cfvectorize")
+    at_work: deque[tuple[Item, Future[Result]]] = deque()
+    source = iter(items)
+    try:
+        while True:
+            if stopped():
+                raise Stopped
+            for item in itertools.islice(source, concurrency - len(at_work)):
+                at_work.append((item, pool.submit(work, item)))
+            if not at_work:
+                return
+            while not wait([at_work[0][1]], timeout=_LOOK_SECONDS).done:
+                if stopped():
+                    raise Stopped
+            item, future = at_work.popleft()
+            yield item, future.result()
+            # What was taken is the taker's alone.
+            del item, future
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def attend(work: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
+    """
+    Do something in a thread, so that this one sees meanwhile that it is told to stop.
+
+    A single request may take minutes, if it is throttled.
+
+    :param work: what to do.
+    :param stopped: says whether to stop; asked on the caller's thread.
+    :raises Stopped: the caller was told to stop; the work is not waited for.
+    """
+    ((_, result),) = in_order(lambda _: work(), [None], concurrency=1, stopped=stopped)
+    return result
 
 
 def batch_error(

@@ -30,6 +30,11 @@ def has_scheme(path: str) -> bool:
     return bool(_SCHEME.match(path)) and not path.lower().startswith("file://")
 
 
+def is_ndjson(path: str) -> bool:
+    """Say whether a file, going by its name, has one JSON object a line."""
+    return path.lower().endswith((".ndjson", ".jsonl"))
+
+
 def local_path(path: str, name: str) -> str:
     """
     Return the real path of a local file.

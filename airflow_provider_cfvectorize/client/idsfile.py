@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ids in a file: read twice, once to check and once to send, without ever holding them all."""
+"""Ids in a file: read twice, once to check and once to send, without ever holding them all; and written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.files import MAX_NDJSON_LINE_BYTES, has_scheme, lines_of, open_local
+from airflow_provider_cfvectorize.client.files import (
+    MAX_NDJSON_LINE_BYTES,
+    has_scheme,
+    is_ndjson,
+    lines_of,
+    open_local,
+)
 from airflow_provider_cfvectorize.client.ids import (
     DIGEST_BYTES,
     SAMPLED_BATCHES,
@@ -56,7 +62,7 @@ class IdsFile:
     ) -> None:
         self.path = path
         self._open_remote = open_remote
-        self._ndjson = path.lower().endswith((".ndjson", ".jsonl"))
+        self._ndjson = is_ndjson(path)
         self._digests = bytearray()
         self._samples: list[tuple[int, list[str]]] = []
         self._count = 0
@@ -176,6 +182,30 @@ class IdsFile:
                 f"ids_path {show(self.path, 200)} is not a local path, and nothing here can open it"
             )
         return self._open_remote(self.path, "ids_path")
+
+
+def line_of_id(id_: str, *, ndjson: bool, is_first: bool) -> bytes:
+    """
+    Return the line of a file of ids, of which :class:`IdsFile` reads the same id.
+
+    :param id_: the id.
+    :param ndjson: write an object; else the id alone.
+    :param is_first: it is the first line of the file.
+    :raises VectorizeInputError: the id alone would be read as another, here or by whatever else reads lines.
+    """
+    if ndjson:
+        return json.dumps({"id": id_}, ensure_ascii=False).encode() + b"\n"
+    problem = None
+    if "\n" in id_ or "\r" in id_:
+        problem = "has a line break"
+    elif is_first and id_.startswith("\ufeff"):
+        problem = "is the first, and begins with what is taken for a byte order mark"
+    if problem:
+        raise VectorizeInputError(
+            f"the id {show(id_)} {problem}, so a file of one id a line cannot hold it: give path a name that "
+            "ends in .ndjson, for one JSON object a line"
+        )
+    return id_.encode() + b"\n"
 
 
 def _batched(ids: Iterator[str]) -> Iterator[list[str]]:

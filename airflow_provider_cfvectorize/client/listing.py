@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.answers import NOT_FOUND_CODES
+from airflow_provider_cfvectorize.client.dispatch import Stopped, attend
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import VectorPage
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeInputError,
+    VectorizeInterrupted,
     VectorizeListingExpired,
     VectorizeNotFoundError,
     VectorizeResponseError,
@@ -43,6 +46,7 @@ def iter_ids(
     *,
     prefix: str | None = None,
     page_size: int = limits.MAX_LIST_COUNT,
+    stopped: Callable[[], bool] | None = None,
 ) -> Iterator[str]:
     """
     Iterate over the ids of an index as they were when the first page was read.
@@ -54,8 +58,11 @@ def iter_ids(
     :param index_name: the index.
     :param prefix: only ids that begin so. All are read all the same, since the service cannot select.
     :param page_size: ids a request, 1 to 1,000.
+    :param stopped: says whether to stop; asked on the thread that iterates, also while it waits for a page.
+        With None, nothing but the pages can end the listing.
     :raises VectorizeInputError: at once, for what cannot be listed.
     :raises VectorizeListingExpired: while iterating: the service has given the snapshot up.
+    :raises VectorizeInterrupted: while iterating: it was told to stop.
     """
     if not isinstance(page_size, int) or not 1 <= page_size <= limits.MAX_LIST_COUNT:
         raise VectorizeInputError(
@@ -63,16 +70,23 @@ def iter_ids(
         )
     if prefix is not None and not isinstance(prefix, str):
         raise VectorizeInputError(f"prefix is {show(prefix)}, expected a string")
-    return _iterate(client, index_name, prefix or "", page_size)
+    return _iterate(client, index_name, prefix or "", page_size, stopped)
 
 
-def _iterate(client: Lists, index_name: str, prefix: str, page_size: int) -> Iterator[str]:
+def _iterate(
+    client: Lists, index_name: str, prefix: str, page_size: int, stopped: Callable[[], bool] | None
+) -> Iterator[str]:
     cursor: str | None = None
     count = 0
     total: object = None
     while True:
         try:
-            page = client.list_vectors(index_name, count=page_size, cursor=cursor)
+            read = partial(client.list_vectors, index_name, count=page_size, cursor=cursor)
+            page = read() if stopped is None else attend(read, stopped)
+        except Stopped:
+            raise VectorizeInterrupted(
+                f"told to stop: {count} ids of index {show(index_name)} had been listed"
+            ) from None
         except VectorizeResponseError as e:
             if cursor is None or not is_cursor_refusal(e):
                 raise

@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing and reading any number of vectors, in as many requests as the service's caps make of them."""
+"""Writing any number of vectors, in as many requests as the service's caps make of them."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, Final, Literal
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Stopped, batch_error, call_interruptibly
-from airflow_provider_cfvectorize.client.ids import IdSource
+from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Stopped, attend, batch_error
 from airflow_provider_cfvectorize.client.looks import found_among
 from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt, parse_time
 from airflow_provider_cfvectorize.client.text import show
-from airflow_provider_cfvectorize.client.types import Mutation, Vector, Written
+from airflow_provider_cfvectorize.client.types import Mutation, Written
 from airflow_provider_cfvectorize.client.vectors import (
     VectorBatch,
     VectorBatches,
@@ -117,20 +115,25 @@ def write_vectors(
         try:
             if batch.is_last:
                 before_last(batch)
-            mutation = call_interruptibly(partial(send, batch), stopped)
+            # From a thread, though it is only one request: it may be throttled for minutes, and this thread
+            # must see meanwhile that it is told to stop.
+            request: Dispatcher[VectorBatch, Mutation] = Dispatcher(
+                send, done, concurrency=1, stopped=stopped
+            )
+            request.run([batch])
         except Stopped:
             raise interrupted() from None
-        except VectorizeError as e:
+        if request.failed:
+            cause = request.failed[0][1]
             raise batch_error(
-                e,
+                cause,
                 f"{acknowledged()}, the {batch.count} of {batch.where} failed, and what follows was not "
-                f"sent. {_HARMLESS}. The failure: {e}",
+                f"sent. {_HARMLESS}. The failure: {cause}",
                 acknowledged=written["vectors"],
                 failed=batch.count,
                 not_sent=0 if batch.is_last else None,
-            ) from e
-        done(batch, mutation)
-        del batch
+            )
+        del request, batch
         log.info("%s into %s: %s", route, index_name, acknowledged())
     written["discarded"] = batches.discarded
     if batches.discarded:
@@ -169,7 +172,7 @@ def fill(
     chosen: tuple[WitnessVector, ...] = ()
 
     def dimensions() -> int | None:
-        asked = call_interruptibly(lambda: client.info(index_name), stopped).get("dimensions")
+        asked = attend(lambda: client.info(index_name), stopped).get("dimensions")
         return asked if isinstance(asked, int) else None
 
     def choose(batch: VectorBatch) -> None:
@@ -230,7 +233,7 @@ def choose_witnesses(
         if len(candidates) == limits.MAX_GET_IDS:
             break
     try:
-        vectors = call_interruptibly(lambda: client.get_by_ids(index_name, list(candidates)), stopped)
+        vectors = attend(lambda: client.get_by_ids(index_name, list(candidates)), stopped)
     except VectorizeError as e:
         log.warning("No witnesses, and so a weaker proof later: asking for some of the vectors failed: %s", e)
         return ()
@@ -256,45 +259,3 @@ def _lines_at_an_end(body: bytes, *, from_the_end: bool) -> Iterator[bytes]:
         while (end := body.find(b"\n", start)) >= 0:
             yield body[start:end]
             start = end + 1
-
-
-def read_vectors(
-    client: VectorizeClient,
-    index_name: str,
-    ids: IdSource,
-    *,
-    concurrency: int,
-    stopped: Callable[[], bool] = lambda: False,
-) -> list[Vector]:
-    """
-    Return those of any number of vectors that exist, in the order of the ids.
-
-    :param client: asks.
-    :param index_name: the index.
-    :param ids: distinct ids.
-    :param concurrency: requests in flight at once, each for 20 ids.
-    :param stopped: says whether to stop.
-    :raises VectorizeError: what the first request that failed for good ended with.
-    :raises VectorizeInterrupted: it was told to stop.
-    """
-    found: dict[str, Vector] = {}
-
-    def requests() -> Iterator[list[str]]:
-        for batch in ids:
-            for start in range(0, len(batch), limits.MAX_GET_IDS):
-                yield batch[start : start + limits.MAX_GET_IDS]
-
-    def done(_: list[str], vectors: list[Vector]) -> None:
-        found.update((vector["id"], vector) for vector in vectors)
-
-    reading = Dispatcher(
-        lambda batch: client.get_by_ids(index_name, batch), done, concurrency=concurrency, stopped=stopped
-    )
-    try:
-        reading.run(requests())
-    except Stopped:
-        client.session.stop()
-        raise VectorizeInterrupted(f"told to stop: {len(found)} vectors were read") from None
-    if reading.failed:
-        raise reading.failed[0][1]
-    return [found[id_] for batch in ids for id_ in batch if id_ in found]

@@ -14,6 +14,7 @@ from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.deletion import DEFAULT_CONCURRENCY, delete_ids
 from airflow_provider_cfvectorize.client.ids import read_ids
+from airflow_provider_cfvectorize.client.reading import read_vectors
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import (
     Index,
@@ -28,7 +29,7 @@ from airflow_provider_cfvectorize.client.types import (
     Written,
 )
 from airflow_provider_cfvectorize.client.vectors import Vectors
-from airflow_provider_cfvectorize.client.writing import read_vectors, write_vectors
+from airflow_provider_cfvectorize.client.writing import write_vectors
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
@@ -109,6 +110,25 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         if self.execution_timeout is not None:
             client.session.deadline = time.monotonic() + self.execution_timeout.total_seconds()
         return client
+
+    @contextmanager
+    def open_client(self, *, max_connections: int) -> Iterator[VectorizeClient]:
+        """
+        Yield a client that sends nothing any more when the block has ended.
+
+        :param max_connections: requests under way at once.
+        :raises VectorizeInputError: there can be no such index, or the connection cannot be used.
+        """
+        from airflow_provider_cfvectorize.client.addresses import check_path_name
+
+        check_path_name(self.index_name)
+        client = self.make_client(max_connections=max_connections)
+        try:
+            yield client
+        finally:
+            # Also wakes threads that wait to send, when Airflow ends the task from a signal handler.
+            client.session.stop()
+            client.close()
 
     def push(self, context: Context, key: str, value: dict[str, Any]) -> None:
         """Push an XCom, whatever ``do_xcom_push`` says: what waits downstream depends on it."""

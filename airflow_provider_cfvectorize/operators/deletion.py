@@ -213,25 +213,10 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
 
     def _check_target(self) -> IdSource:
         from airflow_provider_cfvectorize.client.addresses import check_path_name
-        from airflow_provider_cfvectorize.client.ids import read_ids
+        from airflow_provider_cfvectorize.operators.inputs import read_id_source
 
         check_path_name(self.index_name)
-        if self.ids_path is None:
-            return read_ids(self.ids, max_ids=self.max_ids)
-        if self.ids is not None:
-            raise VectorizeInputError("both ids and ids_path are given: pass one of them")
-        from airflow_provider_cfvectorize.client.idsfile import IdsFile
-        from airflow_provider_cfvectorize.operators.storage import open_object, path_of
-
-        file = IdsFile(path_of(self.ids_path, "ids_path"), open_remote=open_object, max_ids=self.max_ids)
-        self.log.info(
-            "%s has %d ids, in %d batches; empty lines skipped: %d.",
-            show(file.path, 200),
-            file.count,
-            file.batches,
-            file.empty_lines,
-        )
-        return file
+        return read_id_source(self.ids, self.ids_path, max_ids=self.max_ids, log=self.log)
 
     def _rehearse(self, context: Context, client: VectorizeClient, ids: IdSource) -> None:
         from airflow_provider_cfvectorize.client.deletion import take_sample

@@ -5,5 +5,17 @@ from __future__ import annotations
 
 from airflow_provider_cfvectorize.operators.deletion import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.operators.filling import InsertVectorsOperator, UpsertVectorsOperator
+from airflow_provider_cfvectorize.operators.reading import (
+    GetVectorsByIdsOperator,
+    ListVectorsOperator,
+    QueryVectorsOperator,
+)
 
-__all__ = ["DeleteVectorsByIdsOperator", "InsertVectorsOperator", "UpsertVectorsOperator"]
+__all__ = [
+    "DeleteVectorsByIdsOperator",
+    "GetVectorsByIdsOperator",
+    "InsertVectorsOperator",
+    "ListVectorsOperator",
+    "QueryVectorsOperator",
+    "UpsertVectorsOperator",
+]

@@ -15,18 +15,14 @@ from typing import Any, cast
 import pytest
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.ids import read_ids
-from airflow_provider_cfvectorize.client.writing import read_vectors, write_vectors
+from airflow_provider_cfvectorize.client.writing import write_vectors
 from airflow_provider_cfvectorize.exceptions import (
-    VectorizeAuthError,
     VectorizeBatchAuthError,
     VectorizeBatchError,
     VectorizeBatchNotFoundError,
     VectorizeBatchThrottledError,
     VectorizeInputError,
     VectorizeInterrupted,
-    VectorizeNotFoundError,
-    VectorizeResponseError,
 )
 from client.servers import (
     AT_ONCE,
@@ -37,7 +33,6 @@ from client.servers import (
     ScriptedServer,
     accepted,
     make_client,
-    ok,
     raw_server,
     refused,
 )
@@ -232,49 +227,6 @@ def test_only_one_requests_bytes_are_held() -> None:
     assert sum(sizes) > 120_000_000
     # The bytes of one request, what a buffer grows by, and the block that is being read.
     assert peak < 48_000_000
-
-
-# --- reading
-# --------------------------------------------------------------------------------------------
-
-
-def backwards(request: Request) -> Reply:
-    """Know the even ids only, and answer in an order of one's own."""
-    time.sleep(0.01 if request.ids[0] == "0" else 0)
-    return ok([{"id": id_, "values": [1]} for id_ in reversed(request.ids) if int(id_) % 2 == 0])
-
-
-def test_any_number_of_ids_in_their_order(serve: Serve, connect: Connect) -> None:
-    server = serve(backwards)
-    ids = [str(i) for i in range(250)]
-    vectors = read_vectors(connect(server), "docs", read_ids([*ids, "4", "0"]), concurrency=4)
-    assert [vector["id"] for vector in vectors] == ids[::2]
-    assert max(len(request.ids) for request in server.requests) == 20
-    assert sorted(id_ for request in server.requests for id_ in request.ids) == sorted(ids)
-
-
-def test_no_ids_cost_no_request(connect: Connect) -> None:
-    assert read_vectors(connect("http://127.0.0.1:9"), "docs", read_ids([]), concurrency=1) == []
-
-
-@pytest.mark.parametrize(
-    ("refusal", "kind"),
-    [
-        (refused(403, 10000), VectorizeAuthError),
-        (refused(404, 3000), VectorizeNotFoundError),
-        (refused(400, 40007), VectorizeResponseError),
-    ],
-)
-def test_a_read_that_fails(serve: Serve, connect: Connect, refusal: Reply, kind: type[Exception]) -> None:
-    server = serve([ok([]), refusal])
-    with pytest.raises(kind):
-        read_vectors(connect(server), "docs", read_ids([str(i) for i in range(99)]), concurrency=1)
-    assert len(server.requests) == 2
-
-
-def test_a_read_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
-    with pytest.raises(VectorizeInterrupted, match="told to stop: 0 vectors were read"):
-        read_vectors(connect(serve([ok([])])), "docs", read_ids(["a"]), concurrency=1, stopped=lambda: True)
 
 
 def test_a_large_request_may_take_longer_than_the_timeout_of_one_step() -> None:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.local import LocalVectorize
+from client.servers import ACCOUNT, TOKEN, Reply, Request, ScriptedServer
 from operators.relay import Relay, Told
 
 
@@ -35,3 +37,27 @@ def relay(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> Iterator[R
     monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", relay.connection)
     yield relay
     relay.close()
+
+
+@pytest.fixture
+def script(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[Callable[[Request], Reply] | list[Reply | str]], ScriptedServer]]:
+    """Start a server that answers as told, as the default connection."""
+    servers: list[ScriptedServer] = []
+
+    def start(answer: Callable[[Request], Reply] | list[Reply | str]) -> ScriptedServer:
+        server = ScriptedServer(answer)
+        servers.append(server)
+        connection = {
+            "conn_type": "cloudflare_vectorize",
+            "login": ACCOUNT,
+            "password": TOKEN,
+            "host": server.base_url,
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", json.dumps(connection))
+        return server
+
+    yield start
+    for server in servers:
+        server.close()

@@ -24,25 +24,13 @@ import airflow_provider_cfvectorize
 from airflow_provider_cfvectorize import connection
 from airflow_provider_cfvectorize.get_provider_info import get_provider_info
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
-from airflow_provider_cfvectorize.operators.indexes import (
-    CreateVectorizeIndexOperator,
-    CreateVectorizeMetadataIndexOperator,
-    DeleteVectorizeIndexOperator,
-    DeleteVectorizeMetadataIndexOperator,
-)
-from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.operators import indexes, vectors
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 
 DISTRIBUTION = "airflow-provider-cfvectorize"
 ROOT = Path(airflow_provider_cfvectorize.__file__).parent
-OPERATORS = [
-    CreateVectorizeIndexOperator,
-    CreateVectorizeMetadataIndexOperator,
-    DeleteVectorizeIndexOperator,
-    DeleteVectorizeMetadataIndexOperator,
-    DeleteVectorsByIdsOperator,
-]
+OPERATORS = [getattr(module, name) for module in (vectors, indexes) for name in module.__all__]
 MODULES = [
     module.name
     for module in pkgutil.walk_packages([str(ROOT)], "airflow_provider_cfvectorize.")
@@ -266,9 +254,14 @@ warnings.simplefilter("error")
 import importlib
 for name in {MODULES!r}:
     importlib.import_module(name)
-from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.operators.vectors import (
+    DeleteVectorsByIdsOperator, GetVectorsByIdsOperator, ListVectorsOperator, QueryVectorsOperator
+)
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 DeleteVectorsByIdsOperator(task_id="a", index_name="b", ids=["c"])
+GetVectorsByIdsOperator(task_id="a", index_name="b", ids=["c"])
+ListVectorsOperator(task_id="a", index_name="b")
+QueryVectorsOperator(task_id="a", index_name="b", vector_id="c")
 VectorizeMutationSensor(task_id="a", index_name="b", mutation_id="c")
 """
     run_python(code)

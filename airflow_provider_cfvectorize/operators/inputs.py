@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a DAG passes to an operator to what the client takes, where several operators take the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.templating import read_nothing
+
+if TYPE_CHECKING:
+    from airflow_provider_cfvectorize.client.ids import IdSource
+
+
+def read_id_source(ids: object, ids_path: object, *, max_ids: int | None = None, log: Any) -> IdSource:
+    """
+    Return checked ids, out of either of two parameters.
+
+    :param ids: see :func:`~airflow_provider_cfvectorize.client.ids.read_ids`.
+    :param ids_path: a file; see :class:`~airflow_provider_cfvectorize.client.idsfile.IdsFile`.
+    :param max_ids: refuse more than so many.
+    :param log: where to say what a file has.
+    :raises VectorizeInputError: both are given, or what is given cannot be ids.
+    """
+    if ids_path is None:
+        from airflow_provider_cfvectorize.client.ids import read_ids
+
+        return read_ids(ids, max_ids=max_ids)
+    if ids is not None:
+        raise VectorizeInputError("both ids and ids_path are given: pass one of them")
+    from airflow_provider_cfvectorize.client.idsfile import IdsFile
+    from airflow_provider_cfvectorize.operators.storage import open_object, path_of
+
+    file = IdsFile(path_of(ids_path, "ids_path"), open_remote=open_object, max_ids=max_ids)
+    log.info(
+        "%s has %d ids, in %d batches; empty lines skipped: %d.",
+        show(file.path, 200),
+        file.count,
+        file.batches,
+        file.empty_lines,
+    )
+    return file
+
+
+class Narrowing:
+    """
+    Parameters without which a task would read more than with them, such as a namespace.
+
+    One that was given and renders to nothing is refused: a run for no tenant at all must not read, or hand
+    on to a delete, what belongs to all of them.
+
+    :param given: the parameters as the DAG gives them, None where it does not.
+    """
+
+    def __init__(self, **given: object) -> None:
+        self._names = frozenset(name for name, value in given.items() if value is not None)
+
+    def read(self, name: str, value: Any) -> Any:
+        """
+        Return what a parameter is after rendering; None only if it was not given.
+
+        :param name: the parameter.
+        :param value: what stands in it now.
+        :raises VectorizeInputError: it was given, and is nothing now.
+        """
+        value = read_nothing(value)
+        if value is None and name in self._names:
+            raise VectorizeInputError(
+                f"{name} was given, and is None or an empty text now that it is rendered. Without a {name}, "
+                f"more would be read than was meant: check where it comes from. To read without a {name}, "
+                "leave it out"
+            )
+        return value

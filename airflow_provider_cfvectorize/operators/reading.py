@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators that read: by id, by a query, and all ids of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from airflow_provider_cfvectorize.client.files import has_scheme, is_ndjson, local_path
+from airflow_provider_cfvectorize.client.limits import DEFAULT_TOP_K
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeInterrupted
+from airflow_provider_cfvectorize.operators.base import VectorizeOperator
+from airflow_provider_cfvectorize.operators.inputs import Narrowing, read_id_source
+from airflow_provider_cfvectorize.operators.storage import path_of, write_file
+from airflow_provider_cfvectorize.operators.xcom import SmallList, check_small
+from airflow_provider_cfvectorize.templating import read_integer, read_nothing, read_structure
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.client.ids import IdSource
+    from airflow_provider_cfvectorize.client.types import QueryResult, ReturnMetadata
+
+#: Ids without a vector that a report names.
+SHOWN_MISSING: Final = 100
+#: Ids between two lines of the log about a long listing.
+_LOGGED_EVERY: Final = 100_000
+
+
+class GetVectorsByIdsOperator(VectorizeOperator):
+    """
+    Read vectors by their ids, into an XCom or a file.
+
+    Returns those that exist, in the order of the ids, each with its id, values, namespace and metadata. They
+    must be few: more than 256 KiB as JSON is an error, and 1,536 values take 30 KB. With ``path``, any number
+    goes into a file, one vector a line as JSON, and the return value is the path; the vectors of a few
+    requests are held at a time. An upsert takes such a file, if the vectors have their values.
+
+    The XCom ``report`` has the numbers ``asked``, ``found`` and ``missing``, and under ``missing_ids`` the
+    first 100 ids without a vector.
+
+    :param index_name: the index. (templated)
+    :param ids: the ids, any number, of which 20 make a request: a list, an upstream task's output, a Jinja
+        expression that gives a list, or a single id. Integers become strings. Each counts once. Give this or
+        ``ids_path``. (templated)
+    :param ids_path: a file of ids: one id a line, or (``.ndjson``, ``.jsonl``) one JSON object with an ``id``
+        a line. An id counts once among the next hundred. A local path, or a URL of object storage.
+        (templated)
+    :param path: the file to write; what is there is replaced when all is read. Its name ends in ``.ndjson``
+        or ``.jsonl``. A local path, or a URL of object storage. (templated)
+    :param return_values: with the values; the service sends them all the same.
+    :param concurrency: requests in flight at once.
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    template_fields: Sequence[str] = ("index_name", "ids", "ids_path", "path", "conn_id", "account_id")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"ids": "json"}
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        ids: Sequence[str | int] | str | None = None,
+        ids_path: str | None = None,
+        path: str | None = None,
+        return_values: bool = True,
+        concurrency: int = 4,
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(index_name=index_name, conn_id=conn_id, account_id=account_id, **kwargs)
+        self.ids = ids
+        self.ids_path = ids_path
+        self.path = path
+        self.return_values = return_values
+        self.concurrency = concurrency
+
+    def execute(self, context: Context) -> list[dict[str, Any]] | str:
+        """
+        Read the vectors.
+
+        :param context: the task's context.
+        :return: the vectors, or with ``path`` that path.
+        :raises VectorizeInputError: something passed or configured cannot work, or the vectors are too large
+            for an XCom.
+        """
+        self.check_number("concurrency", 1, whole=True)
+        if not isinstance(self.return_values, bool):
+            raise VectorizeInputError(f"return_values is {show(self.return_values)}, expected True or False")
+        path = self._check_path()
+        with self.open_client(max_connections=self.concurrency) as client:
+            ids = read_id_source(self.ids, self.ids_path, log=self.log)
+            missing: list[str] = []
+            vectors = self._read(client, ids, missing)
+            result: list[dict[str, Any]] | str
+            if path is None:
+                result, found = self._collect(vectors)
+            else:
+                result, found = path, self._write(vectors, path)
+        lack = ids.count - found
+        self.log.info("%d ids were asked for: %d have a vector, %d have none.", ids.count, found, lack)
+        report = {"asked": ids.count, "found": found, "missing": lack, "missing_ids": missing}
+        self.push(context, "report", report)
+        return result
+
+    def _check_path(self) -> str | None:
+        if self.path is None:
+            return None
+        path = path_of(self.path, "path")
+        if not is_ndjson(path):
+            raise VectorizeInputError(
+                f"path {show(path, 200)} is going to have one JSON object a line: name it .ndjson or .jsonl"
+            )
+        if self.ids_path is not None and _is_same(path, path_of(self.ids_path, "ids_path")):
+            raise VectorizeInputError(
+                f"path and ids_path are both {show(path, 200)}: a retry would find other ids in it. Name "
+                "another file"
+            )
+        return path
+
+    def _read(self, client: VectorizeClient, ids: IdSource, missing: list[str]) -> Iterator[dict[str, Any]]:
+        from airflow_provider_cfvectorize.client.reading import iter_vectors
+
+        for id_, vector in iter_vectors(
+            client, self.index_name, ids, concurrency=self.concurrency, stopped=self.is_killed, log=self.log
+        ):
+            if vector is not None:
+                yield {k: v for k, v in vector.items() if k != "values" or self.return_values}
+            elif len(missing) < SHOWN_MISSING:
+                missing.append(id_)
+
+    def _collect(self, vectors: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+        advice = "pass path='...ndjson' to write them to a file, or fewer ids"
+        small = SmallList("vectors", f"{advice}, or return_values=False" if self.return_values else advice)
+        for vector in vectors:
+            small.append(vector)
+        return small.items, len(small.items)
+
+    @staticmethod
+    def _write(vectors: Iterator[dict[str, Any]], path: str) -> int:
+        from airflow_provider_cfvectorize.client.session import write_json
+
+        count = 0
+        with write_file(path, "path") as file:
+            for vector in vectors:
+                file.write(write_json(vector) + b"\n")
+                count += 1
+        return count
+
+
+class QueryVectorsOperator(VectorizeOperator):
+    """
+    Return the vectors nearest to a vector, by the index's metric.
+
+    Returns ``{"count": ..., "matches": [...]}``, the nearest first; a match has an ``id`` and a ``score``
+    and, if asked for, ``values`` and ``metadata``. More than 256 KiB as JSON is an error.
+
+    A ``filter`` or ``namespace`` that is given and renders to nothing is an error, and not a query without.
+
+    :param index_name: the index. (templated)
+    :param vector: the values to compare with, as many as the index has dimensions: a list, an upstream
+        task's output, or a Jinja expression that gives a list. Give this or ``vector_id``. (templated)
+    :param vector_id: the id of a vector in the index, whose values are taken. (templated)
+    :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata. (templated)
+    :param filter: only vectors with such metadata, such as ``{"lang": "en", "year": {"$gte": 2020}}``, or a
+        Jinja expression that gives a mapping. A template within a mapping gives text, which equals no number,
+        unless the DAG renders natively; a number is passed by rendering the whole, as in
+        ``filter='{"year": {"$gte": {{ params.year }} }}'``. The properties need a metadata index that was
+        there before the vectors were written. (templated)
+    :param namespace: only vectors of this namespace. (templated)
+    :param return_values: with the matches' values; the scores are exact then, and else approximate.
+    :param return_metadata: with the matches' metadata: ``none``, ``indexed`` (what has a metadata index) or
+        ``all``. (templated)
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        "index_name",
+        "vector",
+        "vector_id",
+        "top_k",
+        "filter",
+        "namespace",
+        "return_metadata",
+        "conn_id",
+        "account_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"vector": "json", "filter": "json"}
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        vector: Sequence[float] | str | None = None,
+        vector_id: str | None = None,
+        top_k: int | str = DEFAULT_TOP_K,
+        filter: Mapping[str, Any] | str | None = None,
+        namespace: str | None = None,
+        return_values: bool = False,
+        return_metadata: ReturnMetadata | str = "none",
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(index_name=index_name, conn_id=conn_id, account_id=account_id, **kwargs)
+        self.vector = vector
+        self.vector_id = vector_id
+        self.top_k = top_k
+        self.filter = filter
+        self.namespace = namespace
+        self.return_values = return_values
+        self.return_metadata = return_metadata
+        self._narrowing = Narrowing(filter=filter, namespace=namespace)
+
+    def execute(self, context: Context) -> QueryResult:
+        """
+        Query.
+
+        :param context: the task's context.
+        :return: what was found.
+        :raises VectorizeInputError: something passed or configured cannot work, or the matches are too large
+            for an XCom.
+        """
+        from airflow_provider_cfvectorize.client.dispatch import Stopped, attend
+
+        question: dict[str, Any] = {
+            "vector": self._read_vector(),
+            "vector_id": read_nothing(self.vector_id),
+            "top_k": read_integer(self.top_k),
+            "filter": read_structure(self._narrowing.read("filter", self.filter), "filter"),
+            "namespace": self._narrowing.read("namespace", self.namespace),
+            "return_values": self.return_values,
+            "return_metadata": self.return_metadata,
+        }
+        with self.open_client(max_connections=1) as client:
+            try:
+                result = attend(lambda: client.query(self.index_name, **question), self.is_killed)
+            except Stopped:
+                raise VectorizeInterrupted("told to stop: the query was not answered yet") from None
+        self.log.info("%d matches.", len(result["matches"]))
+        check_small(
+            result,
+            f"what the query found ({len(result['matches'])} matches)",
+            "ask for less with a lower top_k, return_values=False, or return_metadata='indexed' or 'none', "
+            "and get the rest by the matches' ids into a file (GetVectorsByIdsOperator)",
+        )
+        return result
+
+    def _read_vector(self) -> Any:
+        vector = read_structure(read_nothing(self.vector), "vector")
+        # What mapped tasks returned comes as a sequence of Airflow's own.
+        is_lazy = isinstance(vector, Sequence) and not isinstance(vector, str | bytes | list | tuple)
+        return list(vector) if is_lazy else vector
+
+
+class ListVectorsOperator(VectorizeOperator):
+    """
+    List the ids of an index, into an XCom or a file.
+
+    Returns the ids. They must be few: more than ``max_ids``, or than 256 KiB as JSON, is an error. With
+    ``path``, any number goes into a file, and the return value is the path; a page of ids is held at a time.
+    :class:`~airflow_provider_cfvectorize.operators.deletion.DeleteVectorsByIdsOperator` takes either, as
+    ``ids`` or ``ids_path``.
+
+    The ids are those that the index had when the first page was read. A listing that the service gives up on
+    the way is started again, at most three times.
+
+    The XCom ``report`` has the numbers ``listed`` (all ids of the index) and ``matched`` (those returned).
+
+    :param index_name: the index. (templated)
+    :param prefix: only ids that begin so; all are read all the same, since the service cannot select. One
+        that is given and renders to nothing is an error, and not a list of all ids. (templated)
+    :param path: the file to write; what is there is replaced when all is listed. One id a line or, if the
+        name ends in ``.ndjson`` or ``.jsonl``, one JSON object with an ``id`` a line. A local path, or a URL
+        of object storage. (templated)
+    :param max_ids: fail if there are more ids than this; not with ``path``.
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    template_fields: Sequence[str] = ("index_name", "prefix", "path", "conn_id", "account_id")
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        prefix: str | None = None,
+        path: str | None = None,
+        max_ids: int = 10_000,
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(index_name=index_name, conn_id=conn_id, account_id=account_id, **kwargs)
+        self.prefix = prefix
+        self.path = path
+        self.max_ids = max_ids
+        self._narrowing = Narrowing(prefix=prefix)
+
+    def execute(self, context: Context) -> list[str] | str:
+        """
+        List the ids.
+
+        :param context: the task's context.
+        :return: the ids, or with ``path`` that path.
+        :raises VectorizeInputError: something passed or configured cannot work, there are more ids than
+            ``max_ids``, or an id cannot stand in a file of that kind.
+        :raises VectorizeListingExpired: the service gave the listing up four times.
+        """
+        from airflow_provider_cfvectorize.client.listing import repeat_listing
+
+        self.check_number("max_ids", 0, whole=True)
+        prefix = self._narrowing.read("prefix", self.prefix)
+        if prefix is not None and not isinstance(prefix, str):
+            raise VectorizeInputError(f"prefix is {show(prefix)}, expected a string")
+        path = None if self.path is None else path_of(self.path, "path")
+        with self.open_client(max_connections=1) as client:
+            listing = repeat_listing(lambda: self._list(client, prefix, path), log=self.log)
+        self.log.info("%d ids were listed, of which %d were asked for.", listing.listed, listing.matched)
+        self.push(context, "report", {"listed": listing.listed, "matched": listing.matched})
+        return listing.ids if path is None else path
+
+    def _list(self, client: VectorizeClient, prefix: str | None, path: str | None) -> _Listing:
+        listing = _Listing(self, client, prefix or "")
+        if path is None:
+            listing.collect(self.max_ids)
+        else:
+            listing.write(path)
+        return listing
+
+
+class _Listing:
+    """One listing of an index, from its first page."""
+
+    def __init__(self, operator: ListVectorsOperator, client: VectorizeClient, prefix: str) -> None:
+        self._operator = operator
+        self._client = client
+        self._prefix = prefix
+        self.ids: list[str] = []
+        self.listed = 0
+        self.matched = 0
+
+    def __iter__(self) -> Iterator[str]:
+        from airflow_provider_cfvectorize.client.listing import iter_ids
+
+        operator = self._operator
+        # The prefix is looked for here, where all are counted.
+        for id_ in iter_ids(self._client, operator.index_name, stopped=operator.is_killed):
+            self.listed += 1
+            if self.listed % _LOGGED_EVERY == 0:
+                operator.log.info("%d ids listed so far.", self.listed)
+            if id_.startswith(self._prefix):
+                self.matched += 1
+                yield id_
+
+    def collect(self, max_ids: int) -> None:
+        """Keep the ids."""
+        begin = f" that begin with {show(self._prefix)}" if self._prefix else ""
+        advice = "pass path to write them to a file"
+        small = SmallList(f"ids{begin}", advice)
+        for id_ in self:
+            if self.matched > max_ids:
+                raise VectorizeInputError(
+                    f"index {show(self._operator.index_name)} has more than {max_ids} ids{begin}: "
+                    f"{self.matched} were found when {self.listed} were listed, and there may be more. "
+                    f"{advice.capitalize()}, or raise max_ids"
+                )
+            small.append(id_)
+        self.ids = small.items
+
+    def write(self, path: str) -> None:
+        """Write the ids to a file."""
+        from airflow_provider_cfvectorize.client.idsfile import line_of_id
+
+        with write_file(path, "path") as file:
+            for id_ in self:
+                file.write(line_of_id(id_, ndjson=is_ndjson(path), is_first=self.matched == 1))
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Say whether two paths lead to one file, as far as that can be seen."""
+    first, second = (path if has_scheme(path) else local_path(path, "path") for path in (one, other))
+    return first == second
