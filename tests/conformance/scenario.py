@@ -2,7 +2,7 @@
 """
 The indexes that the cases look at.
 
-Waiting for a write can take minutes, so one session writes everything that is to be read into one index, in
+Waiting for a write can take minutes, so a run writes everything that is to be read into one index, in
 three steps, waits three times, and then all cases read. A case changes nothing that another one reads.
 """
 
@@ -20,7 +20,7 @@ import requests
 
 from conformance.service import DIMENSIONS, Service, codes, mutation, result
 
-#: What all names of one session begin with is this and a random part.
+#: What all names of one run begin with: this and a random part.
 PREFIX = "conformance"
 #: Radians between the vectors of the scenario, so that each has a score of its own.
 STEP = 0.1
@@ -64,16 +64,16 @@ class Lab:
         self.service = service
         self.created: list[str] = []
         self._there: list[str] = []
-        self._session = secrets.token_hex(4)
+        self._random = secrets.token_hex(4)
 
     def name(self, suffix: str) -> str:
         """Return a name that nobody else uses."""
-        return f"{PREFIX}-{self._session}-{suffix}"
+        return f"{PREFIX}-{self._random}-{suffix}"
 
     def create(self, body: dict[str, Any]) -> requests.Response:
         """Ask for an index under a name of :meth:`name`; if there is one then, it will be removed."""
         name = body["name"]
-        assert self._session in name, "a name that could be somebody else's"
+        assert self._random in name, "a name that could be somebody else's"
         try:
             response = self.service.create(body)
         except requests.RequestException:
