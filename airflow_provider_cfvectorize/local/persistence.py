@@ -60,6 +60,13 @@ _TABLES: Final = (
         index_key INTEGER NOT NULL, property TEXT NOT NULL, type TEXT NOT NULL, sequence INTEGER NOT NULL,
         PRIMARY KEY (index_key, property)) WITHOUT ROWID""",
 )
+#: What an insert and an upsert do with a vector that is there. Replacing the row would give it another rowid,
+#: which is its place among the ids that are listed.
+_ON_CONFLICT: Final = {
+    "insert": "NOTHING",
+    "upsert": 'UPDATE SET "values" = excluded."values", namespace = excluded.namespace, '
+    "metadata = excluded.metadata, sequence = excluded.sequence",
+}
 
 
 class SqliteJournal(Journal):
@@ -338,11 +345,11 @@ class SqliteJournal(Journal):
                         (key, mutation.property),
                     )
                     continue
-                conflict = "REPLACE" if mutation.kind == "upsert" else "IGNORE"
                 self._db.execute(
-                    f"INSERT OR {conflict} INTO vectors "  # noqa: S608
+                    "INSERT INTO vectors "  # noqa: S608
                     'SELECT index_key, id, "values", namespace, metadata, sequence FROM mutation_vectors '
-                    "WHERE index_key = ? AND sequence = ? ORDER BY position",
+                    "WHERE index_key = ? AND sequence = ? ORDER BY position "
+                    f"ON CONFLICT (index_key, id) DO {_ON_CONFLICT[mutation.kind]}",
                     (key, mutation.sequence),
                 )
             last = mutations[-1].sequence

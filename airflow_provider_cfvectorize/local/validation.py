@@ -28,6 +28,7 @@ _INDEX_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*[a-z0-9]")
 _LIST_COUNT: Final = re.compile(r"[0-9]{1,9}")
 #: The types of a number; not bool, which is an int for Python.
 NUMBERS: Final = frozenset({int, float})
+_VECTOR_FIELDS: Final = frozenset({"id", "values", "namespace", "metadata"})
 _MISSING: Final = object()
 #: Levels of nesting in metadata; the default of serde_json, which the service's error texts look like.
 _MAX_DEPTH: Final = 127
@@ -223,7 +224,7 @@ def parse_vectors(
     vectors = []
     for number, line in lines:
         try:
-            fields = _parse_line(line)
+            fields = _parse_line(line, behaviour)
         except (ValueError, RecursionError):
             if discard:
                 continue
@@ -234,10 +235,12 @@ def parse_vectors(
     return vectors
 
 
-def _parse_line(line: bytes) -> tuple[Vector, dict[str, Any] | None]:
+def _parse_line(line: bytes, behaviour: Behaviour) -> tuple[Vector, dict[str, Any] | None]:
     parsed = _DECODER.decode(line.decode("utf-8"))
     if not isinstance(parsed, dict):
         raise ValueError("not an object")
+    if behaviour.unknown_vector_field == "refuse" and not _VECTOR_FIELDS.issuperset(parsed):
+        raise ValueError("unknown field")
     vector_id, values = parsed.get("id"), parsed.get("values")
     namespace, metadata = parsed.get("namespace"), parsed.get("metadata")
     if not isinstance(vector_id, str) or utf8_length(vector_id) < 0:

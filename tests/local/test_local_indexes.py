@@ -81,7 +81,7 @@ def test_duplicate_name(client: Client):
 def test_invalid_config(client: Client, config, message):
     status, code, text = refusal(client.create("fresh", config=config))
 
-    assert (status, code) == (400, 40000)
+    assert (status, code) == (400, 3003)
     assert text == f"vectorize.index.invalid_config - {message}"
 
 

@@ -126,6 +126,22 @@ def test_cursors_end_with_the_process(path, connect, start):
     assert refusal(client.send("GET", "/docs/list", params={"cursor": cursor}))[:2] == (400, 40000)
 
 
+def test_ids_are_listed_in_the_same_order_after_a_restart(path, connect, start):
+    server = start(data=path, apply_delay=0)
+    client = connect(server)
+    client.create()
+    for written in (["a", "b", "c", "d"], ["b", "e", "b"], ["c"]):
+        mutation(client.upsert([vector(name) for name in written]))
+    mutation(client.upload("insert", [vector("a"), vector("f")]))
+    mutation(client.delete(["c"]))
+    mutation(client.upsert([vector("c", 7)]))
+    before = client.page()
+    assert [entry["id"] for entry in before["vectors"]] == ["a", "b", "d", "e", "f", "c"]
+    server.stop()
+
+    assert connect(start(data=path, apply_delay=0)).page() == before
+
+
 # --- files that are not ours -----------------------------------------------------------------------------
 
 

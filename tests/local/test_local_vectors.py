@@ -190,6 +190,17 @@ def test_unparsable_behavior_has_two_values(client: Client, start, connect):
     mutation(other.upsert(line(), params={"unparsable-behavior": "ignore"}))
 
 
+def test_fields_that_no_vector_has(client: Client, start, connect):
+    mutation(client.upsert(line(metdata={})))
+
+    strict = connect(start(behaviour=Behaviour(unknown_vector_field="refuse")))
+    strict.create()
+    mutation(strict.upsert(line(metadata={}, namespace="x")))
+    expected = (400, 40023, NOT_NDJSON.format("upsert", "Some(1)"))
+    assert refusal(strict.upsert(f"{line()}\n{line(metdata={})}")) == expected
+    assert refusal(strict.upsert(line(metdata={}), params={"unparsable-behavior": "discard"}))[1] == 40023
+
+
 # --- caps ------------------------------------------------------------------------------------------------
 
 

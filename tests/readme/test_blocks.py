@@ -220,6 +220,18 @@ def is_what_the_server_prints(block: Block, bench: Bench) -> None:
     assert printed[1].endswith(dots)
 
 
+def collects_the_suite(block: Block, bench: Bench) -> None:
+    """Collected only: ``make test`` runs the suite, and tests/package runs it as against a real account."""
+    printed = bench.bash(f"cd {ROOT}\n{block.text.rstrip()} --collect-only -q -p no:cacheprovider")
+    assert "test_an_insert_keeps_what_is_there" in printed
+
+
+def is_what_the_suite_prints(block: Block, bench: Bench) -> None:
+    printed = bench.bash(f"cd {ROOT}\npython -m pytest tests/conformance -k test_no_ids -p no:cacheprovider")
+    for line in block.text.splitlines():
+        assert line in printed
+
+
 # --- Python -------------------------------------------------------------------------------------------------
 
 FIRST_DAG = "README.md#in-a-dag/1"
@@ -364,6 +376,9 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "README.md#local-development/1": runs_the_server,
     "README.md#local-development/2": fills_an_index,
     "README.md#local-development/3": passes_in_pytest,
+    "docs/conformance.md#against-a-real-account/1": collects_the_suite,
+    "docs/conformance.md#against-vectorize-local/1": collects_the_suite,
+    "docs/conformance.md#reading-the-table/1": is_what_the_suite_prints,
     "docs/local-server.md#in-containers/1": is_an_image,
     "docs/local-server.md#in-containers/2": connects_containers,
     "docs/decision.md#the-evidence/1": is_evidence,

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain HTTP to a Vectorize: requests that keep within the account's budget, and patience with its writes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import requests
+
+T = TypeVar("T")
+
+#: Requests that an account's owner has in so many seconds, whatever sends them; docs: API rate limits page.
+ACCOUNT_REQUESTS = 1200
+WINDOW_SECONDS = 300.0
+#: What of them the suite takes: the account may have other users.
+SHARE = 0.75
+#: Seconds to wait for a throttle that does not say how long; docs: the account is blocked for five minutes.
+BLOCK_SECONDS = 300.0
+#: Vectorize's own throttle, which does not come as HTTP 429; observed.
+TOO_MANY_REQUESTS = 40041
+#: Seconds to wait for that one.
+OWN_THROTTLE_SECONDS = 15.0
+#: Times a request is sent again because of throttles or of a gateway that gave up.
+MAX_REPEATS = 3
+GATEWAY_FAILURES = (502, 503, 504)
+
+NDJSON = "application/x-ndjson"
+DIMENSIONS = 32
+#: Seconds until the suite's own vectorize-local applies a write.
+LOCAL_APPLY_DELAY = 0.3
+
+
+class Bearer(requests.auth.AuthBase):
+    """
+    A token on its way into a header, and nowhere else: not into a repr, not to another host.
+
+    :param token: The token.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._header = f"Bearer {token}"
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self._header
+        return request
+
+    def __repr__(self) -> str:
+        return "Bearer(***)"
+
+
+class Header(requests.auth.AuthBase):
+    """
+    Any ``Authorization`` header, or none.
+
+    :param value: The header; None sends none, and none out of a file either.
+    """
+
+    def __init__(self, value: str | None) -> None:
+        self._value = value
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._value is not None:
+            request.headers["Authorization"] = self._value
+        return request
+
+
+class Pace:
+    """
+    Says when a request may start: never more than so many in any window of so many seconds.
+
+    :param limit: Requests; None is no limit.
+    :param window: Seconds.
+    :param clock: Seconds of a clock that only goes forward.
+    :param sleep: Waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        limit: int | None,
+        window: float = WINDOW_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._limit = limit
+        self._window = window
+        self._clock = clock
+        self._sleep = sleep
+        self._sent: deque[float] = deque()
+        self._blocked_until = 0.0
+
+    def wait(self) -> None:
+        """Wait until a request may start, and count it."""
+        while (pause := self._pause()) > 0:
+            self._sleep(pause)
+        self._sent.append(self._clock())
+
+    def block(self, seconds: float) -> None:
+        """
+        Start nothing for a while.
+
+        :param seconds: What the service asked for.
+        """
+        self._blocked_until = max(self._blocked_until, self._clock() + seconds)
+
+    def _pause(self) -> float:
+        now = self._clock()
+        while self._sent and self._sent[0] <= now - self._window:
+            self._sent.popleft()
+        pause = self._blocked_until - now
+        if self._limit is not None and len(self._sent) >= self._limit:
+            pause = max(pause, self._sent[0] + self._window - now)
+        return pause
+
+
+@dataclass(frozen=True)
+class Patience:
+    """
+    How long to wait for a write, in seconds.
+
+    :param interval: Between two looks.
+    :param deadline: Until a mutation must be applied.
+    :param visible: From then until everything that is read must show it.
+    """
+
+    interval: float
+    deadline: float
+    visible: float
+
+
+#: Most writes are applied within two minutes (docs: changelog of 2026-06-30); bulk fills have taken longer.
+REAL = Patience(interval=4, deadline=900, visible=300)
+NEAR = Patience(interval=0.05, deadline=60, visible=10)
+
+
+@dataclass(repr=False)
+class Service:
+    """
+    One account of a Vectorize.
+
+    :param base_url: What stands for ``https://api.cloudflare.com/client/v4``.
+    :param account_id: The account.
+    :param auth: Its token.
+    :param pace: When a request may start.
+    :param patience: How long to wait for a write.
+    :param trust_env: Whether proxies and certificates are taken from the environment.
+    :param read_only: A token that may read and not write, if there is one.
+    """
+
+    base_url: str
+    account_id: str
+    auth: Bearer
+    pace: Pace
+    patience: Patience
+    trust_env: bool
+    read_only: Bearer | None = None
+    sent: int = 0
+    #: Seconds from a write's answer until it was seen to be applied.
+    applied_after: list[float] = field(default_factory=list)
+    #: Throttles that came unasked.
+    throttled: list[requests.Response] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.session = requests.Session()
+        self.session.trust_env = self.trust_env
+        self.indexes = f"{self.base_url}/accounts/{self.account_id}/vectorize/v2/indexes"
+
+    def send(
+        self,
+        method: str,
+        path: str = "",
+        *,
+        url: str | None = None,
+        auth: requests.auth.AuthBase | None = None,
+        repeat: bool = True,
+        **options: Any,
+    ) -> requests.Response:
+        """
+        Send one request, and again if the service was too busy for it.
+
+        :param method: The method.
+        :param path: What follows ``.../indexes``.
+        :param url: The whole address instead.
+        :param auth: Other credentials than the account's.
+        :param repeat: Whether a gateway's failure is tried again; not for what would do something twice.
+        :param options: As for ``requests``.
+        """
+        for repeats in range(MAX_REPEATS + 1):
+            self.pace.wait()
+            self.sent += 1
+            response = self.session.request(
+                method,
+                url or self.indexes + path,
+                auth=auth or self.auth,
+                timeout=(30, 300),
+                # The token is for this host.
+                allow_redirects=False,
+                **options,
+            )
+            throttle = _throttle(response)
+            if throttle:
+                self.throttled.append(response)
+                self.pace.block(throttle)
+            elif not (repeat and response.status_code in GATEWAY_FAILURES):
+                break
+            elif repeats < MAX_REPEATS:
+                self.pace.block(self.patience.interval * 2**repeats)
+        return response
+
+    # --- what most cases need --------------------------------------------------------------------------
+
+    def create(self, body: Any) -> requests.Response:
+        return self.send("POST", json=body, repeat=False)
+
+    def upload(
+        self, index: str, operation: str, vectors: Iterable[Mapping[str, Any]] | str | bytes, **options: Any
+    ) -> requests.Response:
+        """Send vectors, or a body as it is, to ``insert`` or ``upsert``."""
+        body = vectors if isinstance(vectors, str | bytes) else "\n".join(map(json.dumps, vectors))
+        options.setdefault("headers", {"Content-Type": NDJSON})
+        return self.send("POST", f"/{index}/{operation}", data=body, **options)
+
+    def upsert(self, index: str, vectors: Any, **options: Any) -> requests.Response:
+        return self.upload(index, "upsert", vectors, **options)
+
+    def insert(self, index: str, vectors: Any, **options: Any) -> requests.Response:
+        return self.upload(index, "insert", vectors, **options)
+
+    def delete(self, index: str, ids: Any) -> requests.Response:
+        return self.send("POST", f"/{index}/delete_by_ids", json={"ids": ids})
+
+    def get(self, index: str, ids: Any) -> requests.Response:
+        return self.send("POST", f"/{index}/get_by_ids", json={"ids": ids})
+
+    def query(self, index: str, vector: Any = None, **more: Any) -> requests.Response:
+        body = more if vector is None else {"vector": vector, **more}
+        return self.send("POST", f"/{index}/query", json=body)
+
+    def create_metadata_index(self, index: str, property_name: str, index_type: str) -> requests.Response:
+        body = {"propertyName": property_name, "indexType": index_type}
+        return self.send("POST", f"/{index}/metadata_index/create", json=body)
+
+    def delete_metadata_index(self, index: str, property_name: str) -> requests.Response:
+        return self.send("POST", f"/{index}/metadata_index/delete", json={"propertyName": property_name})
+
+    def metadata_indexes(self, index: str) -> dict[str, str]:
+        found = result(self.send("GET", f"/{index}/metadata_index/list"))["metadataIndexes"]
+        return {entry["propertyName"]: entry["indexType"] for entry in found}
+
+    def page(self, index: str, **params: Any) -> requests.Response:
+        return self.send("GET", f"/{index}/list", params=params)
+
+    def info(self, index: str) -> dict[str, Any]:
+        return result(self.send("GET", f"/{index}/info"))
+
+    def found(self, index: str, *ids: str) -> dict[str, dict[str, Any]]:
+        """Return the vectors with these ids, by id; any number of them."""
+        vectors: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(ids), 20):
+            for vector in result(self.get(index, ids[start : start + 20])):
+                vectors[vector["id"]] = vector
+        return vectors
+
+    # --- patience --------------------------------------------------------------------------------------
+
+    def wait_for(self, index: str, mutation_id: str) -> dict[str, Any]:
+        """Wait until a mutation, the index's last so far, is applied, and return ``info`` as it was then."""
+        start = time.monotonic()
+        while True:
+            info = self.info(index)
+            if info.get("processedUpToMutation") == mutation_id:
+                self.applied_after.append(time.monotonic() - start)
+                return info
+            waited = time.monotonic() - start
+            assert waited < self.patience.deadline, f"{mutation_id} was not applied within {waited:.0f} s"
+            time.sleep(self.patience.interval)
+
+    def eventually(self, check: Callable[[], T]) -> T:
+        """Ask until an assertion holds: what is read can follow the watermark, each view in its own time."""
+        deadline = time.monotonic() + self.patience.visible
+        while True:
+            try:
+                return check()
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(self.patience.interval)
+
+
+def _throttle(response: requests.Response) -> float:
+    """Return the seconds to wait, 0 if this is no throttle."""
+    if response.status_code == 429:
+        asked = response.headers.get("Retry-After", "")
+        return float(asked) if asked.isdecimal() else BLOCK_SECONDS
+    if response.status_code >= 400 and TOO_MANY_REQUESTS in codes(response):
+        return OWN_THROTTLE_SECONDS
+    return 0.0
+
+
+# --- answers --------------------------------------------------------------------------------------------
+
+
+def envelope(response: requests.Response) -> dict[str, Any]:
+    """Return the body after checking what holds for each answer."""
+    assert response.headers["Content-Type"].partition(";")[0] == "application/json", shown(response)
+    body: dict[str, Any] = response.json()
+    assert isinstance(body["success"], bool)
+    assert isinstance(body["errors"], list)
+    assert isinstance(body["messages"], list)
+    assert "result" in body
+    assert body["success"] == response.ok, shown(response)
+    assert bool(body["errors"]) != body["success"], shown(response)
+    for error in body["errors"]:
+        assert type(error["code"]) is int
+        assert error["code"] >= 1000
+        assert isinstance(error["message"], str)
+    return body
+
+
+def result(response: requests.Response) -> Any:
+    """Return what a request that must succeed has as its result."""
+    body = envelope(response)
+    assert body["success"], shown(response)
+    return body["result"]
+
+
+def mutation(response: requests.Response) -> str:
+    """Return the mutation id of a write that must be accepted."""
+    found = result(response)
+    assert isinstance(found["mutationId"], str), shown(response)
+    return str(found["mutationId"])
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a request was refused with."""
+
+    status: int
+    code: int
+    message: str
+
+
+def refusal(response: requests.Response) -> Refusal:
+    """Return how a request that must be refused was refused: by a 4xx, with nothing in ``result``."""
+    body = envelope(response)
+    assert not body["success"], f"accepted: {shown(response)}"
+    assert 400 <= response.status_code < 500, shown(response)
+    assert body["result"] is None, shown(response)
+    return Refusal(response.status_code, body["errors"][0]["code"], body["errors"][0]["message"])
+
+
+def codes(response: requests.Response) -> list[int]:
+    """Return the codes of an answer, whatever it is; none if it has none."""
+    try:
+        return [error["code"] for error in response.json()["errors"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def shown(response: requests.Response) -> str:
+    """Return an answer as a person wants to see it, shortened."""
+    return f"{response.status_code} {response.text[:500]}"
