@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ids in a file: read twice, once to check and once to send, without ever holding them all."""
+"""Ids in a file: written, and read twice, once to check and once to send, without ever holding them all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Final
 
 from airflow_provider_cfvectorize.client import limits
@@ -27,6 +27,34 @@ from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 MAX_LINE_BYTES: Final = 64 * 1024
 #: Batches kept while it is unknown how many there will be, to choose the samples from.
 _KEPT_SAMPLES: Final = 16
+
+
+def is_ndjson(path: str) -> bool:
+    """Say whether a file of that name has a JSON object a line, rather than an id."""
+    return path.lower().endswith((".ndjson", ".jsonl"))
+
+
+def write_ids(file: BinaryIO, batches: Iterable[Sequence[str]], *, ndjson: bool) -> None:
+    """
+    Write ids so that :class:`IdsFile` reads the same ones.
+
+    :param file: where to.
+    :param batches: the ids.
+    :param ndjson: an object with an ``id`` a line, which any id can stand in; else an id a line.
+    :raises VectorizeInputError: an id cannot stand in a line.
+    """
+    is_first = True
+    for batch in batches:
+        for id_ in () if ndjson else batch:
+            # A byte order mark is dropped, of a file's first line only.
+            if "\n" in id_ or id_.endswith("\r") or (is_first and id_.startswith("\ufeff")):
+                raise VectorizeInputError(
+                    f"the id {show(id_)} cannot be read back from a file of one id a line, because of its "
+                    "line break or byte order mark: give the file a name that ends in .ndjson"
+                )
+            is_first = False
+        lines = (json.dumps({"id": id_}) for id_ in batch) if ndjson else batch
+        file.write("".join(f"{line}\n" for line in lines).encode())
 
 
 class IdsFile:
@@ -56,7 +84,7 @@ class IdsFile:
     ) -> None:
         self.path = path
         self._open_remote = open_remote
-        self._ndjson = path.lower().endswith((".ndjson", ".jsonl"))
+        self._ndjson = is_ndjson(path)
         self._digests = bytearray()
         self._samples: list[tuple[int, list[str]]] = []
         self._count = 0

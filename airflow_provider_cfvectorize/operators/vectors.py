@@ -4,5 +4,6 @@
 from __future__ import annotations
 
 from airflow_provider_cfvectorize.operators.deletion import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.operators.reconciling import ReconcileVectorsOperator
 
-__all__ = ["DeleteVectorsByIdsOperator"]
+__all__ = ["DeleteVectorsByIdsOperator", "ReconcileVectorsOperator"]

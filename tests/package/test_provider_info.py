@@ -24,7 +24,10 @@ import airflow_provider_cfvectorize
 from airflow_provider_cfvectorize import connection
 from airflow_provider_cfvectorize.get_provider_info import get_provider_info
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
-from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.operators.vectors import (
+    DeleteVectorsByIdsOperator,
+    ReconcileVectorsOperator,
+)
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 
@@ -251,8 +254,9 @@ warnings.simplefilter("error")
 import importlib
 for name in {MODULES!r}:
     importlib.import_module(name)
-from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator, ReconcileVectorsOperator
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
+ReconcileVectorsOperator(task_id="a", index_name="b", ids=["c"])
 DeleteVectorsByIdsOperator(task_id="a", index_name="b", ids=["c"])
 VectorizeMutationSensor(task_id="a", index_name="b", mutation_id="c")
 """
@@ -278,7 +282,13 @@ def test_the_client_and_the_local_server_know_nothing_of_airflow() -> None:
 
 @pytest.mark.parametrize(
     "cls",
-    [CloudflareVectorizeHook, DeleteVectorsByIdsOperator, VectorizeMutationSensor, VectorizeMutationTrigger],
+    [
+        CloudflareVectorizeHook,
+        DeleteVectorsByIdsOperator,
+        ReconcileVectorsOperator,
+        VectorizeMutationSensor,
+        VectorizeMutationTrigger,
+    ],
 )
 def test_every_parameter_is_documented(cls: Any) -> None:
     parameters = [
@@ -288,7 +298,9 @@ def test_every_parameter_is_documented(cls: Any) -> None:
     assert not [name for name in parameters if f":param {name}:" not in documented]
 
 
-@pytest.mark.parametrize("cls", [DeleteVectorsByIdsOperator, VectorizeMutationSensor])
+@pytest.mark.parametrize(
+    "cls", [DeleteVectorsByIdsOperator, ReconcileVectorsOperator, VectorizeMutationSensor]
+)
 def test_template_fields_are_parameters_and_keyword_only(cls: Any) -> None:
     parameters = inspect.signature(cls.__init__).parameters
     assert set(cls.template_fields) <= set(parameters)
