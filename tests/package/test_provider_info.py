@@ -254,7 +254,8 @@ warnings.simplefilter("error")
 import importlib
 for name in {MODULES!r}:
     importlib.import_module(name)
-from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator, ReconcileVectorsOperator
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.operators.vectors import ReconcileVectorsOperator
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 ReconcileVectorsOperator(task_id="a", index_name="b", ids=["c"])
 DeleteVectorsByIdsOperator(task_id="a", index_name="b", ids=["c"])
