@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Final
 
 from airflow_provider_cfvectorize.client import limits
@@ -202,10 +202,26 @@ def line_of_id(id_: str, *, ndjson: bool, is_first: bool) -> bytes:
         problem = "is the first, and begins with what is taken for a byte order mark"
     if problem:
         raise VectorizeInputError(
-            f"the id {show(id_)} {problem}, so a file of one id a line cannot hold it: give path a name that "
-            "ends in .ndjson, for one JSON object a line"
+            f"the id {show(id_)} {problem}, so a file of one id a line cannot hold it: give the file a name "
+            "that ends in .ndjson, for one JSON object a line"
         )
     return id_.encode() + b"\n"
+
+
+def write_ids(file: BinaryIO, batches: Iterable[Sequence[str]], *, ndjson: bool) -> None:
+    """
+    Write ids so that :class:`IdsFile` reads the same ones.
+
+    :param file: where to.
+    :param batches: the ids.
+    :param ndjson: an object a line, in which any id can stand; else an id a line.
+    :raises VectorizeInputError: an id cannot stand in a line.
+    """
+    is_first = True
+    for batch in batches:
+        for id_ in batch:
+            file.write(line_of_id(id_, ndjson=ndjson, is_first=is_first))
+            is_first = False
 
 
 def _batched(ids: Iterator[str]) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ from airflow_provider_cfvectorize.operators.reading import (
     ListVectorsOperator,
     QueryVectorsOperator,
 )
+from airflow_provider_cfvectorize.operators.reconciling import ReconcileVectorsOperator
 
 __all__ = [
     "DeleteVectorsByIdsOperator",
@@ -17,5 +18,6 @@ __all__ = [
     "InsertVectorsOperator",
     "ListVectorsOperator",
     "QueryVectorsOperator",
+    "ReconcileVectorsOperator",
     "UpsertVectorsOperator",
 ]

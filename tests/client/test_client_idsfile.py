@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client import files
 from airflow_provider_cfvectorize.client.files import has_scheme, open_local
-from airflow_provider_cfvectorize.client.idsfile import IdsFile
+from airflow_provider_cfvectorize.client.idsfile import IdsFile, write_ids
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 SECRET = b"hunter2"
@@ -337,3 +337,39 @@ def test_a_big_file_is_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert tracemalloc.get_traced_memory()[1] < 1_500_000
     finally:
         tracemalloc.stop()
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def written(batches: list[list[str]], *, ndjson: bool) -> bytes:
+    file = io.BytesIO()
+    write_ids(file, batches, ndjson=ndjson)
+    return file.getvalue()
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=16), unique=True), st.booleans())
+def test_what_is_written_is_read(ids: list[str], ndjson: bool) -> None:
+    batches = [ids[i : i + 3] for i in range(0, len(ids), 3)]
+    fits = not any("\n" in id_ or "\r" in id_ for id_ in ids)
+    # Of a file's very first character it could not be told from a byte order mark.
+    fits = fits and not (ids and ids[0].startswith("\ufeff"))
+    if ndjson or fits:
+        content = written(batches, ndjson=ndjson)
+        assert ids_of(remote(content, f"s3://b/ids.{'jsonl' if ndjson else 'txt'}")) == ids
+    else:
+        with pytest.raises(VectorizeInputError, match=r"\.ndjson"):
+            written(batches, ndjson=ndjson)
+
+
+@pytest.mark.parametrize("bad", ["a\nb", "\n", "a\r", "a\r\n", "a\rb", "\ufeffa"])
+def test_what_cannot_be_read_back_is_not_written(bad: str) -> None:
+    with pytest.raises(VectorizeInputError, match=r"cannot hold it.*\.ndjson"):
+        written([[bad], ["b"]], ndjson=False)
+    assert ids_of(remote(written([[bad], ["b"]], ndjson=True), "s3://b/ids.ndjson")) == [bad, "b"]
+
+
+def test_what_looks_odd_and_can_be_written() -> None:
+    odd = ["a", "\ufeffb", "e\u2028f", " ", "é😀", "{}"]
+    assert ids_of(remote(written([odd[:2], [], odd[2:]], ndjson=False))) == odd
+    assert written([], ndjson=False) == written([], ndjson=True) == b""

@@ -255,11 +255,15 @@ import importlib
 for name in {MODULES!r}:
     importlib.import_module(name)
 from airflow_provider_cfvectorize.operators.vectors import (
-    DeleteVectorsByIdsOperator, GetVectorsByIdsOperator, ListVectorsOperator, QueryVectorsOperator
+    DeleteVectorsByIdsOperator, GetVectorsByIdsOperator, InsertVectorsOperator, ListVectorsOperator,
+    QueryVectorsOperator, ReconcileVectorsOperator, UpsertVectorsOperator,
 )
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
+ReconcileVectorsOperator(task_id="a", index_name="b", ids=["c"])
 DeleteVectorsByIdsOperator(task_id="a", index_name="b", ids=["c"])
 GetVectorsByIdsOperator(task_id="a", index_name="b", ids=["c"])
+InsertVectorsOperator(task_id="a", index_name="b", vectors=[])
+UpsertVectorsOperator(task_id="a", index_name="b", vectors=[])
 ListVectorsOperator(task_id="a", index_name="b")
 QueryVectorsOperator(task_id="a", index_name="b", vector_id="c")
 VectorizeMutationSensor(task_id="a", index_name="b", mutation_id="c")

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an index holds beside what it should hold: listing, comparing on disk, and when not to delete."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Progress, Stopped
+from airflow_provider_cfvectorize.client.ids import (
+    DIGEST_BYTES,
+    SAMPLED_BATCHES,
+    IdSource,
+    digest_of,
+    problem_with_id,
+    spread,
+)
+from airflow_provider_cfvectorize.client.listing import iter_ids, repeat_listing
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.types import VectorPage
+from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeInterrupted
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
+
+_log = logging.getLogger(__name__)
+
+#: Memory that the database of ids takes at most, in KiB; what is more goes to disk.
+CACHE_KIB: Final = 16 * 1024
+#: How many ids outside of the prefix an error shows.
+SHOWN_OUTSIDE: Final = 5
+
+_NOTHING_DELETED: Final = "nothing was deleted"
+#: Seconds after which a pause looks again whether it is to stop.
+_LOOK_SECONDS: Final = 0.5
+
+
+def check_prefix(prefix: object) -> None:
+    """
+    Check what limits a reconciliation to some ids.
+
+    :param prefix: the beginning that their ids have in common; None for all ids of the index.
+    :raises VectorizeInputError: no id can begin so, or all do.
+    """
+    if prefix is None:
+        return
+    if not isinstance(prefix, str) or prefix in ("", "None", "null"):
+        why = " (which is what Jinja makes of nothing)" if isinstance(prefix, str) else ""
+        raise VectorizeInputError(
+            f"id_prefix is {show(prefix)}{why}, expected the first characters of the ids that may be "
+            "deleted; for the whole index, leave id_prefix out"
+        )
+    problem = problem_with_id(prefix)
+    if problem is not None:
+        raise VectorizeInputError(f"id_prefix {show(prefix)} {problem}, so no id can begin with it")
+
+
+def refusal(
+    *, desired: int, listed: int, surplus: int, allow_empty: bool, max_delete_fraction: float
+) -> str | None:
+    """
+    Decide whether so much must not be deleted, and say why and how to go on; None if it may be.
+
+    :param desired: number of ids that the index is to hold.
+    :param listed: number of ids that it holds, of those in scope.
+    :param surplus: number of those that are not desired.
+    :param allow_empty: an empty desired set is meant, and the fraction says nothing then.
+    :param max_delete_fraction: the most of the listed ids that may be surplus, 0 to 1.
+    """
+    if desired == 0:
+        if allow_empty:
+            return None
+        return (
+            f"there are no desired ids, so every id in scope would be deleted: {_NOTHING_DELETED}. Check "
+            "what produced the ids; if nothing is to be left, set allow_empty=True"
+        )
+    # Not surplus > fraction * listed: 29 of 100 is more than 0.29 * 100 in floating point.
+    if surplus == 0 or surplus / listed <= max_delete_fraction:
+        return None
+    return (
+        f"{surplus} of {listed} ids ({100 * surplus / listed:.3g} %) would be deleted, which is more than "
+        f"max_delete_fraction={max_delete_fraction:g} allows: {_NOTHING_DELETED}. Look at them with "
+        "dry_run=True, which writes them to a file; if they are to go, raise max_delete_fraction"
+    )
+
+
+class StoredIds:
+    """
+    Ids of a table, in the order of their UTF-8 bytes; an :class:`IdSource`.
+
+    Only for the thread that made the connection, and until the table changes.
+
+    :param connection: the database.
+    :param table: a table with one column ``id``, its primary key.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, table: str) -> None:
+        self._connection = connection
+        self._table = table
+        self._count = _count(connection, table)
+
+    @property
+    def count(self) -> int:
+        """Return the number of ids."""
+        return self._count
+
+    @property
+    def batches(self) -> int:
+        """Return the number of batches."""
+        return -(-self._count // limits.MAX_DELETE_IDS)
+
+    def __iter__(self) -> Iterator[list[str]]:
+        # No statement stays open between two batches, and none has to skip those before.
+        last = ""
+        while batch := self._select("WHERE id > ? ORDER BY id LIMIT ?", last.encode(), limits.MAX_DELETE_IDS):
+            last = batch[-1]
+            yield batch
+
+    def first(self, number: int) -> list[str]:
+        """Return the first ids."""
+        return self._select("ORDER BY id LIMIT ?", number)
+
+    def samples(self) -> list[tuple[int, list[str]]]:
+        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+        size = limits.MAX_DELETE_IDS
+        positions = reversed(spread(self.batches, SAMPLED_BATCHES))
+        return [(n, self._select("ORDER BY id LIMIT ?, ?", n * size, size)) for n in positions]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells these ids, in this order, from others."""
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for batch in self:
+            digest.update(digest_of(batch))
+        return digest.hexdigest()
+
+    def _select(self, clauses: str, *values: object) -> list[str]:
+        with _explained():
+            rows = self._connection.execute(f"SELECT id FROM {self._table} {clauses}", values)  # noqa: S608
+            return [id_.decode() for (id_,) in rows]
+
+
+class Comparison:
+    """
+    The ids that an index is to hold, and those that it holds, in a temporary database on disk.
+
+    Neither has to fit into memory. Use it as a context manager, on one thread: :meth:`want` what is to be
+    there, then :meth:`see` a listing, or two.
+
+    :param id_prefix: only ids that begin so are compared; None for all.
+    """
+
+    def __init__(self, id_prefix: str | None = None) -> None:
+        import sqlite3  # here, because few tasks need it
+
+        self._prefix = id_prefix or ""
+        self._seen = False
+        # The empty name is a private database on disk that vanishes with the connection.
+        self._db = sqlite3.connect("")
+        self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        for table in ("desired", "listed", "surplus", "missing"):
+            self._db.execute(f"CREATE TABLE {table} (id BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._db.close()
+
+    def want(self, ids: IdSource, *, shown: bool = True) -> None:
+        """
+        Take up what the index is to hold.
+
+        :param ids: the desired ids.
+        :param shown: whether an error may show some of them; of a file it tells positions only (of an id
+            among the ids), since that may be any file.
+        :raises VectorizeInputError: some do not begin with the prefix.
+        """
+        outside = 0
+        examples: list[str] = []
+        position = 0
+        for batch in ids:
+            for id_ in batch if self._prefix else ():
+                if not id_.startswith(self._prefix):
+                    outside += 1
+                    if len(examples) < SHOWN_OUTSIDE:
+                        examples.append(f"{show(id_) + ' ' if shown else ''}at position {position}")
+                position += 1
+            self._insert("desired", batch)
+        if outside:
+            raise VectorizeInputError(
+                f"{outside} of {ids.count} desired ids do not begin with the id_prefix {show(self._prefix)}: "
+                f"{', '.join(examples)}{', ...' if outside > len(examples) else ''}. They can never be in "
+                f"scope, so {_NOTHING_DELETED}: pass the ids of one prefix, with that prefix"
+            )
+
+    def see(self, listing: Iterable[str]) -> None:
+        """
+        Take up what the index holds; what is surplus after several listings was so in each.
+
+        May be called again with a listing from the start when one has ended in an error.
+
+        :param listing: ids, in any order.
+        """
+        with _explained():
+            self._db.execute("DELETE FROM listed")
+        in_scope = (id_ for id_ in listing if id_.startswith(self._prefix))
+        while some := list(itertools.islice(in_scope, limits.MAX_LIST_COUNT)):
+            self._insert("listed", some)
+        with _explained():
+            if self._seen:
+                self._db.execute(
+                    "DELETE FROM surplus WHERE NOT EXISTS (SELECT 1 FROM listed WHERE listed.id = surplus.id)"
+                )
+            else:
+                self._db.execute(
+                    "INSERT INTO surplus SELECT id FROM listed "
+                    "WHERE NOT EXISTS (SELECT 1 FROM desired WHERE desired.id = listed.id)"
+                )
+            self._db.execute("DELETE FROM missing")
+            self._db.execute(
+                "INSERT INTO missing SELECT id FROM desired "
+                "WHERE NOT EXISTS (SELECT 1 FROM listed WHERE listed.id = desired.id)"
+            )
+        self._seen = True
+
+    @property
+    def desired(self) -> int:
+        """Return the number of distinct ids that the index is to hold."""
+        return _count(self._db, "desired")
+
+    @property
+    def listed(self) -> int:
+        """Return the number of ids in scope of the last listing."""
+        return _count(self._db, "listed")
+
+    @property
+    def surplus(self) -> StoredIds:
+        """Return the ids that were listed, each time, and are not desired."""
+        return StoredIds(self._db, "surplus")
+
+    @property
+    def missing(self) -> StoredIds:
+        """Return the ids that are desired and were not listed the last time."""
+        return StoredIds(self._db, "missing")
+
+    def _insert(self, table: str, ids: Iterable[str]) -> None:
+        with _explained():
+            self._db.executemany(
+                f"INSERT OR IGNORE INTO {table} VALUES (?)",  # noqa: S608
+                [(id_.encode(),) for id_ in ids],
+            )
+
+
+def see_index(
+    comparison: Comparison,
+    client: VectorizeClient,
+    index_name: str,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    log: Any = _log,
+) -> None:
+    """
+    List an index into a comparison, from the start again if the listing expires.
+
+    :param comparison: takes the ids.
+    :param client: lists.
+    :param index_name: the index.
+    :param stopped: says whether to stop; asked on this thread, while a page is waited for as well.
+    :param log: where to tell of progress.
+    :raises VectorizeInterrupted: it was told to stop.
+    :raises VectorizeListingExpired: the listing expired for the fourth time.
+    """
+    pages = _Pages(client, stopped, log)
+    repeat_listing(lambda: comparison.see(iter_ids(pages, index_name)), log=log)
+
+
+def pause(seconds: float, stopped: Callable[[], bool]) -> None:
+    """
+    Wait between two listings.
+
+    :param seconds: how long.
+    :param stopped: says whether to stop.
+    :raises VectorizeInterrupted: it was told to stop.
+    """
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if stopped():
+            raise VectorizeInterrupted(f"told to stop between two listings: {_NOTHING_DELETED}")
+        time.sleep(min(left, _LOOK_SECONDS))
+
+
+class _Pages:
+    """
+    Pages of a listing, each from a thread, so that the caller's sees meanwhile that it is told to stop.
+
+    A request may be throttled for minutes.
+    """
+
+    def __init__(self, client: VectorizeClient, stopped: Callable[[], bool], log: Any) -> None:
+        self._client = client
+        self._stopped = stopped
+        self._log = log
+        self._progress: Progress | None = None
+
+    def list_vectors(
+        self, index_name: str, *, count: int | None = None, cursor: str | None = None
+    ) -> VectorPage:
+        """Return one page."""
+        pages: list[VectorPage] = []
+        request: Dispatcher[list[str | None], VectorPage] = Dispatcher(
+            lambda cursors: self._client.list_vectors(index_name, count=count, cursor=cursors[0]),
+            lambda _, page: pages.append(page),
+            concurrency=1,
+            stopped=self._stopped,
+        )
+        try:
+            request.run([[cursor]])
+        except Stopped:
+            self._client.session.stop()
+            raise VectorizeInterrupted(
+                f"told to stop while index {show(index_name)} was listed: {_NOTHING_DELETED}"
+            ) from None
+        if request.failed:
+            raise request.failed[0][1]
+        (page,) = pages
+        total = page.get("totalCount")
+        if cursor is None:
+            self._progress = None
+            if isinstance(total, int):
+                batches = -(-total // limits.MAX_LIST_COUNT)
+                self._progress = Progress(self._log, f"listing {index_name}", count=total, batches=batches)
+        if self._progress is not None:
+            self._progress.add(len(page["vectors"]))
+        return page
+
+
+def _count(connection: sqlite3.Connection, table: str) -> int:
+    with _explained():
+        ((count,),) = connection.execute(f"SELECT COUNT(*) FROM {table}")  # noqa: S608
+    return int(count)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    import sqlite3
+
+    try:
+        yield
+    except sqlite3.OperationalError as e:
+        raise VectorizeError(
+            f"the temporary database of ids failed: {e}. It takes up to 250 bytes an id of the index, on the "
+            "worker's disk, in the directory that SQLITE_TMPDIR or TMPDIR names, else in /var/tmp or /tmp"
+        ) from e

@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator that makes an index hold no id outside a desired set."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
+from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeInputError
+from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.client.ids import IdSource
+    from airflow_provider_cfvectorize.client.mutations import Receipt
+    from airflow_provider_cfvectorize.client.reconciliation import Comparison
+
+#: Missing ids that the report has in it.
+SHOWN_MISSING: Final = 100
+
+
+class ReconcileVectorsOperator(VectorizeWriteOperator):
+    """
+    Make an index hold no id outside a desired set: list it, delete the surplus, wait until that is applied.
+
+    Ids that are desired and not in the index are counted and handed on; this task writes no vectors.
+
+    With an ``id_prefix``, only ids that begin so are compared, and only those can be deleted: what is not of
+    this task stays. Without, the task owns the whole index, which the log says, and deletes whatever is not
+    desired, whoever wrote it. To delete everything of a tenant, pass ``ids=[]``, the tenant's prefix as
+    ``id_prefix`` and ``allow_empty=True``.
+
+    Two guards stand before the delete; a refusal is a ``VectorizeInputError`` that says how to go on, and
+    then nothing was deleted. An empty desired set needs ``allow_empty=True``. And no more than
+    ``max_delete_fraction`` of the listed ids may be surplus (with an empty desired set the fraction is not
+    looked at, since ``allow_empty`` has said it).
+
+    A vector that is written after the listing has begun is not in the listing and stays. Where others delete
+    and write meanwhile, or where a listing lags, ``confirm_after`` lists a second time and deletes only what
+    was surplus both times.
+
+    The return value is the id of a mutation that comes after all others of this task, None if there was
+    nothing to delete. The XCom ``report`` is pushed before the wait, also when a guard refuses:
+
+    - ``listed``: number of ids in scope of the last listing; ``desired``: number of distinct desired ids;
+      ``surplus``: number of ids to delete; ``deleted``: number of ids whose delete is acknowledged;
+    - ``missing``: number of ids that are desired and were not listed; ``missing_ids``: the first 100;
+    - ``surplus_path``, ``missing_path``: the files that were written, or None;
+    - ``refused``: why a guard refuses, or None; ``dry_run``; ``id_prefix``.
+
+    The XCom ``receipt`` is pushed as soon as the service accepted the last batch, the XCom ``evidence`` if
+    this task waited. A retry lists anew and deletes what is surplus then, so the task can be retried.
+
+    Desired ids and listing are compared in a temporary database on the worker's disk, of up to 250 bytes an
+    id; memory does not grow with their number, apart from ``ids`` themselves. A listing takes a request for
+    1,000 ids, of which one process starts at most 50 a second.
+
+    :param index_name: the index. (templated)
+    :param ids: the ids that may stay: a list, an upstream task's output, a Jinja expression that gives a
+        list, or a single id. Integers become strings. Give this or ``ids_path``. (templated)
+    :param ids_path: a file of them, of any size: one id a line, or (``.ndjson``, ``.jsonl``) one JSON object
+        with an ``id`` a line. A local path, or a URL of object storage. (templated)
+    :param id_prefix: limit the task to ids that begin so; all desired ids must. (templated)
+    :param max_delete_fraction: the most of the listed ids that may be deleted, 0 to 1.
+    :param allow_empty: accept an empty desired set, and delete everything in scope then.
+    :param confirm_after: seconds after which to list again; None lists once.
+    :param dry_run: delete nothing, and write the surplus to a file; the guards do not end the task, the
+        report says whether they would have.
+    :param surplus_path: a file for the surplus, written before anything is deleted, in a form that
+        ``ids_path`` takes; what is there is replaced. In a dry run without it, a new file in the worker's
+        temporary directory, which the log and the report name. (templated)
+    :param missing_path: a file for all missing ids, likewise. (templated)
+    :param wait_for_completion: end only when the delete is applied. By default, unlike in other operators,
+        because what this task promises is the state of the index.
+    :param poll_interval: seconds between two looks while waiting.
+    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
+        retried if it has retries.
+    :param deferrable: wait in the triggerer, without a worker's slot.
+    :param durable: accepted for the sake of DAGs that outlive this version; progress is not kept yet, so
+        every try starts with a listing.
+    :param verify: ``sample`` asks about a few ids before and after, which proves the delete even if somebody
+        else writes to the index meanwhile; ``none`` asks nothing.
+    :param concurrency: requests in flight at once while deleting.
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        "index_name",
+        "ids",
+        "ids_path",
+        "id_prefix",
+        "surplus_path",
+        "missing_path",
+        "conn_id",
+        "account_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"ids": "json"}
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        ids: Sequence[str | int] | str | None = None,
+        ids_path: str | None = None,
+        id_prefix: str | None = None,
+        max_delete_fraction: float = 0.2,
+        allow_empty: bool = False,
+        confirm_after: float | None = None,
+        dry_run: bool = False,
+        surplus_path: str | None = None,
+        missing_path: str | None = None,
+        wait_for_completion: bool = True,
+        poll_interval: float = 10,
+        wait_timeout: float = 900,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        durable: bool = True,
+        verify: str = "sample",
+        concurrency: int = 4,
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            index_name=index_name,
+            wait_for_completion=wait_for_completion,
+            poll_interval=poll_interval,
+            wait_timeout=wait_timeout,
+            deferrable=deferrable,
+            conn_id=conn_id,
+            account_id=account_id,
+            **kwargs,
+        )
+        self.ids = ids
+        self.ids_path = ids_path
+        self.id_prefix = id_prefix
+        self.max_delete_fraction = max_delete_fraction
+        self.allow_empty = allow_empty
+        self.confirm_after = confirm_after
+        # Not dry_run: that is a method of Airflow's base class.
+        self.is_dry_run = dry_run
+        self.surplus_path = surplus_path
+        self.missing_path = missing_path
+        self.durable = durable
+        self.verify = verify
+        self.concurrency = concurrency
+        # With native rendering a template may give None, which must not become "the whole index".
+        self._has_prefix = id_prefix is not None
+
+    def execute(self, context: Context) -> str | None:
+        """
+        List, compare, delete the surplus, push report and receipt and, with ``wait_for_completion``, wait.
+
+        :param context: the task's context.
+        :return: the id of the last mutation, None if nothing was sent.
+        :raises VectorizeInputError: something passed or configured cannot work, or a guard refuses; nothing
+            was deleted.
+        :raises VectorizeListingExpired: the listing expired for the fourth time; nothing was deleted.
+        :raises VectorizeBatchError: not all deletes were accepted; says how many were.
+        :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
+        """
+        from airflow_provider_cfvectorize.client.reconciliation import Comparison
+
+        self._check_options()
+        client = self.make_client(max_connections=self.concurrency)
+        try:
+            with Comparison(self.id_prefix) as comparison:
+                self._compare(client, comparison)
+                receipt = self._act(context, client, comparison)
+        finally:
+            # Also wakes threads that wait to send, when Airflow ends the task from a signal handler.
+            client.session.stop()
+            client.close()
+        return None if self.is_dry_run else self.hand_on(context, receipt)
+
+    def _check_options(self) -> None:
+        from airflow_provider_cfvectorize.client.addresses import check_path_name
+        from airflow_provider_cfvectorize.client.reconciliation import check_prefix
+
+        check_path_name(self.index_name)
+        if self._has_prefix and self.id_prefix is None:
+            raise VectorizeInputError(
+                "id_prefix was given and became None: a template or an upstream task gave nothing, and the "
+                "task will not take that for the whole index"
+            )
+        check_prefix(self.id_prefix)
+        if self.verify not in ("sample", "none"):
+            raise VectorizeInputError(f"verify is {show(self.verify)}, expected 'sample' or 'none'")
+        self.check_number("max_delete_fraction", 0)
+        if self.max_delete_fraction > 1:
+            raise VectorizeInputError(
+                f"max_delete_fraction is {show(self.max_delete_fraction)}, expected a number from 0 to 1: "
+                "the part of the listed ids that may be deleted, 0.2 for 20 %"
+            )
+        if not isinstance(self.allow_empty, bool):
+            # The text "False" would be true, and what it allows cannot be undone.
+            raise VectorizeInputError(f"allow_empty is {show(self.allow_empty)}, expected True or False")
+        if not isinstance(self.is_dry_run, bool):
+            raise VectorizeInputError(f"dry_run is {show(self.is_dry_run)}, expected True or False")
+        if self.confirm_after is not None:
+            self.check_number("confirm_after", 0)
+        self.check_number("concurrency", 1, whole=True)
+        self.check_wait()
+        self._check_paths()
+
+    def _check_paths(self) -> None:
+        from airflow_provider_cfvectorize.client.files import has_scheme, local_path
+        from airflow_provider_cfvectorize.operators.storage import path_of
+
+        names: dict[str, str] = {}
+        for name in ("ids_path", "surplus_path", "missing_path"):
+            if getattr(self, name) is None:
+                continue
+            path = path_of(getattr(self, name), name)
+            setattr(self, name, path)
+            place = path if has_scheme(path) else local_path(path, name)
+            if place in names:
+                raise VectorizeInputError(
+                    f"{names[place]} and {name} are both {show(path, 200)}: one would replace the other"
+                )
+            names[place] = name
+
+    def _compare(self, client: VectorizeClient, comparison: Comparison) -> None:
+        from airflow_provider_cfvectorize.client.reconciliation import pause, see_index
+        from airflow_provider_cfvectorize.operators.inputs import read_id_source
+
+        desired = read_id_source(self.ids, self.ids_path, log=self.log)
+        comparison.want(desired, shown=self.ids_path is None)
+        if desired.count == 0 and not self.is_dry_run:
+            # Whatever is listed would be refused.
+            self._raise(self._refusal(comparison))
+        if self.id_prefix is None:
+            self.log.warning(
+                "Without id_prefix this task owns the whole index %s: whatever is not among the %d desired "
+                "ids counts as surplus, whoever wrote it.",
+                self.index_name,
+                comparison.desired,
+            )
+        see_index(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
+        self._tell(comparison)
+        if self.confirm_after is None or comparison.surplus.count == 0:
+            return
+        if self._refusal(comparison) and not self.is_dry_run:
+            return
+        self.log.info("Listing again in %g s, to confirm the surplus.", self.confirm_after)
+        pause(self.confirm_after, self.is_killed)
+        see_index(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
+        self._tell(comparison)
+
+    def _act(self, context: Context, client: VectorizeClient, comparison: Comparison) -> Receipt:
+        from airflow_provider_cfvectorize.client.mutations import Receipt
+
+        surplus, missing = comparison.surplus, comparison.missing
+        report: dict[str, Any] = {
+            "listed": comparison.listed,
+            "desired": comparison.desired,
+            "surplus": surplus.count,
+            "deleted": 0,
+            "missing": missing.count,
+            "missing_ids": missing.first(SHOWN_MISSING),
+            "surplus_path": None,
+            "missing_path": None,
+            "dry_run": self.is_dry_run,
+            "refused": self._refusal(comparison),
+            "id_prefix": self.id_prefix,
+        }
+        if report["refused"] and not self.is_dry_run:
+            self.push(context, "report", report)
+            self._raise(report["refused"])
+        self._write_files(report, surplus, missing)
+        if self.is_dry_run:
+            receipt = Receipt(None, self.index_name, client.account_id)
+            self._end_dry_run(context, report, receipt)
+            return receipt
+        try:
+            receipt = self._delete(client, surplus)
+        except VectorizeBatchError as e:
+            self.push(context, "report", {**report, "deleted": e.acknowledged})
+            raise
+        self.push(context, "report", {**report, "deleted": receipt.count})
+        return receipt
+
+    def _write_files(self, report: dict[str, Any], surplus: IdSource, missing: IdSource) -> None:
+        if self.missing_path is not None:
+            self._write(missing, self.missing_path, "missing_path")
+            report["missing_path"] = self.missing_path
+        if self.surplus_path is not None:
+            self._write(surplus, self.surplus_path, "surplus_path")
+            report["surplus_path"] = self.surplus_path
+        elif self.is_dry_run:
+            report["surplus_path"] = self._write_temporary(surplus)
+
+    def _end_dry_run(self, context: Context, report: dict[str, Any], receipt: Receipt) -> None:
+        self.log.info(
+            "Dry run: %d ids would be deleted; they are in %s.", report["surplus"], report["surplus_path"]
+        )
+        if report["refused"]:
+            self.log.warning("Without dry_run the task would fail: %s.", report["refused"])
+        self.push(context, "report", report)
+        rehearsed = {"dry_run": True, "would_delete": report["surplus"]}
+        self.push(context, "receipt", {**receipt.as_dict(), **rehearsed})
+
+    def _delete(self, client: VectorizeClient, surplus: IdSource) -> Receipt:
+        from airflow_provider_cfvectorize.client.deletion import delete_ids
+
+        receipt = delete_ids(
+            client,
+            self.index_name,
+            surplus,
+            concurrency=self.concurrency,
+            witnesses=self.verify != "none",
+            stopped=self.is_killed,
+            log=self.log,
+        )
+        if receipt.mutation_id is None:
+            self.log.info("No surplus, so nothing was sent.")
+        else:
+            self.log.info(
+                "Accepted: the delete of %d ids in %d requests; the last mutation is %s.",
+                receipt.count,
+                receipt.batches,
+                receipt.mutation_id,
+            )
+        return receipt
+
+    def _refusal(self, comparison: Comparison) -> str | None:
+        from airflow_provider_cfvectorize.client.reconciliation import refusal
+
+        return refusal(
+            desired=comparison.desired,
+            listed=comparison.listed,
+            surplus=comparison.surplus.count,
+            allow_empty=self.allow_empty,
+            max_delete_fraction=self.max_delete_fraction,
+        )
+
+    def _raise(self, refused: str | None) -> None:
+        if refused is not None:
+            raise VectorizeInputError(f"index {show(self.index_name)}: {refused}")
+
+    def _tell(self, comparison: Comparison) -> None:
+        self.log.info(
+            "Index %s, %s: %d ids listed, %d desired, %d surplus, %d missing.",
+            self.index_name,
+            "all ids" if self.id_prefix is None else f"ids that begin with {show(self.id_prefix)}",
+            comparison.listed,
+            comparison.desired,
+            comparison.surplus.count,
+            comparison.missing.count,
+        )
+
+    def _write(self, ids: IdSource, path: str, name: str) -> None:
+        from airflow_provider_cfvectorize.client.files import is_ndjson
+        from airflow_provider_cfvectorize.client.idsfile import write_ids
+        from airflow_provider_cfvectorize.operators.storage import write_file
+
+        with write_file(path, name) as file:
+            write_ids(file, ids, ndjson=is_ndjson(path))
+        self.log.info("Wrote %d ids to the %s %s.", ids.count, name, show(path, 200))
+
+    def _write_temporary(self, ids: IdSource) -> str:
+        from airflow_provider_cfvectorize.client.idsfile import write_ids
+
+        # NDJSON, since any id can stand in it; made so that only its owner can read it.
+        handle, path = tempfile.mkstemp(prefix="cfvectorize-surplus-", suffix=".ndjson")
+        try:
+            with open(handle, "wb") as file:
+                write_ids(file, ids, ndjson=True)
+        except BaseException:
+            os.unlink(path)
+            raise
+        return path
