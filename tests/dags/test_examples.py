@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from airflow.models import DagBag
 
+from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+from airflow_provider_cfvectorize.local import LocalVectorize
 from dags.running import run_dag
 from harness import Vectorize
 
@@ -31,7 +34,7 @@ def load(name: str) -> ModuleType:
 def test_airflow_reads_them_all() -> None:
     bag = DagBag(dag_folder=str(EXAMPLES))
     assert bag.import_errors == {}
-    assert len(bag.dags) == len(list(EXAMPLES.glob("*.py"))) == 4
+    assert len(bag.dags) == len(list(EXAMPLES.glob("*.py"))) == 6
     for dag in bag.dags.values():
         assert dag.doc_md
 
@@ -65,3 +68,46 @@ def test_the_form_of_the_params_is_one_that_the_ui_renders() -> None:
     # An array of strings is a text box with a line for each.
     assert (schema["type"], schema["items"]) == ("array", {"type": "string"})
     assert schema["title"]
+
+
+def test_an_index_is_kept_in_step_with_a_file(server: LocalVectorize, tmp_path: Path) -> None:
+    module = load("example_sync_documents")
+    documents = (EXAMPLES / "documents.ndjson").read_text().splitlines(keepends=True)
+    path = tmp_path / "documents.ndjson"
+    path.write_text("".join(documents))
+    run = run_dag(module.dag, run_conf={"path": str(path)})
+    assert run.state == "success", run.states
+    hook = CloudflareVectorizeHook()
+    assert set(hook.iter_ids("documents")) == {json.loads(line)["id"] for line in documents}
+    found = run.pull("query")["matches"]
+    assert found[0]["id"] == "vector-delete"
+    assert len(found) == 3
+    assert {match["metadata"]["lang"] for match in found} == {"en"}
+    assert run.pull("show") == [match["metadata"]["text"] for match in found]
+    # The next day one document is gone, one is new, and one is another.
+    changed = json.loads(documents[1])
+    changed["text"] = "A sensor waits."
+    path.write_text("".join([*documents[2:], f"{json.dumps(changed)}\n", documents[0].replace("dag", "new")]))
+    run = run_dag(load("example_sync_documents").dag, run_conf={"path": str(path)})
+    assert run.state == "success", run.states
+    ids = {json.loads(line)["id"] for line in documents} - {"airflow-dag"} | {"airflow-new"}
+    assert set(hook.iter_ids("documents")) == ids
+    assert hook.get_by_ids("documents", ["airflow-sensor"])[0]["metadata"]["text"] == "A sensor waits."
+    assert run.pull("reconcile", "report")["surplus"] == 1
+    # A file cut short deletes nothing.
+    path.write_text("".join(documents[:6]))
+    run = run_dag(load("example_sync_documents").dag, run_conf={"path": str(path)})
+    assert run.states["reconcile"] == "failed"
+    assert ids <= set(hook.iter_ids("documents"))
+
+
+def test_an_index_is_emptied(vectorize: Vectorize, object_storage: str) -> None:
+    vectorize.fill([*(f"v{i}" for i in range(999)), "line\nbreak"])
+    conf = {"storage": f"{object_storage}/vectorize", "chunk_size": 300}
+    run = run_dag(load("example_empty_index").dag, run_conf=conf)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == set()
+    assert run.pull("wait_until_empty")["mutation_count"] == 4
+    # Of an empty index there is nothing to delete, and nothing to wait for.
+    run = run_dag(load("example_empty_index").dag, run_conf=conf)
+    assert set(run.states.values()) == {"success", "skipped"}

@@ -127,7 +127,7 @@ def test_a_file_of_ids_is_read_as_it_was_listed(
     path = tmp_path / ("ids.ndjson" if ndjson else "ids")
     cannot = any("\n" in id_ or "\r" in id_ for id_ in ids) or (ids[:1] and ids[0].startswith("\ufeff"))
     if cannot and not ndjson:
-        with pytest.raises(VectorizeInputError, match=r"give path a name that ends in \.ndjson"):
+        with pytest.raises(VectorizeInputError, match=r"give the file a name that ends in \.ndjson"):
             list_ids(path=str(path))
     else:
         read = IdsFile(list_ids(path=str(path)))
@@ -295,7 +295,7 @@ def test_a_kill_ends_a_listing(script: Script, tmp_path: Path, prefix: str | Non
         number = next(numbers)
         if number == 1 and not answered:
             over.wait(60)
-        return page([f"v{number}"], f"c{number}")
+        return page([f"v{number}"], f"c{number}" if number < 300 else None)
 
     server = script(answer)
     operator = ListVectorsOperator(

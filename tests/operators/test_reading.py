@@ -216,6 +216,7 @@ def test_a_file_of_vectors_is_never_held(script: Script, tmp_path: Path) -> None
         ({"ids": ["a"], "concurrency": 0}, "concurrency is 0"),
         ({"ids": ["a"], "return_values": "no"}, "return_values is 'no', expected True or False"),
         ({"ids": ["a"], "index_name": "a/b"}, "index name 'a/b'"),
+        ({"ids": [], "index_name": "a/b"}, "index name 'a/b'"),
         ({"ids": ["a"], "account_id": "f" * 31}, "32 hexadecimal digits"),
         ({"ids": ["a"], "conn_id": "none"}, "none"),
     ],

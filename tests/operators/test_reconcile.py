@@ -365,7 +365,7 @@ def test_files_are_written_when_nothing_stands_in_them(vectorize: Vectorize, tmp
 def test_an_id_that_no_line_can_hold(vectorize: Vectorize, tmp_path: Path, dry_run: bool) -> None:
     vectorize.fill(["a", "b\nc"])
     path = tmp_path / "surplus.txt"
-    with pytest.raises(VectorizeInputError, match=r"'b\\nc' cannot be read back.*\.ndjson"):
+    with pytest.raises(VectorizeInputError, match=r"'b\\nc' has a line break.*\.ndjson"):
         reconcile(ids=["a"], surplus_path=str(path), dry_run=dry_run)
     assert list(tmp_path.iterdir()) == []
     assert vectorize.ids() == {"a", "b\nc"}

@@ -42,6 +42,7 @@ from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.local.__main__ import TOKEN_VARIABLE, build_parser
 from dags.running import make_dag, run_dag
 from harness import Vectorize, wait_until
+from readme import operator_blocks
 from readme.markdown import ROOT, Block, documents, read
 
 BLOCKS = {block.key: block for path in documents() for block in read(path).blocks}
@@ -386,6 +387,12 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "docs/local-server.md#from-the-shell/2": is_what_the_server_prints,
     "docs/local-server.md#from-python/1": runs_as_a_script,
     "docs/local-server.md#from-python/2": runs_as_a_script,
+    **{
+        key: lambda block, bench: operator_blocks.RULES[block.key](
+            block, operator_blocks.Stage(bench.server, bench.directory)
+        )
+        for key in operator_blocks.RULES
+    },
 }
 
 
