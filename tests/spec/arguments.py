@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be passed to each method of the client that is one request, as strategies and as one call with all of it."""
+"""What may be passed to each method of the client that is one request, at random and all of it at once."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ ENDPOINTS = [
     for method in methods
 ]
 
-#: One line of NDJSON. Of the body of an insert or upsert, the description says that it is binary, and no more;
+#: One line of NDJSON. Of the body of an insert or upsert, the description says only that it is binary;
 #: this is its schema of a vector that is read back, and what the documentation says must be there.
 VECTOR: dict[str, Any] = {
     "allOf": [
@@ -178,7 +178,7 @@ def _parse(text: bytes) -> Any:
     return json.loads(text.decode(), parse_constant=no_constant, object_pairs_hook=no_repetition)
 
 
-# --- schemas ------------------------------------------------------------------------------------------------
+# --- schemas ----------------------------------------------------------------------------------------------
 
 
 def _problems(schema: dict[str, Any], value: Any) -> Iterator[str]:
