@@ -162,8 +162,10 @@ class World:
         self.client.close()
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
+# With a parameter, each test that schemathesis makes of an endpoint has an id of its own; without, pytest 9.2
+# gives all of them the name of the function.
+@pytest.fixture(params=["in-memory"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with LocalVectorize(apply_delay=0) as server:
         world = World(server)
         yield world
