@@ -184,6 +184,11 @@ def parse_index(body: dict[str, Any], created_on: float, behaviour: Behaviour) -
         raise errors.not_json("config: expected an object")
     preset = config.get("preset")
     if preset is not None:
+        if config.get("dimensions") is not None and config.get("metric") is not None:
+            # oneOf in the schema; taking one of them and dropping the other would hide a mistake.
+            raise errors.invalid_config(
+                "Config must have dimensions and metric, or a preset, not both", behaviour
+            )
         if not isinstance(preset, str) or preset not in PRESETS:
             raise errors.invalid_config(f"Preset must be one of: {', '.join(PRESETS)}", behaviour)
         return IndexConfig(name, description, *PRESETS[preset], preset, created_on)

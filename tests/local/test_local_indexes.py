@@ -89,6 +89,17 @@ def test_presets_have_the_dimensions_of_the_clients_table():
     assert {name: dimensions for name, (dimensions, _) in PRESETS.items()} == limits.PRESET_DIMENSIONS
 
 
+def test_a_preset_and_dimensions_with_a_metric(client: Client):
+    # The published schema has oneOf.
+    config = {"preset": "@cf/baai/bge-base-en-v1.5", "dimensions": 768, "metric": "cosine"}
+    status, code, text = refusal(client.create("fresh", config=config))
+
+    assert (status, code) == (400, 3003)
+    assert text == (
+        "vectorize.index.invalid_config - Config must have dimensions and metric, or a preset, not both"
+    )
+
+
 def test_unknown_preset(client: Client):
     assert "Preset must be one of: @cf/" in refusal(client.create("fresh", config={"preset": "none"}))[2]
 
