@@ -8,7 +8,7 @@ import re
 import secrets
 import stat
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
@@ -85,7 +85,7 @@ def open_local(path: str, name: str) -> BinaryIO:
         ) from None
 
 
-def lines_of(file: BinaryIO, longest: int, too_long: str) -> Iterator[bytes]:
+def lines_of(file: BinaryIO, longest: int, too_long: Callable[[int], str]) -> Iterator[bytes]:
     """
     Iterate over the lines of a file, without their ends and without a byte order mark.
 
@@ -93,11 +93,12 @@ def lines_of(file: BinaryIO, longest: int, too_long: str) -> Iterator[bytes]:
 
     :param file: what to read.
     :param longest: the most bytes of a line; a few more may pass.
-    :param too_long: what to say of a longer one.
+    :param too_long: what to say of a longer one, from its number, the first line being 1.
     :raises VectorizeInputError: a line is longer.
     """
     rest = b""
     first = True
+    number = 0
     while chunk := file.read(CHUNK_BYTES):
         if first:
             first = False
@@ -108,8 +109,9 @@ def lines_of(file: BinaryIO, longest: int, too_long: str) -> Iterator[bytes]:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             yield line.removesuffix(b"\r")
+        number += len(lines)
         if len(rest) > longest:
-            raise VectorizeInputError(too_long)
+            raise VectorizeInputError(too_long(number + 1))
     if rest:
         yield rest.removesuffix(b"\r")
 

@@ -170,8 +170,10 @@ class IdsFile:
             yield from lines_of(
                 file,
                 longest,
-                f"ids_path {show(self.path, 200)} has a line of more than {longest} bytes: expected one id a "
-                "line, lines ended by LF or CRLF",
+                lambda line: (
+                    f"ids_path {show(self.path, 200)} has a line of more than {longest} bytes, line {line}: "
+                    "expected one id a line, lines ended by LF or CRLF"
+                ),
             )
 
     def _open(self) -> BinaryIO:

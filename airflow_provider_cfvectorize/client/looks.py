@@ -20,6 +20,8 @@ from airflow_provider_cfvectorize.client.mutations import (
     Verdict,
     decide,
     format_time,
+    is_later,
+    settle,
 )
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
@@ -63,7 +65,7 @@ class Look:
         self._waits = waits
         self._last = last
         self._decisions = {
-            key: [decide(receipt, state, at_deadline=key in last) for receipt in receipts]
+            key: settle(receipts, [decide(receipt, state, at_deadline=key in last) for receipt in receipts])
             for key, receipts in waits.items()
         }
         self._unread = {key: unread for key in waits if (unread := self._to_read(key))}
@@ -77,9 +79,11 @@ class Look:
         decisions = self._decisions[key]
         wanted = [i for i, decision in enumerate(decisions) if decision.verdict is Verdict.READ_BACK]
         pending = [i for i, decision in enumerate(decisions) if decision.verdict is Verdict.PENDING]
-        if pending and key not in self._last:
-            return []
         receipts = self._waits[key]
+        # What a later mutation may settle is no reason not to look at that.
+        lost = [i for i in pending if not any(is_later(receipts[k], receipts[i]) for k in wanted)]
+        if lost and key not in self._last:
+            return []
         # At the end, also what the error will tell: which witnesses are still there.
         wanted += [i for i in pending if receipts[i].to_read_back][:EXPLAINED_WAITS]
         return sorted(wanted, key=lambda i: receipts[i].accepted_at or datetime.min.replace(tzinfo=UTC))
@@ -109,10 +113,12 @@ class Look:
         fruitful = False
         for key, i in self._reading:
             last = key in self._last
-            decision = decide(self._waits[key][i], self.state, found, at_deadline=last)
-            self._decisions[key][i] = decision
-            fruitful = fruitful or decision.verdict is Verdict.APPLIED
-            if decision.verdict is not Verdict.APPLIED and not last:
+            decisions = self._decisions[key]
+            decisions[i] = decide(self._waits[key][i], self.state, found, at_deadline=last)
+            decisions[:] = settle(self._waits[key], decisions)
+            applied = decisions[i].verdict is Verdict.APPLIED
+            fruitful = fruitful or applied
+            if not applied and not last:
                 self._unread[key].clear()
         if not fruitful:
             self._fruitless += 1

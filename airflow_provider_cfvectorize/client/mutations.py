@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Receipts of writes, and the one function that decides whether a write is applied: :func:`decide`.
+The one function that decides whether a write is applied: :func:`decide`.
 
 Vectorize applies writes in the order of their acceptance, in batches, some seconds to minutes later, and
 shows one watermark an index: the last mutation that was applied, by any writer. A later one overwrites it, so
@@ -10,19 +10,39 @@ here and nowhere else: the sensor in each of its modes, the trigger and the wait
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.ids import problem_with_id
+from airflow_provider_cfvectorize.client.receipts import (
+    MAX_COUNT,
+    MAX_WITNESSES,
+    Receipt,
+    format_time,
+    is_mutation_id,
+    parse_time,
+)
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
-from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+__all__ = [
+    "MAX_COUNT",
+    "MAX_WITNESSES",
+    "Decision",
+    "IndexState",
+    "Receipt",
+    "Verdict",
+    "decide",
+    "format_time",
+    "is_later",
+    "is_mutation_id",
+    "parse_time",
+    "settle",
+]
 
 #: The ``Date`` header that a receipt's ``accepted_at`` comes from has whole seconds, and clocks differ a
 #: little.
@@ -30,169 +50,12 @@ CLOCK_TOLERANCE: Final = timedelta(seconds=2)
 #: How long an applied delete's vectors may still be readable before that is reported: p99 of applying is
 #: below two minutes (Cloudflare's changelog, 2026-06-30), and the views lag less than that.
 VISIBILITY_PATIENCE: Final = timedelta(seconds=120)
-#: After so long, plus :data:`INFERENCE_TIME_PER_JOB` for each full job's worth of batches, a mutation is
-#: taken as applied if later ones were: more than twice the p99 of applying.
+#: After so long, plus :data:`INFERENCE_TIME_PER_JOB` for each full job's worth of batches or vectors, a
+#: mutation is taken as applied if later ones were: more than twice the p99 of applying.
 INFERENCE_TIME: Final = timedelta(seconds=300)
 INFERENCE_TIME_PER_JOB: Final = timedelta(seconds=60)
 #: A receipt younger than this is not worth a look: the median of applying is below 30 s (same changelog).
 YOUNG: Final = timedelta(seconds=20)
-#: Ids and batches that a receipt may count: more than fit into all the indexes of an account.
-MAX_COUNT: Final = 10**12
-#: Witnesses in a receipt that this package writes; those of others may have as many as one request can read.
-MAX_WITNESSES: Final = 5
-
-_MUTATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.MAX_MUTATION_ID_CHARS}}}", re.ASCII)
-
-
-def is_mutation_id(value: object) -> TypeGuard[str]:
-    """Say whether something can be the id of a mutation."""
-    return isinstance(value, str) and bool(_MUTATION_ID.fullmatch(value))
-
-
-def format_time(time: datetime | None) -> str | None:
-    """Return a time as ISO 8601 in UTC with a ``Z``."""
-    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def parse_time(text: object) -> datetime | None:
-    """Return the time an ISO 8601 text stands for, None if it does not stand for one; naive ones are UTC."""
-    if not isinstance(text, str):
-        return None
-    try:
-        parsed = datetime.fromisoformat(text)
-        return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """
-    What the service acknowledged, and what is needed to tell later whether it is applied.
-
-    :param mutation_id: the id of the last mutation; None if nothing was sent.
-    :param index_name: the index.
-    :param account_id: the account.
-    :param accepted_at: the server's clock when it accepted the last batch, whole seconds.
-    :param count: number of ids sent.
-    :param batches: number of requests they were sent in.
-    :param witness_ids: of a delete, ids that existed before, in the batch of the last mutation; their absence
-        proves it.
-    :param bare: there is no receipt, only a mutation id.
-    :param witness_vectors: of an insert or upsert, vectors of the batch of the last mutation that were not so
-        before; that they read back as they were written proves it.
-    """
-
-    mutation_id: str | None
-    index_name: str | None = None
-    account_id: str | None = None
-    accepted_at: datetime | None = None
-    count: int = 0
-    batches: int = 0
-    witness_ids: tuple[str, ...] = ()
-    bare: bool = False
-    witness_vectors: tuple[WitnessVector, ...] = ()
-
-    @property
-    def to_read_back(self) -> tuple[str, ...]:
-        """Return the ids of all witnesses."""
-        return self.witness_ids or tuple(witness.id for witness in self.witness_vectors)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the receipt as it goes into XCom and into a trigger's arguments."""
-        receipt: dict[str, Any] = {
-            "mutation_id": self.mutation_id,
-            "index_name": self.index_name,
-            "account_id": self.account_id,
-            "accepted_at": format_time(self.accepted_at),
-            "count": self.count,
-            "batches": self.batches,
-            "witness_ids": list(self.witness_ids),
-        }
-        if self.witness_vectors:
-            receipt["witness_vectors"] = [witness.as_dict() for witness in self.witness_vectors]
-        return receipt
-
-    @classmethod
-    def of_bare_id(cls, mutation_id: object) -> Receipt:
-        """
-        Return a stand-in for the receipt of a mutation of which only the id is known.
-
-        :raises VectorizeInputError: this cannot be a mutation id.
-        """
-        if not is_mutation_id(mutation_id):
-            raise VectorizeInputError(
-                f"mutation_id {show(mutation_id)} cannot be one: expected the text that an upstream task "
-                "returned, such as delete.output, or its receipt"
-            )
-        return cls(mutation_id, bare=True)
-
-    @classmethod
-    def from_dict(cls, value: object) -> Receipt:
-        """
-        Read a receipt back.
-
-        :param value: what :meth:`as_dict` returned.
-        :raises VectorizeInputError: it is not one, with the field that is wrong.
-        """
-        if not isinstance(value, Mapping) or "mutation_id" not in value:
-            raise VectorizeInputError(
-                f"receipt: got {show(value)}, expected the dict that an operator pushes under the XCom key "
-                "'receipt'"
-            )
-        mutation_id = value["mutation_id"]
-        if mutation_id is not None:
-            cls.of_bare_id(mutation_id)
-        accepted_at = parse_time(value.get("accepted_at"))
-        if mutation_id is not None and accepted_at is None:
-            raise VectorizeInputError(
-                f"receipt: accepted_at is {show(value.get('accepted_at'))}, expected a time such as "
-                "2026-01-31T23:59:59Z"
-            )
-        witnesses = value.get("witness_ids") or []
-        if (
-            not isinstance(witnesses, list | tuple)
-            or len(witnesses) > limits.MAX_GET_IDS
-            or not all(isinstance(id_, str) and problem_with_id(id_) is None for id_ in witnesses)
-        ):
-            raise VectorizeInputError(
-                f"receipt: witness_ids is {show(witnesses)}, expected a list of at most {limits.MAX_GET_IDS} "
-                "ids of 1 to 64 bytes"
-            )
-        vectors = value.get("witness_vectors") or []
-        if (
-            not isinstance(vectors, list | tuple)
-            or len(vectors) > limits.MAX_GET_IDS
-            or (vectors and witnesses)
-        ):
-            raise VectorizeInputError(
-                f"receipt: witness_vectors is {show(vectors)}, expected a list of at most "
-                f"{limits.MAX_GET_IDS}, and no witness_ids beside it"
-            )
-        numbers: dict[str, int] = {}
-        for name in ("count", "batches"):
-            number = value.get(name, 0)
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= MAX_COUNT:
-                raise VectorizeInputError(
-                    f"receipt: {name} is {show(number)}, expected a whole number from 0 to {MAX_COUNT}"
-                )
-            numbers[name] = number
-        texts: dict[str, str | None] = {}
-        for name in ("index_name", "account_id"):
-            text = value.get(name)
-            if text is not None and not isinstance(text, str):
-                raise VectorizeInputError(f"receipt: {name} is {show(text)}, expected a string")
-            texts[name] = text
-        return cls(
-            mutation_id,
-            index_name=texts["index_name"],
-            account_id=texts["account_id"],
-            accepted_at=accepted_at,
-            count=numbers["count"],
-            batches=numbers["batches"],
-            witness_ids=tuple(witnesses),
-            witness_vectors=tuple(WitnessVector.from_dict(vector) for vector in vectors),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +152,7 @@ def decide(
     # Another mutation's watermark, not older than this one: perhaps overtaken, perhaps still behind a
     # backlog.
     age = state.observed_at - receipt.accepted_at
-    jobs = receipt.batches // limits.MUTATIONS_PER_JOB
+    jobs = max(receipt.batches // limits.MUTATIONS_PER_JOB, receipt.count // limits.VECTORS_PER_JOB)
     old_enough = (
         stamp is not None
         and stamp >= receipt.accepted_at
@@ -311,20 +174,24 @@ def _decide_by_watermark(
     receipt: Receipt, state: IndexState, found: Mapping[str, WitnessVector] | None, at_deadline: bool
 ) -> Decision:
     """Decide on a mutation whose watermark is there: the service says itself that it is applied."""
-    if not receipt.witness_ids:
+    if not receipt.to_read_back:
         return Decision(Verdict.APPLIED, "watermark", "the watermark is this mutation")
     if found is None:
         return Decision(Verdict.READ_BACK, reason="the watermark is this mutation")
-    decision = _about_witnesses(receipt, found)
-    still_visible = _against(receipt, found)
-    if not still_visible:
+    if receipt.witness_ids:
+        against = _against(receipt, found)
+        decision = partial(Decision, still_visible=against, witnesses_checked=len(receipt.witness_ids))
+        seen, count = "gone", _count_visible(receipt, against)
+    else:
+        # Whether they are as they were written is not asked here: the service may round them.
+        against = _as_before(receipt, found)
+        decision = partial(Decision, differing=against, witnesses_checked=len(receipt.witness_vectors))
+        seen, count = "written", f"{len(against)} of {len(receipt.witness_vectors)} witnesses are as before"
+    if not against:
         return decision(
-            Verdict.APPLIED, "watermark", "the watermark is this mutation, and its witnesses are gone"
+            Verdict.APPLIED, "watermark", f"the watermark is this mutation, and its witnesses are {seen}"
         )
-    reason = (
-        f"the watermark is this mutation, but {_count_visible(receipt, still_visible)} (a lagging view, or "
-        "written again since)"
-    )
+    reason = f"the watermark is this mutation, but {count} (a lagging view, or written again since)"
     since = state.processed_up_to or receipt.accepted_at
     late = since is not None and state.observed_at - since >= VISIBILITY_PATIENCE
     if late or at_deadline:
@@ -357,8 +224,9 @@ def _decide_by_witnesses(
     if len(against) < len(receipt.to_read_back) and old_enough:
         # A mutation is applied whole, so one witness proves it; the others were written again since.
         return decision(Verdict.APPLIED, "read_back", reason)
-    if not is_delete and all(id_ in found for id_ in against) and (settled or at_deadline):
-        # Nobody knows how the service rounds, so that they differ is no proof of anything.
+    changed = not is_delete and all(id_ in found for id_ in against) and not _as_before(receipt, found)
+    if changed and (settled or at_deadline):
+        # Nobody knows how the service rounds, so they may be what was written. They are not what was there.
         return decision(Verdict.APPLIED, "present_differs", reason)
     if settled:
         return decision(Verdict.APPLIED, "inferred", f"{reason}; nothing has been applied since")
@@ -369,7 +237,12 @@ def _against(receipt: Receipt, found: Mapping[str, WitnessVector]) -> tuple[str,
     """Return the ids of the witnesses that do not show the mutation to be applied."""
     if receipt.witness_ids:
         return tuple(id_ for id_ in receipt.witness_ids if id_ in found)
-    return tuple(witness.id for witness in receipt.witness_vectors if found.get(witness.id) != witness)
+    return tuple(w.id for w in receipt.witness_vectors if not w.is_as_written(found.get(w.id)))
+
+
+def _as_before(receipt: Receipt, found: Mapping[str, WitnessVector]) -> tuple[str, ...]:
+    """Return the ids of an insert's or upsert's witnesses that are still as they were before it."""
+    return tuple(w.id for w in receipt.witness_vectors if w.is_as_before(found.get(w.id)))
 
 
 def _about_witnesses(receipt: Receipt, found: Mapping[str, WitnessVector] | None) -> Callable[..., Decision]:
@@ -391,3 +264,40 @@ def _count_differing(receipt: Receipt, differing: tuple[str, ...]) -> str:
     return (
         f"{len(differing)} of {len(receipt.witness_vectors)} witnesses are absent or not as they were written"
     )
+
+
+def is_later(one: Receipt, other: Receipt) -> bool:
+    """Say whether one mutation was certainly accepted after another of the same index."""
+    if one.accepted_at is None or other.accepted_at is None:
+        return False
+    return one.accepted_at - other.accepted_at > CLOCK_TOLERANCE
+
+
+def settle(receipts: Sequence[Receipt], decisions: Sequence[Decision]) -> list[Decision]:
+    """
+    Decide on those pending mutations of a wait that came before one which is known to be applied.
+
+    Mutations are applied in the order of their acceptance. So of two writes of the same ids the later one
+    proves the earlier, of which nothing may be left to see.
+
+    :param receipts: mutations of one index.
+    :param decisions: what :func:`decide` said of each.
+    :return: the decisions, with those that follow from others.
+    """
+    proofs = [
+        (receipt, decision.outcome)
+        for receipt, decision in zip(receipts, decisions, strict=True)
+        if decision.outcome in ("watermark", "read_back")
+    ]
+
+    def settled(receipt: Receipt, decision: Decision) -> Decision:
+        later = [proof for proof in proofs if is_later(proof[0], receipt)]
+        if decision.verdict is not Verdict.PENDING or not later:
+            return decision
+        # What is seen now may be the later one's doing; but no delete makes a vector visible.
+        visible = decision.still_visible if all(proof.witness_ids for proof, _ in later) else ()
+        outcome = min((outcome for _, outcome in later), key=lambda outcome: outcome != "watermark")
+        reason = "a later mutation of this wait is known to be applied"
+        return Decision(Verdict.APPLIED, outcome, reason, visible, decision.witnesses_checked)
+
+    return [settled(receipt, decision) for receipt, decision in zip(receipts, decisions, strict=True)]

@@ -108,6 +108,8 @@ def report_evidence(
         log.warning("%s", text)
     if visible or differing:
         return
+    if require_equal and evidence["outcome"] == "inferred":
+        log.warning("require_equal: there was no witness, so nothing was compared.")
     if evidence["outcome"] == "nothing_to_do":
         log.info("Nothing was sent, so there is nothing to wait for.")
     elif evidence["outcome"] == "inferred":

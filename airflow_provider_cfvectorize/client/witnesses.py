@@ -14,7 +14,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from airflow_provider_cfvectorize.client.ids import problem_with_id
@@ -34,11 +34,14 @@ class WitnessVector:
     :param id: its id.
     :param values: a digest of its values, 32 hexadecimal digits.
     :param metadata: a digest of its namespace and metadata, 32 hexadecimal digits.
+    :param before: what of these two was read of a vector of that id before the write, one behind the other;
+        None if there was none.
     """
 
     id: str
     values: str
     metadata: str
+    before: str | None = None
 
     @classmethod
     def of(cls, vector: Mapping[str, Any]) -> WitnessVector:
@@ -51,9 +54,29 @@ class WitnessVector:
         about = [vector.get("namespace") or None, vector.get("metadata") or None]
         return cls(vector["id"], _digest(_rounded(vector.get("values"))), _digest(_canonical(about)))
 
-    def as_dict(self) -> dict[str, str]:
+    def known_before(self, vector: WitnessVector | None) -> WitnessVector:
+        """
+        Return the same with what was there before.
+
+        :param vector: what was read before the write; None if there was no such vector.
+        """
+        return replace(self, before=None if vector is None else vector._content)
+
+    def is_as_written(self, vector: WitnessVector | None) -> bool:
+        """Say whether a vector that was read, None if there was none, is what was written."""
+        return vector is not None and vector._content == self._content
+
+    def is_as_before(self, vector: WitnessVector | None) -> bool:
+        """Say whether a vector that was read, None if there was none, is still what was there before."""
+        return (None if vector is None else vector._content) == self.before
+
+    @property
+    def _content(self) -> str:
+        return self.values + self.metadata
+
+    def as_dict(self) -> dict[str, str | None]:
         """Return it as it stands in a receipt."""
-        return {"id": self.id, "values": self.values, "metadata": self.metadata}
+        return {"id": self.id, "values": self.values, "metadata": self.metadata, "before": self.before}
 
     @classmethod
     def from_dict(cls, value: object) -> WitnessVector:
@@ -64,12 +87,20 @@ class WitnessVector:
         :raises VectorizeInputError: it is something else.
         """
         match value:
-            case {"id": str() as id_, "values": str() as values, "metadata": str() as metadata}:
-                if problem_with_id(id_) is None and _DIGEST.fullmatch(values) and _DIGEST.fullmatch(metadata):
-                    return cls(id_, values, metadata)
+            case {"id": str() as id_, "values": str() as values, "metadata": str() as metadata, **others}:
+                before = others.get("before")
+                digests = [values, metadata]
+                if isinstance(before, str):
+                    digests += [before[: 2 * _DIGEST_BYTES], before[2 * _DIGEST_BYTES :]]
+                if (
+                    problem_with_id(id_) is None
+                    and all(map(_DIGEST.fullmatch, digests))
+                    and isinstance(before, str | None)
+                ):
+                    return cls(id_, values, metadata, before)
         raise VectorizeInputError(
-            f"receipt: {show(value)} among the witness_vectors, expected an object with an id and two "
-            f"digests of {2 * _DIGEST_BYTES} hexadecimal digits, values and metadata"
+            f"receipt: {show(value)} among the witness_vectors, expected an object with an id, two digests "
+            f"of {2 * _DIGEST_BYTES} hexadecimal digits (values and metadata) and what was there before"
         )
 
 
@@ -91,7 +122,7 @@ def _canonical(value: object) -> str:
 
 
 def _with_plain_numbers(value: object) -> object:
-    # 1 may come back as 1.0. Metadata has at most 10 KiB, and JSON that deep is refused before.
+    # 1 may come back as 1.0. Metadata has at most 10 KiB, and nothing too deep for this is sent.
     if isinstance(value, Mapping):
         return {str(key): _with_plain_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

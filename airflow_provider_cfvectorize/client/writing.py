@@ -3,27 +3,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.addresses import check_path_name
+from airflow_provider_cfvectorize.client.batches import VectorBatch, VectorBatches
+from airflow_provider_cfvectorize.client.candidates import choose_witnesses
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Stopped, attend, batch_error
-from airflow_provider_cfvectorize.client.looks import found_among
-from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt, parse_time
+from airflow_provider_cfvectorize.client.mutations import Receipt, parse_time
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import Mutation, Written
-from airflow_provider_cfvectorize.client.vectors import (
-    VectorBatch,
-    VectorBatches,
-    Vectors,
-    check_unparsable_behavior,
-)
+from airflow_provider_cfvectorize.client.vectors import Vectors, check_unparsable_behavior
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
-from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeInterrupted
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeInterrupted
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +33,7 @@ def write_vectors(
     unparsable_behavior: str | None = None,
     dimensions: int | Callable[[], int | None] | None = None,
     name: str = "vectors",
-    before_last: Callable[[VectorBatch], None] = lambda batch: None,
+    before_last: Callable[[VectorBatch, Callable[[str], bool]], None] = lambda batch, is_single: None,
     stopped: Callable[[], bool] = lambda: False,
     log: Any = _log,
 ) -> Written:
@@ -58,7 +52,8 @@ def write_vectors(
         default, that is an error.
     :param dimensions: see there.
     :param name: see there.
-    :param before_last: told of the last request before it is sent, on this thread.
+    :param before_last: told of the last request before it is sent, on this thread, with what says of an id
+        whether it stands in the input only once.
     :param stopped: says whether to stop; asked on this thread.
     :param log: where to tell of progress.
     :raises VectorizeInputError: a vector cannot be one; says where it stands and how many before it were
@@ -70,7 +65,7 @@ def write_vectors(
     check_path_name(index_name)
     check_unparsable_behavior(unparsable_behavior)
     discard = unparsable_behavior == "discard"
-    batches = VectorBatches(vectors, dimensions=dimensions, discard=discard, name=name)
+    batches = VectorBatches(vectors, dimensions=dimensions, discard=discard, name=name, stopped=stopped)
     written: Written = {
         "mutationId": None,
         "acceptedAt": None,
@@ -80,8 +75,9 @@ def write_vectors(
     }
 
     def send(batch: VectorBatch) -> Mutation:
+        # What is to be discarded has been; what the service discarded beyond that, nobody would hear of.
         return getattr(client, route)(  # type: ignore[no-any-return]
-            index_name, batch.body, unparsable_behavior=unparsable_behavior
+            index_name, batch.body, unparsable_behavior=None if unparsable_behavior is None else "error"
         )
 
     def done(batch: VectorBatch, mutation: Mutation) -> None:
@@ -94,9 +90,9 @@ def write_vectors(
         requests = f"{written['requests']} request{'' if written['requests'] == 1 else 's'}"
         return f"{written['vectors']} vectors in {requests} are acknowledged{last}"
 
-    def interrupted() -> VectorizeInterrupted:
+    def interrupted(under_way: str = "") -> VectorizeInterrupted:
         client.session.stop()
-        return VectorizeInterrupted(f"told to stop: {acknowledged()}. {_HARMLESS}")
+        return VectorizeInterrupted(f"told to stop: {acknowledged()}{under_way}. {_HARMLESS}")
 
     source = iter(batches)
     while True:
@@ -104,7 +100,8 @@ def write_vectors(
         try:
             batch = next(source, None)
         except VectorizeInputError as e:
-            raise VectorizeInputError(f"{e}. {acknowledged()}. {_HARMLESS}") from None
+            # With its cause, which may be the caller's own function.
+            raise VectorizeInputError(f"{e}. {acknowledged()}. {_HARMLESS}") from e
         except Stopped:
             raise interrupted() from None
         except Exception as e:
@@ -112,9 +109,12 @@ def write_vectors(
             raise
         if batch is None:
             break
+        requests = written["requests"]
+        sent = False
         try:
             if batch.is_last:
-                before_last(batch)
+                before_last(batch, batches.is_single)
+            sent = True
             # From a thread, though it is only one request: it may be throttled for minutes, and this thread
             # must see meanwhile that it is told to stop.
             request: Dispatcher[VectorBatch, Mutation] = Dispatcher(
@@ -122,7 +122,8 @@ def write_vectors(
             )
             request.run([batch])
         except Stopped:
-            raise interrupted() from None
+            in_doubt = sent and requests == written["requests"]
+            raise interrupted(", and one more request may be carried out" if in_doubt else "") from None
         if request.failed:
             cause = request.failed[0][1]
             raise batch_error(
@@ -175,9 +176,10 @@ def fill(
         asked = attend(lambda: client.info(index_name), stopped).get("dimensions")
         return asked if isinstance(asked, int) else None
 
-    def choose(batch: VectorBatch) -> None:
+    def choose(batch: VectorBatch, is_single: Callable[[str], bool]) -> None:
         nonlocal chosen
-        chosen = choose_witnesses(client, route, index_name, batch.body, stopped=stopped, log=log)
+        if witnesses:
+            chosen = choose_witnesses(client, route, index_name, batch, is_single, stopped=stopped, log=log)
 
     written = write_vectors(
         client,
@@ -187,7 +189,7 @@ def fill(
         unparsable_behavior=unparsable_behavior,
         dimensions=dimensions,
         name=name,
-        before_last=choose if witnesses else lambda batch: None,
+        before_last=choose,
         stopped=stopped,
         log=log,
     )
@@ -201,61 +203,3 @@ def fill(
         witness_vectors=chosen,
     )
     return receipt, written
-
-
-def choose_witnesses(
-    client: VectorizeClient,
-    route: Literal["insert", "upsert"],
-    index_name: str,
-    body: bytes,
-    *,
-    stopped: Callable[[], bool],
-    log: Any = _log,
-) -> tuple[WitnessVector, ...]:
-    """
-    Return up to 5 vectors of a request that will be seen to be written, because they are not so yet.
-
-    Of a vector that is in the index just as it is going to be written, reading it back would prove nothing.
-
-    :param client: asks, one request.
-    :param route: an insert changes only what is absent.
-    :param index_name: the index.
-    :param body: the request, NDJSON.
-    :param stopped: says whether to stop; asked on this thread.
-    :param log: where to say that asking failed: it costs the witnesses, never the write.
-    :raises Stopped: it was told to stop.
-    """
-    # Of several vectors with one id, an upsert leaves the last and an insert the first.
-    candidates: dict[str, WitnessVector] = {}
-    for line in _lines_at_an_end(body, from_the_end=route == "upsert"):
-        witness = WitnessVector.of(json.loads(line))
-        candidates.setdefault(witness.id, witness)
-        if len(candidates) == limits.MAX_GET_IDS:
-            break
-    try:
-        vectors = attend(lambda: client.get_by_ids(index_name, list(candidates)), stopped)
-    except VectorizeError as e:
-        log.warning("No witnesses, and so a weaker proof later: asking for some of the vectors failed: %s", e)
-        return ()
-    before = found_among(vectors)
-    chosen = [
-        witness
-        for witness in candidates.values()
-        if (witness.id not in before if route == "insert" else before.get(witness.id) != witness)
-    ]
-    return tuple(chosen[:MAX_WITNESSES])
-
-
-def _lines_at_an_end(body: bytes, *, from_the_end: bool) -> Iterator[bytes]:
-    """Iterate over the lines of a request that all end in LF, without splitting it whole."""
-    if from_the_end:
-        end = len(body) - 1
-        while end >= 0:
-            start = body.rfind(b"\n", 0, end) + 1
-            yield body[start:end]
-            end = start - 1
-    else:
-        start = 0
-        while (end := body.find(b"\n", start)) >= 0:
-            yield body[start:end]
-            start = end + 1

@@ -168,16 +168,30 @@ class _FillOperator(VectorizeWriteOperator):
             path = path_of(self.vectors_path, "vectors_path")
             return stack.enter_context(open_file(path, "vectors_path")), f"vectors_path {show(path, 200)}"
         if self.vectors_callable is not None:
-            kwargs = read_structure(self.vectors_kwargs, "vectors_kwargs") or {}
-            return self.vectors_callable(**kwargs), "vectors_callable"
-        vectors = read_structure(read_nothing(self.vectors), "vectors")
-        if not isinstance(vectors, Sequence) or isinstance(vectors, str | bytes | bytearray):
+            vectors = self.vectors_callable(**self._kwargs())
+            # A generator is closed when the write ends, and not when somebody collects it.
+            if callable(close := getattr(vectors, "close", None)):
+                stack.callback(close)
+            return vectors, "vectors_callable"
+        given = read_structure(read_nothing(self.vectors), "vectors")
+        if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
             raise VectorizeInputError(
-                f"vectors: got {show(vectors)}, expected a list of vectors such as "
+                f"vectors: got {show(given)}, expected a list of vectors such as "
                 '{"id": "a", "values": [0.5, ...]}. A file goes into vectors_path, a generator into '
                 "vectors_callable"
             )
-        return _each(vectors), "vectors"
+        return _each(given), "vectors"
+
+    def _kwargs(self) -> dict[str, Any]:
+        kwargs = read_structure(read_nothing(self.vectors_kwargs), "vectors_kwargs")
+        if kwargs is None:
+            return {}
+        if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+            raise VectorizeInputError(
+                f"vectors_kwargs: got {show(kwargs)}, expected a mapping of names to what vectors_callable "
+                "is called with"
+            )
+        return dict(kwargs)
 
 
 def _each(vectors: Iterable[Any]) -> Iterable[Any]:
@@ -200,9 +214,10 @@ class UpsertVectorsOperator(_FillOperator):
     and ``discarded`` lines; ``evidence``, if this task waited.
 
     Presence alone does not prove that a vector was replaced. So the receipt carries digests of up to 5
-    vectors of the last request that were not so before (asked with one request), and if somebody else's write
-    hides the mutation, they are read back and compared. If they are there and differ until the end of the
-    wait, it ends with the outcome ``present_differs`` and a warning.
+    vectors of the last request that were not so before (asked with up to three requests). If somebody else's
+    write hides the mutation, they are read back and compared. If they are there, and neither as they were
+    written nor as they were before, until the end of the wait, it ends with the outcome ``present_differs``
+    and a warning.
 
     :param index_name: the index. (templated)
     :param vectors: a few vectors: a list, an upstream task's output, or a Jinja expression that gives a list.

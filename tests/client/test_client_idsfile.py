@@ -170,7 +170,7 @@ def test_a_line_without_an_end(name: str) -> None:
             return SECRET * 100_000
 
     with pytest.raises(
-        VectorizeInputError, match=r"has a line of more than \d+ bytes: expected one id a line"
+        VectorizeInputError, match=r"has a line of more than \d+ bytes, line 1: expected one id a line"
     ):
         IdsFile(f"s3://bucket/{name}", open_remote=lambda url, name: Endless())
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,8 +18,16 @@ from airflow_provider_cfvectorize.client.looks import (
     make_evidence,
     summarize,
 )
-from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict, decide
+from airflow_provider_cfvectorize.client.mutations import (
+    Decision,
+    IndexState,
+    Receipt,
+    Verdict,
+    decide,
+    settle,
+)
 from airflow_provider_cfvectorize.client.waiting import evidence_of_nothing
+from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 
 T0 = datetime(2026, 1, 31, 12, tzinfo=UTC)
 STATE = IndexState("other", T0 + timedelta(seconds=60), T0 + timedelta(seconds=70))
@@ -32,13 +40,17 @@ def receipt(name: str, witnesses: int = 5, second: int = 0, **more: Any) -> Rece
     )
 
 
+def found(ids: Iterable[str]) -> dict[str, WitnessVector]:
+    return found_among({"id": id_} for id_ in ids)
+
+
 def drive(look: Look, exist: set[str] = frozenset()) -> list[list[str]]:  # type: ignore[assignment]
     reads = []
     while ids := look.next_read():
         assert len(ids) <= 20
         assert len(set(ids)) == len(ids)
         reads.append(ids)
-        look.feed(found_among({"id": id_} for id_ in ids if id_ in exist))
+        look.feed(found(id_ for id_ in ids if id_ in exist))
         assert len(reads) < 1000
     return reads
 
@@ -168,7 +180,8 @@ def test_a_wait_is_over_exactly_if_each_receipt_is_applied(
     reads = drive(look, exist)
     complete = last or sum(not set(ids) - exist for ids in reads) < FRUITLESS_READS
     for key, receipts in waits.items():
-        decisions = [decide(one, STATE, exist, at_deadline=last) for one in receipts]
+        decisions = [decide(one, STATE, found(exist), at_deadline=last) for one in receipts]
+        decisions = settle(receipts, decisions)
         over = all(decision.verdict is Verdict.APPLIED for decision in decisions)
         if over != look.is_over(key):
             # Only ever too early to say, and only where reads were spared.

@@ -20,6 +20,7 @@ from airflow_provider_cfvectorize.client.mutations import (
     format_time,
     is_mutation_id,
     parse_time,
+    settle,
 )
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
@@ -51,6 +52,9 @@ ALL, ONE, NONE = (dict.fromkeys(ids, V1) for ids in (("w1", "w2", "x"), ("w1",),
 #: What is read of an upsert: both as they were written, one of them, both otherwise, one otherwise and one
 #: absent, none.
 EQUAL, EQUAL_1 = {"w1": V1, "w2": V2, "x": V1}, {"w1": V1, "w2": replace(V2, values="0" * 32)}
+BEFORE = replace(V1, values="1" * 32)
+REPLACED = replace(WITHOUT, witness_vectors=tuple(v.known_before(BEFORE) for v in (V1, V2)))
+UNCHANGED, CHANGED_1 = ({"w1": BEFORE, "w2": w2} for w2 in (BEFORE, V2))
 OTHERS, OTHER_1 = {id_: replace(V1, id=id_, metadata="0" * 32) for id_ in ("w1", "w2")}, {"w1": V2}
 
 TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str | None]] = [
@@ -111,6 +115,16 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
         APPLIED,
         "inferred",
     ),
+    ("200,000 vectors", replace(WITHOUT, count=200_000), (OTHER, 3, 359), None, False, PENDING, None),
+    (
+        "200,000 vectors, older",
+        replace(WITHOUT, count=200_000),
+        (OTHER, 3, 360),
+        None,
+        False,
+        APPLIED,
+        "inferred",
+    ),
     ("2,500 batches", replace(WITHOUT, batches=2500), (OTHER, 3, 419), None, True, PENDING, None),
     (
         "2,500 batches, older",
@@ -121,8 +135,22 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
         APPLIED,
         "inferred",
     ),
-    # An insert or upsert: the watermark proves it, without a look at the witnesses
-    ("written, own", WRITTEN, (MINE, 5, 5), None, False, APPLIED, "watermark"),
+    # An insert or upsert
+    ("written, own, unread", WRITTEN, (MINE, 5, 5), None, False, READ_BACK, None),
+    ("written, own, equal", WRITTEN, (MINE, 5, 5), EQUAL, False, APPLIED, "watermark"),
+    ("written, own, other", WRITTEN, (MINE, 5, 5), OTHERS, False, APPLIED, "watermark"),
+    ("written, own, absent", WRITTEN, (MINE, 5, 124), {}, False, PENDING, None),
+    ("written, own, absent for 120 s", WRITTEN, (MINE, 5, 125), {}, False, APPLIED, "watermark"),
+    ("replaced, own, unchanged", REPLACED, (MINE, 5, 6), UNCHANGED, False, PENDING, None),
+    ("replaced, own, one unchanged", REPLACED, (MINE, 5, 6), CHANGED_1, False, PENDING, None),
+    ("replaced, own, unchanged at the end", REPLACED, (MINE, 5, 6), UNCHANGED, True, APPLIED, "watermark"),
+    ("replaced, later, unchanged", REPLACED, (OTHER, 3, 5), UNCHANGED, False, PENDING, None),
+    ("replaced, later, unchanged at the end", REPLACED, (OTHER, 3, 5), UNCHANGED, True, PENDING, None),
+    ("replaced, one unchanged at the end", REPLACED, (OTHER, 3, 5), CHANGED_1, True, PENDING, None),
+    ("replaced, one unchanged, old", REPLACED, (OTHER, 3, 300), CHANGED_1, False, APPLIED, "read_back"),
+    ("replaced, later, other at the end", REPLACED, (OTHER, 3, 5), OTHERS, True, APPLIED, "present_differs"),
+    ("replaced, unchanged, old", REPLACED, (OTHER, 180, 300), UNCHANGED, True, PENDING, None),
+    ("replaced, unchanged, idle for 300 s", REPLACED, (OTHER, 0, 300), UNCHANGED, False, APPLIED, "inferred"),
     ("written, no watermark yet", WRITTEN, (None, None, 999), EQUAL, True, PENDING, None),
     ("written, older", WRITTEN, (OTHER, -3, 5), EQUAL, True, PENDING, None),
     ("written, later", WRITTEN, (OTHER, 3, 5), None, False, READ_BACK, None),
@@ -159,8 +187,13 @@ def test_decide(
     read = visible is not None and receipt.mutation_id is not None
     assert decision.witnesses_checked == (len(receipt.to_read_back) if read else 0)
     assert decision.still_visible == (tuple(w for w in receipt.witness_ids if w in visible) if read else ())
-    differing = tuple(w.id for w in receipt.witness_vectors if read and visible.get(w.id) != w)
-    assert decision.differing == differing
+    own = seen[0] == MINE
+    differing = (
+        w.id
+        for w in receipt.witness_vectors
+        if read and (w.is_as_before(visible.get(w.id)) if own else not w.is_as_written(visible.get(w.id)))
+    )
+    assert decision.differing == tuple(differing)
 
 
 witnesses = st.lists(st.sampled_from(["w1", "w2", "w3"]), unique=True).map(tuple)
@@ -175,7 +208,7 @@ receipts = st.builds(
     st.just(MINE),
     accepted_at=st.just(T0),
     batches=st.integers(0, 5000),
-    witness_vectors=st.sampled_from([(), (V1,), (V1, V2)]),
+    witness_vectors=st.sampled_from([(), (V1,), (V1, V2), REPLACED.witness_vectors]),
 )
 states = st.builds(
     state,
@@ -183,7 +216,7 @@ states = st.builds(
     st.none() | st.integers(-1000, 2000),
     st.integers(-10, 2000),
 )
-found = st.dictionaries(st.sampled_from(["w1", "w2", "w3", "x"]), st.sampled_from([V1, V2]))
+found = st.dictionaries(st.sampled_from(["w1", "w2", "w3", "x"]), st.sampled_from([V1, V2, BEFORE]))
 seen_ids = st.none() | found
 
 
@@ -389,3 +422,41 @@ def test_the_state_for_people() -> None:
     assert str(state(None, None, 0)) == "the index has applied no mutation yet"
     assert str(state("a\nb", 0, 9)) == r"the watermark is 'a\nb' of 2026-01-31T12:00:00Z"
     assert str(state(OTHER, None, 9)) == "the watermark is 'other-2' of a time the service does not say"
+
+
+def wait_of(*waits: tuple[float, Decision], **more: Any) -> list[Decision]:
+    receipts = [replace(WITH, accepted_at=seconds(second), **more) for second, _ in waits]
+    return settle(receipts, [decision for _, decision in waits])
+
+
+STILL = Decision(PENDING, reason="still there", still_visible=("w1",), witnesses_checked=2)
+PROOF = Decision(APPLIED, "watermark", "it is")
+
+
+def test_a_later_mutation_proves_an_earlier_one() -> None:
+    earlier, later = wait_of((0, STILL), (3, PROOF))
+    assert (earlier.verdict, earlier.outcome, earlier.still_visible) == (APPLIED, "watermark", ("w1",))
+    assert later is PROOF
+    earlier, _ = wait_of((0, STILL), (3, replace(PROOF, outcome="read_back")))
+    assert earlier.outcome == "read_back"
+    # What an upsert has made visible again says nothing against an earlier delete.
+    receipts = [WITH, replace(WRITTEN, accepted_at=seconds(3))]
+    earlier, _ = settle(receipts, [STILL, PROOF])
+    assert (earlier.verdict, earlier.still_visible) == (APPLIED, ())
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        # The clock has whole seconds, and those of two machines may differ.
+        [(0, STILL), (2, PROOF)],
+        [(3, STILL), (0, PROOF)],
+        [(0, STILL), (9, replace(PROOF, outcome="inferred"))],
+        [(0, STILL), (9, replace(PROOF, outcome="present_differs"))],
+        [(0, STILL), (9, STILL)],
+        [(0, Decision(READ_BACK)), (9, PROOF)],
+    ],
+    ids=range(6),
+)
+def test_what_proves_nothing_of_another(waits: Any) -> None:
+    assert wait_of(*waits) == [decision for _, decision in waits]

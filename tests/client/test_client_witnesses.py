@@ -92,6 +92,7 @@ def test_what_counts_as_equal(more: Any, others: Any, equal: bool) -> None:
 @pytest.mark.parametrize("values", [None, "x", ["x"], [None], [10**400], [1e39]])
 def test_values_that_are_none_fail_nothing(values: Any) -> None:
     witness = WitnessVector.of({"id": "a", "values": values})
+    witness = witness.known_before(WitnessVector.of({"id": "a", "values": [2]}))
     assert witness != WitnessVector.of({"id": "a", "values": [1.0]})
     assert WitnessVector.from_dict(json.loads(json.dumps(witness.as_dict()))) == witness
 
@@ -111,8 +112,11 @@ GOOD = WitnessVector.of({"id": "a", "values": [1]}).as_dict()
         {**GOOD, "values": GOOD["values"][1:]},
         {**GOOD, "metadata": GOOD["metadata"].upper() + "\n"},
         {key: GOOD[key] for key in ("id", "values")},
+        {**GOOD, "before": "x"},
+        {**GOOD, "before": GOOD["values"]},
+        {**GOOD, "before": 5},
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_what_is_no_witness(value: object) -> None:
     with pytest.raises(VectorizeInputError, match="among the witness_vectors, expected an object with an id"):

@@ -70,7 +70,7 @@ def test_one_request_after_the_other(serve: Serve, connect: Connect, route: Any)
         route,
         "docs",
         some(12_000),
-        before_last=lambda batch: told.append((batch.count, batch.where, len(server.requests))),
+        before_last=lambda batch, is_single: told.append((batch.count, batch.where, len(server.requests))),
     )
     assert written == {
         "mutationId": LAST,
@@ -105,7 +105,7 @@ def test_discarded_lines_are_counted_and_not_sent(serve: Serve, connect: Connect
     written = write_vectors(connect(server), "upsert", "docs", body, unparsable_behavior="discard")
     assert (written["vectors"], written["discarded"]) == (1, 2)
     (request,) = server.requests
-    assert request.path.endswith("/upsert?unparsable-behavior=discard")
+    assert request.path.endswith("/upsert?unparsable-behavior=error")
     assert request.body == b'{"id":"a","values":[1]}\n'
 
 

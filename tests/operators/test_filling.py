@@ -397,8 +397,11 @@ def test_witnesses_that_differ_end_the_wait_with_a_warning(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    values = iter((0.8, 0.9))
+
     def change() -> None:
-        vectorize.client.upsert(INDEX, [vector("v0", 0.9), vector("v1", 0.9)])
+        value = next(values)
+        vectorize.client.upsert(INDEX, [vector("v0", value), vector("v1", value)])
         vectorize.settle()
 
     with caplog.at_level(logging.WARNING):
@@ -406,14 +409,14 @@ def test_witnesses_that_differ_end_the_wait_with_a_warning(
             "upsert", deferrable, change, vectors=[vector("v0"), vector("v1")], wait_timeout=0.5
         )
     evidence = pushed["evidence"]
-    assert (evidence["outcome"], evidence["differing"]) == ("present_differs", ["v1", "v0"])
-    assert "do not read back as they were written: 'v1', 'v0'" in caplog.text + capfd.readouterr().out
+    assert (evidence["outcome"], evidence["differing"]) == ("present_differs", ["v0", "v1"])
+    assert "do not read back as they were written: 'v0', 'v1'" in caplog.text + capfd.readouterr().out
     with pytest.raises(VectorizeDiffersError, match="counts as applied \\(present_differs\\)"):
         make_overtaken(
             "upsert",
             deferrable,
             change,
-            vectors=[vector("v0"), vector("v1")],
+            vectors=[vector("v0", 0.7), vector("v1", 0.7)],
             wait_timeout=0.5,
             require_equal=True,
         )

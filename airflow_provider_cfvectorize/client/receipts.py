@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Receipts of writes: what was acknowledged, and what is needed to tell later whether it is applied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeGuard
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.ids import problem_with_id
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.witnesses import WitnessVector
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+#: Ids and batches that a receipt may count: more than fit into all the indexes of an account.
+MAX_COUNT: Final = 10**12
+#: Witnesses in a receipt that this package writes; those of others may have as many as one request can read.
+MAX_WITNESSES: Final = 5
+
+_MUTATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.MAX_MUTATION_ID_CHARS}}}", re.ASCII)
+
+
+def is_mutation_id(value: object) -> TypeGuard[str]:
+    """Say whether something can be the id of a mutation."""
+    return isinstance(value, str) and bool(_MUTATION_ID.fullmatch(value))
+
+
+def format_time(time: datetime | None) -> str | None:
+    """Return a time as ISO 8601 in UTC with a ``Z``."""
+    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def parse_time(text: object) -> datetime | None:
+    """Return the time an ISO 8601 text stands for, None if it does not stand for one; naive ones are UTC."""
+    if not isinstance(text, str):
+        return None
+    try:
+        parsed = datetime.fromisoformat(text)
+        return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """
+    What the service acknowledged, and what is needed to tell later whether it is applied.
+
+    :param mutation_id: the id of the last mutation; None if nothing was sent.
+    :param index_name: the index.
+    :param account_id: the account.
+    :param accepted_at: the server's clock when it accepted the last batch, whole seconds.
+    :param count: number of ids sent.
+    :param batches: number of requests they were sent in.
+    :param witness_ids: of a delete, ids that existed before, in the batch of the last mutation; their absence
+        proves it.
+    :param bare: there is no receipt, only a mutation id.
+    :param witness_vectors: of an insert or upsert, vectors of the batch of the last mutation that were not so
+        before; that they read back as they were written proves it.
+    """
+
+    mutation_id: str | None
+    index_name: str | None = None
+    account_id: str | None = None
+    accepted_at: datetime | None = None
+    count: int = 0
+    batches: int = 0
+    witness_ids: tuple[str, ...] = ()
+    bare: bool = False
+    witness_vectors: tuple[WitnessVector, ...] = ()
+
+    @property
+    def to_read_back(self) -> tuple[str, ...]:
+        """Return the ids of all witnesses."""
+        return self.witness_ids or tuple(witness.id for witness in self.witness_vectors)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the receipt as it goes into XCom and into a trigger's arguments."""
+        receipt: dict[str, Any] = {
+            "mutation_id": self.mutation_id,
+            "index_name": self.index_name,
+            "account_id": self.account_id,
+            "accepted_at": format_time(self.accepted_at),
+            "count": self.count,
+            "batches": self.batches,
+            "witness_ids": list(self.witness_ids),
+        }
+        if self.witness_vectors:
+            receipt["witness_vectors"] = [witness.as_dict() for witness in self.witness_vectors]
+        return receipt
+
+    @classmethod
+    def of_bare_id(cls, mutation_id: object) -> Receipt:
+        """
+        Return a stand-in for the receipt of a mutation of which only the id is known.
+
+        :raises VectorizeInputError: this cannot be a mutation id.
+        """
+        if not is_mutation_id(mutation_id):
+            raise VectorizeInputError(
+                f"mutation_id {show(mutation_id)} cannot be one: expected the text that an upstream task "
+                "returned, such as delete.output, or its receipt"
+            )
+        return cls(mutation_id, bare=True)
+
+    @classmethod
+    def from_dict(cls, value: object) -> Receipt:
+        """
+        Read a receipt back.
+
+        :param value: what :meth:`as_dict` returned.
+        :raises VectorizeInputError: it is not one, with the field that is wrong.
+        """
+        if not isinstance(value, Mapping) or "mutation_id" not in value:
+            raise VectorizeInputError(
+                f"receipt: got {show(value)}, expected the dict that an operator pushes under the XCom key "
+                "'receipt'"
+            )
+        mutation_id = value["mutation_id"]
+        if mutation_id is not None:
+            cls.of_bare_id(mutation_id)
+        accepted_at = parse_time(value.get("accepted_at"))
+        if mutation_id is not None and accepted_at is None:
+            raise VectorizeInputError(
+                f"receipt: accepted_at is {show(value.get('accepted_at'))}, expected a time such as "
+                "2026-01-31T23:59:59Z"
+            )
+        witnesses = value.get("witness_ids") or []
+        if (
+            not isinstance(witnesses, list | tuple)
+            or len(witnesses) > limits.MAX_GET_IDS
+            or not all(isinstance(id_, str) and problem_with_id(id_) is None for id_ in witnesses)
+        ):
+            raise VectorizeInputError(
+                f"receipt: witness_ids is {show(witnesses)}, expected a list of at most {limits.MAX_GET_IDS} "
+                "ids of 1 to 64 bytes"
+            )
+        vectors = value.get("witness_vectors") or []
+        if (
+            not isinstance(vectors, list | tuple)
+            or len(vectors) > limits.MAX_GET_IDS
+            or (vectors and witnesses)
+        ):
+            raise VectorizeInputError(
+                f"receipt: witness_vectors is {show(vectors)}, expected a list of at most "
+                f"{limits.MAX_GET_IDS}, and no witness_ids beside it"
+            )
+        numbers: dict[str, int] = {}
+        for name in ("count", "batches"):
+            number = value.get(name, 0)
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= MAX_COUNT:
+                raise VectorizeInputError(
+                    f"receipt: {name} is {show(number)}, expected a whole number from 0 to {MAX_COUNT}"
+                )
+            numbers[name] = number
+        texts: dict[str, str | None] = {}
+        for name in ("index_name", "account_id"):
+            text = value.get(name)
+            if text is not None and not isinstance(text, str):
+                raise VectorizeInputError(f"receipt: {name} is {show(text)}, expected a string")
+            texts[name] = text
+        return cls(
+            mutation_id,
+            index_name=texts["index_name"],
+            account_id=texts["account_id"],
+            accepted_at=accepted_at,
+            count=numbers["count"],
+            batches=numbers["batches"],
+            witness_ids=tuple(witnesses),
+            witness_vectors=tuple(WitnessVector.from_dict(vector) for vector in vectors),
+        )
