@@ -333,11 +333,9 @@ class _Pages:
             raise request.failed[0][1]
         (page,) = pages
         total = page.get("totalCount")
-        if cursor is None:
-            self._progress = None
-            if isinstance(total, int):
-                batches = -(-total // limits.MAX_LIST_COUNT)
-                self._progress = Progress(self._log, f"listing {index_name}", count=total, batches=batches)
+        if cursor is None and isinstance(total, int):
+            batches = -(-total // limits.MAX_LIST_COUNT)
+            self._progress = Progress(self._log, f"listing {index_name}", count=total, batches=batches)
         if self._progress is not None:
             self._progress.add(len(page["vectors"]))
         return page

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import subprocess
 import sys
 import threading
@@ -36,9 +37,17 @@ from harness import wait_until
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]
 
-ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=16)
-#: Few and alike, so that they meet.
-alike = st.text("aé\n\U0001f600", min_size=1, max_size=3) | st.integers(0, 300).map(str)
+#: In an order that is neither that of their characters nor that of their bytes.
+POOL = [f"{i * 37 % 350}" for i in range(350)] + [
+    " ",
+    "1\n",
+    "aé",
+    "é",
+    "\U0001f600",
+    "\ufffd",
+    "a\x00",
+    "1" * 64,
+]
 
 
 def flat(batches: Any) -> list[str]:
@@ -49,14 +58,16 @@ def flat(batches: Any) -> list[str]:
 
 
 @given(
-    st.lists(alike, max_size=400),
-    st.lists(st.lists(alike | ids, max_size=400), min_size=1, max_size=3),
+    st.randoms(use_true_random=False),
+    st.sampled_from([0, 0.1, 0.7, 1]),
+    st.lists(st.sampled_from([0, 0.1, 0.7, 1]), min_size=1, max_size=3),
     st.sampled_from(["", "1", "a", "é"]),
 )
 def test_what_is_surplus_in_every_listing_and_what_is_missing_in_the_last(
-    wanted: list[str], listings: list[list[str]], prefix: str
+    chance: random.Random, share: float, shares: list[float], prefix: str
 ) -> None:
-    desired = {id_ for id_ in wanted if id_.startswith(prefix)}
+    desired = {id_ for id_ in POOL if id_.startswith(prefix) and chance.random() < share}
+    listings = [[id_ for id_ in POOL * 2 if chance.random() < share] for share in shares]
     with Comparison(prefix or None) as comparison:
         comparison.want(IdList(list(desired)))
         for listing in listings:

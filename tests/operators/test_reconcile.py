@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from airflow_provider_cfvectorize.client import reconciliation
@@ -324,7 +325,7 @@ def test_a_dry_run_confirms_too(
     assert ids_in(path) == ["c"]
 
 
-@pytest.mark.parametrize("url", ["{}", "file://{}", "local://{}"])
+@pytest.mark.parametrize("url", ["{}", "file://{}"])
 def test_what_is_deleted_and_what_is_missing_is_on_record(
     vectorize: Vectorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
@@ -350,6 +351,18 @@ def test_what_is_deleted_and_what_is_missing_is_on_record(
     assert (report["missing"], report["missing_ids"]) == (120, missing[:100])
     assert report["surplus_path"] == url.format(surplus_path)
     assert report["missing_path"] == url.format(missing_path)
+    assert vectorize.ids() == {"a"}
+
+
+def test_files_in_object_storage(vectorize: Vectorize, object_storage: str) -> None:
+    vectorize.fill(["a", "old"])
+    store = fsspec.filesystem("memory")
+    store.pipe("/bucket/ids.txt", b"a\nnew\n")
+    url = f"{object_storage}/{{}}".format
+    paths = {name: url(name.replace("_path", ".txt")) for name in ("surplus_path", "missing_path")}
+    report = pushed(ids_path=url("ids.txt"), **paths)["report"]
+    assert {name: report[name] for name in paths} == paths
+    assert (store.cat("/bucket/surplus.txt"), store.cat("/bucket/missing.txt")) == (b"old\n", b"new\n")
     assert vectorize.ids() == {"a"}
 
 
