@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import stat
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, Final
 
 from airflow_provider_cfvectorize.client.text import show
@@ -128,19 +129,65 @@ def new_file(path: str, name: str) -> Iterator[BinaryIO]:
     :raises VectorizeInputError: it cannot be written.
     """
     real = local_path(path, name)
-    shown = show(path, 200)
-    if os.path.isdir(real):
-        raise VectorizeInputError(f"{name} {shown} is a directory: name a file in it")
-    # Beside the file that it becomes: only within one file system is a replacement all or nothing.
-    temporary = f"{real}.{secrets.token_hex(8)}.part"
+    with _written(path, name):
+        mode = _mode_of(real, path, name)
+        # Beside the file that it becomes: only within one file system is a replacement all or nothing. Under
+        # a name of its own, since the other may be as long as names can be.
+        temporary = os.path.join(os.path.dirname(real), f".cfvectorize-{secrets.token_hex(8)}.part")
+        # What replaces a file is never more readable than that was, not for a moment either.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
     try:
-        file = open(temporary, "xb")  # noqa: SIM115 - closed below; only its opening is explained
-    except OSError as e:
-        raise VectorizeInputError(f"{name} {shown} cannot be written: {e.strerror}") from None
-    try:
-        with file:
-            yield file
-        os.replace(temporary, real)
+        with open(handle, "wb") as file:
+            with no_room_explained(path, name):
+                yield file
+                file.flush()
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+        with _written(path, name):
+            os.replace(temporary, real)
     except BaseException:
-        os.unlink(temporary)
+        # Whatever went wrong is what is told, not that the file is gone already.
+        with suppress(OSError):
+            os.unlink(temporary)
         raise
+
+
+def _mode_of(real: str, path: str, name: str) -> int | None:
+    """Return the permissions of the file that is going to be replaced; None if there is none."""
+    try:
+        status = os.stat(real)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise VectorizeInputError(f"{name} {show(path, 200)} is a directory: name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise VectorizeInputError(f"{name} {show(path, 200)} is not a regular file, and is not replaced")
+    return stat.S_IMODE(status.st_mode)
+
+
+@contextmanager
+def no_room_explained(path: str, name: str) -> Iterator[None]:
+    """
+    Name the file in the error of a full disk; whatever else goes wrong in the block is the block's own.
+
+    :param path: the file that is written.
+    :param name: the parameter that names it.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise VectorizeInputError(
+            f"{name} {show(path, 200)} cannot be written: {e.strerror}. What was there stays as it was"
+        ) from None
+
+
+@contextmanager
+def _written(path: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise VectorizeInputError(
+            f"{name} {show(path, 200)} cannot be written: {e.strerror}. What was there stays as it was"
+        ) from None

@@ -198,7 +198,9 @@ def line_of_id(id_: str, *, ndjson: bool, is_first: bool) -> bytes:
     if ndjson:
         return json.dumps({"id": id_}, ensure_ascii=False).encode() + b"\n"
     problem = None
-    if "\n" in id_ or "\r" in id_:
+    if not id_:
+        problem = "is empty"
+    elif "\n" in id_ or "\r" in id_:
         problem = "has a line break"
     elif is_first and id_.startswith("\ufeff"):
         problem = "is the first, and begins with what is taken for a byte order mark"

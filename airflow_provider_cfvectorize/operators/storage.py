@@ -7,10 +7,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, cast
 
-from airflow_provider_cfvectorize.client.files import CHUNK_BYTES, has_scheme, new_file, open_local
+from airflow_provider_cfvectorize.client.files import (
+    CHUNK_BYTES,
+    has_scheme,
+    new_file,
+    no_room_explained,
+    open_local,
+)
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
@@ -72,10 +78,25 @@ def write_file(path: str, name: str) -> Iterator[BinaryIO]:
             yield file
         return
     with tempfile.TemporaryFile() as whole:
-        yield whole
+        with no_room_explained(path, name):
+            yield whole
         whole.seek(0)
-        with _explained(path, name, "written"), target.open("wb") as remote:
-            shutil.copyfileobj(whole, remote, CHUNK_BYTES)
+        with _explained(path, name, "written"):
+            _upload(whole, target)
+
+
+def _upload(file: BinaryIO, target: Any) -> None:
+    remote = target.fs.open(target.path, "wb")
+    try:
+        shutil.copyfileobj(file, remote, CHUNK_BYTES)
+    except BaseException:
+        # Closing it, as the end of a with statement or its finalizer would, makes a whole file of what was
+        # sent so far.
+        with suppress(Exception):
+            remote.discard()
+        remote.closed = True
+        raise
+    remote.close()
 
 
 def _path(url: str, name: str, verb: str) -> Any:

@@ -373,3 +373,8 @@ def test_what_looks_odd_and_can_be_written() -> None:
     odd = ["a", "\ufeffb", "e\u2028f", " ", "é😀", "{}"]
     assert ids_of(remote(written([odd[:2], [], odd[2:]], ndjson=False))) == odd
     assert written([], ndjson=False) == written([], ndjson=True) == b""
+
+
+def test_an_empty_id_is_not_lost() -> None:
+    with pytest.raises(VectorizeInputError, match=r"the id '' is empty, .*\.ndjson"):
+        written([["a", ""]], ndjson=False)

@@ -3,11 +3,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
+
+try:
+    from airflow.sdk.io import attach
+except ImportError:
+    from airflow.io.store import attach
 
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.storage import open_file, path_of, write_file
@@ -29,6 +39,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, object_storage: str) -
 def read(path: str) -> bytes:
     with open_file(path, "path") as file:
         return file.read()
+
+
+def write_whole(path: str) -> None:
+    with write_file(path, "path") as file:
+        for _ in range(40):
+            file.write(b"x" * 2**20)
 
 
 def write_half(path: str) -> None:
@@ -96,3 +112,87 @@ def test_paths() -> None:
     for value in (None, "", "None", 5, ["a"]):
         with pytest.raises(VectorizeInputError, match="expected a path such as"):
             path_of(value, "path")
+
+
+def test_what_replaces_a_file_is_no_more_readable(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.touch(mode=0o600)
+    with write_file(str(path), "path") as file:
+        (part,) = set(tmp_path.iterdir()) - {path}
+        assert part.stat().st_mode & 0o077 == 0
+        file.write(b"new")
+    assert (path.stat().st_mode & 0o777, path.read_bytes()) == (0o600, b"new")
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(VectorizeInputError, match="is not a regular file"),
+        write_file(str(tmp_path / "pipe"), "path"),
+    ):
+        pass
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    with write_file(str(tmp_path / ("n" * 255)), "path"):
+        pass
+    assert [len(path.name) for path in tmp_path.iterdir()] == [255]
+
+
+@pytest.mark.parametrize("where", ["local", "object storage"])
+def test_a_full_disk(tmp_path: Path, object_storage: str, where: str) -> None:
+    path = str(tmp_path / "ids.txt") if where == "local" else f"{object_storage}/{tmp_path.name}/ids.txt"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(VectorizeInputError, match=r"path .*ids.txt' cannot be written: File too large"):
+            write_whole(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Upload(AbstractBufferedFile):
+    """A file that is sent in parts and is there once it is closed, as those of s3fs, gcsfs and adlfs."""
+
+    def _initiate_upload(self) -> None:
+        self.parts: list[bytes] = []
+
+    def _upload_chunk(self, final: bool = False) -> bool:
+        if len(self.parts) == 2 and self.fs.error is not None:
+            raise self.fs.error
+        self.parts.append(self.buffer.getvalue())
+        if final:
+            self.fs.kept[self.path] = b"".join(self.parts)
+        return True
+
+
+class Store(AbstractFileSystem):
+    protocol = "parts"
+    cachable = False
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.kept = {"bucket/ids.txt": b"old"}
+
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Upload:
+        return Upload(self, self._strip_protocol(path), mode, **kwargs)
+
+
+@pytest.mark.parametrize("error", [None, OSError("connection lost"), KeyboardInterrupt()], ids=repr)
+def test_an_upload_is_whole_or_not_at_all(error: BaseException | None) -> None:
+    store = Store(error)
+    # Airflow keeps the first store of a scheme.
+    scheme = f"parts-{type(error).__name__.lower()}"
+    attach(scheme, fs=store)
+    if error is None:
+        write_whole(f"{scheme}://bucket/ids.txt")
+        assert len(store.kept["bucket/ids.txt"]) == 40 * 2**20
+        return
+    with pytest.raises((VectorizeInputError, KeyboardInterrupt)):
+        write_whole(f"{scheme}://bucket/ids.txt")
+    gc.collect()
+    assert store.kept["bucket/ids.txt"] == b"old"
