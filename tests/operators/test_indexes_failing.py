@@ -145,6 +145,13 @@ def test_a_delete_whose_answer_is_lost(relay: Relay, vectorize: Vectorize) -> No
     assert vectorize.client.list_indexes() == []
 
 
+def test_a_delete_that_was_throttled_is_no_lost_one(relay: Relay) -> None:
+    relay.meddle = once(f"DELETE {INDEX}", refused(429, 10100, Retry_After="0"))
+    with pytest.raises(VectorizeNotFoundError, match="set if_missing='skip'"):
+        delete()
+    assert relay.routes == [f"DELETE {INDEX}"] * 2
+
+
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
