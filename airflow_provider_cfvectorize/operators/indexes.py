@@ -144,7 +144,6 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
         """
         from airflow_provider_cfvectorize.client.addresses import check_new_index_name
         from airflow_provider_cfvectorize.client.indexes import check_metadata_indexes, index_config
-        from airflow_provider_cfvectorize.client.types import Index
 
         self.check_wait()
         self.check_choice("if_exists", "fail", "skip")
@@ -164,10 +163,7 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
             created = self._create(client, config) if found is None else None
             index = created or found or client.get_index(self.index_name)
             missing = wanted if created else self._compare(client, index, config, wanted)
-            # No more than the fields on record: whatever else a server sends has no place in an XCom.
-            self.push(
-                context, "index", {key: index.get(key) for key in Index.__annotations__ if key in index}
-            )
+            self.push(context, "index", {**index})
             receipt = self._create_metadata_indexes(client, missing)
         return self.hand_on(context, receipt)
 
