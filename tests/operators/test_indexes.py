@@ -188,13 +188,16 @@ def test_an_index_that_is_the_one_wanted(vectorize: Vectorize, told: Told) -> No
     vectorize.fill(["a"])
     vectorize.server.reset_stats()
     context = make_context()
-    assert create(context, metadata_indexes=TYPES, if_exists="skip", wait_for_completion=True) is None
+    mutation_id = create(context, metadata_indexes=TYPES, if_exists="skip", wait_for_completion=True)
     pushed = context["ti"].pushed
     assert pushed["index"] == vectorize.client.get_index(INDEX)
-    assert (pushed["receipt"]["mutation_id"], pushed["evidence"]["outcome"]) == (None, "nothing_to_do")
+    assert (pushed["receipt"]["mutation_id"], pushed["receipt"]["count"]) == (mutation_id, 3)
+    assert (pushed["evidence"]["mutation_id"], pushed["evidence"]["outcome"]) == (mutation_id, "watermark")
     stats = vectorize.server.stats()
-    assert (stats["create_index"], stats["create_metadata_index"]) == (0, 0)
-    assert "there beyond those asked for: 'further'" in told()
+    assert (stats["create_index"], stats["create_metadata_index"]) == (0, 3)
+    text = told()
+    assert "Metadata indexes it lacks: none; there beyond those asked for: 'further'" in text
+    assert "created all the same" in text
 
 
 @pytest.mark.parametrize(
@@ -244,8 +247,8 @@ def test_missing_metadata_indexes_of_an_empty_index(vectorize: Vectorize) -> Non
     mutation_id = create(context, metadata_indexes=TYPES, if_exists="skip")
     vectorize.wait_for(mutation_id)
     assert types_of(vectorize.client) == TYPES
-    assert context["ti"].pushed["receipt"]["count"] == 2
-    assert vectorize.server.stats()["create_metadata_index"] == 3
+    assert context["ti"].pushed["receipt"]["count"] == 3
+    assert vectorize.server.stats()["create_metadata_index"] == 4
 
 
 def test_missing_metadata_indexes_of_an_index_with_vectors(vectorize: Vectorize) -> None:
