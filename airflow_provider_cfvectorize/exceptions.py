@@ -65,7 +65,16 @@ class VectorizeThrottledError(VectorizeResponseError):
 
 
 class VectorizeTransportError(VectorizeError):
-    """No complete answer: host not reached, connection broken, or an answer too slow or too large."""
+    """
+    No complete answer: host not reached, connection broken, or an answer too slow or too large.
+
+    :param message: what happened.
+    :param sent: whether the request may have been sent, and so carried out; no if there was no connection.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class VectorizeBatchError(VectorizeError):

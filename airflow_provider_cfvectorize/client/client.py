@@ -22,10 +22,12 @@ from airflow_provider_cfvectorize.client.listing import iter_ids
 from airflow_provider_cfvectorize.client.queries import check_index_type, check_property_name, query_body
 from airflow_provider_cfvectorize.client.results import (
     expect,
-    expect_vectors,
+    read_index,
     read_matches,
     read_metadata_indexes,
     read_mutation,
+    read_page,
+    read_vectors,
 )
 from airflow_provider_cfvectorize.client.session import RetryPolicy, VectorizeSession
 from airflow_provider_cfvectorize.client.text import show
@@ -188,11 +190,11 @@ class VectorizeClient:
         body: dict[str, object] = {"name": check_new_index_name(name), "config": config}
         if description is not None:
             body["description"] = description
-        return cast(Index, expect(self._send("POST", "", json_body=body, repeatable=False), dict))
+        return read_index(self._send("POST", "", json_body=body, repeatable=False))
 
     def get_index(self, index_name: str) -> Index:
         """Return one index."""
-        return cast(Index, expect(self._send("GET", self._at(index_name)), dict))
+        return read_index(self._send("GET", self._at(index_name)))
 
     def delete_index(self, index_name: str) -> None:
         """Delete an index with all its vectors."""
@@ -252,8 +254,9 @@ class VectorizeClient:
         :param index_name: the index.
         :param ids: their ids; the service refuses more than 20 whole.
         """
-        answer = self._send("POST", self._at(index_name, "get_by_ids"), json_body={"ids": _ids(ids)})
-        return expect_vectors(expect(answer, list))
+        return read_vectors(
+            self._send("POST", self._at(index_name, "get_by_ids"), json_body={"ids": _ids(ids)})
+        )
 
     def list_vectors(
         self, index_name: str, *, count: int | None = None, cursor: str | None = None
@@ -270,9 +273,7 @@ class VectorizeClient:
         params = {} if count is None else {"count": str(count)}
         if cursor is not None:
             params["cursor"] = cursor
-        page = expect(self._send("GET", self._at(index_name, "list"), params=params), dict)
-        expect_vectors(page.get("vectors"))
-        return cast(VectorPage, page)
+        return read_page(self._send("GET", self._at(index_name, "list"), params=params))
 
     def iter_ids(
         self, index_name: str, *, prefix: str | None = None, page_size: int = limits.MAX_LIST_COUNT

@@ -3,12 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.mutations import is_mutation_id
-from airflow_provider_cfvectorize.client.types import MetadataIndex, Mutation, QueryResult, Vector
+from airflow_provider_cfvectorize.client.types import (
+    Index,
+    IndexConfig,
+    MetadataIndex,
+    Mutation,
+    QueryMatch,
+    QueryResult,
+    Vector,
+    VectorPage,
+)
 from airflow_provider_cfvectorize.exceptions import VectorizeResponseError
 
 
@@ -30,15 +40,54 @@ def expect(answer: Answer, kind: type) -> Any:
     return answer.result
 
 
-def expect_vectors(vectors: Any) -> list[Vector]:
+def on_record(item: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """
+    Return the fields of an item that its kind has, and no others.
+
+    What an operator returns is kept in Airflow's database, for all to see who may see a task. A server that
+    adds something of its own, such as what it was sent, credentials among that, must not get it there.
+
+    :param item: what the service sent.
+    :param kind: a typed dictionary of :mod:`~airflow_provider_cfvectorize.client.types`.
+    """
+    return {name: item[name] for name in kind.__annotations__ if name in item}
+
+
+def read_index(answer: Answer) -> Index:
+    """
+    Return an index as the service describes it.
+
+    :param answer: what the service said.
+    :raises VectorizeResponseError: it is something else.
+    """
+    index = on_record(expect(answer, dict), Index)
+    if isinstance(index.get("config"), Mapping):
+        index["config"] = on_record(index["config"], IndexConfig)
+    return cast(Index, index)
+
+
+def read_vectors(answer: Answer) -> list[Vector]:
     """
     Return vectors of which each has an id.
 
-    :param vectors: an array of a result.
+    :param answer: what the service said.
     :raises VectorizeResponseError: it is something else.
     """
     # What is read back decides whether a delete is applied, so it had better be what it is taken for.
-    return cast("list[Vector]", _expect_texts(vectors, ["id"], "vectors with an id"))
+    vectors = _expect_texts(expect(answer, list), ["id"], "vectors with an id")
+    return cast("list[Vector]", [on_record(vector, Vector) for vector in vectors])
+
+
+def read_page(answer: Answer) -> VectorPage:
+    """
+    Return a page of ids.
+
+    :param answer: what the service said.
+    :raises VectorizeResponseError: it is something else.
+    """
+    page = on_record(expect(answer, dict), VectorPage)
+    vectors = _expect_texts(page.get("vectors"), ["id"], "vectors with an id")
+    return cast(VectorPage, {**page, "vectors": [{"id": vector["id"]} for vector in vectors]})
 
 
 def read_mutation(answer: Answer) -> Mutation:
@@ -71,7 +120,8 @@ def read_matches(answer: Answer) -> QueryResult:
     matches = _expect_texts(result.get("matches"), ["id"], "matches with an id")
     if not all(isinstance(match.get("score"), int | float) for match in matches):
         raise VectorizeResponseError("the service's result has a match without a score", status=200)
-    return cast(QueryResult, {**result, "count": result.get("count", len(matches))})
+    found = [on_record(match, QueryMatch) for match in matches]
+    return cast(QueryResult, {"count": result.get("count", len(matches)), "matches": found})
 
 
 def read_metadata_indexes(answer: Answer) -> list[MetadataIndex]:
@@ -84,7 +134,7 @@ def read_metadata_indexes(answer: Answer) -> list[MetadataIndex]:
     names = ["propertyName", "indexType"]
     indexes = _expect_texts(expect(answer, dict).get("metadataIndexes"), names, "metadata indexes")
     # The service takes "string" and lists it as "String" (seen in real output).
-    return cast("list[MetadataIndex]", [{**one, "indexType": one["indexType"].lower()} for one in indexes])
+    return [{"propertyName": one["propertyName"], "indexType": one["indexType"].lower()} for one in indexes]
 
 
 def _expect_texts(items: Any, names: list[str], what: str) -> list[dict[str, Any]]:

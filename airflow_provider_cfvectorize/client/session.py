@@ -70,6 +70,19 @@ def may_retry(error: BaseException, *, repeatable: bool = True) -> bool:
     return is_server_fault(error)
 
 
+def may_be_done(error: BaseException) -> bool:
+    """
+    Decide whether a request that ended so may have been carried out, its answer lost on the way.
+
+    :param error: what the attempt ended with.
+    """
+    if isinstance(error, VectorizeThrottledError):
+        return False
+    if isinstance(error, VectorizeTransportError):
+        return error.sent
+    return is_server_fault(error)
+
+
 def write_json(value: object) -> bytes:
     """
     Return a value as compact JSON.
@@ -158,7 +171,7 @@ class VectorizeSession:
         :param repeatable: whether carrying the request out twice has the effect of once; if not, it is only
             sent again after a throttle, which carries nothing out.
         :param gone_is_done: a retry that finds nothing there any more is a success of an earlier attempt
-            whose answer was lost (deleting an index).
+            whose answer was lost (deleting an index); where none was lost, it is an error as ever.
         :raises VectorizeError: as :func:`read_answer`, :class:`VectorizeTransportError`, and
             :class:`VectorizeInputError` for a value of which no JSON can be made.
         """
@@ -168,16 +181,18 @@ class VectorizeSession:
             content_type = "application/json"
         if content_type:
             headers["Content-Type"] = content_type
-        attempts = 0
+        perhaps_done = False
 
         def attempt() -> Answer:
-            nonlocal attempts
-            attempts += 1
+            nonlocal perhaps_done
             try:
                 return self._once(method, path, params=params, headers=headers, body=body)
             except VectorizeNotFoundError as e:
-                if gone_is_done and attempts > 1 and e.code in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
+                if gone_is_done and perhaps_done and e.code in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
                     return Answer(None, None, {})
+                raise
+            except VectorizeError as e:
+                perhaps_done = perhaps_done or may_be_done(e)
                 raise
 
         if self._retry is None:
@@ -213,7 +228,7 @@ class VectorizeSession:
             )
         except VectorizeTransportError as e:
             # What came may be in there, such as a status line that is none.
-            raise VectorizeTransportError(f"{what}: {masked(str(e), self._secrets)}") from None
+            raise VectorizeTransportError(f"{what}: {masked(str(e), self._secrets)}", sent=e.sent) from None
         return read_answer(raw, what=what, secrets=self._secrets)
 
 

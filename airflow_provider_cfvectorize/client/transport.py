@@ -232,9 +232,10 @@ class RequestsTransport:
             OSError,
         ) as e:
             failure = self._explain(e, url)
+            sent = _was_sent(e)
         # Not in the except block, where "from None" would only hide it: as the context of the new exception,
         # the library's own would live on, and it holds the request and so the credentials.
-        raise VectorizeTransportError(failure)
+        raise VectorizeTransportError(failure, sent=sent)
 
     def close(self) -> None:
         """Close all idle connections at once, and those in use when their request ends."""
@@ -280,15 +281,7 @@ class RequestsTransport:
     def _explain(self, error: BaseException, url: str) -> str:
         # The library's own texts nest several layers and repeat URLs; of all that, the innermost says what
         # happened. The exception itself is not chained: it holds the request, and so the credentials.
-        inner = error
-        while True:
-            reason = getattr(inner, "reason", None)
-            nested = reason if isinstance(reason, BaseException) else None
-            nested = nested or next((a for a in inner.args if isinstance(a, BaseException)), None)
-            nested = nested or inner.__cause__
-            if nested is None or nested is inner:
-                break
-            inner = nested
+        inner = _layers(error)[-1]
         host = urlsplit(url).netloc
         if isinstance(error, requests.ConnectTimeout):
             return f"{host} did not accept a connection within {self._timeout:g} s"
@@ -304,3 +297,23 @@ class RequestsTransport:
         if isinstance(error, requests.exceptions.SSLError):
             return f"no trusted TLS connection to {host}: {ascii(str(inner))[:200]}"
         return f"no answer from {host}: {type(inner).__name__}: {ascii(str(inner))[:200]}"
+
+
+def _layers(error: BaseException) -> list[BaseException]:
+    """Return an exception of the library with those it wraps, the outermost first."""
+    layers = [error]
+    while True:
+        inner = layers[-1]
+        reason = getattr(inner, "reason", None)
+        nested = reason if isinstance(reason, BaseException) else None
+        nested = nested or next((a for a in inner.args if isinstance(a, BaseException)), None)
+        nested = nested or inner.__cause__
+        if nested is None or nested is inner:
+            return layers
+        layers.append(nested)
+
+
+def _was_sent(error: BaseException) -> bool:
+    """Say whether a request that ended so may have been sent; no is only said where it is sure."""
+    unconnected = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
+    return not any(isinstance(layer, unconnected) for layer in _layers(error))

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.dispatch import Stopped, attend
 from airflow_provider_cfvectorize.client.looks import (
     Look,
     explain_timeout,
@@ -18,6 +19,7 @@ from airflow_provider_cfvectorize.client.looks import (
     summarize,
 )
 from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict
+from airflow_provider_cfvectorize.client.types import MetadataIndex
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeDiffersError,
@@ -33,6 +35,7 @@ from airflow_provider_cfvectorize.exceptions import (
 _KEY: Final = "wait"
 #: How often a waiting operator sees whether it was told to stop, in seconds.
 _LOOK_SECONDS: Final = 0.5
+_INTERRUPTED: Final = "told to stop while waiting; the write itself is accepted and will be applied"
 
 
 def ends_a_wait(error: BaseException) -> bool:
@@ -122,6 +125,66 @@ def report_evidence(
         log.info("Applied: %s", {key: value for key, value in evidence.items() if key != "mutations"})
 
 
+def _sleep_until(wake: float, stopped: Callable[[], bool]) -> None:
+    while (left := wake - time.monotonic()) > 0:
+        if stopped():
+            raise VectorizeInterrupted(_INTERRUPTED)
+        time.sleep(min(left, _LOOK_SECONDS))
+
+
+def watch_metadata_indexes(
+    client: VectorizeClient,
+    index_name: str,
+    lack: Callable[[list[MetadataIndex]], str],
+    *,
+    seconds: float,
+    interval: float,
+    stopped: Callable[[], bool],
+    log: Any,
+) -> None:
+    """
+    Look at the metadata indexes of an index until they are as they should be.
+
+    :param client: asks; makes single attempts, since the next look is the retry.
+    :param index_name: the index.
+    :param lack: says of the metadata indexes what is not as it should be, with an empty text if nothing; may
+        raise what ends the wait.
+    :param seconds: how long at most; there is one look in any case.
+    :param interval: seconds between two looks.
+    :param stopped: says whether to stop; asked while a request is under way, too.
+    :param log: where to tell what was seen.
+    :raises VectorizeWaitTimeout: they were not in time.
+    :raises VectorizeAuthError: the credentials are refused.
+    :raises VectorizeNotFoundError: the index is not there, or was deleted.
+    :raises VectorizeInterrupted: it was told to stop.
+    """
+    deadline = time.monotonic() + seconds
+    told = ""
+    while True:
+        last = time.monotonic() >= deadline
+        pause = 0.0
+        try:
+            listed = attend(lambda: client.list_metadata_indexes(index_name), stopped)
+        except Stopped:
+            raise VectorizeInterrupted(_INTERRUPTED) from None
+        except VectorizeError as e:
+            if ends_a_wait(e):
+                raise
+            if isinstance(e, VectorizeThrottledError):
+                pause = e.retry_after or 0.0
+            seen = f"this look failed, which does not end the wait: {e}"
+        else:
+            seen = lack(listed)
+        if not seen:
+            return
+        if last:
+            raise VectorizeWaitTimeout(f"after {seconds:g} s: {seen}")
+        if seen != told:
+            told = seen
+            log.info("Still waiting: %s", seen)
+        _sleep_until(min(deadline, time.monotonic() + max(interval, pause)), stopped)
+
+
 class Wait:
     """
     A wait for mutations of one index, from a worker.
@@ -205,13 +268,7 @@ class Wait:
                 return evidence
             if last:
                 raise VectorizeWaitTimeout(self.explain_timeout(seconds))
-            wake = min(deadline, time.monotonic() + max(interval, self.pause))
-            while (left := wake - time.monotonic()) > 0:
-                if stopped():
-                    raise VectorizeInterrupted(
-                        "told to stop while waiting; the write itself is accepted and will be applied"
-                    )
-                time.sleep(min(left, _LOOK_SECONDS))
+            _sleep_until(min(deadline, time.monotonic() + max(interval, self.pause)), stopped)
 
     def _ask(self, last: bool) -> Look:
         state = read_state(self._client.ask_info(self._index_name))

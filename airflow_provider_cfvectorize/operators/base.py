@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
-from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeInterrupted
 from airflow_provider_cfvectorize.templating import VerbatimStringsMixin
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.mutations import Receipt
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 #: More than any count of ids or seconds can sensibly be: thirty years.
 MOST: Final = 10**9
@@ -129,6 +131,26 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
             # Also wakes threads that wait to send, when Airflow ends the task from a signal handler.
             client.session.stop()
             client.close()
+
+    def ask(
+        self, method: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        """
+        Send a single request, which a kill ends the wait for: a throttle can make it last many minutes.
+
+        :param method: a client's method; it runs in a thread.
+        :param args: what to pass to it.
+        :param kwargs: what to pass to it by name.
+        :raises VectorizeInterrupted: the task is to stop.
+        """
+        from airflow_provider_cfvectorize.client.dispatch import Stopped, attend
+
+        try:
+            return attend(lambda: method(*args, **kwargs), self.is_killed)
+        except Stopped:
+            raise VectorizeInterrupted(
+                "told to stop: a request that was under way may be carried out all the same"
+            ) from None
 
     def push(self, context: Context, key: str, value: dict[str, Any]) -> None:
         """Push an XCom, whatever ``do_xcom_push`` says: what waits downstream depends on it."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
@@ -14,16 +13,15 @@ from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
     VectorizeInputError,
-    VectorizeInterrupted,
     VectorizeNotFoundError,
     VectorizeResponseError,
     VectorizeTransportError,
 )
-from airflow_provider_cfvectorize.operators.base import VectorizeOperator, VectorizeWriteOperator
+from airflow_provider_cfvectorize.operators.base import VectorizeOperator
+from airflow_provider_cfvectorize.operators.metadata_index_base import CreatesMetadataIndexes, make_receipt
 from airflow_provider_cfvectorize.operators.metadata_indexes import (
     CreateVectorizeMetadataIndexOperator,
     DeleteVectorizeMetadataIndexOperator,
-    make_receipt,
 )
 from airflow_provider_cfvectorize.templating import read_integer, read_nothing, read_structure
 
@@ -42,7 +40,7 @@ __all__ = [
 ]
 
 
-class CreateVectorizeIndexOperator(VectorizeWriteOperator):
+class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
     """
     Create an index, and its metadata indexes before anybody can write the first vector.
 
@@ -51,9 +49,9 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
     metadata indexes to be applied.
 
     The return value is the mutation id of the last metadata index, waiting for which is waiting for all; None
-    if none was created. The XCom ``receipt`` is always pushed; the XCom ``index`` is the index as the service
-    describes it (``name``, ``description``, ``created_on``, ``modified_on`` and ``config``); the XCom
-    ``evidence`` is pushed if this task waited.
+    without ``metadata_indexes``. The XCom ``receipt`` is always pushed; the XCom ``index`` is the index as
+    the service describes it (``name``, ``description``, ``created_on``, ``modified_on`` and ``config``); the
+    XCom ``evidence`` is pushed if this task waited.
 
     Creating is not sent again after a timeout, since it may have been carried out. With ``if_exists="skip"``
     a retry of the task finds what is there, and creates what is missing; with ``"fail"`` it fails, also where
@@ -72,8 +70,10 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
         mapping, the types are rendered and the properties are not. (templated)
     :param if_exists: ``fail``, or ``skip`` to take an index that exists. It must have the same configuration.
         Metadata indexes it lacks are created as long as it shows no vectors, since vectors would not be found
-        by them; those it has beyond these are left alone. (templated)
-    :param wait_for_completion: end only when the metadata indexes are applied.
+        by them; those it has are created all the same, which changes nothing unless their deletion is on the
+        way; those it has beyond these are left alone. (templated)
+    :param wait_for_completion: end only when the metadata indexes are applied, and have the types wanted. A
+        task that does not wait does not see that somebody else has just created one of another type.
     :param poll_interval: seconds between two looks while waiting.
     :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
         retried if it has retries.
@@ -135,16 +135,16 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
         Create what is missing, push receipt and index and, with ``wait_for_completion``, wait.
 
         :param context: the task's context.
-        :return: the mutation id of the last metadata index, None if none was created.
+        :return: the mutation id of the last metadata index, None without ``metadata_indexes``.
         :raises VectorizeInputError: something passed or configured cannot work, or the index exists with
-            another configuration; nothing was created.
+            another configuration; nothing was created. After a wait: somebody else has created a metadata
+            index of another type first.
         :raises VectorizeResponseError: the index exists (code 3002), or another refusal.
         :raises VectorizeTransportError: the answer was lost; the index may have been created.
         :raises VectorizeWaitTimeout: the metadata indexes were not seen to be applied in time.
         """
         from airflow_provider_cfvectorize.client.addresses import check_new_index_name
-        from airflow_provider_cfvectorize.client.indexes import check_metadata_indexes, index_config
-        from airflow_provider_cfvectorize.client.types import Index
+        from airflow_provider_cfvectorize.client.indexes import index_config
 
         self.check_wait()
         self.check_choice("if_exists", "fail", "skip")
@@ -154,28 +154,30 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
             metric=read_nothing(self.metric),
             preset=read_nothing(self.preset),
         )
-        wanted = check_metadata_indexes(
-            read_structure(read_nothing(self.metadata_indexes), "metadata_indexes")
-        )
+        wanted = self.wanted_types()
         if self.description is not None and not isinstance(self.description, str):
             raise VectorizeInputError(f"description is {show(self.description)}, expected a string")
-        with closing(self.make_client(max_connections=1)) as client:
+        with self.open_client(max_connections=1) as client:
             found = self._find(client) if self.if_exists == "skip" else None
             created = self._create(client, config) if found is None else None
-            index = created or found or client.get_index(self.index_name)
-            missing = wanted if created else self._compare(client, index, config, wanted)
-            # No more than the fields on record: whatever else a server sends has no place in an XCom.
-            self.push(
-                context, "index", {key: index.get(key) for key in Index.__annotations__ if key in index}
-            )
-            receipt = self._create_metadata_indexes(client, missing)
+            index = created or found or self.ask(client.get_index, self.index_name)
+            if not created:
+                self._compare(client, index, config, wanted)
+            self.push(context, "index", {**index})
+            receipt = self._create_metadata_indexes(client, wanted)
         return self.hand_on(context, receipt)
+
+    def wanted_types(self) -> Mapping[str, IndexType]:
+        """Return the types of the metadata indexes, by property."""
+        from airflow_provider_cfvectorize.client.indexes import check_metadata_indexes
+
+        return check_metadata_indexes(read_structure(read_nothing(self.metadata_indexes), "metadata_indexes"))
 
     def _find(self, client: VectorizeClient) -> Index | None:
         from airflow_provider_cfvectorize.client.answers import INDEX_DELETED_CODE, INDEX_NOT_FOUND_CODE
 
         try:
-            return client.get_index(self.index_name)
+            return self.ask(client.get_index, self.index_name)
         except VectorizeNotFoundError as e:
             # A wrong account is not found either, and creates nothing.
             if e.code not in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
@@ -187,7 +189,8 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.client.answers import INDEX_EXISTS_CODE, is_server_fault
 
         try:
-            index = client.create_index(self.index_name, **config, description=read_nothing(self.description))
+            description = read_nothing(self.description)
+            index = self.ask(client.create_index, self.index_name, **config, description=description)
         except (VectorizeResponseError, VectorizeTransportError) as e:
             if isinstance(e, VectorizeResponseError) and e.code == INDEX_EXISTS_CODE:
                 if self.if_exists == "skip":
@@ -217,8 +220,8 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
         index: Index,
         config: Mapping[str, Any],
         wanted: Mapping[str, IndexType],
-    ) -> Mapping[str, IndexType]:
-        """Check that an index that exists is the one wanted, and return the metadata indexes it lacks."""
+    ) -> None:
+        """Check that an index that exists is the one wanted, or can be made so."""
         from airflow_provider_cfvectorize.client.indexes import (
             config_differences,
             describe_config,
@@ -227,14 +230,14 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
         )
         from airflow_provider_cfvectorize.client.limits import MAX_METADATA_INDEXES
 
-        there = client.list_metadata_indexes(self.index_name)
+        there = self.ask(client.list_metadata_indexes, self.index_name)
         differences = config_differences(index, config) + type_differences(there, wanted)
         if differences:
             raise VectorizeInputError(
                 f"index {show(self.index_name)} exists, and not as it should be: {'; '.join(differences)}. "
                 "An index cannot be changed: pass what it has, take another index_name, or delete it first "
-                "(DeleteVectorizeIndexOperator). A metadata index can be deleted and created again, and the "
-                "vectors upserted after that"
+                "(DeleteVectorizeIndexOperator). A metadata index can be deleted and, when that is applied, "
+                "created again, and the vectors upserted after that"
             )
         if "preset" in config and not tells_preset(index):
             self.log.warning(
@@ -248,22 +251,23 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
         missing = {name: index_type for name, index_type in wanted.items() if name not in properties}
         further = [show(name) for name in properties if name not in wanted]
         self.log.info(
-            "Index %s exists, with this configuration. Metadata indexes to create: %s; there beyond those "
-            "asked for: %s.",
+            "Index %s exists, with this configuration. Metadata indexes it lacks: %s; there beyond those "
+            "asked for: %s. Those it has are created all the same, which changes nothing unless their "
+            "deletion is on the way.",
             self.index_name,
             ", ".join(map(show, missing)) or "none",
             ", ".join(further) or "none",
         )
         if not missing:
-            return missing
+            return
         if len(properties) + len(missing) > MAX_METADATA_INDEXES:
             raise VectorizeInputError(
                 f"index {show(self.index_name)} has {len(properties)} metadata indexes, and "
                 f"{', '.join(map(show, missing))} would make it more than {MAX_METADATA_INDEXES}, the most "
                 f"that an index has. There beyond those asked for: {', '.join(further)}. Delete some of them "
-                "first (DeleteVectorizeMetadataIndexOperator)"
+                "first, and wait for that (DeleteVectorizeMetadataIndexOperator, wait_for_completion=True)"
             )
-        vectors = client.info(self.index_name).get("vectorCount")
+        vectors = self.ask(client.info, self.index_name).get("vectorCount")
         if vectors != 0:
             raise VectorizeInputError(
                 f"index {show(self.index_name)} has vectors ({show(vectors)}), and no metadata index of "
@@ -272,22 +276,19 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
                 "CreateVectorizeMetadataIndexOperator and upsert the vectors again; otherwise leave it out "
                 "of metadata_indexes"
             )
-        return missing
 
-    def _create_metadata_indexes(self, client: VectorizeClient, missing: Mapping[str, IndexType]) -> Receipt:
+    def _create_metadata_indexes(self, client: VectorizeClient, wanted: Mapping[str, IndexType]) -> Receipt:
         mutation = None
-        for done, (name, index_type) in enumerate(missing.items()):
+        for done, (name, index_type) in enumerate(wanted.items()):
             try:
-                if self.is_killed():
-                    raise VectorizeInterrupted("told to stop")
-                mutation = client.create_metadata_index(self.index_name, name, index_type)
+                mutation = self.ask(client.create_metadata_index, self.index_name, name, index_type)
             except VectorizeError:
                 self.log.error(
                     "Index %s is there with %d of the %d metadata indexes that were to be created. A retry "
                     "with if_exists='skip' creates the rest.",
                     self.index_name,
                     done,
-                    len(missing),
+                    len(wanted),
                 )
                 raise
             self.log.info(
@@ -296,7 +297,7 @@ class CreateVectorizeIndexOperator(VectorizeWriteOperator):
                 index_type,
                 mutation["mutationId"],
             )
-        return make_receipt(client, self.index_name, mutation, len(missing))
+        return make_receipt(client, self.index_name, mutation, len(wanted))
 
 
 class DeleteVectorizeIndexOperator(VectorizeOperator):
@@ -341,9 +342,9 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
         self.check_choice("if_missing", "fail", "skip")
         # What Jinja makes of nothing is the name of no index, which with "skip" would look like a success.
         check_path_name(read_nothing(self.index_name))
-        with closing(self.make_client(max_connections=1)) as client:
+        with self.open_client(max_connections=1) as client:
             try:
-                client.delete_index(self.index_name)
+                self.ask(client.delete_index, self.index_name)
             except VectorizeNotFoundError as e:
                 if e.code not in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
                     raise

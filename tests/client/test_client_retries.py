@@ -34,7 +34,7 @@ BUSY = refused(503, 1)
 class Service:
     """A transport that gives prepared answers, on a clock of its own; the last answer again and again."""
 
-    def __init__(self, *answers: Reply | str, seconds: float = 0.0) -> None:
+    def __init__(self, *answers: Reply | str | VectorizeTransportError, seconds: float = 0.0) -> None:
         self.answers = list(answers)
         self.seconds = seconds
         self.now = 1000.0
@@ -53,6 +53,8 @@ class Service:
         answer = self.answers[min(self.sent, len(self.answers) - 1)]
         self.sent += 1
         self.now += self.seconds
+        if isinstance(answer, VectorizeTransportError):
+            raise answer
         if isinstance(answer, str):
             raise VectorizeTransportError(answer)
         return RawResponse(answer.status, answer.headers, answer.body)
@@ -242,6 +244,21 @@ def test_deleting_an_index_that_a_retry_no_longer_finds_is_success(
 def test_deleting_an_index_that_is_not_there_is_an_error(serve: Serve, connect: Connect) -> None:
     with pytest.raises(VectorizeNotFoundError):
         connect(serve([refused(404, 3000)]), retry=AT_ONCE).delete_index("docs")
+
+
+@pytest.mark.parametrize("refusal", [refused(429, 971), refused(400, 40041), refused(503, 40041)])
+def test_a_throttled_attempt_has_deleted_nothing(serve: Serve, connect: Connect, refusal: Reply) -> None:
+    with pytest.raises(VectorizeNotFoundError):
+        connect(serve([refusal, refused(404, 3000)]), retry=AT_ONCE).delete_index("docs")
+
+
+def test_an_attempt_that_reached_nobody_has_deleted_nothing() -> None:
+    unreached = VectorizeTransportError("no connection", sent=False)
+    service = Service(unreached, refused(404, 3000))
+    with pytest.raises(VectorizeNotFoundError):
+        service.ask(gone_is_done=True)
+    # Of several attempts, one that may have been carried out is enough.
+    assert Service(LOST, unreached, refused(429, 971), refused(404, 3000)).ask(gone_is_done=True) is None
 
 
 def test_a_retry_that_finds_no_account_is_no_success(serve: Serve, connect: Connect) -> None:

@@ -219,13 +219,17 @@ def test_no_proxy_is_heeded(serve: Serve, connect: Connect, monkeypatch: pytest.
 def test_connection_refused(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(VectorizeTransportError, match=rf"no answer from 127\.0\.0\.1:{port}: .*refused"):
+    refusal = rf"no answer from 127\.0\.0\.1:{port}: .*refused"
+    with pytest.raises(VectorizeTransportError, match=refusal) as e:
         connect(f"http://127.0.0.1:{port}").list_indexes()
+    assert not e.value.sent
 
 
 def test_reset_before_the_answer(serve: Serve, connect: Connect) -> None:
-    with pytest.raises(VectorizeTransportError, match=r"^GET .*/indexes: no answer from 127\.0\.0\.1"):
+    reset = r"^GET .*/indexes: no answer from 127\.0\.0\.1"
+    with pytest.raises(VectorizeTransportError, match=reset) as e:
         connect(serve(["reset"])).list_indexes()
+    assert e.value.sent
 
 
 @pytest.mark.parametrize(

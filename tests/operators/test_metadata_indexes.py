@@ -135,14 +135,23 @@ def test_vectors_that_are_there_already_are_warned_of(
 
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_one_that_is_there_already(vectorize: Vectorize, wait: bool, deferrable: bool) -> None:
+def test_one_that_is_there_already(vectorize: Vectorize, told: Told, wait: bool, deferrable: bool) -> None:
     give(vectorize, lang="string")
+    vectorize.fill(["a"])
     context = make_context()
-    assert create(context, wait_for_completion=wait, deferrable=deferrable) is None
-    receipt = context["ti"].pushed["receipt"]
-    assert (receipt["mutation_id"], receipt["count"], receipt["index_name"]) == (None, 0, INDEX)
-    assert ("evidence" in context["ti"].pushed) is wait
-    assert vectorize.server.stats()["create_metadata_index"] == 1
+    mutation_id = create(context, wait_for_completion=wait, deferrable=deferrable)
+    check_receipt(context, mutation_id)
+    text = told()
+    assert "already. It is created all the same" in text
+    # They know it already.
+    assert "has vectors" not in text
+    if wait:
+        assert context["ti"].pushed["evidence"]["outcome"] == "watermark"
+    assert vectorize.server.stats()["create_metadata_index"] == 2
+
+
+def test_one_that_must_not_be_there(vectorize: Vectorize) -> None:
+    give(vectorize, lang="string")
     with pytest.raises(VectorizeInputError, match="already") as error:
         create(if_exists="fail")
     assert "if_exists='skip'" in str(error.value)
@@ -162,8 +171,8 @@ def test_an_eleventh(vectorize: Vectorize) -> None:
     give(vectorize, **{f"p{i}": "string" for i in range(10)})
     with pytest.raises(VectorizeInputError, match="has 10 metadata indexes, the most it can have: 'p0', "):
         create()
-    assert create(property_name="p9") is None
-    assert vectorize.server.stats()["create_metadata_index"] == 10
+    create(property_name="p9", wait_for_completion=True)
+    assert vectorize.server.stats()["create_metadata_index"] == 11
 
 
 @pytest.mark.parametrize("status", [400, 404])

@@ -67,7 +67,9 @@ def creates_an_index(block: Block, stage: Stage) -> None:
     run = run_block(block, stage)
     assert run.pull("create", "index")["config"] == {"dimensions": 32, "metric": "cosine"}
     # Again: it is there, as it should be.
-    assert run_block(block, stage).pull("create") is None
+    again = run_block(block, stage)
+    assert again.pull("create") == again.pull("create", "receipt")["mutation_id"] != run.pull("create")
+    assert again.pull("create", "index") == run.pull("create", "index")
 
 
 def fills_out_of_an_xcom(block: Block, stage: Stage) -> None:
