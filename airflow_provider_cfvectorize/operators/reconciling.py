@@ -45,7 +45,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
 
     A vector that is written after the listing has begun is not in the listing and stays. Where others delete
     and write meanwhile, or where a listing lags, ``confirm_after`` lists a second time and deletes only what
-    was surplus both times.
+    was surplus both times. Neither helps a vector written before the listing and after the desired set was
+    made: it is surplus, so nobody may write in scope between those two.
 
     The return value is the id of a mutation that comes after all others of this task, None if there was
     nothing to delete. The XCom ``report`` is pushed before the wait, also when a guard refuses:
@@ -300,7 +301,9 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
 
     def _end_dry_run(self, context: Context, report: dict[str, Any], receipt: Receipt) -> None:
         self.log.info(
-            "Dry run: %d ids would be deleted; they are in %s.", report["surplus"], report["surplus_path"]
+            "Dry run: %d ids would be deleted; they are in %s.",
+            report["surplus"],
+            show(report["surplus_path"], 200),
         )
         if report["refused"]:
             self.log.warning("Without dry_run the task would fail: %s.", report["refused"])
