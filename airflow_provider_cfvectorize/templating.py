@@ -99,3 +99,34 @@ def read_integer(value: Any) -> Any:
     if isinstance(value, str) and value.strip().removeprefix("-").isdecimal() and len(value) <= 20:
         return int(value)
     return value
+
+
+def is_given(operator: Any, name: str, value: object) -> bool:
+    """
+    Say whether a DAG gives a parameter, whatever it is after rendering.
+
+    :param operator: the operator, at run time.
+    :param name: the parameter.
+    :param value: what the constructor got.
+    """
+    if value is not None:
+        return True
+    # A mapped operator is made on the worker, of values; None among them is no absence. Both names are
+    # Airflow's own, in 2.11 and in 3; without them, None would be taken for an absence as elsewhere.
+    mapped = getattr(operator, "_BaseOperator__from_mapped", False)
+    return bool(mapped) and name in getattr(operator, "_BaseOperator__init_kwargs", {})
+
+
+def check_account(operator: Any, given: object) -> None:
+    """
+    Refuse an account that was given and came to nothing: it must not become the connection's.
+
+    :param operator: has an ``account_id``, rendered.
+    :param given: what its constructor got.
+    :raises VectorizeInputError: it is nothing now.
+    """
+    if read_nothing(operator.account_id) is None and (given is not None or operator.account_id is not None):
+        raise VectorizeInputError(
+            f"account_id was given, and is {show(operator.account_id)} now that it is rendered: the "
+            "connection's own account is not taken instead. Check where it comes from, or leave it out"
+        )

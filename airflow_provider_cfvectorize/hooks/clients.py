@@ -60,8 +60,9 @@ def client_of(
             f"connection {show(conn.conn_id)} has no password: put the API token into it (or, with "
             "api_email, the Global API Key)"
         )
-    account_id = account_id or conn.login
-    if not account_id:
+    if account_id is None:
+        account_id = conn.login
+    if account_id is None or account_id == "":
         raise VectorizeInputError(
             f"connection {show(conn.conn_id)} has no login: put the Account ID into it, or pass account_id"
         )

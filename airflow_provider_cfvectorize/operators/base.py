@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeInterrupted
-from airflow_provider_cfvectorize.templating import VerbatimStringsMixin
+from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -53,6 +53,7 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         self.index_name = index_name
         self.conn_id = conn_id
         self.account_id = account_id
+        self._given_account = account_id
         self._killed = False
 
     def on_kill(self) -> None:
@@ -95,9 +96,14 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
             )
 
     def make_hook(self) -> CloudflareVectorizeHook:
-        """Return a hook; nothing is looked up yet."""
+        """
+        Return a hook; nothing is looked up yet.
+
+        :raises VectorizeInputError: an account was given and came to nothing.
+        """
         from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
+        check_account(self, self._given_account)
         return CloudflareVectorizeHook(self.conn_id, self.account_id)
 
     def make_client(self, *, max_connections: int) -> VectorizeClient:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.templating import read_nothing
+from airflow_provider_cfvectorize.templating import is_given, read_nothing
 
 if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.ids import IdSource
@@ -50,11 +50,13 @@ class Narrowing:
     One that was given and renders to nothing is refused: a run for no tenant at all must not read, or hand
     on to a delete, what belongs to all of them.
 
-    :param given: the parameters as the DAG gives them, None where it does not.
+    :param operator: whose parameters they are.
+    :param given: the parameters as the constructor gets them.
     """
 
-    def __init__(self, **given: object) -> None:
-        self._names = frozenset(name for name, value in given.items() if value is not None)
+    def __init__(self, operator: Any, **given: object) -> None:
+        self._operator = operator
+        self._given = given
 
     def read(self, name: str, value: Any) -> Any:
         """
@@ -65,7 +67,7 @@ class Narrowing:
         :raises VectorizeInputError: it was given, and is nothing now.
         """
         value = read_nothing(value)
-        if value is None and name in self._names:
+        if value is None and is_given(self._operator, name, self._given[name]):
             raise VectorizeInputError(
                 f"{name} was given, and is None or an empty text now that it is rendered. Without a {name}, "
                 f"more would be read than was meant: check where it comes from. To read without a {name}, "

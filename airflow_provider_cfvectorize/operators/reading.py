@@ -216,7 +216,7 @@ class QueryVectorsOperator(VectorizeOperator):
         self.namespace = namespace
         self.return_values = return_values
         self.return_metadata = return_metadata
-        self._narrowing = Narrowing(filter=filter, namespace=namespace)
+        self._narrowing = Narrowing(self, filter=filter, namespace=namespace)
 
     def execute(self, context: Context) -> QueryResult:
         """
@@ -301,7 +301,7 @@ class ListVectorsOperator(VectorizeOperator):
         self.prefix = prefix
         self.path = path
         self.max_ids = max_ids
-        self._narrowing = Narrowing(prefix=prefix)
+        self._narrowing = Narrowing(self, prefix=prefix)
 
     def execute(self, context: Context) -> list[str] | str:
         """

@@ -14,6 +14,7 @@ from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
+from airflow_provider_cfvectorize.templating import is_given
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -154,7 +155,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.verify = verify
         self.concurrency = concurrency
         # With native rendering a template may give None, which must not become "the whole index".
-        self._has_prefix = id_prefix is not None
+        self._given_prefix = id_prefix
 
     def execute(self, context: Context) -> str | None:
         """
@@ -187,7 +188,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.client.reconciliation import check_prefix
 
         check_path_name(self.index_name)
-        if self._has_prefix and self.id_prefix is None:
+        if self.id_prefix is None and is_given(self, "id_prefix", self._given_prefix):
             raise VectorizeInputError(
                 "id_prefix was given and became None: a template or an upstream task gave nothing, and the "
                 "task will not take that for the whole index"

@@ -21,7 +21,7 @@ from airflow_provider_cfvectorize.client.mutations import YOUNG, Receipt
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.sensors.inputs import check_receipts, read_waits
-from airflow_provider_cfvectorize.templating import VerbatimStringsMixin
+from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +105,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         self.deferrable = deferrable
         self.conn_id = conn_id
         self.account_id = account_id
+        self._given_account = account_id
         self._wait: Wait | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -171,6 +172,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     def _make_client(self) -> VectorizeClient:
         from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
+        check_account(self, self._given_account)
         return CloudflareVectorizeHook(self.conn_id, self.account_id).get_watching_conn()
 
     def _end(self, evidence: dict[str, Any]) -> dict[str, Any]:
