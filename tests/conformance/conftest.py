@@ -7,7 +7,9 @@ Nothing here imports Airflow: with ``--confcutdir tests/conformance`` the suite 
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,9 +23,10 @@ import requests
 pytest.register_assert_rewrite("conformance.scenario", "conformance.service")
 
 from conformance import record, service, sources  # noqa: E402
+from conformance.account import Account, Bearer  # noqa: E402
 from conformance.record import Report  # noqa: E402
 from conformance.scenario import Lab, Scenario  # noqa: E402
-from conformance.service import Bearer, Pace, Service  # noqa: E402
+from conformance.service import Pace, Service  # noqa: E402
 
 REPORT = pytest.StashKey[Report]()
 CLOUDFLARE = "https://api.cloudflare.com/client/v4"
@@ -34,24 +37,44 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SLOW_VARIABLE = "CONFORMANCE_SLOW"
 #: Where to write what the probes were answered.
 JSON_VARIABLE = "CONFORMANCE_PROBES_JSON"
+ACCOUNT_VARIABLE = "CLOUDFLARE_ACCOUNT_ID"
+TOKEN_VARIABLE = "CLOUDFLARE_API_TOKEN"
 READ_ONLY_VARIABLE = "CLOUDFLARE_READ_ONLY_API_TOKEN"
 
 
-def real_account(config: pytest.Config) -> tuple[str, str, str] | None:
-    """Return base URL, account and token of the real account to run against, if there is one."""
-    account, token = os.environ.get("CLOUDFLARE_ACCOUNT_ID"), os.environ.get("CLOUDFLARE_API_TOKEN")
+def real_account(config: pytest.Config) -> Account | None:
+    """Return the real account to run against, if there is one."""
     # The workers of a parallel run know nothing of each other's requests, and each would create indexes.
-    if not account or not token or hasattr(config, "workerinput"):
+    if not _is_set(ACCOUNT_VARIABLE) or not _is_set(TOKEN_VARIABLE) or hasattr(config, "workerinput"):
         return None
     base_url = (os.environ.get("CLOUDFLARE_API_BASE_URL") or CLOUDFLARE).rstrip("/")
     parts = urlsplit(base_url)
     if parts.scheme != "https" and parts.hostname not in LOOPBACK:
         raise pytest.UsageError(f"CLOUDFLARE_API_BASE_URL would send the token in clear text to {base_url}")
-    return base_url, account, token
+    # What is wrong with these is told without them.
+    if not re.fullmatch("[0-9a-fA-F]{32}", os.environ[ACCOUNT_VARIABLE]):
+        raise pytest.UsageError(f"{ACCOUNT_VARIABLE} is no account id: expected 32 hexadecimal digits")
+    read_only = _bearer(READ_ONLY_VARIABLE) if _is_set(READ_ONLY_VARIABLE) else None
+    return Account(base_url, os.environ[ACCOUNT_VARIABLE], _bearer(TOKEN_VARIABLE), read_only)
+
+
+def _is_set(variable: str) -> bool:
+    return bool(os.environ.get(variable))
+
+
+def _bearer(variable: str) -> Bearer:
+    # Visible ASCII, as the service's tokens are.
+    if not re.fullmatch("[!-~]+", os.environ[variable]):
+        raise pytest.UsageError(
+            f"{variable} has a space, a line break or another character that cannot stand in a header: copy "
+            "it again"
+        )
+    return Bearer(os.environ[variable])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if real_account(config) is None or os.environ.get(READ_ONLY_VARIABLE):
+    real = real_account(config)
+    if real is None or real.read_only is not None:
         return
     deselected = [item for item in items if item.get_closest_marker("read_only_token")]
     config.hook.pytest_deselected(items=deselected)
@@ -64,7 +87,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def report(pytestconfig: pytest.Config) -> Report:
     real = real_account(pytestconfig)
-    target = "vectorize-local" if real is None else real[0]
+    target = "vectorize-local" if real is None else real.base_url
     pytestconfig.stash[REPORT] = Report(target, real is not None, time.monotonic())
     return pytestconfig.stash[REPORT]
 
@@ -73,36 +96,29 @@ def report(pytestconfig: pytest.Config) -> Report:
 def vectorize(pytestconfig: pytest.Config, report: Report) -> Iterator[Service]:
     """Return the service: a local one of its own, or the account that the environment names."""
     real = real_account(pytestconfig)
-    connected = _connect(*real) if real else _start_local()
-    connected_, stop = connected
+    connected, stop = _connect(real) if real else _start_local()
     try:
-        answer = connected_.send("GET")
+        answer = connected.send("GET")
         if not answer.ok:
             pytest.fail(f"the account cannot be used, nothing was created: {service.shown(answer)}", False)
-        yield connected_
+        yield connected
     finally:
-        report.requests, report.applied_after = connected_.sent, connected_.applied_after
+        report.requests, report.applied_after = connected.sent, connected.applied_after
         report.seconds = time.monotonic() - report.started
-        for response in connected_.throttled:
-            report.answers.append(
-                record.of_response("Throttles that came unasked", response.request.path_url, response)
-            )
-        connected_.session.close()
+        for response in connected.throttled:
+            asked = connected.asked(response)
+            report.answers.append(record.of_response("Throttles that came unasked", asked, response))
+        connected.session.close()
         stop()
 
 
-def _connect(base_url: str, account: str, token: str) -> tuple[Service, Callable[[], None]]:
-    near = urlsplit(base_url).hostname in LOOPBACK
-    read_only = os.environ.get(READ_ONLY_VARIABLE)
-    return Service(
-        base_url,
-        account,
-        Bearer(token),
-        Pace(int(service.ACCOUNT_REQUESTS * service.SHARE)),
-        service.NEAR if near else service.REAL,
-        trust_env=not near,
-        read_only=Bearer(read_only) if read_only else None,
-    ), lambda: None
+def _connect(account: Account) -> tuple[Service, Callable[[], None]]:
+    near = urlsplit(account.base_url).hostname in LOOPBACK
+    # Its lines have the account's id, and pytest shows what was logged when a case fails.
+    logging.getLogger("urllib3.connectionpool").disabled = True
+    pace = Pace(int(service.ACCOUNT_REQUESTS * service.SHARE))
+    patience = service.NEAR if near else service.REAL
+    return Service(account, pace, patience, trust_env=not near), lambda: None
 
 
 def _start_local() -> tuple[Service, Callable[[], None]]:
@@ -111,15 +127,10 @@ def _start_local() -> tuple[Service, Callable[[], None]]:
     server = LocalVectorize(
         apply_delay=service.LOCAL_APPLY_DELAY, read_only_token=LOCAL_READ_ONLY_TOKEN
     ).start()
-    return Service(
-        server.base_url,
-        server.account_id,
-        Bearer(server.api_token),
-        Pace(None),
-        service.NEAR,
-        trust_env=False,
-        read_only=Bearer(LOCAL_READ_ONLY_TOKEN),
-    ), server.stop
+    account = Account(
+        server.base_url, server.account_id, Bearer(server.api_token), Bearer(LOCAL_READ_ONLY_TOKEN)
+    )
+    return Service(account, Pace(None), service.NEAR, trust_env=False), server.stop
 
 
 # --- what is in it --------------------------------------------------------------------------------------

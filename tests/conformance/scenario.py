@@ -18,6 +18,7 @@ from typing import Any
 
 import requests
 
+from conformance.account import NoAnswer
 from conformance.service import DIMENSIONS, Service, codes, mutation, result
 
 #: What all names of one run begin with: this and a random part.
@@ -76,8 +77,8 @@ class Lab:
         assert self._random in name, "a name that could be somebody else's"
         try:
             response = self.service.create(body)
-        except requests.RequestException:
-            # The answer was lost, perhaps after the work.
+        except BaseException:
+            # The answer was lost, or Ctrl-C did not wait for it: perhaps after the work.
             self._there.append(name)
             raise
         if response.ok or response.status_code >= 500:
@@ -109,7 +110,7 @@ class Lab:
             for name in list(dict.fromkeys(self._there)):
                 try:
                     self.remove(name)
-                except requests.RequestException:
+                except NoAnswer:
                     continue
         return list(dict.fromkeys(self._there))
 

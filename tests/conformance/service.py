@@ -9,8 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
+
+from conformance.account import Account, Bearer, NoAnswer
 
 T = TypeVar("T")
 
@@ -30,43 +33,10 @@ MAX_REPEATS = 3
 GATEWAY_FAILURES = (502, 503, 504)
 
 NDJSON = "application/x-ndjson"
+INDEXES = "/accounts/{account}/vectorize/v2/indexes"
 DIMENSIONS = 32
 #: Seconds until the suite's own vectorize-local applies a write.
 LOCAL_APPLY_DELAY = 0.3
-
-
-class Bearer(requests.auth.AuthBase):
-    """
-    A token on its way into a header, and nowhere else: not into a repr, not to another host.
-
-    :param token: The token.
-    """
-
-    def __init__(self, token: str) -> None:
-        self._header = f"Bearer {token}"
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = self._header
-        return request
-
-    def __repr__(self) -> str:
-        return "Bearer(***)"
-
-
-class Header(requests.auth.AuthBase):
-    """
-    Any ``Authorization`` header, or none.
-
-    :param value: The header; None sends none, and none out of a file either.
-    """
-
-    def __init__(self, value: str | None) -> None:
-        self._value = value
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._value is not None:
-            request.headers["Authorization"] = self._value
-        return request
 
 
 class Pace:
@@ -142,22 +112,16 @@ class Service:
     """
     One account of a Vectorize.
 
-    :param base_url: What stands for ``https://api.cloudflare.com/client/v4``.
-    :param account_id: The account.
-    :param auth: Its token.
+    :param account: The account.
     :param pace: When a request may start.
     :param patience: How long to wait for a write.
     :param trust_env: Whether proxies and certificates are taken from the environment.
-    :param read_only: A token that may read and not write, if there is one.
     """
 
-    base_url: str
-    account_id: str
-    auth: Bearer
+    account: Account
     pace: Pace
     patience: Patience
     trust_env: bool
-    read_only: Bearer | None = None
     sent: int = 0
     #: Seconds from a write's answer until it was seen to be applied.
     applied_after: list[float] = field(default_factory=list)
@@ -167,14 +131,18 @@ class Service:
     def __post_init__(self) -> None:
         self.session = requests.Session()
         self.session.trust_env = self.trust_env
-        self.indexes = f"{self.base_url}/accounts/{self.account_id}/vectorize/v2/indexes"
+
+    @property
+    def read_only(self) -> Bearer | None:
+        """The token that may read and not write, if there is one."""
+        return self.account.read_only
 
     def send(
         self,
         method: str,
         path: str = "",
         *,
-        url: str | None = None,
+        below: str = INDEXES,
         auth: requests.auth.AuthBase | None = None,
         repeat: bool = True,
         **options: Any,
@@ -184,23 +152,16 @@ class Service:
 
         :param method: The method.
         :param path: What follows ``.../indexes``.
-        :param url: The whole address instead.
+        :param below: What the path is below, below the base URL; ``{account}`` stands for the account.
         :param auth: Other credentials than the account's.
         :param repeat: Whether a gateway's failure is tried again; not for what would do something twice.
         :param options: As for ``requests``.
+        :raises NoAnswer: There was none.
         """
         for repeats in range(MAX_REPEATS + 1):
             self.pace.wait()
             self.sent += 1
-            response = self.session.request(
-                method,
-                url or self.indexes + path,
-                auth=auth or self.auth,
-                timeout=(30, 300),
-                # The token is for this host.
-                allow_redirects=False,
-                **options,
-            )
+            response = self._send(method, below, path, auth or self.account.auth, options)
             throttle = _throttle(response)
             if throttle:
                 self.throttled.append(response)
@@ -210,6 +171,54 @@ class Service:
             elif repeats < MAX_REPEATS:
                 self.pace.block(self.patience.interval * 2**repeats)
         return response
+
+    def _send(
+        self, method: str, below: str, path: str, auth: requests.auth.AuthBase, options: dict[str, Any]
+    ) -> requests.Response:
+        # pytest shows the frames that an error came through, with what they were given: the headers of the
+        # HTTP library, the address. So neither an error nor an answer leaves here as it came, and what it is
+        # made of has no name here.
+        ended: BaseException
+        try:
+            return self._hide(
+                self.session.request(
+                    method,
+                    self._address(below, path),
+                    auth=auth,
+                    timeout=(30, 300),
+                    # The token is for this host.
+                    allow_redirects=False,
+                    **options,
+                )
+            )
+        except Exception as e:
+            ended = self._no_answer(method, self._address(below, path), e)
+        except BaseException as e:
+            ended = e.with_traceback(None)
+        raise ended from None
+
+    def _address(self, below: str, path: str) -> str:
+        return self.account.base_url + below.format(account=self.account.id) + path
+
+    def _no_answer(self, method: str, address: str, error: Exception) -> NoAnswer:
+        # Of what is not known to be about the connection the text could be any part of the request.
+        told = f": {error}" if isinstance(error, requests.RequestException) else ""
+        text = f"{method} {urlsplit(address).path}: {type(error).__name__}{told}"
+        return NoAnswer(self.account.hide(text))
+
+    def _hide(self, response: requests.Response) -> requests.Response:
+        """Return an answer that does not repeat what it was asked with."""
+        hide = self.account.hide
+        response.url = hide(response.url)
+        for name, value in list(response.headers.items()):
+            response.headers[name] = hide(value)
+        # As Latin-1 every byte is one character, and stays what it is.
+        response._content = hide(response.content.decode("latin-1")).encode("latin-1")
+        return response
+
+    def asked(self, response: requests.Response) -> str:
+        """Return what an answer was the answer to."""
+        return self.account.hide(f"{response.request.method} {response.request.path_url}")
 
     # --- what most cases need --------------------------------------------------------------------------
 

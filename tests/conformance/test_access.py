@@ -7,9 +7,10 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
+from conformance.account import Header
 from conformance.routes import READS, WRITES, Route, name_of
 from conformance.scenario import Lab, Scenario, turned
-from conformance.service import DIMENSIONS, Header, Service, codes, envelope, refusal, result
+from conformance.service import DIMENSIONS, Service, codes, envelope, refusal, result
 from conformance.sources import source
 
 ENVELOPE = {"result", "success", "errors", "messages"}
@@ -92,14 +93,13 @@ def test_what_a_token_that_may_read_cannot_do(vectorize: Service, never: str, ro
 
 
 @pytest.mark.parametrize(
-    "path",
+    "below",
     ["/accounts/not-an-account/vectorize/v2/indexes", "/accounts/{account}/vectorize/v99/indexes"],
     ids=["bad account id", "unknown route"],
 )
 @source("observed", "gateway of api.cloudflare.com: 404 with code 7003")
 @source("schema", "vectorize_messages: its example is code 7003, No route for the URI")
-def test_addresses_that_lead_nowhere(vectorize: Service, path: str) -> None:
-    url = vectorize.base_url + path.format(account=vectorize.account_id)
-    response = vectorize.send("GET", url=url)
+def test_addresses_that_lead_nowhere(vectorize: Service, below: str) -> None:
+    response = vectorize.send("GET", below=below)
     assert refusal(response).status == 404
     assert 7003 in codes(response)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from conformance.account import Header
 from conformance.routes import OF_AN_INDEX
 from conformance.scenario import Lab, Scenario
-from conformance.service import DIMENSIONS, Header, Service, mutation, result
+from conformance.service import DIMENSIONS, Service, mutation, result
 from conformance.sources import unknown
 
 Probe = Callable[..., None]
@@ -48,8 +49,8 @@ def test_no_credentials(vectorize: Service, probe: Probe) -> None:
 
 @unknown("Another account", states="another account's path is 404 with code 7003")
 def test_another_account(vectorize: Service, probe: Probe) -> None:
-    url = f"{vectorize.base_url}/accounts/{'0' * 32}/vectorize/v2/indexes"
-    probe("list indexes of an account of zeros", vectorize.send("GET", url=url), (404, 7003))
+    response = vectorize.send("GET", below=f"/accounts/{'0' * 32}/vectorize/v2/indexes")
+    probe("list indexes of an account of zeros", response, (404, 7003))
 
 
 @unknown("Ratelimit headers of an answer", states="There are no `Ratelimit` headers yet")

@@ -38,7 +38,11 @@ class Relay:
     @property
     def connection(self) -> str:
         """The connection's JSON, by way of the relay."""
-        return json.dumps(json.loads(self._server.connection) | {"host": self._relay.base_url})
+        return json.dumps(json.loads(self._server.connection) | {"host": self.base_url})
+
+    @property
+    def base_url(self) -> str:
+        return self._relay.base_url
 
     def close(self) -> None:
         self._relay.close()
@@ -58,7 +62,8 @@ class Relay:
             }
             connection.request(request.method, request.path, request.body, headers)
             answer = connection.getresponse()
-            reply = Reply(answer.status, answer.read(), {"Date": answer.headers.get("Date") or ""})
+            kept = {name: answer.headers.get(name) or "" for name in ("Date", "Content-Type")}
+            reply = Reply(answer.status, answer.read(), kept)
         finally:
             connection.close()
         return "reset" if instead == "lost" else reply

@@ -9,31 +9,25 @@ token, as it would of the real one.
 from __future__ import annotations
 
 import importlib
-import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
+from airflow_provider_cfvectorize.local import Behaviour
 from client.servers import ScriptedServer, ok, refused
 from conformance import conftest as suite
+from conformance import record
+from conformance.account import Account, Bearer, Header
 from conformance.routes import ROUTES
 from conformance.scenario import Lab
-from conformance.service import NEAR, Bearer, Header, Pace, Service
+from conformance.service import Pace, refusal, shown
 from conformance.sources import LOCAL_SERVER, MARKS, ROOT, documented_switches
+from package.accounts import ACCOUNT, TOKEN, account_variables, make_service
 from readme.markdown import read
 
 SUITE = ROOT / "tests" / "conformance"
-ACCOUNT = "ab" * 16
-TOKEN = "a-token-that-nobody-may-see-0123456789"
 #: Switches that no probe asks for, since it would take thousands of requests.
 NOT_ASKED = {"deleted_ids_fill_jobs"}
 
@@ -99,18 +93,15 @@ def config(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Any:
     return Config()
 
 
-def account_variables(base_url: str) -> dict[str, str]:
-    return {
-        "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
-        "CLOUDFLARE_API_TOKEN": TOKEN,
-        "CLOUDFLARE_API_BASE_URL": base_url,
-    }
-
-
 def test_both_variables_make_it_a_real_account(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert suite.real_account(config) == ("https://api.example.com/v4", ACCOUNT, TOKEN)
+    found = suite.real_account(config)
+    assert found == Account("https://api.example.com/v4", ACCOUNT, Bearer(TOKEN))
+    assert ACCOUNT not in repr(found)
+    assert TOKEN not in repr(found)
+    monkeypatch.setenv(suite.READ_ONLY_VARIABLE, "reads")
     monkeypatch.delenv("CLOUDFLARE_API_BASE_URL")
-    assert suite.real_account(config) == ("https://api.cloudflare.com/client/v4", ACCOUNT, TOKEN)
+    cloudflare = "https://api.cloudflare.com/client/v4"
+    assert suite.real_account(config) == Account(cloudflare, ACCOUNT, Bearer(TOKEN), Bearer("reads"))
     for name in ("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_API_TOKEN"):
         with monkeypatch.context() as patch:
             patch.delenv(name)
@@ -129,6 +120,27 @@ def test_the_token_is_not_sent_in_clear_text(config: Any, monkeypatch: pytest.Mo
     assert TOKEN not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("CLOUDFLARE_API_TOKEN", f"{TOKEN}\n", "cannot stand in a header"),
+        ("CLOUDFLARE_API_TOKEN", f"two {TOKEN}", "cannot stand in a header"),
+        ("CLOUDFLARE_API_TOKEN", f"{TOKEN}\u00e4", "cannot stand in a header"),
+        (suite.READ_ONLY_VARIABLE, f"{TOKEN}\r", "cannot stand in a header"),
+        ("CLOUDFLARE_ACCOUNT_ID", f"{ACCOUNT}\n", "expected 32 hexadecimal digits"),
+        ("CLOUDFLARE_ACCOUNT_ID", f"../{ACCOUNT}", "expected 32 hexadecimal digits"),
+    ],
+)
+def test_what_is_no_token_and_no_account(
+    config: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, text: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(pytest.UsageError, match=f"{variable}.*{text}") as caught:
+        suite.real_account(config)
+    assert TOKEN not in str(caught.value)
+    assert ACCOUNT not in str(caught.value)
+
+
 # --- how it asks --------------------------------------------------------------------------------------------
 
 
@@ -145,10 +157,6 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
-
-
-def make_service(base_url: str, pace: Pace) -> Service:
-    return Service(base_url, ACCOUNT, Bearer(TOKEN), pace, NEAR, trust_env=False)
 
 
 @pytest.fixture
@@ -200,114 +208,43 @@ def test_a_creation_is_not_sent_twice(clock: Clock) -> None:
 
 
 def test_the_token_is_in_no_repr() -> None:
-    service = make_service("https://api.example.com", Pace(None))
+    service = make_service("https://api.example.com")
     assert TOKEN not in repr(service) + repr(vars(service)) + repr(Bearer(TOKEN)) + repr(Header(TOKEN))
+    assert ACCOUNT not in repr(service) + repr(vars(service))
 
 
-# --- a whole run --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def account(tmp_path: Path) -> Iterator[Any]:
-    """Return what runs the suite against a server as if it were a real account, without Airflow."""
-    (tmp_path / "airflow.py").write_text("raise ImportError('the suite needs no Airflow')\n")
-    servers = []
-
-    def run(*options: str, server: LocalVectorize, **env: str) -> tuple[int, str]:
-        servers.append(server.start())
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("CLOUDFLARE_")}
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "pytest", "tests/conformance", "--confcutdir", "tests/conformance"),
-                *("-q", "-p", "no:cacheprovider", *options),
-            ],
-            cwd=ROOT,
-            env={
-                **kept,
-                **account_variables(server.base_url),
-                "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
-                **env,
-            },
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        printed = done.stdout + done.stderr
-        assert TOKEN not in printed
-        return done.returncode, printed
-
-    yield run
-    for server in servers:
-        server.stop()
-
-
-def make_server(**options: Any) -> LocalVectorize:
-    return LocalVectorize(**{"account_id": ACCOUNT, "api_token": TOKEN, "apply_delay": 0.1, **options})
-
-
-def indexes(server: LocalVectorize) -> list[Any]:
-    listed: list[Any] = (
-        make_service(server.base_url, Pace(None)).send("GET", auth=Bearer(TOKEN)).json()["result"]
+def test_an_answer_that_repeats_both(clock: Clock) -> None:
+    echo = f"/accounts/{ACCOUNT}/x, Bearer {TOKEN}, Bearer reads-only"
+    server = ScriptedServer(
+        [
+            refused(429, 7003, echo, Retry_After="1"),
+            refused(404, 7003, echo, X_Echo=echo, Content_Type="application/json"),
+        ]
     )
-    return listed
+    try:
+        service = make_service(server.base_url, Pace(None, 60, clock, clock.sleep), Bearer("reads-only"))
+        response = service.send("GET")
+    finally:
+        server.close()
+    throttled = record.of_response("x", service.asked(service.throttled[0]), service.throttled[0])
+    assert throttled.asked == "GET /client/v4/accounts/***/vectorize/v2/indexes"
+    seen = [response.url, repr(response.headers), shown(response), refusal(response).message, repr(throttled)]
+    for secret in (ACCOUNT, TOKEN, "reads-only"):
+        assert not any(secret in text for text in seen)
+    assert refusal(response).message == "/accounts/***/x, Bearer ***, Bearer ***"
 
 
-def test_a_real_account(account: Any, tmp_path: Path) -> None:
-    # Answers that the suite would not take from its own server: of a real account it keeps them.
-    unlike = Behaviour(empty_ids="accept", invalid_config_code=3999, dot_product_score="negative")
-    server = make_server(behaviour=unlike)
-    path = tmp_path / "probes.json"
+@pytest.mark.parametrize("error", [KeyboardInterrupt, pytest.fail.Exception])
+def test_what_ends_a_request_passes_without_what_it_held(error: type[BaseException]) -> None:
+    # As Ctrl-C and a time limit do: pytest would show the frames they came through, with the headers.
+    service = make_service("https://api.example.com")
 
-    code, printed = account(server=server, CONFORMANCE_PROBES_JSON=str(path))
+    class Ends(Bearer):
+        def __call__(self, request: Any) -> Any:
+            headers = {"Authorization": TOKEN}
+            raise error("ended", bool(headers))
 
-    assert code == 0, printed
-    assert f"requests to {server.base_url} in" in printed
-    assert indexes(server) == []
-    # There is no token that may only read.
-    assert " deselected" in printed
-    assert "skipped" not in printed
-    assert all(count for name, count in server.stats().items() if name != "verify_token")
-
-    kept = json.loads(path.read_text())
-    assert kept["real_account"] is True
-    document = " ".join(read("docs/conformance.md").text.split())
-    assert f"it waits {len(kept['applied_after'])} times" in document
-    assert f"indexes, {len(kept['created'])} in the course" in document
-    assert ACCOUNT not in path.read_text()
-    codes = {answer["asked"]: answer["code"] for answer in kept["answers"]}
-    assert codes["dimensions 31"] == 3999
-    assert codes['delete_by_ids {"ids": []}'] is None
-    for line in (
-        "dimensions 31 +400 3999 vectorize.index.invalid_config",
-        r'delete_by_ids {"ids": \[\]} +200 {"mutationId"',
-        r'products 6, 2 and -4, in order +\[\["dot\+3", -6.0\]',
-        "upsert of 101 MB +not asked",
-        "HTTP 429 +not provoked",
-    ):
-        assert re.search(line, printed), line
-
-
-def test_what_takes_long_is_asked_for_by_name(account: Any) -> None:
-    server = make_server(behaviour=Behaviour(cursor_lifetime=1))
-    code, printed = account("-k", "expired_cursor or too_many_bytes", server=server, CONFORMANCE_SLOW="1")
-    assert code == 0, printed
-    assert "400 40000 invalid or expired cursor" in printed
-    assert "413 40000 request body too large" in printed
-
-
-def test_indexes_are_removed_when_cases_fail(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_DELETE_IDS", 50)
-    server = make_server()
-    code, printed = account("-k", "test_ids", server=server)
-    assert code == 1
-    assert "test_a_delete_of_100_ids" in printed
-    assert server.stats()["create_index"] == server.stats()["delete_index"] > 0
-    assert indexes(server) == []
-
-
-def test_an_account_that_cannot_be_used(account: Any) -> None:
-    server = make_server(api_token="another-token")
-    code, printed = account("-x", server=server)
-    assert code == 1
-    assert "the account cannot be used, nothing was created: 401" in printed
-    assert server.stats()["create_index"] == 0
+    with pytest.raises(error, match="ended") as caught:
+        service.send("GET", auth=Ends(TOKEN))
+    assert [entry.name for entry in caught.traceback][1:] == ["send", "_send"]
+    assert caught.value.__suppress_context__
