@@ -77,7 +77,8 @@ def read_structure(value: Any, name: str) -> Any:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
     raise VectorizeInputError(
-        f"{name}: the string {show(value)} begins like a list or an object, and is neither, in JSON or Python"
+        f"{name}: the string {show(value)} begins like a list or an object, and is neither in JSON nor "
+        "in Python"
     )
 
 
