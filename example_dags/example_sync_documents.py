@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def read_documents(path: str) -> Iterator[dict[str, Any]]:
 with DAG(
     "vectorize_sync_documents",
     schedule="@daily",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     doc_md=__doc__,
     tags=["cloudflare", "vectorize"],

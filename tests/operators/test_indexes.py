@@ -149,7 +149,7 @@ def test_the_name_of_a_deleted_index_can_be_used_again(vectorize: Vectorize, if_
         ({"description": 7}, "description is 7, expected a string"),
         ({"metadata_indexes": ["lang"]}, "expected a mapping of properties to types"),
         ({"metadata_indexes": "lang"}, "expected a mapping of properties to types"),
-        ({"metadata_indexes": "{lang: string}"}, "neither, in JSON or Python"),
+        ({"metadata_indexes": "{lang: string}"}, "neither in JSON nor in Python"),
         ({"metadata_indexes": {f"p{i}": "string" for i in range(11)}}, "got 11, the most"),
         ({"metadata_indexes": {"lang": "text"}}, "'lang': index_type 'text' is none of string"),
         ({"metadata_indexes": {"lang": None}}, "'lang': index_type None"),
