@@ -130,19 +130,21 @@ def new_file(path: str, name: str) -> Iterator[BinaryIO]:
     """
     real = local_path(path, name)
     with _written(path, name):
-        mode = _mode_of(real, path, name)
+        replaced = _replaced(real, path, name)
         # Beside the file that it becomes: only within one file system is a replacement all or nothing. Under
         # a name of its own, since the other may be as long as names can be.
         temporary = os.path.join(os.path.dirname(real), f".cfvectorize-{secrets.token_hex(8)}.part")
         # What replaces a file is never more readable than that was, not for a moment either.
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+        mode = 0o666 if replaced is None else 0o600
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with open(handle, "wb") as file:
             with no_room_explained(path, name):
                 yield file
                 file.flush()
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
+            if replaced is not None:
+                with _written(path, name):
+                    _give_access(file.fileno(), replaced)
         with _written(path, name):
             os.replace(temporary, real)
     except BaseException:
@@ -152,8 +154,8 @@ def new_file(path: str, name: str) -> Iterator[BinaryIO]:
         raise
 
 
-def _mode_of(real: str, path: str, name: str) -> int | None:
-    """Return the permissions of the file that is going to be replaced; None if there is none."""
+def _replaced(real: str, path: str, name: str) -> os.stat_result | None:
+    """Return what is known of the file that is going to be replaced; None if there is none."""
     try:
         status = os.stat(real)
     except FileNotFoundError:
@@ -162,7 +164,22 @@ def _mode_of(real: str, path: str, name: str) -> int | None:
         raise VectorizeInputError(f"{name} {show(path, 200)} is a directory: name a file in it")
     if not stat.S_ISREG(status.st_mode):
         raise VectorizeInputError(f"{name} {show(path, 200)} is not a regular file, and is not replaced")
-    return stat.S_IMODE(status.st_mode)
+    return status
+
+
+def _give_access(handle: int, replaced: os.stat_result) -> None:
+    """Let those read and write a file who could do so with the one that it replaces."""
+    for owner in (replaced.st_uid, -1):
+        with suppress(OSError):
+            os.fchown(handle, owner, replaced.st_gid)
+            break
+    ours = os.fstat(handle)
+    mode = replaced.st_mode & 0o777
+    if ours.st_gid != replaced.st_gid:
+        # What its group could do is nothing for ours.
+        mode &= ~stat.S_IRWXG
+    if stat.S_IMODE(ours.st_mode) != mode:
+        os.fchmod(handle, mode)
 
 
 @contextmanager

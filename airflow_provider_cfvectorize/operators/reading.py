@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from airflow_provider_cfvectorize.client.files import has_scheme, is_ndjson, local_path
+from airflow_provider_cfvectorize.client.files import is_ndjson
 from airflow_provider_cfvectorize.client.limits import DEFAULT_TOP_K
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeInterrupted
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.inputs import Narrowing, read_id_source
-from airflow_provider_cfvectorize.operators.storage import path_of, write_file
+from airflow_provider_cfvectorize.operators.storage import path_of, place_of, write_file
 from airflow_provider_cfvectorize.operators.xcom import SmallList, check_small
 from airflow_provider_cfvectorize.templating import read_integer, read_nothing, read_structure
 
@@ -116,7 +116,9 @@ class GetVectorsByIdsOperator(VectorizeOperator):
             raise VectorizeInputError(
                 f"path {show(path, 200)} is going to have one JSON object a line: name it .ndjson or .jsonl"
             )
-        if self.ids_path is not None and _is_same(path, path_of(self.ids_path, "ids_path")):
+        if self.ids_path is not None and place_of(path, "path") == place_of(
+            path_of(self.ids_path, "ids_path"), "ids_path"
+        ):
             raise VectorizeInputError(
                 f"path and ids_path are both {show(path, 200)}: a retry would find other ids in it. Name "
                 "another file"
@@ -381,9 +383,3 @@ class _Listing:
         with write_file(path, "path") as file:
             for id_ in self:
                 file.write(line_of_id(id_, ndjson=is_ndjson(path), is_first=self.matched == 1))
-
-
-def _is_same(one: str, other: str) -> bool:
-    """Say whether two paths lead to one file, as far as that can be seen."""
-    first, second = (path if has_scheme(path) else local_path(path, "path") for path in (one, other))
-    return first == second

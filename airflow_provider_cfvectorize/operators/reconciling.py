@@ -214,8 +214,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self._check_paths()
 
     def _check_paths(self) -> None:
-        from airflow_provider_cfvectorize.client.files import has_scheme, local_path
-        from airflow_provider_cfvectorize.operators.storage import path_of
+        from airflow_provider_cfvectorize.operators.storage import path_of, place_of
 
         names: dict[str, str] = {}
         for name in ("ids_path", "surplus_path", "missing_path"):
@@ -223,7 +222,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
                 continue
             path = path_of(getattr(self, name), name)
             setattr(self, name, path)
-            place = path if has_scheme(path) else local_path(path, name)
+            place = place_of(path, name)
             if place in names:
                 raise VectorizeInputError(
                     f"{names[place]} and {name} are both {show(path, 200)}: one would replace the other"
@@ -371,12 +370,13 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.log.info("Wrote %d ids to the %s %s.", ids.count, name, show(path, 200))
 
     def _write_temporary(self, ids: IdSource) -> str:
+        from airflow_provider_cfvectorize.client.files import no_room_explained
         from airflow_provider_cfvectorize.client.idsfile import write_ids
 
         # NDJSON, since any id can stand in it; made so that only its owner can read it.
         handle, path = tempfile.mkstemp(prefix="cfvectorize-surplus-", suffix=".ndjson")
         try:
-            with open(handle, "wb") as file:
+            with no_room_explained(path, "surplus_path"), open(handle, "wb") as file:
                 write_ids(file, ids, ndjson=True)
         except BaseException:
             os.unlink(path)

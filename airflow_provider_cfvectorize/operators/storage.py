@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 from airflow_provider_cfvectorize.client.files import (
     CHUNK_BYTES,
     has_scheme,
+    local_path,
     new_file,
     no_room_explained,
     open_local,
@@ -35,6 +36,30 @@ def path_of(value: object, name: str) -> str:
             f"{name} is {show(value)}, expected a path such as /data/file.txt or s3://conn_id@bucket/file.txt"
         )
     return text
+
+
+def place_of(path: str, name: str) -> str:
+    """
+    Return what is equal for two spellings of one place, as far as that can be seen.
+
+    :param path: a path or a URL.
+    :param name: the parameter that names it, for errors.
+    :raises VectorizeInputError: it is no path, or one that holds no files of data.
+    """
+    if not has_scheme(path):
+        return local_path(path, name)
+    try:
+        found = _path(path, name, "found")
+    except VectorizeInputError:
+        # No such store here, which whoever opens the file says better.
+        scheme, _, rest = path.partition("://")
+        return f"{scheme.lower()}://{rest}"
+    if isinstance(found, str):
+        return local_path(found, name)
+    protocol = found.fs.protocol
+    # Of a store with several names (gs, gcs) they come in one order.
+    scheme = protocol if isinstance(protocol, str) else protocol[0]
+    return f"{scheme}://{found.conn_id or ''}@{found.path}"
 
 
 def open_file(path: str, name: str) -> BinaryIO:
@@ -86,17 +111,27 @@ def write_file(path: str, name: str) -> Iterator[BinaryIO]:
 
 
 def _upload(file: BinaryIO, target: Any) -> None:
-    remote = target.fs.open(target.path, "wb")
+    # By way of Airflow's path and not of its store alone, so that Airflow's lineage has the file.
+    remote = target.open("wb")
     try:
         shutil.copyfileobj(file, remote, CHUNK_BYTES)
     except BaseException:
-        # Closing it, as the end of a with statement or its finalizer would, makes a whole file of what was
-        # sent so far.
-        with suppress(Exception):
-            remote.discard()
-        remote.closed = True
+        _abandon(getattr(remote, "_obj", remote))
         raise
     remote.close()
+
+
+def _abandon(remote: Any) -> None:
+    with suppress(Exception):
+        remote.discard()
+    try:
+        # Closing it, as the end of a with statement or its finalizer would, makes a whole file of what was
+        # sent so far.
+        remote.closed = True
+    except AttributeError:
+        # What it has written is there already, and why it ended is more than that it cannot be closed.
+        with suppress(Exception):
+            remote.close()
 
 
 def _path(url: str, name: str, verb: str) -> Any:
@@ -104,7 +139,9 @@ def _path(url: str, name: str, verb: str) -> Any:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     with _explained(url, name, verb):
-        path = ObjectStoragePath(url)
+        # A scheme is the same in capitals, which Airflow 2 does not know.
+        scheme, _, rest = url.partition("://")
+        path = ObjectStoragePath(f"{scheme.lower()}://{rest}")
         protocols = path.fs.protocol
         # Another spelling of a local path does not go round the checks of one.
         is_local = {"file", "local"} & ({protocols} if isinstance(protocols, str) else set(protocols))

@@ -230,7 +230,15 @@ def test_what_cannot_be_got(server: LocalVectorize, kwargs: dict[str, Any], text
     assert sum(server.stats().values()) == 0
 
 
-@pytest.mark.parametrize("spelling", ["{}", "file://{}", "{}/../same.ndjson"])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "{}",
+        "file://{}",
+        "{}/../same.ndjson",
+        pytest.param("local://{}", marks=pytest.mark.airflow3, id="local, of Airflow 3"),
+    ],
+)
 def test_a_file_is_not_replaced_by_what_is_read_for_it(
     server: LocalVectorize, tmp_path: Path, spelling: str
 ) -> None:

@@ -13,15 +13,20 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 try:
+    from airflow.sdk import lineage
+    from airflow.sdk import lineage as asks_for_lineage
     from airflow.sdk.io import attach
 except ImportError:
+    from airflow.io import path as asks_for_lineage
     from airflow.io.store import attach
+    from airflow.lineage import hook as lineage
 
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.operators.storage import open_file, path_of, write_file
+from airflow_provider_cfvectorize.operators.storage import open_file, path_of, place_of, write_file
 
 CONTENT = b"one\r\ntwo\n" * 200_000
 
@@ -125,6 +130,27 @@ def test_what_replaces_a_file_is_no_more_readable(tmp_path: Path) -> None:
     assert (path.stat().st_mode & 0o777, path.read_bytes()) == (0o600, b"new")
 
 
+@pytest.mark.parametrize("may", [True, False], ids=["may give it away", "may not"])
+def test_what_replaces_a_file_is_for_the_same_people(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, may: bool
+) -> None:
+    path = tmp_path / "shared"
+    path.touch(mode=0o640)
+    if os.getuid() == 0:
+        os.chown(path, 4321, 4321)
+    else:
+        os.chown(path, -1, os.getgroups()[-1])
+    before = path.stat()
+    if not may:
+        monkeypatch.setattr(os, "fchown", lambda *args: os.stat("/does/not/exist"))
+    with write_file(str(path), "path"):
+        pass
+    after = path.stat()
+    same = after.st_gid == before.st_gid
+    assert same or not may
+    assert after.st_mode & 0o777 == (0o640 if same else 0o600)
+
+
 def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with (
@@ -199,3 +225,67 @@ def test_an_upload_is_whole_or_not_at_all(error: BaseException | None) -> None:
         write_whole(f"{scheme}://bucket/ids.txt")
     gc.collect()
     assert store.kept["bucket/ids.txt"] == b"old"
+
+
+class Ending(MemoryFileSystem):
+    """A store whose files stand as soon as they are opened, and cannot be told that they are closed."""
+
+    protocol = "ending"
+    cachable = False
+
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        file = super()._open(path, mode, **kwargs)
+        with pytest.raises(AttributeError):
+            file.closed = True
+
+        def write(data: bytes) -> int:
+            raise KeyboardInterrupt("ended")
+
+        file.write = write
+        return file
+
+
+def test_what_ends_a_task_is_what_ends_an_upload() -> None:
+    fsspec.register_implementation("ending", Ending, clobber=True)
+    attach("ending", fs=Ending())
+    with pytest.raises(KeyboardInterrupt, match="ended"):
+        write_whole("ending://bucket/ids.txt")
+
+
+def test_lineage_has_what_was_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, object_storage: str
+) -> None:
+    collector = lineage.HookLineageCollector()
+    monkeypatch.setattr(asks_for_lineage, "get_hook_lineage_collector", lambda: collector)
+    with write_file(f"{object_storage}/{tmp_path.name}/ids.txt", "path") as file:
+        file.write(b"a")
+    found = collector._outputs.values()
+    assert [tmp_path.name in str(output) for output, _ in found] == [True]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("/tmp/x", "file:///tmp/x"),
+        ("/tmp/x", "FILE:///tmp/../tmp/x"),
+        pytest.param("/tmp/x", "local:///tmp/x", marks=pytest.mark.airflow3),
+        pytest.param("/tmp/x", "LOCAL:///tmp/../tmp/x", marks=pytest.mark.airflow3),
+        ("memory://bucket/x", "MEMORY://bucket/x"),
+        ("nostore://bucket/x", "NoStore://bucket/x"),
+    ],
+)
+def test_one_place_in_two_spellings(object_storage: str, one: str, other: str) -> None:
+    assert place_of(one, "path") == place_of(other, "path")
+
+
+def test_two_places(object_storage: str) -> None:
+    paths = ["/tmp/x", "/tmp/X", "memory://bucket/x", "memory://bucket/X", "nostore://b/x", "nostore://B/x"]
+    assert len({place_of(path, "path") for path in paths}) == len(paths)
+    with pytest.raises(VectorizeInputError, match="which hold no files of data"):
+        place_of("/proc/self/environ", "path")
+
+
+def test_a_scheme_in_capitals_is_the_same_store(object_storage: str, tmp_path: Path) -> None:
+    with write_file(f"MEMORY://bucket/{tmp_path.name}", "path") as file:
+        file.write(b"a")
+    assert read(f"{object_storage}/{tmp_path.name}") == b"a"
