@@ -48,18 +48,19 @@ def place_of(path: str, name: str) -> str:
     """
     if not has_scheme(path):
         return local_path(path, name)
+    scheme, _, rest = path.partition("://")
     try:
         found = _path(path, name, "found")
     except VectorizeInputError:
         # No such store here, which whoever opens the file says better.
-        scheme, _, rest = path.partition("://")
         return f"{scheme.lower()}://{rest}"
     if isinstance(found, str):
         return local_path(found, name)
-    protocol = found.fs.protocol
+    # One bucket's name can be two buckets by two connections.
+    conn_id = rest.partition("/")[0].rpartition("@")[0]
+    names = found.fs.protocol
     # Of a store with several names (gs, gcs) they come in one order.
-    scheme = protocol if isinstance(protocol, str) else protocol[0]
-    return f"{scheme}://{found.conn_id or ''}@{found.path}"
+    return f"{names if isinstance(names, str) else names[0]}://{conn_id}@{found.path}"
 
 
 def open_file(path: str, name: str) -> BinaryIO:

@@ -279,7 +279,9 @@ def test_one_place_in_two_spellings(object_storage: str, one: str, other: str) -
 
 
 def test_two_places(object_storage: str) -> None:
-    paths = ["/tmp/x", "/tmp/X", "memory://bucket/x", "memory://bucket/X", "nostore://b/x", "nostore://B/x"]
+    attach("memory", "other", fs=fsspec.filesystem("memory"))
+    paths = ["/tmp/x", "/tmp/X", "memory://bucket/x", "memory://bucket/X", "memory://other@bucket/x"]
+    paths += ["nostore://b/x", "nostore://B/x"]
     assert len({place_of(path, "path") for path in paths}) == len(paths)
     with pytest.raises(VectorizeInputError, match="which hold no files of data"):
         place_of("/proc/self/environ", "path")
