@@ -49,7 +49,6 @@ CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
         ({"surplus_path": "/proc/self/x"}, "/proc"),
         ({"surplus_path": "/tmp/x", "missing_path": "file:///tmp/../tmp/x"}, "one would replace the other"),
         ({"ids": None, "ids_path": "s3://b/x", "missing_path": "S3://b/x"}, "ids_path and missing_path"),
-        ({"ids": None, "ids_path": "memory://b/x", "missing_path": "MEMORY://b/x"}, "one would replace"),
         ({"id_prefix": ""}, "for the whole index, leave id_prefix out"),
         ({"id_prefix": 2024}, "id_prefix is 2024"),
         ({"id_prefix": "b"}, "1 of 1 desired ids do not begin with the id_prefix 'b': 'a' at position 0"),
