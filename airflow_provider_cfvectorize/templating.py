@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 import json
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
@@ -25,6 +25,19 @@ class VerbatimStringsMixin:
     another vector would be deleted. Here a string without any of Jinja's marks is passed on as it is, and
     what stands in a list is rendered to text. A template that is the whole field may still give a list.
     """
+
+    #: Parameters that a mapped task was made with as None.
+    mapped_to_none: frozenset[str] = frozenset()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note what a mapped task is made with as None."""
+        self = super().__new__(cls)
+        # A mapped operator is made on the worker, of values; None among them is no absence, and looks like
+        # one to each constructor. The argument is Airflow's own, in 2.11 and in 3.
+        if kwargs.get("_airflow_from_mapped"):
+            # Not by setattr, for which Airflow's base class is not ready yet.
+            vars(self)["mapped_to_none"] = frozenset(name for name in kwargs if kwargs[name] is None)
+        return self
 
     def render_template(
         self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
@@ -110,12 +123,7 @@ def is_given(operator: Any, name: str, value: object) -> bool:
     :param name: the parameter.
     :param value: what the constructor got.
     """
-    if value is not None:
-        return True
-    # A mapped operator is made on the worker, of values; None among them is no absence. Both names are
-    # Airflow's own, in 2.11 and in 3; without them, None would be taken for an absence as elsewhere.
-    mapped = getattr(operator, "_BaseOperator__from_mapped", False)
-    return bool(mapped) and name in getattr(operator, "_BaseOperator__init_kwargs", {})
+    return value is not None or name in operator.mapped_to_none
 
 
 def check_account(operator: Any, given: object) -> None:
@@ -126,8 +134,11 @@ def check_account(operator: Any, given: object) -> None:
     :param given: what its constructor got.
     :raises VectorizeInputError: it is nothing now.
     """
-    if read_nothing(operator.account_id) is None and (given is not None or operator.account_id is not None):
+    account_id = operator.account_id
+    if read_nothing(account_id) is None and (
+        account_id is not None or is_given(operator, "account_id", given)
+    ):
         raise VectorizeInputError(
-            f"account_id was given, and is {show(operator.account_id)} now that it is rendered: the "
-            "connection's own account is not taken instead. Check where it comes from, or leave it out"
+            f"account_id was given, and is {show(account_id)} now that it is rendered: the connection's own "
+            "account is not taken instead. Check where it comes from, or leave it out"
         )

@@ -60,9 +60,15 @@ def client_of(
             f"connection {show(conn.conn_id)} has no password: put the API token into it (or, with "
             "api_email, the Global API Key)"
         )
+    if account_id == "":
+        # What a template makes of nothing; it must not become another account.
+        raise VectorizeInputError(
+            "account_id is empty: pass 32 hexadecimal digits, or None for the account in the connection's "
+            "login"
+        )
     if account_id is None:
         account_id = conn.login
-    if account_id is None or account_id == "":
+    if not account_id:
         raise VectorizeInputError(
             f"connection {show(conn.conn_id)} has no login: put the Account ID into it, or pass account_id"
         )

@@ -66,11 +66,12 @@ class Narrowing:
         :param value: what stands in it now.
         :raises VectorizeInputError: it was given, and is nothing now.
         """
-        value = read_nothing(value)
-        if value is None and is_given(self._operator, name, self._given[name]):
+        if read_nothing(value) is not None:
+            return value
+        if is_given(self._operator, name, self._given[name]):
             raise VectorizeInputError(
-                f"{name} was given, and is None or an empty text now that it is rendered. Without a {name}, "
-                f"more would be read than was meant: check where it comes from. To read without a {name}, "
-                "leave it out"
+                f"{name} was given, and is {show(value)} now that it is rendered, which counts as nothing. "
+                f"Without a {name}, more would be read than was meant: check where it comes from. To read "
+                f"without a {name}, leave it out"
             )
-        return value
+        return None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from harness import DIMENSIONS, INDEX, Vectorize
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 VALUES = [0.5] * DIMENSIONS
+MUTATION = "1e3fcbc1-7b5c-4cb5-b9e2-0a7e6ab2c3d4"
 
 
 def upstream(value: Any) -> Any:
@@ -82,20 +84,32 @@ def test_an_account_that_renders_to_nothing(vectorize: Vectorize, native: bool, 
     assert [index["name"] for index in vectorize.client.list_indexes()] == [INDEX]
 
 
-def test_a_mapped_account_of_an_empty_text(vectorize: Vectorize) -> None:
+@pytest.mark.parametrize("account", ["", None])
+def test_a_mapped_account_of_nothing(vectorize: Vectorize, account: str | None) -> None:
     vectorize.fill(["a"])
+    vectorize.server.reset_stats()
     with make_dag("mapped_account") as dag:
-        accounts = upstream([""])
+        accounts = upstream([account])
         DeleteVectorsByIdsOperator.partial(task_id="delete", index_name=INDEX, ids=["a"]).expand(
             account_id=accounts
         )
-        VectorizeMutationSensor.partial(task_id="wait", index_name=INDEX, mutation_id="m").expand(
-            account_id=accounts
+        DeleteVectorizeIndexOperator.partial(task_id="drop", index_name=INDEX).expand_kwargs(
+            upstream([{"account_id": account}])
         )
+        VectorizeMutationSensor.partial(
+            task_id="wait", index_name=INDEX, mutation_id=MUTATION, poke_interval=0.1, timeout=1
+        ).expand(account_id=accounts)
     run = run_dag(dag)
-    assert (run.states["delete[0]"], run.states["wait[0]"]) == ("failed", "failed")
-    vectorize.settle()
-    assert vectorize.ids() == {"a"}
+    assert {run.states[f"{task_id}[0]"] for task_id in ("delete", "drop", "wait")} == {"failed"}
+    assert sum(vectorize.server.stats().values()) == 0
+
+
+def test_a_mapped_task_that_leaves_it_out(vectorize: Vectorize, tmp_path: Path) -> None:
+    vectorize.fill(["a-1", "b-1"])
+    with make_dag("left_out") as dag:
+        ListVectorsOperator.partial(task_id="list", index_name=INDEX).expand(path=[f"{tmp_path}/ids.txt"])
+    assert run_dag(dag).state == "success"
+    assert set((tmp_path / "ids.txt").read_text().split()) == {"a-1", "b-1"}
 
 
 def test_none_in_a_plain_task_is_no_account_and_no_prefix(vectorize: Vectorize) -> None:

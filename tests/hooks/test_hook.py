@@ -58,6 +58,13 @@ def test_any_number_of_ids(vectorize: Vectorize) -> None:
     assert vectorize.ids() == {"other"}
 
 
+def test_an_empty_account_is_not_the_connections(server: LocalVectorize) -> None:
+    with pytest.raises(VectorizeInputError, match="account_id is empty: pass 32 hexadecimal digits, or None"):
+        CloudflareVectorizeHook(account_id="").list_indexes()
+    assert sum(server.stats().values()) == 0
+    assert CloudflareVectorizeHook(account_id=None).list_indexes() == []
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", "a" * 8000, ""])
 def test_a_name_that_cannot_be_one(server: LocalVectorize, name: str) -> None:
     with pytest.raises(VectorizeInputError, match="index name"):

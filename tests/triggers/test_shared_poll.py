@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.triggers import poll
+from airflow_provider_cfvectorize.triggers.events import read_event
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 from harness import INDEX, Clock, Vectorize, first_event, remake
 
@@ -237,6 +239,14 @@ def test_nothing_secret_is_stored(held: Vectorize) -> None:
     receipt = held.delete(IDS[:1])
     _, kwargs = trigger([receipt]).serialize()
     assert held.server.api_token not in json.dumps(kwargs)
+
+
+def test_an_empty_account_is_not_the_connections(held: Vectorize) -> None:
+    held.server.reset_stats()
+    event = asyncio.run(first_event(trigger([held.delete(IDS[:1])], account_id="")))
+    with pytest.raises(VectorizeInputError, match="account_id is empty"):
+        read_event(event)
+    assert held.server.stats()["info"] == 0
 
 
 @pytest.mark.parametrize(
