@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import ast
 import json
-from typing import Any, Final, Self
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final, Self
 
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
@@ -23,9 +24,29 @@ class VerbatimStringsMixin:
     Native rendering evaluates what every template gives, and every plain string too: of the ids
     ``["1e5", "{{ params.id }}"]`` it would make ``[100000.0, 31]`` where the parameter is ``0x1f``, and
     another vector would be deleted. Here a string without any of Jinja's marks is passed on as it is, and
-    what stands in a list is rendered to text. A template that is the whole field may still give a list.
+    what stands in a list is rendered to text. A template that is the whole field may still give a list,
+    unless the field is a text by nature: of the prefix ``'a'`` the quotes are part, and ``2024`` is a tenant.
     """
 
+    #: Fields that are text by nature, and rendered to text in any DAG.
+    text_fields: ClassVar[frozenset[str]] = frozenset(
+        {
+            "account_id",
+            "conn_id",
+            "description",
+            "id_prefix",
+            "ids_path",
+            "index_name",
+            "missing_path",
+            "namespace",
+            "path",
+            "prefix",
+            "property_name",
+            "surplus_path",
+            "vector_id",
+            "vectors_path",
+        }
+    )
     #: Parameters that a mapped task was made with as None.
     mapped_to_none: frozenset[str] = frozenset()
 
@@ -50,12 +71,43 @@ class VerbatimStringsMixin:
         :param jinja_env: the environment of the DAG.
         :param seen_oids: ids of the objects that are rendered already.
         """
+        if content is None or isinstance(content, int | float):
+            # There may be hundreds of thousands of these, in vectors that stand in the DAG.
+            return content
         if isinstance(content, str) and not any(mark in content for mark in _MARKS):
             return content
-        dag = self.get_dag() if isinstance(content, list | tuple) else None  # type: ignore[attr-defined]
-        if dag is not None:
-            jinja_env = dag.get_template_env(force_sandboxed=True)
+        if isinstance(content, list | tuple):
+            jinja_env = self._text_env(jinja_env or self.get_template_env())  # type: ignore[attr-defined]
         return super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,
+        template_fields: Iterable[str],
+        context: Any,
+        jinja_env: Any,
+        seen_oids: set[int],
+    ) -> None:
+        # The one place, of mapped tasks too, where Airflow has both the fields' names and the environment.
+        render = super()._do_render_template_fields  # type: ignore[misc]
+        names = list(template_fields)
+        text_env = self._text_env(jinja_env)
+        if parent is self and text_env is not jinja_env:
+            for name in [name for name in names if name in self.text_fields]:
+                names.remove(name)
+                template = getattr(self, name)
+                render(parent, [name], context, text_env, seen_oids)
+                # What gives None stays None in such a DAG.
+                if isinstance(template, str) and template != getattr(self, name) == "None":
+                    setattr(self, name, None)
+        render(parent, names, context, jinja_env, seen_oids)
+
+    def _text_env(self, jinja_env: Any) -> Any:
+        """Return an environment that renders to text: the one at hand if it does, for making one is slow."""
+        from jinja2.nativetypes import NativeEnvironment
+
+        dag = self.get_dag() if isinstance(jinja_env, NativeEnvironment) else None  # type: ignore[attr-defined]
+        return jinja_env if dag is None else dag.get_template_env(force_sandboxed=True)
 
     def _render(self, template: Any, context: Any, dag: Any = None) -> Any:
         # Airflow goes by the DAG's option, whatever environment the template is of.
