@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
@@ -101,7 +102,7 @@ def check_filter(value: object) -> Mapping[str, Any]:
 
     :param value: property names (``.`` for nested ones), each with a value it must equal or a mapping of
         operators: ``$eq``, ``$ne``, ``$in``, ``$nin``, or one or two of ``$lt``, ``$lte``, ``$gt``, ``$gte``
-        for a range.
+        for a range. The values of ``$in`` and ``$nin`` are a list or another sequence.
     :raises VectorizeInputError: it is something else, or has 2,048 bytes or more as compact JSON.
     """
     if not isinstance(value, Mapping):
@@ -109,10 +110,12 @@ def check_filter(value: object) -> Mapping[str, Any]:
     if not value:
         raise VectorizeInputError("filter: got an empty mapping; pass None for no filter")
     for key, condition in value.items():
-        if problem := problem_with_key(key):
+        if problem := problem_with_key(key) or _problem_with_text(key):
             raise VectorizeInputError(f"filter: the key {show(key)} {problem}")
         if problem := _problem_with_condition(condition):
             raise VectorizeInputError(f"filter: the condition of {show(key)} {problem}")
+    if not _is_json(value):
+        value = {key: _to_json(condition) for key, condition in value.items()}
     size = len(write_json(value))
     if size >= limits.FILTER_BYTES:
         raise VectorizeInputError(
@@ -128,7 +131,10 @@ def problem_with_key(key: object) -> str | None:
         return "is not a string"
     if not key:
         return "is empty"
-    if any(level.startswith("$") for level in key.split(".")):
+    levels = key.split(".")
+    if not all(levels):
+        return "begins or ends with a dot, or has two in a row: between dots stand the names of levels"
+    if any(level.startswith("$") for level in levels):
         return (
             "begins, or has a level that begins, with '$': operators belong inside of a property's condition"
         )
@@ -146,12 +152,7 @@ def check_property_name(name: object) -> str:
     :param name: what was passed.
     :raises VectorizeInputError: it cannot be one.
     """
-    problem = problem_with_key(name)
-    if problem is None:
-        try:
-            str(name).encode()
-        except UnicodeEncodeError:
-            problem = "has half of a surrogate pair, which is not valid Unicode"
+    problem = problem_with_key(name) or _problem_with_text(name)
     if problem is not None:
         raise VectorizeInputError(f"property_name {show(name)} {problem}")
     return str(name)
@@ -173,7 +174,8 @@ def _problem_with_condition(condition: object) -> str | None:
     if not isinstance(condition, Mapping):
         if not _is_scalar(condition):
             return f"is {show(condition)}: for one of several values, write {{'$in': [...]}}"
-        return None
+        problem = _problem_with_scalar(condition)
+        return f"is {show(condition)}, which {problem}" if problem else None
     if not condition:
         return "is an empty mapping"
     for operator, operand in condition.items():
@@ -182,11 +184,9 @@ def _problem_with_condition(condition: object) -> str | None:
                 f"has {show(operator)}, which is none of {', '.join(OPERATORS)}. A nested property is "
                 "written with a dot: {'a.b': ...}"
             )
-        if operator in _MEMBERSHIP:
-            if not isinstance(operand, list | tuple) or not operand or not all(map(_is_scalar, operand)):
-                return f"has {operator} with {show(operand)}, expected a list of strings, numbers or booleans"
-        elif not _is_scalar(operand) or (operand is None and operator not in _EQUALITY):
-            return f"has {operator} with {show(operand)}, expected a string, a number or a boolean"
+        problem = _problem_with_operand(operator, operand)
+        if problem:
+            return f"has {operator} with {problem}"
     is_range = (
         len(condition) == 2
         and sum(operator in _LOWER for operator in condition) == 1
@@ -200,5 +200,62 @@ def _problem_with_condition(condition: object) -> str | None:
     return None
 
 
+def _problem_with_operand(operator: str, operand: object) -> str | None:
+    """Say what an operand is that its operator does not take; None if it does."""
+    if operator in _MEMBERSHIP:
+        if not isinstance(operand, Sequence) or isinstance(operand, str | bytes | bytearray):
+            return f"{show(operand)}, expected a list of strings, numbers or booleans"
+        if not len(operand):
+            return "an empty list, expected at least one string, number or boolean"
+        for position, item in enumerate(operand):
+            if not _is_scalar(item):
+                return f"{show(item)} at position {position}, expected strings, numbers or booleans"
+            if problem := _problem_with_scalar(item):
+                return f"{show(item)} at position {position}, which {problem}"
+        return None
+    if operator not in _EQUALITY and (operand is None or isinstance(operand, bool)):
+        return f"{show(operand)}, expected a string or a number: it has no order"
+    if not _is_scalar(operand):
+        return f"{show(operand)}, expected a string, a number or a boolean"
+    problem = _problem_with_scalar(operand)
+    return f"{show(operand)}, which {problem}" if problem else None
+
+
+def _problem_with_scalar(value: object) -> str | None:
+    if isinstance(value, int | float):
+        try:
+            return None if math.isfinite(float(value)) else "is no finite number"
+        except OverflowError:
+            return "is too large for a number of 64 bits"
+    return _problem_with_text(value)
+
+
+def _problem_with_text(value: object) -> str | None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "has half of a surrogate pair, which is not valid Unicode"
+    return None
+
+
 def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, str | int | float)
+
+
+def _is_json(value: Mapping[str, Any]) -> bool:
+    """Say whether a filter is of the types that JSON is made of, as almost all are."""
+    return isinstance(value, dict) and all(
+        _is_scalar(condition)
+        or (
+            isinstance(condition, dict)
+            and all(_is_scalar(o) or isinstance(o, list | tuple) for o in condition.values())
+        )
+        for condition in value.values()
+    )
+
+
+def _to_json(condition: Any) -> Any:
+    if not isinstance(condition, Mapping):
+        return condition
+    return {name: o if _is_scalar(o) else list(o) for name, o in condition.items()}

@@ -10,7 +10,7 @@ from airflow_provider_cfvectorize.client.files import is_ndjson
 from airflow_provider_cfvectorize.client.limits import DEFAULT_TOP_K
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
-from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeInterrupted
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.inputs import Narrowing, read_id_source
 from airflow_provider_cfvectorize.operators.storage import path_of, place_of, write_file
@@ -170,10 +170,11 @@ class QueryVectorsOperator(VectorizeOperator):
     :param vector_id: the id of a vector in the index, whose values are taken. (templated)
     :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata. (templated)
     :param filter: only vectors with such metadata, such as ``{"lang": "en", "year": {"$gte": 2020}}``, or a
-        Jinja expression that gives a mapping. A template within a mapping gives text, which equals no number,
-        unless the DAG renders natively; a number is passed by rendering the whole, as in
-        ``filter='{"year": {"$gte": {{ params.year }} }}'``. The properties need a metadata index that was
-        there before the vectors were written. (templated)
+        Jinja expression that gives a mapping. A template within a mapping gives text, which
+        equals no number, unless the DAG renders natively (in a list in it, in any DAG); a number is passed by
+        rendering the whole, as in ``filter='{"year": {"$gte": {{ params.year }} }}'``. A value that is None
+        only after rendering is an error: it would ask for what lacks the property. The properties need a
+        metadata index that was there before the vectors were written. (templated)
     :param namespace: only vectors of this namespace. (templated)
     :param return_values: with the matches' values; the scores are exact then, and else approximate.
     :param return_metadata: with the matches' metadata: ``none``, ``indexed`` (what has a metadata index) or
@@ -219,6 +220,7 @@ class QueryVectorsOperator(VectorizeOperator):
         self.return_values = return_values
         self.return_metadata = return_metadata
         self._narrowing = Narrowing(self, filter=filter, namespace=namespace)
+        self._nones = _count_nones(filter) if isinstance(filter, Mapping) else None
 
     def execute(self, context: Context) -> QueryResult:
         """
@@ -229,22 +231,17 @@ class QueryVectorsOperator(VectorizeOperator):
         :raises VectorizeInputError: something passed or configured cannot work, or the matches are too large
             for an XCom.
         """
-        from airflow_provider_cfvectorize.client.dispatch import Stopped, attend
-
         question: dict[str, Any] = {
             "vector": self._read_vector(),
             "vector_id": read_nothing(self.vector_id),
             "top_k": read_integer(self.top_k),
-            "filter": read_structure(self._narrowing.read("filter", self.filter), "filter"),
+            "filter": self._read_filter(),
             "namespace": self._narrowing.read("namespace", self.namespace),
             "return_values": self.return_values,
             "return_metadata": self.return_metadata,
         }
         with self.open_client(max_connections=1) as client:
-            try:
-                result = attend(lambda: client.query(self.index_name, **question), self.is_killed)
-            except Stopped:
-                raise VectorizeInterrupted("told to stop: the query was not answered yet") from None
+            result = self.ask(client.query, self.index_name, **question)
         self.log.info("%d matches.", len(result["matches"]))
         check_small(
             result,
@@ -253,6 +250,16 @@ class QueryVectorsOperator(VectorizeOperator):
             "and get the rest by the matches' ids into a file (GetVectorsByIdsOperator)",
         )
         return result
+
+    def _read_filter(self) -> Any:
+        read = read_structure(self._narrowing.read("filter", self.filter), "filter")
+        if self._nones is not None and _count_nones(read) > self._nones:
+            raise VectorizeInputError(
+                "filter: a value in it is None now that it is rendered, which would ask for what lacks the "
+                "property: check the template or upstream task that it comes from. If it is meant, write "
+                "None itself into the filter"
+            )
+        return read
 
     def _read_vector(self) -> Any:
         vector = read_structure(read_nothing(self.vector), "vector")
@@ -383,3 +390,12 @@ class _Listing:
         with write_file(path, "path") as file:
             for id_ in self:
                 file.write(line_of_id(id_, ndjson=is_ndjson(path), is_first=self.matched == 1))
+
+
+def _count_nones(value: object) -> int:
+    """Return how many values in a filter are None."""
+    if isinstance(value, Mapping):
+        return sum(map(_count_nones, value.values()))
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return sum(map(_count_nones, value))
+    return int(value is None)

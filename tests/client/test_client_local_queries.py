@@ -9,10 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.exceptions import VectorizeResponseError
+from airflow_provider_cfvectorize.client.queries import check_filter
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeResponseError
 
 Index = tuple[VectorizeClient, str]
 
@@ -113,6 +116,34 @@ def test_the_services_advice(index: Index) -> None:
     client, name = index
     with pytest.raises(VectorizeResponseError, match=r"code 40006: .*expected 32 dimensions.*as many values"):
         client.query(name, vector=[1])
+
+
+KEYS = st.lists(st.sampled_from(["a", "b", ".", "$", "$eq", "|", "é", "\ud800"]), max_size=3).map("".join)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=3),
+    st.sampled_from([10**400, "\ud800"]),
+)
+CLAUSES = st.dictionaries(
+    st.sampled_from(["$eq", "$ne", "$in", "$nin", "$lt", "$lte", "$gt", "$gte", "a"]),
+    SCALARS | st.lists(SCALARS, max_size=2),
+    max_size=2,
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(filter=st.dictionaries(KEYS, SCALARS | CLAUSES, max_size=2))
+def test_no_filter_passes_that_the_server_refuses(index: Index, filter: dict[str, Any]) -> None:
+    client, name = index
+    try:
+        client.query(name, vector=[1, 0, *FILLER], filter=filter)
+    except VectorizeInputError:
+        # Refused here. A refusal of the server is another error, and fails this test.
+        with pytest.raises(VectorizeInputError, match=r"^filter: "):
+            check_filter(filter)
 
 
 def test_no_check_is_looser_than_the_server(index: Index) -> None:

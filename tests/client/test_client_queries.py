@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+from collections import UserList
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import numpy
@@ -164,14 +166,28 @@ def test_a_filter(good: dict[str, Any]) -> None:
         ({"a": {"b": 1}}, r"has 'b', which is none of \$eq, .*with a dot: \{'a.b'"),
         ({"a": {"$regex": "x"}}, r"'\$regex', which is none of"),
         ({"a": {"$in": "x"}}, r"has \$in with 'x', expected a list"),
-        ({"a": {"$in": []}}, r"has \$in with a list, expected a list of"),
-        ({"a": {"$nin": [[1]]}}, r"has \$nin with"),
+        ({"a": {"$in": []}}, r"has \$in with an empty list, expected at least one"),
+        ({"a": {"$in": ()}}, r"has \$in with an empty list, expected at least one"),
+        ({"a": {"$in": b"x"}}, r"has \$in with b'x', expected a list"),
+        ({"a": {"$nin": [1, [1]]}}, r"has \$nin with a list at position 1, expected strings"),
+        (
+            {"a": {"$in": [1, float("inf")]}},
+            r"'a' has \$in with inf at position 1, which is no finite number",
+        ),
         ({"a": {"$eq": [1]}}, r"has \$eq with a list, expected a string"),
         ({"a": {"$lt": None}}, r"has \$lt with None"),
+        ({"a": {"$gte": True}}, r"has \$gte with True, expected a string or a number"),
+        ({"a..b": 1}, r"key 'a\.\.b' begins or ends with a dot, or has two in a row"),
+        ({"a.": 1}, "begins or ends with a dot"),
+        ({".": 1}, "begins or ends with a dot"),
+        ({"\ud800": 1}, "filter: the key .* half of a surrogate pair"),
+        ({"a": "\ud800"}, "filter: the condition of 'a' .* half of a surrogate pair"),
+        ({"a": {"$ne": "\ud800"}}, "filter: the condition of 'a' .* half of a surrogate pair"),
+        ({"a": 10**400}, "filter: the condition of 'a' is .* too large for a number of 64 bits"),
         ({"a": {"$lt": 1, "$lte": 1}}, r"only one of \$gt, \$gte and one of \$lt, \$lte can stand together"),
         ({"a": {"$eq": 1, "$gt": 1}}, "can stand together"),
         ({"a": {"$lt": 1, "$gt": 0, "$gte": 0}}, "can stand together"),
-        ({"a": float("nan")}, "cannot be written as JSON"),
+        ({"a": float("nan")}, "filter: the condition of 'a' is nan, which is no finite number"),
         ({"a": "x" * 2041}, "has 2049 bytes as compact JSON, the most is 2047"),
         ({"a": "x" * 2040}, "has 2048 bytes"),
     ],
@@ -179,6 +195,18 @@ def test_a_filter(good: dict[str, Any]) -> None:
 def test_a_filter_that_is_refused(bad: dict[Any, Any], said: str) -> None:
     with pytest.raises(VectorizeInputError, match=said):
         check_filter(bad)
+
+
+def test_a_filter_of_other_types_is_sent_as_json(client: VectorizeClient, server: ScriptedServer) -> None:
+    asked = MappingProxyType(
+        {"a": MappingProxyType({"$in": range(3)}), "b": {"$nin": UserList(["x"])}, "c": 1}
+    )
+    client.query("docs", vector=V, filter=asked)
+    assert json.loads(server.requests[0].body)["filter"] == {
+        "a": {"$in": [0, 1, 2]},
+        "b": {"$nin": ["x"]},
+        "c": 1,
+    }
 
 
 anything = st.recursive(

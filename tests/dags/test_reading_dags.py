@@ -234,6 +234,52 @@ def test_a_query_with_what_tasks_return(filled: Vectorize, native: bool) -> None
     assert vector["metadata"] == {"tenant": "a", "year": 2010}
 
 
+def test_a_number_in_a_filter_of_a_native_dag(filled: Vectorize) -> None:
+    with make_dag("numbers", params=PARAMS, render_template_as_native_obj=True) as dag:
+        query(vector=VECTOR, filter={"year": "{{ params.year }}"})
+    run = run_dag(dag)
+    assert {match["id"] for match in run.pull("query")["matches"]} == {"a-2010", "007-2010"}
+
+
+def test_a_filter_with_what_mapped_tasks_return(filled: Vectorize) -> None:
+    with make_dag("years") as dag:
+
+        @task
+        def year(x: int) -> int:
+            return x
+
+        query(vector=VECTOR, filter={"year": {"$in": year.expand(x=[2005, 2006])}})
+    run = run_dag(dag)
+    assert {match["id"] for match in run.pull("query")["matches"]} == {"a-2005", "007-2005"}
+
+
+@pytest.mark.parametrize(
+    ("native", "make_value", "nest"),
+    [
+        (False, lambda: upstream(None), lambda value: value),
+        (False, lambda: upstream(None), lambda value: {"$ne": value}),
+        (False, lambda: upstream(None), lambda value: {"$in": [value]}),
+        (True, lambda: upstream(None), lambda value: {"$in": [value]}),
+        (True, lambda: "{{ params.nothing }}", lambda value: value),
+        (True, lambda: "{{ params.nothing }}", lambda value: {"$ne": value}),
+    ],
+    ids=range(6),
+)
+def test_none_within_a_filter_is_refused_unless_the_dag_says_it(
+    filled: Vectorize,
+    native: bool,
+    make_value: Callable[[], Any],
+    nest: Callable[[Any], Any],
+) -> None:
+    filled.server.reset_stats()
+    with make_dag("none", params=PARAMS, render_template_as_native_obj=native) as dag:
+        query(vector=VECTOR, filter={"tenant": nest(make_value())})
+        QueryVectorsOperator(task_id="said", index_name=INDEX, vector=VECTOR, filter={"tenant": nest(None)})
+    states = run_dag(dag).states
+    assert (states["query"], states["said"]) == ("failed", "success")
+    assert filled.server.stats()["query"] == 1
+
+
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("name", ["filter", "namespace", "prefix"])
 def test_what_renders_to_nothing_does_not_widen_what_is_read(
