@@ -60,6 +60,11 @@ class VerbatimStringsMixin:
             vars(self)["mapped_to_none"] = frozenset(name for name in kwargs if kwargs[name] is None)
         return self
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # To the end: in 2.11, a copy of a task is made attribute by attribute, Airflow's own first.
+        self.mapped_to_none = vars(self).pop("mapped_to_none", frozenset())
+
     def render_template(
         self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
     ) -> Any:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import task
 
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.indexes import DeleteVectorizeIndexOperator
 from airflow_provider_cfvectorize.operators.vectors import (
     DeleteVectorsByIdsOperator,
@@ -18,7 +20,7 @@ from airflow_provider_cfvectorize.operators.vectors import (
 )
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 from dags.running import make_dag, run_dag
-from harness import DIMENSIONS, INDEX, Vectorize
+from harness import DIMENSIONS, INDEX, Vectorize, make_context
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 VALUES = [0.5] * DIMENSIONS
@@ -110,6 +112,14 @@ def test_a_mapped_task_that_leaves_it_out(vectorize: Vectorize, tmp_path: Path) 
         ListVectorsOperator.partial(task_id="list", index_name=INDEX).expand(path=[f"{tmp_path}/ids.txt"])
     assert run_dag(dag).state == "success"
     assert set((tmp_path / "ids.txt").read_text().split()) == {"a-1", "b-1"}
+
+
+def test_a_copy_of_a_mapped_task_knows_as_much(vectorize: Vectorize) -> None:
+    with make_dag("copied"):
+        mapped = ListVectorsOperator.partial(task_id="list", index_name=INDEX).expand(prefix=[None])
+    copied = copy.deepcopy(mapped.unmap({"prefix": None}))
+    with pytest.raises(VectorizeInputError, match="prefix was given"):
+        copied.execute(make_context())
 
 
 def test_none_in_a_plain_task_is_no_account_and_no_prefix(vectorize: Vectorize) -> None:
