@@ -66,8 +66,15 @@ class Progress:
         self._batches = batches
         self._every = every
         self._started = self._last = time.monotonic()
+        self.skipped = 0
         self.done = 0
         self.batches_done = 0
+
+    def skip(self, items: int) -> None:
+        """Count a batch as done by an earlier try."""
+        self.skipped += items
+        self.done += items
+        self.batches_done += 1
 
     def add(self, items: int) -> None:
         """Count a batch as done."""
@@ -77,7 +84,7 @@ class Progress:
         if now - self._last < self._every or self.done >= self._count:
             return
         self._last = now
-        rate = self.done / (now - self._started)
+        rate = (self.done - self.skipped) / (now - self._started)
         left = (self._count - self.done) / rate
         self._log.info(
             "%s: %d of %d ids in %d of %d batches, %.0f ids a second, about %.0f s left",
