@@ -115,6 +115,14 @@ _OPTIONS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
             "help": "mutations that another writer makes on every index (default: %(default)s)",
         },
     ),
+    (
+        "--rate-limit",
+        {
+            "metavar": "REQUESTS/SECONDS",
+            "help": "requests that the account has in so many seconds; the service's is 1200/300 "
+            "(default: no limit)",
+        },
+    ),
 )
 
 
@@ -154,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             visibility_lag=options.visibility_lag,
             latency=options.latency,
             foreign_writes_per_second=options.foreign_writes_per_second,
+            rate_limit=options.rate_limit,
             allow_hosts=options.allow_host,
         )
     except ValueError as e:

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
+
+T = TypeVar("T")
 
 #: The code of what only this server says and the service never would (a foreign Host header, a full disk).
 LOCAL_CODE: Final = 1999
@@ -123,6 +127,38 @@ def no_method(method: str, allowed: tuple[str, ...]) -> ApiError:
         7001,
         f"Method {method[:20]} not available for that URI.",
         headers=((b"allow", ", ".join(allowed).encode("ascii")),),
+    )
+
+
+def choose(table: Mapping[str, T], method: str) -> T:
+    """
+    Return a route's entry for a method.
+
+    :param table: The entries by method.
+    :param method: The method asked for.
+    :raises ApiError: The route does not have it.
+    """
+    try:
+        return table[method]
+    except KeyError:
+        raise no_method(method, tuple(table)) from None
+
+
+def rate_limited(requests: int, seconds: int, retry_after: int, behaviour: Behaviour) -> ApiError:
+    """
+    Refuse a request of an account that has sent too many.
+
+    :param requests: The requests that a window allows.
+    :param seconds: The seconds that a window lasts.
+    :param retry_after: Seconds until requests are accepted again.
+    :param behaviour: The switches.
+    """
+    return ApiError(
+        429,
+        behaviour.rate_limited_code,
+        f"More than {requests} requests per {seconds} seconds reached. "
+        "Please wait and consider throttling your request speed",
+        headers=((b"retry-after", str(retry_after).encode("ascii")),),
     )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from airflow_provider_cfvectorize.local.access import TOKEN_PATTERN, Credentials, Hosts, is_loopback
 from airflow_provider_cfvectorize.local.behaviour import Behaviour
 from airflow_provider_cfvectorize.local.errors import MissingExtraError
+from airflow_provider_cfvectorize.local.ratelimit import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -67,6 +68,8 @@ class LocalVectorize:
     :param visibility_lag: Seconds by which vectors, ids and their number follow the watermark.
     :param latency: Seconds by which each answer is delayed.
     :param foreign_writes_per_second: Mutations that another writer makes on every index.
+    :param rate_limit: Requests that the account has in so many seconds, as ``"1200/300"`` or two whole
+        numbers; None for no limit.
     :param allow_hosts: Further names that may stand in the ``Host`` header.
     :param read_only_token: A second token, one without the permission to write.
     :param api_email: With ``api_key``: the legacy credentials, accepted beside the token.
@@ -88,6 +91,7 @@ class LocalVectorize:
         visibility_lag: float = 0.0,
         latency: float = 0.0,
         foreign_writes_per_second: float = 0.0,
+        rate_limit: str | tuple[int, int] | None = None,
         allow_hosts: Iterable[str] = (),
         read_only_token: str | None = None,
         api_email: str | None = None,
@@ -127,6 +131,7 @@ class LocalVectorize:
         self._visibility_lag = visibility_lag
         self._latency = latency
         self._foreign_rate = foreign_writes_per_second
+        self._rate_limit = None if rate_limit is None else RateLimit.parse(rate_limit)
         self._allow_hosts = tuple(allow_hosts)
         self._read_only_token = read_only_token
         self._api_email = api_email
@@ -190,11 +195,20 @@ class LocalVectorize:
 
     def stats(self) -> dict[str, int]:
         """Return the number of requests by endpoint since the start, or since they were reset."""
-        return self._on_loop(lambda: self._started()[1].stats())
+        return self._on_loop(lambda: self._started()[1].control.stats())
 
     def reset_stats(self) -> None:
         """Count requests from zero again."""
-        self._on_loop(lambda: self._started()[1].reset_stats())
+        self._on_loop(lambda: self._started()[1].control.reset_stats())
+
+    def rate_limit_report(self) -> list[dict[str, float]]:
+        """
+        Return the last windows of the rate limit, the oldest first; none without one.
+
+        Each has its ``begin`` and ``end``, seconds since the epoch (a block belongs to the window that it
+        ended), and the numbers of requests that were ``accepted`` and ``refused``.
+        """
+        return self._on_loop(lambda: self._started()[1].control.rate_limit_report())
 
     def foreign_write(self, index_name: str | None = None, count: int = 1) -> dict[str, list[str]]:
         """
@@ -250,6 +264,7 @@ class LocalVectorize:
             ),
             hosts=Hosts(self.host, self._allow_hosts),
             latency=self._latency,
+            rate_limit=self._rate_limit,
             guard_local=not is_loopback(self.host),
         )
         self._server = uvicorn.Server(

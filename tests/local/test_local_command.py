@@ -109,12 +109,14 @@ def test_all_options(running, tmp_path):
         *("--host", "0.0.0.0", "--api-token", "s3cret", "--account-id", "ab" * 16),
         *("--data", str(tmp_path / "file.db"), "--apply-delay", "0.1", "--visibility-lag", "0.4"),
         *("--latency", "0.05", "--foreign-writes-per-second", "50"),
-        *("--allow-host", "vectorize", "--allow-host", "box"),
+        *("--allow-host", "vectorize", "--allow-host", "box", "--rate-limit", "100000/300"),
     )
     assert command.connection["login"] == "ab" * 16
     client = command.client("s3cret")
     for host in ("vectorize:8787", "BOX", "10.0.0.1"):
-        assert envelope(client.session.get(client.indexes, headers={"Host": host}))["success"]
+        answer = client.session.get(client.indexes, headers={"Host": host})
+        assert envelope(answer)["success"]
+        assert answer.headers["Ratelimit-Policy"] == '"default";q=100000;w=300'
     assert refusal(client.session.get(client.indexes, headers={"Host": "evil"}))[0] == 421
 
     begun = time.monotonic()
@@ -157,6 +159,7 @@ def test_a_file_that_cannot_be_used(tmp_path, capsys):
         (["--visibility-lag", "-1"], "argument --visibility-lag"),
         (["--latency", "inf"], "argument --latency: 'inf' is not a number of 0 or more"),
         (["--foreign-writes-per-second", "x"], "argument --foreign-writes-per-second"),
+        (["--rate-limit", "1200"], "rate_limit must be REQUESTS/SECONDS in whole numbers, such as 1200/300"),
         (["--account-id", "short"], "account_id must be 32 hexadecimal digits, got 'short'"),
         (["--api-token", "two words"], "api_token must be made of letters, digits"),
         (["--host", "0.0.0.0"], "others can reach host '0.0.0.0': that needs an API token of your own"),
