@@ -76,7 +76,7 @@ def test_without_faults_nothing_happens(client: Client, shared: LocalVectorize):
 def test_a_reset(faulty, kind, done):
     server, client = faulty(f"{kind}:delete_by_ids")
     # Which of the two a client sees depends on whether it was still sending.
-    with pytest.raises(requests.ConnectionError, match="reset by peer|closed connection without response"):
+    with pytest.raises(requests.ConnectionError, match=r"reset by peer|closed connection without response"):
         client.delete(["a"])
     assert client.ids("a", "b") == (["b"] if done else ["a", "b"])
     assert server.stats()["delete_by_ids"] == 1
