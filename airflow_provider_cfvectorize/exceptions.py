@@ -22,6 +22,10 @@ class VectorizeInputError(VectorizeError, ValueError):
     """Something was passed or configured that cannot work; says what arrived and what is expected."""
 
 
+class VectorizeFileError(VectorizeInputError):
+    """A file cannot be opened or written, or changed while it was read: unlike other input, this may pass."""
+
+
 class VectorizeResponseError(VectorizeError):
     """
     The service answered, and the answer is a refusal or makes no sense.
