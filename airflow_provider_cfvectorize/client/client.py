@@ -19,6 +19,7 @@ from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.credentials import read_credentials
 from airflow_provider_cfvectorize.client.indexes import index_config
 from airflow_provider_cfvectorize.client.listing import iter_ids
+from airflow_provider_cfvectorize.client.pacer import PROCESS_GATE, OwnCount, Pacer
 from airflow_provider_cfvectorize.client.queries import check_index_type, check_property_name, query_body
 from airflow_provider_cfvectorize.client.results import (
     expect,
@@ -99,12 +100,21 @@ class VectorizeClient:
         transport = RequestsTransport(
             self.base_url, auth_headers=credentials.headers, timeout=timeout, max_connections=max_connections
         )
+        # Over plain http there is never Cloudflare, but a server of one's own: what it tells of a budget is
+        # kept to, and what only Cloudflare has, its documented limits, is not assumed.
+        is_cloudflare = self.base_url.startswith("https:")
         self.session = VectorizeSession(
             transport,
             base_url=self.base_url,
             user_agent=user_agent,
             secrets=[credentials.secret],
             retry=retry,
+            pacer=Pacer(
+                reserve=rate_reserve,
+                concurrency=max_connections,
+                own_count=OwnCount() if is_cloudflare else None,
+            ),
+            gate=PROCESS_GATE if is_cloudflare else None,
         )
 
     def __repr__(self) -> str:

@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a request may start."""
+"""
+When a request may start: pure functions.
+
+An account has one budget of requests for everything that its owner runs (1,200 in five minutes), and going
+over blocks all of it for five minutes. Every answer says what is left, so any number of tasks on any number
+of workers share the budget without a coordinator: each goes by the newest answer it has. Three quarters of
+what is not reserved are spread evenly over the window, along a line that falls to the reserve at its end; the
+quarter above the line is there for bursts. What others use is seen in what is left, and is given way to.
+
+The rule was chosen by simulation, which is a test: ``tests/client/test_pacing_simulation.py``.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from airflow_provider_cfvectorize.client import limits
@@ -16,6 +25,18 @@ from airflow_provider_cfvectorize.client import limits
 #: (:data:`~airflow_provider_cfvectorize.client.limits.IP_REQUESTS_PER_SECOND`), which other workers and
 #: other programs behind the same address share.
 MAX_REQUESTS_PER_SECOND: Final = 50
+
+#: The share of the budget beside the reserve that is spread over the window; the rest is free for bursts.
+SPREAD_SHARE: Final = 0.75
+#: So many requests above the line allow one more at a time.
+HEADROOM_PER_REQUEST: Final = 16
+#: More than one request at a time only while the newest answer is younger than so many round trips, or than
+#: this share of the window: who sends several goes by what may have changed since.
+FRESH_ROUND_TRIPS: Final = 3
+FRESH_SHARE: Final = 1 / 50
+#: The most by which a wait for the line is stretched at random, and one at the reserve.
+LINE_JITTER: Final = 0.2
+RESERVE_JITTER: Final = 0.5
 
 _PARAMETER: Final = re.compile(r";\s*([a-z])\s*=\s*([0-9]{1,9})(?![0-9])")
 
@@ -31,35 +52,7 @@ def next_start(now: float, last_start: float, per_second: float) -> float:
     return max(now, last_start + 1.0 / per_second)
 
 
-class StartGate:
-    """
-    Spaces the starts of requests; one gate is shared by all threads it is to bind.
-
-    :param per_second: the most starts a second.
-    :param clock: seconds of a clock that is never set.
-    """
-
-    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second = per_second
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._last_start = float("-inf")
-
-    def wait(self, sleep: Callable[[float], object] = time.sleep) -> None:
-        """
-        Return when the caller's request may start.
-
-        :param sleep: waits for so many seconds; may return early if nothing is going to be sent after all.
-        """
-        with self._lock:
-            now = self._clock()
-            start = self._last_start = next_start(now, self._last_start, self._per_second)
-        if start > now:
-            sleep(start - now)
-
-
-#: Shared by every client of this process.
-PROCESS_GATE: Final = StartGate(MAX_REQUESTS_PER_SECOND)
+# --- what the service says ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +61,15 @@ class Budget:
     What is left of a request budget, as the service's headers say.
 
     :param remaining: requests left in this window.
-    :param reset: seconds until the window ends.
+    :param reset: seconds until the window ends, whole and rounded up.
     :param quota: requests in a window.
+    :param window: seconds of a window.
     """
 
     remaining: int
     reset: int
-    quota: int
+    quota: int = limits.ACCOUNT_REQUESTS
+    window: int = limits.ACCOUNT_WINDOW_SECONDS
 
 
 def read_budget(headers: Mapping[str, str]) -> Budget | None:
@@ -84,14 +79,19 @@ def read_budget(headers: Mapping[str, str]) -> Budget | None:
     :param headers: such as ``Ratelimit: "default";r=50;t=30`` and ``Ratelimit-Policy: "default";q=100;w=60``.
     :return: None where there are none, or none that can be read.
     """
+    limit = headers.get("Ratelimit")
+    if not limit:
+        return None
     policies = _read_list(headers.get("Ratelimit-Policy", ""))
     by_name = dict(policies)
     budgets = []
-    for position, (name, entry) in enumerate(_read_list(headers.get("Ratelimit", ""))):
+    for position, (name, entry) in enumerate(_read_list(limit)):
         if "r" in entry and "t" in entry:
             # They belong together by name; in Cloudflare's own example the names differ, so by position then.
             policy = by_name.get(name) or (policies[position][1] if position < len(policies) else {})
-            budgets.append(Budget(entry["r"], entry["t"], policy.get("q") or limits.ACCOUNT_REQUESTS))
+            quota = policy.get("q") or limits.ACCOUNT_REQUESTS
+            window = policy.get("w") or limits.ACCOUNT_WINDOW_SECONDS
+            budgets.append(Budget(entry["r"], entry["t"], quota, window))
     return min(budgets, key=lambda budget: budget.remaining / budget.quota, default=None)
 
 
@@ -101,6 +101,111 @@ def _read_list(header: str) -> list[tuple[str, dict[str, int]]]:
         for entry in header.split(",")
         if entry.strip()
     ]
+
+
+# --- what is known of the budget ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    What is known of the budget since the newest answer. Times are seconds of one monotonic clock.
+
+    :param remaining: requests left, as the newest answer said.
+    :param quota: requests in a window.
+    :param window: seconds of a window.
+    :param reset_at: when this window ends: never before it really does.
+    :param started_at: when the request started that the newest answer is for.
+    :param answered_at: when the newest answer came.
+    :param jitter: from 0 to below 1: where waits for this answer's sake end within their bounds.
+    """
+
+    remaining: int
+    quota: int
+    window: float
+    reset_at: float
+    started_at: float
+    answered_at: float
+    jitter: float
+
+
+def learn(
+    standing: Standing | None, budget: Budget, *, started_at: float, now: float, jitter: float
+) -> Standing:
+    """
+    Return what is known of the budget after an answer.
+
+    :param standing: what was known before; None for nothing.
+    :param budget: what the answer says.
+    :param started_at: when its request started.
+    :param now: when it came.
+    :param jitter: from 0 to below 1, drawn at random.
+    """
+    # The seconds are rounded up, and the answer was some time on its way: so never too early, and the
+    # earliest of a window's is the best.
+    reset_at = now + budget.reset
+    if standing is not None and (standing.quota, standing.window) == (budget.quota, budget.window):
+        if reset_at <= standing.reset_at + 1:
+            reset_at = min(reset_at, standing.reset_at)
+            if started_at < standing.started_at:
+                # Overtaken on its way by the answer to a later request, which knows more.
+                return replace(standing, reset_at=reset_at)
+        elif started_at < standing.started_at:
+            return standing
+    return Standing(budget.remaining, budget.quota, budget.window, reset_at, started_at, now, jitter)
+
+
+# --- the decision ------------------------------------------------------------------------------------------
+
+
+def pause_before_start(
+    standing: Standing | None, *, now: float, in_flight: int, concurrency: int, reserve: float
+) -> float:
+    """
+    Return the seconds until one more request may start.
+
+    :param standing: what is known of the budget; None before the first answer, and after a throttle: then
+        one request goes ahead alone.
+    :param now: the present.
+    :param in_flight: requests of this process that are not answered yet.
+    :param concurrency: the most there may be.
+    :param reserve: share of the budget that is left to others, from 0 to below 1.
+    :return: 0 for at once; infinity if it takes an answer to know.
+    """
+    alone = math.inf if in_flight else 0.0
+    if standing is None:
+        return alone
+    kept = reserve * standing.quota
+    if standing.remaining <= kept:
+        # The second is for windows that slide: how long it takes until so many have left it.
+        rest = max(
+            standing.reset_at - standing.answered_at,
+            (kept - standing.remaining + 1) * standing.window / standing.quota,
+        )
+        wake = standing.answered_at + rest * (1 + RESERVE_JITTER * standing.jitter)
+        return wake - now if now < wake else alone
+    if now >= standing.reset_at:
+        return alone
+    slope = SPREAD_SHARE * (standing.quota - kept) / standing.window
+    free = standing.remaining - in_flight - 1
+
+    def headroom(when: float) -> float:
+        return free - kept - slope * min(standing.window, standing.reset_at - when)
+
+    if headroom(standing.answered_at) < 0:
+        if in_flight:
+            return math.inf
+        reached = standing.reset_at - max(0.0, free - kept) / slope
+        stretched = standing.answered_at + (reached - standing.answered_at) * (
+            1 + LINE_JITTER * standing.jitter
+        )
+        return max(0.0, min(stretched, standing.reset_at) - now)
+    age = now - standing.answered_at
+    fresh = age < max(
+        FRESH_ROUND_TRIPS * (standing.answered_at - standing.started_at), FRESH_SHARE * standing.window
+    )
+    allowed = min(concurrency, 1 + headroom(now) // HEADROOM_PER_REQUEST) if fresh else 1
+    return 0.0 if in_flight < allowed else math.inf
 
 
 def poll_pause(interval: float, budget: Budget | None, reserve: float) -> float:

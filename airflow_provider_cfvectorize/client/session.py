@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -22,8 +23,8 @@ from airflow_provider_cfvectorize.client.answers import (
     masked,
     read_answer,
 )
-from airflow_provider_cfvectorize.client.pacing import PROCESS_GATE, StartGate
-from airflow_provider_cfvectorize.client.transport import Transport
+from airflow_provider_cfvectorize.client.pacer import Pacer, StartGate
+from airflow_provider_cfvectorize.client.transport import RawResponse, Transport
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
     VectorizeInputError,
@@ -110,7 +111,8 @@ class VectorizeSession:
     :param user_agent: the ``User-Agent`` header.
     :param secrets: texts that no error and no log line may show.
     :param retry: how long to go on; None for a single attempt that never sleeps (for the triggerer).
-    :param gate: spaces the starts of requests; not used for single attempts.
+    :param pacer: says when a request may start; not used for single attempts.
+    :param gate: spaces the starts of requests beyond that; likewise.
     :param clock: seconds of a clock that is never set.
     :param sleep: waits for so many seconds; the default also wakes at :meth:`stop`.
     """
@@ -123,7 +125,8 @@ class VectorizeSession:
         user_agent: str,
         secrets: Collection[str] = (),
         retry: RetryPolicy | None,
-        gate: StartGate = PROCESS_GATE,
+        pacer: Pacer | None = None,
+        gate: StartGate | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
@@ -132,9 +135,11 @@ class VectorizeSession:
         self._headers = {"User-Agent": user_agent, "Accept": "application/json"}
         self._secrets = tuple(s for s in secrets if s)
         self._retry = retry
-        self._gate = gate
+        self._pacer = pacer if retry is not None else None
+        self._gate = gate if retry is not None else None
         self._clock = clock
         self._stopped = threading.Event()
+        self._given_sleep = sleep
         self._sleep: Callable[[float], Any] = sleep or self._stopped.wait
         #: Where the caller's time ends, in seconds of the clock; no wait for a throttle goes past it.
         self.deadline: float | None = None
@@ -142,6 +147,8 @@ class VectorizeSession:
     def stop(self) -> None:
         """Wake every thread that waits to send; no request starts after this."""
         self._stopped.set()
+        if self._pacer is not None:
+            self._pacer.stop()
 
     def close(self) -> None:
         """Close all connections."""
@@ -183,10 +190,16 @@ class VectorizeSession:
             headers["Content-Type"] = content_type
         perhaps_done = False
 
+        patience = (
+            None
+            if self._retry is None
+            else _Patience(self._retry, repeatable, lambda: self.deadline, self._clock)
+        )
+
         def attempt() -> Answer:
             nonlocal perhaps_done
             try:
-                return self._once(method, path, params=params, headers=headers, body=body)
+                return self._once(method, path, params=params, headers=headers, body=body, patience=patience)
             except VectorizeNotFoundError as e:
                 if gone_is_done and perhaps_done and e.code in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
                     return Answer(None, None, {})
@@ -195,9 +208,8 @@ class VectorizeSession:
                 perhaps_done = perhaps_done or may_be_done(e)
                 raise
 
-        if self._retry is None:
+        if patience is None:
             return attempt()
-        patience = _Patience(self._retry, repeatable, lambda: self.deadline, self._clock)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(patience.may_retry),
             wait=patience.wait,
@@ -216,20 +228,50 @@ class VectorizeSession:
         params: Mapping[str, str] | None,
         headers: Mapping[str, str],
         body: bytes | None,
+        patience: _Patience | None,
     ) -> Answer:
-        if self._retry is not None:
-            self._gate.wait(self._sleep)
-        if self._stopped.is_set():
-            raise VectorizeInterrupted(f"{method} {path}: not sent, the task is being stopped")
         what = f"{method} {path}"
+        pacer = self._pacer
+        if pacer is not None and patience is not None:
+            refused, blocked = pacer.start(
+                deadline=math.inf if self.deadline is None else self.deadline,
+                patience=patience.throttle_left,
+                sleep=self._given_sleep,
+            )
+            patience.add_throttle(blocked)
+            if refused:
+                raise VectorizeThrottledError(
+                    f"{what}: not sent, since the account's request budget would let it start in "
+                    f"{refused:.0f} s at the earliest, which is longer than the task has, or than a throttle "
+                    "is waited for. The budget is shared by everything that the account's owner runs",
+                    retry_after=refused,
+                )
+        started_at = self._clock()
+        raw: RawResponse | None = None
+        throttle: VectorizeThrottledError | None = None
         try:
+            if self._gate is not None:
+                self._gate.wait(self._sleep)
+            if self._stopped.is_set():
+                raise VectorizeInterrupted(f"{what}: not sent, the task is being stopped")
             raw = self._transport.send(
                 method, f"{self._base_url}{path}", params=params, headers=headers, body=body
             )
+            return read_answer(raw, what=what, secrets=self._secrets)
+        except VectorizeThrottledError as e:
+            throttle = e
+            raise
         except VectorizeTransportError as e:
             # What came may be in there, such as a status line that is none.
             raise VectorizeTransportError(f"{what}: {masked(str(e), self._secrets)}", sent=e.sent) from None
-        return read_answer(raw, what=what, secrets=self._secrets)
+        finally:
+            if pacer is not None:
+                pacer.end(
+                    started_at,
+                    raw.headers if raw is not None else None,
+                    throttled=throttle is not None,
+                    retry_after=throttle.retry_after if throttle is not None else None,
+                )
 
 
 class _Patience:
@@ -251,6 +293,13 @@ class _Patience:
         self._clock = clock
         self._started = clock()
         self._throttled = 0.0
+
+    @property
+    def throttle_left(self) -> float:
+        return max(0.0, self._policy.throttle_total - self._throttled)
+
+    def add_throttle(self, seconds: float) -> None:
+        self._throttled += seconds
 
     def may_retry(self, error: BaseException) -> bool:
         return isinstance(error, VectorizeError) and may_retry(error, repeatable=self._repeatable)

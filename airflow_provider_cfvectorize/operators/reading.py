@@ -252,7 +252,8 @@ class QueryVectorsOperator(VectorizeOperator):
         return result
 
     def _read_filter(self) -> Any:
-        read = read_structure(self._narrowing.read("filter", self.filter), "filter")
+        # Here, on the task's main thread: what mapped tasks returned is asked of Airflow when it is read.
+        read = _plain(read_structure(self._narrowing.read("filter", self.filter), "filter"))
         if self._nones is not None and _count_nones(read) > self._nones:
             raise VectorizeInputError(
                 "filter: a value in it is None now that it is rendered, which would ask for what lacks the "
@@ -390,6 +391,15 @@ class _Listing:
         with write_file(path, "path") as file:
             for id_ in self:
                 file.write(line_of_id(id_, ndjson=is_ndjson(path), is_first=self.matched == 1))
+
+
+def _plain(value: object) -> object:
+    """Return a filter with dicts and lists in place of other mappings and sequences."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 def _count_nones(value: object) -> int:

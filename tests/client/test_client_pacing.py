@@ -7,18 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client import session
+from airflow_provider_cfvectorize.client.pacer import PROCESS_GATE, StartGate
 from airflow_provider_cfvectorize.client.pacing import (
     MAX_REQUESTS_PER_SECOND,
-    PROCESS_GATE,
     Budget,
-    StartGate,
     next_start,
     poll_pause,
     read_budget,
 )
 from airflow_provider_cfvectorize.client.session import RetryPolicy
-from client.servers import ScriptedServer, accepted, make_client
+from airflow_provider_cfvectorize.exceptions import VectorizeTransportError
+from client.servers import make_client
 
 
 class Clock:
@@ -81,31 +80,46 @@ def test_threads_that_come_at_once_get_starts_of_their_own() -> None:
     assert sorted(pauses) == pytest.approx([i / 50 for i in range(1, 51)])
 
 
-def test_all_clients_of_a_process_share_one_gate(
-    serve: type[ScriptedServer], monkeypatch: pytest.MonkeyPatch
+class Refused(Exception):
+    """A gate that lets nobody through."""
+
+
+@pytest.mark.parametrize(
+    ("base_url", "retry", "passed"),
+    [
+        ("https://127.0.0.1:9/client/v4", RetryPolicy(), [PROCESS_GATE]),
+        # A server of one's own has no limit but what it tells of, and a single attempt waits for nothing.
+        ("http://127.0.0.1:9/client/v4", RetryPolicy(backoff_total=0), []),
+        ("https://127.0.0.1:9/client/v4", None, []),
+    ],
+)
+def test_which_requests_pass_the_gate_of_the_process(
+    base_url: str, retry: RetryPolicy | None, passed: list[StartGate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passed: list[object] = []
-    monkeypatch.setattr(StartGate, "wait", lambda gate, sleep: passed.append(gate))
-    server = serve([accepted()])
-    for _ in range(2):
-        client = make_client(server.base_url, retry=RetryPolicy())
+    gates: list[object] = []
+
+    def wait(gate: StartGate, sleep: object) -> None:
+        gates.append(gate)
+        raise Refused
+
+    monkeypatch.setattr(StartGate, "wait", wait)
+    client = make_client(base_url, retry=retry)
+    with pytest.raises((Refused, VectorizeTransportError)):
         client.delete_by_ids("docs", ["a"])
-        client.close()
-    make_client(server.base_url, retry=None).delete_by_ids("docs", ["a"])
-    assert passed == [PROCESS_GATE, PROCESS_GATE]
-    assert session.PROCESS_GATE is PROCESS_GATE
+    client.close()
+    assert gates == passed
 
 
 @pytest.mark.parametrize(
     ("limit", "policy", "budget"),
     [
-        ('"default";r=50;t=30', '"burst";q=100;w=60', Budget(50, 30, 100)),
-        ('"default";r=50;t=30', '"default";q=100;w=60', Budget(50, 30, 100)),
+        ('"default";r=50;t=30', '"burst";q=100;w=60', Budget(50, 30, 100, 60)),
+        ('"default";r=50;t=30', '"default";q=100;w=60', Budget(50, 30, 100, 60)),
         ('"default"; r=50 ;t = 30', "", Budget(50, 30, 1200)),
-        ('"a";r=50;t=30, "b";r=6;t=7', '"a";q=100;w=60, "b";q=10;w=1', Budget(50, 30, 100)),
-        ('"a";r=50;t=30, "b";r=4;t=7', '"a";q=100;w=60, "b";q=10;w=1', Budget(4, 7, 10)),
-        ('"a";r=50;t=30, "b";r=4;t=7', '"b";q=10;w=1, "a";q=100;w=60', Budget(4, 7, 10)),
-        ('"a";r=1;t=30', '"b";w=1, "a";q=100;w=60', Budget(1, 30, 100)),
+        ('"a";r=50;t=30, "b";r=6;t=7', '"a";q=100;w=60, "b";q=10;w=1', Budget(50, 30, 100, 60)),
+        ('"a";r=50;t=30, "b";r=4;t=7', '"a";q=100;w=60, "b";q=10;w=1', Budget(4, 7, 10, 1)),
+        ('"a";r=50;t=30, "b";r=4;t=7', '"b";q=10;w=1, "a";q=100;w=60', Budget(4, 7, 10, 1)),
+        ('"a";r=1;t=30', '"b";w=1, "a";q=100;w=60', Budget(1, 30, 100, 60)),
         ('"a";r=0;t=300', '"a";q=0', Budget(0, 300, 1200)),
         ('"a";r=0;t=0', '"a";q=1200;w=300', Budget(0, 0, 1200)),
         ('"a";r=5', '"a";q=1200;w=300', None),

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rule of pacing: no throttle, and all of the budget that is not reserved, however many take part."""
+
+from __future__ import annotations
+
+import pytest
+
+from client.pacing_simulation import Limit, Simulation
+
+WINDOWS = 12
+RESERVE = 0.2
+KINDS = ["fixed", "first_request", "sliding"]
+#: The account's limit with a usual latency: quota, window, latency.
+ACCOUNT = (1200, 300, 0.25)
+#: One for tests in real time, of which whole seconds are a coarse measure.
+SHORT = (120, 3, 0.02)
+
+
+def simulate(
+    kind: str, processes: int, policy: tuple[int, int, float], *, seed: int, foreign: float = 0.0
+) -> Simulation:
+    quota, window, latency = policy
+    limit = Limit(kind, quota, window, phase=0.37 * window * (1 + seed))
+    simulation = Simulation(limit, latency=latency, seed=seed)
+    for _ in range(processes):
+        begins = simulation.random.uniform(0, min(1.0, window / 10))
+        simulation.add_process(reserve=RESERVE, concurrency=4, begins=begins)
+    if foreign:
+        simulation.add_foreign_client(foreign * quota)
+    simulation.run(WINDOWS * window)
+    return simulation
+
+
+def used(simulation: Simulation) -> float:
+    """Return the share of the budget that was used, over the whole windows."""
+    whole = [count for _, count in sorted(simulation.limit.accepted.items())][1:-1]
+    return sum(whole) / len(whole) / simulation.limit.quota
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("processes", [1, 4, 16, 64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_the_budget_and_no_throttle(kind: str, processes: int, seed: int) -> None:
+    simulation = simulate(kind, processes, ACCOUNT, seed=seed)
+    assert simulation.limit.refused == 0
+    assert used(simulation) >= 0.95 * (1 - RESERVE)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("processes", [1, 4, 16, 64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_somebody_else_is_given_way_to(kind: str, processes: int, seed: int) -> None:
+    simulation = simulate(kind, processes, ACCOUNT, seed=seed, foreign=0.5)
+    assert simulation.limit.refused == 0
+    # Somebody else's half, and what is left of the four fifths.
+    print("USED", kind, processes, used(simulation), simulation.foreign_accepted)
+    assert used(simulation) >= 0.95 * (1 - RESERVE)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("foreign", [0.0, 0.5])
+@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_windows(kind: str, processes: int, foreign: float, seed: int) -> None:
+    simulation = simulate(kind, processes, SHORT, seed=seed, foreign=foreign)
+    assert simulation.limit.refused == 0
+    # With the whole seconds of a reset, a window of three that slides is made out only roughly.
+    assert used(simulation) >= (0.7 if kind == "sliding" else 0.95) * (1 - RESERVE)
