@@ -273,7 +273,9 @@ def failures(
     return found
 
 
-def table(story: Story, windows: list[dict[str, float]], times: dict[str, float], limit: str) -> str:
+def table(
+    story: Story, left: int, windows: list[dict[str, float]], times: dict[str, float], limit: str
+) -> str:
     """Return the results for a person to read."""
     deletes = sorted(
         seconds(task) for task in story.tasks if task["task_id"] == "delete" and task["end_date"]
@@ -289,6 +291,7 @@ def table(story: Story, windows: list[dict[str, float]], times: dict[str, float]
         "lost with it": described(story.lost),
         "tried again": ", ".join(f"chunk {number} ({tries} tries)" for number, tries in again.items())
         or "none",
+        "left": f"{left:,} vectors",
         "budget": f"{limit} s; {sum(accepted):.0f} requests in {len(windows)} windows, "
         f"{max(accepted, default=0):.0f} in the fullest; "
         f"{sum(window['refused'] for window in windows):.0f} refused",
@@ -367,8 +370,7 @@ def run(options: argparse.Namespace, programs: Programs, home: Path, stack: Exit
     windows = vectorize.windows()
     clock.lap("the check")
     print(f"""
-{table(story, windows, clock.times, options.rate_limit)}
-   left           {len(left):,} vectors of {len(doomed) + len(kept):,}; {len(kept):,} were to stay
+{table(story, len(left), windows, clock.times, options.rate_limit)}
 """)
     wrong = failures(story, left, kept, doomed, windows)
     for text in wrong:

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from readme.markdown import ROOT
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.connection import DEFAULT_RATE_RESERVE
+from readme.markdown import ROOT, read
 
 SCRIPTS = ROOT / "scripts"
 
@@ -24,10 +26,12 @@ SCRIPTS = ROOT / "scripts"
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(SCRIPTS))
+    import scale_airflow
     import scale_out
     import scale_services
 
     class Scripts:
+        airflow = scale_airflow
         out = scale_out
         services = scale_services
 
@@ -108,6 +112,37 @@ def test_a_place_for_the_data_is_gone_afterwards(scripts: Any, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_document_tells_the_settings(scripts: Any) -> None:
+    settings = scripts.airflow.settings("database", "broker")
+    rows = [row for row in read("docs/scale-out.md").rows("what-it-shows") if row[0].startswith("`[")]
+    assert len(rows) == 7
+    for option, value, _ in rows:
+        section, name = option.strip("`").removeprefix("[").split("] ")
+        assert settings[f"AIRFLOW__{section}__{name}".upper()] == value.strip("`"), option
+
+
+def test_the_document_tells_the_numbers(scripts: Any) -> None:
+    text = " ".join(read("docs/scale-out.md").text.split())
+    options, out = scripts.out.parse([]), scripts.out
+    doomed, kept = out.plan(options.ids)
+    requests, seconds = options.rate_limit.split("/")
+    usable = int(limits.ACCOUNT_REQUESTS * (1 - DEFAULT_RATE_RESERVE))
+    a_minute = usable * limits.MAX_DELETE_IDS * 60 / limits.ACCOUNT_WINDOW_SECONDS
+    for phrase in (
+        f"with {len(doomed) + len(kept):,} vectors",
+        f"latency of {out.LATENCY * 1000:g} ms",
+        f"applied after {out.APPLY_DELAY:g} s",
+        f"budget of {requests} requests in {seconds} s",
+        f"{options.chunks} objects of {options.ids // options.chunks:,} ids",
+        f"exactly the {len(kept):,} that were to stay",
+        f"the {options.ids // options.chunks // limits.MAX_DELETE_IDS} requests it sends",
+        f"leaves them, {int(requests) * (1 - DEFAULT_RATE_RESERVE):.0f} of {requests}",
+        f"{limits.ACCOUNT_REQUESTS:,} requests in five minutes, of which tasks use {usable}",
+        f"about {round(a_minute, -3):,.0f} ids a minute",
+    ):
+        assert phrase in text, phrase
+
+
 # --- what the script finds ----------------------------------------------------------------------------------
 
 
@@ -128,7 +163,7 @@ def good(scripts: Any) -> dict[str, Any]:
 def test_a_good_run(scripts: Any) -> None:
     given = good(scripts)
     assert scripts.out.failures(**given) == []
-    shown = scripts.out.table(given["story"], given["windows"], {"the run": 60.0}, "90/15")
+    shown = scripts.out.table(given["story"], 1, given["windows"], {"the run": 60.0}, "90/15")
     assert "2 deletes" in shown
     assert "chunk 1 (2 tries)" in shown
     assert "0 refused" in shown
