@@ -4,12 +4,13 @@
 PYTHON ?= python3
 VENV := .venv
 VENV2 := .venv-2.11
+VENV_SCALE := .venv-scale
 BIN := $(VENV)/bin
 BIN2 := $(VENV2)/bin
 # Two processes: the tests wait more than they compute.
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help demo test test-2 ui lint wheel constraints clean
+.PHONY: help demo test test-2 ui scale-out lint wheel constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -35,11 +36,14 @@ lint: $(VENV)/.ready ## Check style and types
 wheel: $(VENV)/.ready ## Build wheel and sdist, and try the wheel in a clean environment
 	$(BIN)/python scripts/check_wheel.py
 
+scale-out: $(VENV_SCALE)/.ready ## Delete 50,000 ids on Celery workers, one of which is killed (needs Redis, PostgreSQL)
+	$(VENV_SCALE)/bin/python scripts/scale_out.py
+
 constraints: ## Pin anew what is tested, from the newest releases that fit
 	$(PYTHON) scripts/pin.py
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV2) dist build .demo .ui .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV2) $(VENV_SCALE) dist build .demo .ui .scale .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Set up again when the dependencies change, and not otherwise.
 $(VENV)/.ready: pyproject.toml constraints/airflow-3.3.txt
@@ -50,4 +54,9 @@ $(VENV)/.ready: pyproject.toml constraints/airflow-3.3.txt
 $(VENV2)/.ready: pyproject.toml constraints/airflow-2.11.txt
 	@echo "Setting up Airflow 2.11 in $(VENV2) (a minute or two)"
 	$(PYTHON) scripts/set_up.py $(VENV2) constraints/airflow-2.11.txt --groups test
+	@touch $@
+
+$(VENV_SCALE)/.ready: pyproject.toml constraints/scale-out-3.3.txt
+	@echo "Setting up Airflow 3.3 with Celery in $(VENV_SCALE) (a minute or two)"
+	$(PYTHON) scripts/set_up.py $(VENV_SCALE) constraints/scale-out-3.3.txt --groups scale
 	@touch $@

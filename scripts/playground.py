@@ -39,8 +39,23 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(arguments: list[str], log: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command, and end it with all its children afterwards."""
+def process(
+    arguments: list[str],
+    log: Path,
+    env: dict[str, str],
+    *,
+    sign: signal.Signals = signal.SIGTERM,
+    **options: Any,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """
+    Run a command, and end it with all its children afterwards.
+
+    :param arguments: the command.
+    :param log: where its output goes.
+    :param env: its environment.
+    :param sign: the signal that ends it.
+    :param options: what else ``Popen`` is to do.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         child = subprocess.Popen(
@@ -48,15 +63,15 @@ def process(arguments: list[str], log: Path, env: dict[str, str]) -> Iterator[su
             stdout=output,
             stderr=subprocess.STDOUT,
             env=env,
-            cwd=log.parent,
             start_new_session=True,
+            **{"cwd": log.parent, **options},
         )
     try:
         yield child
     finally:
-        for sign in (signal.SIGTERM, signal.SIGKILL):
+        for next_sign in (sign, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, sign)
+                os.killpg(child.pid, next_sign)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(15)
                 break

@@ -34,7 +34,7 @@ def load(name: str) -> ModuleType:
 def test_airflow_reads_them_all() -> None:
     bag = DagBag(dag_folder=str(EXAMPLES))
     assert bag.import_errors == {}
-    assert len(bag.dags) == len(list(EXAMPLES.glob("*.py"))) == 6
+    assert len(bag.dags) == len(list(EXAMPLES.glob("*.py"))) == 7
     for dag in bag.dags.values():
         assert dag.doc_md
 
@@ -111,3 +111,19 @@ def test_an_index_is_emptied(vectorize: Vectorize, object_storage: str) -> None:
     # Of an empty index there is nothing to delete, and nothing to wait for.
     run = run_dag(load("example_empty_index").dag, run_conf=conf)
     assert set(run.states.values()) == {"success", "skipped"}
+
+
+def test_files_of_ids_are_deleted(vectorize: Vectorize, object_storage: str) -> None:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    vectorize.fill(f"chunk-{i}" for i in range(300))
+    folder = ObjectStoragePath(f"{object_storage}/chunks")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(3):
+        ids = [f"chunk-{i}" for i in range(number * 90, number * 90 + 90)]
+        (folder / f"{number}.txt").write_text("".join(f"{id_}\n" for id_ in ids))
+    (folder / "README").write_text("chunk-299")
+    run = run_dag(load("example_delete_chunks").dag, run_conf={"chunks": str(folder)})
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {f"chunk-{i}" for i in range(270, 300)}
+    assert run.pull("wait_until_all_are_gone")["mutation_count"] == 3

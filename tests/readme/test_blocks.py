@@ -361,6 +361,49 @@ def connects_containers(block: Block, bench: Bench) -> None:
         assert "AIRFLOW__CFVECTORIZE__ALLOW_HTTP_HOSTS" in why
 
 
+def is_what_scale_out_prints(block: Block, bench: Bench) -> None:
+    """Not run: it takes minutes, Redis and PostgreSQL. ``.ci/run`` does; here, its rows are looked at."""
+    bench.monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import scale_out
+
+    made = scale_out.table(
+        scale_out.Story(), 1, [], dict.fromkeys(("set-up", "the run", "the check"), 1.0), ""
+    )
+    assert [line[:15] for line in block.text.splitlines()] == [line[3:18] for line in made.splitlines()]
+
+
+SCALE_VALUES = "docs/scale-out.md#on-kubernetes/1"
+
+
+def are_values_of_the_chart(block: Block, bench: Bench) -> None:
+    """Not installed: that needs a cluster. What is set is what ``make scale-out`` sets, by the same names."""
+    bench.monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import scale_airflow
+
+    values = yaml.safe_load(block.text)
+    settings = scale_airflow.settings("", "")
+    for section, options in values["config"].items():
+        for name, value in options.items():
+            assert isinstance(value, str)
+            assert f"AIRFLOW__{section}__{name}".upper() in settings
+    assert [secret["envName"] for secret in values["secret"]] == [CONN_VARIABLE]
+
+
+def installs_the_chart(block: Block, bench: Bench) -> None:
+    """Not run: that needs a cluster. The secret is the one that the values name."""
+    (secret,) = yaml.safe_load(BLOCKS[SCALE_VALUES].text)["secret"]
+    create, install = (shlex.split(line) for line in block.text.splitlines())
+    assert create[:4] == ["kubectl", "create", "secret", "generic"]
+    assert create[4] == secret["secretName"]
+    assert create[5].startswith(f"--from-file={secret['secretKey']}=")
+    assert install[-2:] == ["--values", "values.yaml"]
+
+
+def kills_a_pod(block: Block, bench: Bench) -> None:
+    """Not run: that needs a cluster."""
+    assert shlex.split(block.text)[:3] == ["kubectl", "delete", "pod"]
+
+
 RULES: dict[str, Callable[[Block, Bench], None]] = {
     "CONTRIBUTING.md#set-up-test-check/1": names_targets,
     "README.md#try-it/1": is_placeholder,
@@ -391,6 +434,11 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "docs/local-server.md#a-bad-day-faults/3": runs_as_a_script,
     "docs/local-server.md#from-python/1": runs_as_a_script,
     "docs/local-server.md#from-python/2": runs_as_a_script,
+    "docs/scale-out.md#run-it/1": names_targets,
+    "docs/scale-out.md#what-it-shows/1": is_what_scale_out_prints,
+    SCALE_VALUES: are_values_of_the_chart,
+    "docs/scale-out.md#on-kubernetes/2": installs_the_chart,
+    "docs/scale-out.md#on-kubernetes/3": kills_a_pod,
     **{
         key: lambda block, bench: operator_blocks.RULES[block.key](
             block, operator_blocks.Stage(bench.server, bench.directory)
