@@ -82,6 +82,18 @@ class Access:
             return
         raise errors.authentication(self._behaviour.wrong_token_status)
 
+    def knows(self, headers: Headers) -> bool:
+        """
+        Say whether a request has credentials of the account, whatever they allow.
+
+        :param headers: The request's.
+        """
+        try:
+            self.check(headers, writes=False)
+        except errors.ApiError:
+            return False
+        return True
+
     def verify(self, headers: Headers) -> None:
         """
         Check the token for the endpoints that verify tokens, which answer in their own way.

@@ -27,6 +27,10 @@ class Behaviour:
     :param missing_permission_status: HTTP status of code 10000 for a token that may read but not write.
     :param not_found_status: HTTP status of code 3000, an index that never existed.
     :param deleted_status: HTTP status of code 3005, an index that was deleted.
+    :param rate_limit_window: What requests are counted in: windows that begin with the first request after
+        the last window (``first_request``), windows aligned to the clock (``fixed``), or the time before each
+        request (``sliding``).
+    :param rate_limited_code: Code of HTTP 429.
     :param empty_ids: Whether ``{"ids": []}`` is refused or is a no-op that answers as usual.
     :param missing_ids: The same for ``{}``, which the schema allows.
     :param empty_id: Whether an id of no characters is refused.
@@ -87,6 +91,10 @@ class Behaviour:
     not_found_status: Literal[400, 404] = 404
     # An official client names "404 Not Found or 410 Gone" for an index that is missing.
     deleted_status: Literal[404, 410] = 410
+    # The documentation has neither; such a window is what "r left, t seconds to the reset" describes best.
+    rate_limit_window: Literal["first_request", "fixed", "sliding"] = "first_request"
+    # 971 and 10500 are on record as well; this one with this very text.
+    rate_limited_code: int = 10100
     # Careful clients never send such a request; refusing shows that one slipped through.
     empty_ids: Choice = "refuse"
     missing_ids: Choice = "refuse"

@@ -126,6 +126,29 @@ def no_method(method: str, allowed: tuple[str, ...]) -> ApiError:
     )
 
 
+def rate_limited(requests: int, seconds: int, retry_after: int, behaviour: Behaviour) -> ApiError:
+    """
+    Refuse a request of an account that has sent too many.
+
+    :param requests: The requests that a window allows.
+    :param seconds: The seconds that a window lasts.
+    :param retry_after: Seconds until requests are accepted again.
+    :param behaviour: The switches.
+    """
+    return ApiError(
+        429,
+        behaviour.rate_limited_code,
+        f"More than {requests} requests per {seconds} seconds reached. "
+        "Please wait and consider throttling your request speed",
+        headers=((b"retry-after", str(retry_after).encode("ascii")),),
+    )
+
+
+def too_many_requests() -> ApiError:
+    """Refuse a request by Vectorize's own throttle, which is not the account's budget."""
+    return ApiError(400, 40041, "Too Many Requests")
+
+
 # --- indexes -------------------------------------------------------------------------------------------
 
 

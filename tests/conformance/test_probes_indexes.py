@@ -53,7 +53,7 @@ def test_another_account(vectorize: Service, probe: Probe) -> None:
     probe("list indexes of an account of zeros", response, (404, 7003))
 
 
-@unknown("Ratelimit headers of an answer", states="There are no `Ratelimit` headers yet")
+@unknown("Ratelimit headers of an answer", states="Without `--rate-limit` there are no `Ratelimit` headers")
 def test_rate_limit_headers(vectorize: Service, probe: Probe) -> None:
     response = vectorize.send("GET")
     names = ("Ratelimit", "Ratelimit-Policy", "Retry-After", "Content-Type")
@@ -64,7 +64,11 @@ def test_rate_limit_headers(vectorize: Service, probe: Probe) -> None:
     )
 
 
-@unknown("Throttles: body of HTTP 429; status and headers of 40041", states="Not there yet: rate limits")
+@unknown(
+    "Throttles: windows and body of HTTP 429; status and headers of 40041",
+    "rate_limit_window",
+    "rate_limited_code",
+)
 def test_throttles(probe: Probe) -> None:
     text = "not provoked: it would block the account for everybody; see above if one came by itself"
     for asked in ("HTTP 429", "code 40041"):

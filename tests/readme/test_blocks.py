@@ -385,6 +385,10 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "docs/decision.md#the-evidence/1": is_evidence,
     "docs/local-server.md#from-the-shell/1": runs_the_server,
     "docs/local-server.md#from-the-shell/2": is_what_the_server_prints,
+    "docs/local-server.md#rate-limits/1": runs_the_server,
+    "docs/local-server.md#a-bad-day-faults/1": runs_the_server,
+    "docs/local-server.md#a-bad-day-faults/2": runs_the_server,
+    "docs/local-server.md#a-bad-day-faults/3": runs_as_a_script,
     "docs/local-server.md#from-python/1": runs_as_a_script,
     "docs/local-server.md#from-python/2": runs_as_a_script,
     **{

@@ -14,7 +14,7 @@ from airflow_provider_cfvectorize import connection, exceptions
 from airflow_provider_cfvectorize.client import limits, mutations, pacing
 from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.client.transport import MAX_RESPONSE_BYTES, TOTAL_TIME_FACTOR
-from airflow_provider_cfvectorize.local import Behaviour
+from airflow_provider_cfvectorize.local import Behaviour, faults
 from airflow_provider_cfvectorize.local.__main__ import build_parser
 from airflow_provider_cfvectorize.local.behaviour import UNPUBLISHED_CODE
 from airflow_provider_cfvectorize.sensors import mutation as sensor_module
@@ -116,8 +116,9 @@ def test_the_options_of_the_local_server() -> None:
         if action.dest != "help"
     }
     # The token's default is described, not shown; an empty list is what no name is.
-    expected = {name: str(default) if default else "none" for name, default in options.items()}
-    expected |= {name: "0.0" for name, default in options.items() if default == 0.0}
+    expected = {
+        name: str(default) if default or default == 0 else "none" for name, default in options.items()
+    }
     assert told == {**expected, "--api-token": "a fixed one, which is shown"}
 
 
@@ -128,6 +129,16 @@ def test_the_switches_of_the_local_server() -> None:
     }
     assert all(len(row[2]) > 20 for row in rows)
     assert f"{UNPUBLISHED_CODE} is no code of the service" in words("docs/local-server.md")
+
+
+def test_the_faults_of_the_local_server() -> None:
+    rows = read("docs/local-server.md").rows("a-bad-day-faults")
+    assert [row[0].strip("`") for row in rows] == list(faults.KINDS)
+    for row in rows:
+        value = faults.KINDS[row[0].strip("`")].value
+        assert (row[2] == "none") == (value is None), row
+        assert ("must be given" in row[2]) == (value is not None and value.required), row
+    assert f"`{faults.FORM}`" in read("docs/local-server.md").text
 
 
 # --- numbers ------------------------------------------------------------------------------------------------
