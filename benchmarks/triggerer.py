@@ -345,7 +345,7 @@ def main() -> None:
             measure(case, interval, report, template)
     report.notes += [
         f"every wait polls each {interval:g} s; {INTERVALS} intervals were counted",
-        "polls: GET info, stretched by 5 % in the mean, which is allowed for; others: read-backs of witnesses",
+        "polls: GET info, with the 5 % by which they are stretched; others: read-backs of witnesses",
         "lag: by how much a sleep of 10 ms on the triggerer's loop was longer",
     ]
     finish(report, options)
