@@ -91,6 +91,8 @@ class FillProgress:
         # The last one's mutation is the one to wait for: it is kept with the receipt, or sent again.
         if self._checkpoint is not None and not batch.is_last:
             self._checkpoint.note(self.written["requests"], {"digest": self._digest.hexdigest()})
+            # Each at once: next to a request of thousands of vectors it costs nothing.
+            self._checkpoint.flush()
 
     def flush(self) -> None:
         """Keep what was noted last."""
