@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -54,7 +54,8 @@ class Kept:
     """
     What an earlier try left.
 
-    :param done: number of batches that are acknowledged, from the first one on without a gap.
+    :param done: number of batches, from the first one on, that are acknowledged; where there may be gaps, the
+        details say which are not.
     :param details: what the writer wants to know again, as JSON.
     :param receipt: the receipt, if everything is acknowledged.
     """
@@ -134,8 +135,8 @@ class Checkpoint:
         """
         Take note of how far the write came; kept now and then.
 
-        :param done: number of batches that are acknowledged, from the first one on without a gap.
-        :param details: what to know again, as JSON.
+        :param done: number of batches that are acknowledged, from the first one on.
+        :param details: what to know again, as JSON; of gaps, which those are.
         """
         self._latest = (done, details, None)
         if done - self._saved_done >= SAVE_BATCHES or self._clock() - self._saved_at >= SAVE_SECONDS:
@@ -216,14 +217,27 @@ def _read(value: object, fingerprint: str) -> Kept | None:
 
 class Acknowledged:
     """
-    Counts the batches that are acknowledged from the first one on without a gap.
+    Which batches are acknowledged, of those that are sent several at a time.
 
-    :param done: how many are so already.
+    There are gaps, since one may hang for minutes while thousands after it are acknowledged; but never more
+    of them than there are batches in flight at once.
+
+    :param done: so many, from the first one on, were acknowledged before,
+    :param missing: except for these.
     """
 
-    def __init__(self, done: int = 0) -> None:
+    def __init__(self, done: int = 0, missing: Iterable[int] = ()) -> None:
+        #: Of this number and of those after it, none is acknowledged.
         self.done = done
-        self._beyond: set[int] = set()
+        self._missing = set(missing)
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers before that which are not acknowledged."""
+        return sorted(self._missing)
+
+    def __contains__(self, number: int) -> bool:
+        return number < self.done and number not in self._missing
 
     def add(self, number: int) -> None:
         """
@@ -231,7 +245,6 @@ class Acknowledged:
 
         :param number: its number, from 0.
         """
-        self._beyond.add(number)
-        while self.done in self._beyond:
-            self._beyond.remove(self.done)
-            self.done += 1
+        self._missing.update(range(self.done, number))
+        self._missing.discard(number)
+        self.done = max(self.done, number + 1)

@@ -164,7 +164,8 @@ def delete_ids(
         "witness_ids": list(sample.witness_ids),
     }
     progress = Progress(log, f"deleting from {index_name}", count=ids.count, batches=ids.batches)
-    acknowledged = Acknowledged(kept.done)
+    acknowledged = Acknowledged(kept.done, _missing(kept))
+    sent_before = Acknowledged(kept.done, _missing(kept))
     last: list[Mutation] = []
 
     def done(batch: _Batch, mutation: Mutation) -> None:
@@ -172,7 +173,7 @@ def delete_ids(
         last[:] = [mutation]
         acknowledged.add(batch.number)
         if checkpoint is not None:
-            checkpoint.note(acknowledged.done, details)
+            checkpoint.note(acknowledged.done, {**details, "missing": acknowledged.missing})
 
     dispatcher = Dispatcher(
         lambda batch: client.delete_by_ids(index_name, batch.ids),
@@ -193,7 +194,7 @@ def delete_ids(
             # Of a file, an id may stand in several batches; an earlier one would remove it.
             witness_ids = tuple(id_ for id_ in witness_ids if id_ not in batch)
             number = next(numbers)
-            if number < kept.done:
+            if number in sent_before:
                 progress.skip(len(batch))
             else:
                 yield _Batch(number, batch)
@@ -230,8 +231,12 @@ def delete_ids(
         witness_ids=witness_ids[:MAX_WITNESSES],
     )
     if checkpoint is not None:
-        checkpoint.keep_receipt(receipt, details)
+        checkpoint.keep_receipt(receipt, {**details, "missing": []})
     return receipt
+
+
+def _missing(kept: Kept) -> list[int]:
+    return [] if kept.details is None else kept.details["missing"]
 
 
 def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:
@@ -239,8 +244,15 @@ def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:
         return Kept()
     kept = checkpoint.load()
     match kept.details:
-        case {"ids": str() as of, "held_back": int() as held_back, "witness_ids": list()} if (
-            of == ids.fingerprint and 0 <= held_back < ids.batches
+        case {
+            "ids": str() as of,
+            "held_back": int() as held_back,
+            "witness_ids": list(),
+            "missing": list() as missing,
+        } if (
+            of == ids.fingerprint
+            and 0 <= held_back < ids.batches
+            and all(number in range(kept.done) for number in missing)
         ):
             pass
         case None:
@@ -252,8 +264,8 @@ def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:
         log.info("All %d ids were acknowledged in an earlier try: nothing is sent again.", ids.count)
     else:
         log.info(
-            "%d of %d batches were acknowledged in an earlier try: going on after those.",
-            kept.done,
+            "%d of %d batches were acknowledged in an earlier try: going on with the others.",
+            kept.done - len(_missing(kept)),
             ids.batches,
         )
     return kept

@@ -79,9 +79,9 @@ class Service:
         self.batches: list[list[str]] = []
         self.questions = 0
         self._lock = threading.Lock()
-        self.server = serve(self._answer)
+        self.server = serve(self.answer)
 
-    def _answer(self, request: Request) -> Reply:
+    def answer(self, request: Request) -> Reply:
         with self._lock:
             if request.path.endswith("get_by_ids"):
                 self.questions += 1
@@ -103,11 +103,18 @@ class Service:
 
 
 def delete(
-    connect: Connect, service: Service, store: Store | None, ids: list[str] = IDS, work: str = WORK, **kw: Any
+    connect: Connect,
+    service: Service,
+    store: Store | None,
+    ids: list[str] = IDS,
+    work: str = WORK,
+    *,
+    server: ScriptedServer | None = None,
+    **kw: Any,
 ) -> Receipt:
     kept = None if store is None else checkpoint(store, work)
     return delete_ids(
-        connect(service.server), "docs", read_ids(ids), checkpoint=kept, **{"concurrency": 1, **kw}
+        connect(server or service.server), "docs", read_ids(ids), checkpoint=kept, **{"concurrency": 1, **kw}
     )
 
 
@@ -137,6 +144,34 @@ def test_a_delete_goes_on_after_the_last_acknowledged_batch(
     # Until something is kept, the same is asked again.
     assert service.questions == (1 if accepted_before else 2)
     assert IDS[-1] in second[-1]
+
+
+def test_a_batch_that_hangs_does_not_cost_what_is_acknowledged_meanwhile(
+    serve: Serve, connect: Connect
+) -> None:
+    service, store = Service(serve), Store()
+    others_are_accepted = threading.Event()
+
+    def hang(request: Request) -> Reply:
+        if request.path.endswith("delete_by_ids") and IDS[0] in request.ids:
+            assert others_are_accepted.wait(20)
+            return refused(400, 40000)
+        reply = service.answer(request)
+        if len(service.batches) == 8:
+            others_are_accepted.set()
+        return reply
+
+    with pytest.raises(VectorizeBatchError) as error:
+        delete(connect, service, store, server=serve(hang), concurrency=2)
+    assert (error.value.acknowledged, error.value.failed, error.value.not_sent) == (800, 100, 100)
+    service.take()
+    # Twice, since what is kept of gaps must be kept again.
+    service.refuse_from = 0
+    with pytest.raises(VectorizeBatchError):
+        delete(connect, service, store)
+    service.take()
+    delete(connect, service, store)
+    assert [batch[0] for batch in service.take()] == [IDS[0], IDS[900]]
 
 
 def test_an_error_after_going_on_counts_all_that_is_acknowledged(serve: Serve, connect: Connect) -> None:
@@ -216,6 +251,21 @@ def test_a_store_that_fails_costs_the_progress_and_not_the_delete(
         {"v": 1, "fingerprint": WORK, "done": 5, "details": {}, "receipt": {"mutation_id": 7}},
         {"v": 1, "fingerprint": WORK, "done": 5, "details": {"ids": "x"}, "receipt": None},
         {"v": 1, "fingerprint": WORK, "done": 5, "details": {"digest": "x"}, "receipt": None},
+        *(
+            {
+                "v": 1,
+                "fingerprint": WORK,
+                "done": 5,
+                "details": {
+                    "ids": read_ids(IDS).fingerprint,
+                    "held_back": 9,
+                    "witness_ids": [],
+                    "missing": missing,
+                },
+                "receipt": None,
+            }
+            for missing in (None, [5], [-1], ["1"], [[1]])
+        ),
     ],
 )
 def test_what_cannot_be_read_counts_as_nothing(serve: Serve, connect: Connect, value: Any) -> None:
@@ -257,13 +307,16 @@ def test_what_is_kept_is_small_and_says_little(serve: Serve, connect: Connect) -
     assert sum(id_ in store.values[KEY] for id_ in ids) <= 20
 
 
-@given(st.permutations(range(12)), st.integers(0, 12))
-def test_batches_count_from_the_first_one_on_without_a_gap(order: list[int], seen: int) -> None:
+@given(st.permutations(range(12)), st.integers(0, 12), st.integers(0, 12))
+def test_it_is_known_which_batches_are_acknowledged(order: list[int], seen: int, tries: int) -> None:
     acknowledged = Acknowledged()
-    for number in order[:seen]:
+    for position, number in enumerate(order[:seen]):
+        if position == tries:
+            acknowledged = Acknowledged(acknowledged.done, acknowledged.missing)
         acknowledged.add(number)
-    missing = set(range(12)) - set(order[:seen])
-    assert acknowledged.done == min(missing, default=12)
+    assert [number for number in range(13) if number in acknowledged] == sorted(order[:seen])
+    assert acknowledged.done == max(order[:seen], default=-1) + 1
+    assert acknowledged.missing == sorted(set(range(acknowledged.done)) - set(order[:seen]))
 
 
 # --- fills --------------------------------------------------------------------------------------------------
