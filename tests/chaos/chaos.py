@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import harness
 from airflow_provider_cfvectorize.client.batches import VectorBatches
 from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeError
@@ -37,6 +38,9 @@ OTHERS = {f"other-{i:03}" for i in range(50)}
 #: Vectors of one upsert here, so that 5,000 are as many requests as the service's cap makes of 50,000.
 UPSERT_SIZE = 500
 POLL_INTERVAL = 0.05
+#: Of clients that meet answers without an end; long enough for others, on a busy machine too.
+SHORT_TIMEOUT = 1.0
+WAIT: dict[str, Any] = {"wait_for_completion": True, "poll_interval": POLL_INTERVAL, "wait_timeout": 60}
 
 #: Goes on for as long as a busy machine may take, with pauses that a test can afford.
 PATIENT = RetryPolicy(backoff_total=60, first_backoff=0.002, longest_backoff=0.05, throttle_total=60)
@@ -67,6 +71,28 @@ def set_policy(monkeypatch: Any, policy: RetryPolicy) -> None:
 def set_upsert_size(monkeypatch: Any) -> None:
     """Let 5,000 vectors be several requests."""
     monkeypatch.setitem(VectorBatches.__init__.__kwdefaults__, "max_vectors", UPSERT_SIZE)
+
+
+def timeout_for(faults: Iterable[str]) -> float | None:
+    """Return the timeout for a connection that meets these faults; None for the default."""
+    return SHORT_TIMEOUT if any(fault.startswith("hang") for fault in faults) else None
+
+
+class Clock(harness.Clock):
+    """A server's clock that can be put forward by the minutes between two tries, or stopped."""
+
+    stopped_at: float | None = None
+
+    def pass_a_minute(self) -> None:
+        """Let everything be applied that is accepted."""
+        self.ahead += 60
+
+    def stop(self) -> None:
+        """Let nothing be applied any more."""
+        self.stopped_at = super().__call__()
+
+    def __call__(self) -> float:
+        return super().__call__() if self.stopped_at is None else self.stopped_at
 
 
 # --- what is to be done ------------------------------------------------------------------------------------
@@ -223,13 +249,19 @@ class Run:
         return len(self.errors) + self.succeeded
 
 
-def run_tries(make: Callable[[], Any], tries: int = 1, store: Store | None = None) -> Run:
+def run_tries(
+    make: Callable[[], Any],
+    tries: int = 1,
+    store: Store | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> Run:
     """
     Run a task as Airflow would, until it succeeds or has no more tries.
 
     :param make: makes its operator.
     :param tries: how many it has.
     :param store: what Airflow keeps of it between two tries; None as before Airflow 3.3.
+    :param between: stands in for the minutes between two tries.
     """
     run = Run()
     started = time.monotonic()
@@ -242,6 +274,7 @@ def run_tries(make: Callable[[], Any], tries: int = 1, store: Store | None = Non
             run.succeeded = True
         except VectorizeError as e:
             run.errors.append(e)
+            between()
         run.pushed = context["ti"].pushed
     run.seconds = time.monotonic() - started
     return run
@@ -268,10 +301,14 @@ def check_requests(server: LocalVectorize, job: Job, run: Run, *, kept: bool = T
     injected = injected_failures(server)
     looks = stats.pop("info", 0) + stats.pop("get_by_ids", 0)
     sent = +stats
-    assert sent.total() <= 1.5 * job.requests * (1 if kept else run.tries) + injected, (sent, injected, run)
+    assert sent.total() <= 1.5 * job.requests * (1 if kept else run.tries) + injected, (
+        sent,
+        injected,
+        run.errors,
+    )
     # Of each try, up to three questions about witnesses (and the dimensions), and two looks more than there
     # were pauses, of two requests each.
-    assert looks <= 2 * run.seconds / POLL_INTERVAL + 8 * run.tries + injected, (looks, run)
+    assert looks <= 2 * run.seconds / POLL_INTERVAL + 8 * run.tries + injected, (looks, injected, run.errors)
 
 
 def check_error(error: Exception, kinds: Iterable[str]) -> None:

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +16,9 @@ from chaos.chaos import (
     JOBS,
     NAMES,
     PATIENT,
-    POLL_INTERVAL,
+    SHORT_TIMEOUT,
+    WAIT,
+    Clock,
     Store,
     check_failures,
     check_requests,
@@ -25,12 +26,12 @@ from chaos.chaos import (
     injected_failures,
     run_tries,
     set_policy,
+    timeout_for,
 )
 from harness import Vectorize
 
 Serve = Callable[..., Vectorize]
 
-WAIT: dict[str, Any] = {"wait_for_completion": True, "poll_interval": POLL_INTERVAL, "wait_timeout": 60}
 #: A request in ten or more, on any endpoint.
 BY_CHANCE = {
     "none": [],
@@ -49,12 +50,6 @@ BY_CHANCE = {
     "lagging-view": ["lagging-view=0.3"],
     "lagging-questions": ["lagging-view:get_by_ids=0.5"],
 }
-#: Long enough for what is answered, on a busy machine too.
-SHORT_TIMEOUT = 1.0
-
-
-def timeout_for(faults: list[str]) -> float | None:
-    return SHORT_TIMEOUT if any(fault.startswith("hang") for fault in faults) else None
 
 
 @pytest.mark.parametrize("faults", BY_CHANCE.values(), ids=BY_CHANCE.keys())
@@ -114,13 +109,13 @@ def test_tries_get_there(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, kind: str, kept: bool
 ) -> None:
     set_policy(monkeypatch, IMPATIENT)
-    vectorize = serve(timeout=SHORT_TIMEOUT if kind == "hang" else None)
-    server = vectorize.server
-    job = JOBS[name](vectorize, tmp_path)
+    clock = Clock()
+    vectorize = serve(timeout=SHORT_TIMEOUT if kind == "hang" else None, clock=clock)
+    server, job = vectorize.server, JOBS[name](vectorize, tmp_path)
     # The last one hits the batch that is waited for.
     last = job.batches + 1 if kept else 3
     server.set_faults([f"{kind}:{job.write}#2,{last}", f"{kind}:info#1-2"])
-    run = run_tries(lambda: job.make(**WAIT), 6, Store() if kept else None)
+    run = run_tries(lambda: job.make(**WAIT), 6, Store() if kept else None, clock.pass_a_minute)
     check_failures(run, [kind])
     assert run.errors
     injected = injected_failures(server)
