@@ -241,7 +241,7 @@ class IndexPoll:
         try:
             if time.monotonic() < self._not_before:
                 raise VectorizeThrottledError(
-                    f"not asked again yet, as the service wants it: {self._throttle}"
+                    f"not asked again yet, since {self._throttle}"
                 )
             answer = await self._in_thread(lambda: self.client.ask_info(self._index_name))
             budget = read_budget(answer.headers)

@@ -52,6 +52,11 @@ BY_CHANCE = {
 }
 
 
+def written(kind: str, where: str) -> str:
+    """Return a fault; one that asks to wait asks for no time."""
+    return f"{kind}:{where}{'=0' if kind == '429' else ''}"
+
+
 @pytest.mark.parametrize("faults", BY_CHANCE.values(), ids=BY_CHANCE.keys())
 @pytest.mark.parametrize("name", JOBS)
 def test_faults_that_pass_are_not_noticed(
@@ -83,7 +88,7 @@ def test_a_fault_that_stays_fails_a_try_and_costs_no_batch(
     vectorize = serve(timeout=SHORT_TIMEOUT if kind == "hang" else None)
     server = vectorize.server
     job, store = JOBS[name](vectorize, tmp_path), Store()
-    server.set_faults([f"{kind}:{job.write}#4-"])
+    server.set_faults([written(kind, f"{job.write}#4-")])
     first = run_tries(lambda: job.make(**WAIT), store=store)
     check_failures(first, [kind])
     (error,) = first.errors
@@ -102,9 +107,10 @@ def test_a_fault_that_stays_fails_a_try_and_costs_no_batch(
     assert store.values == {}
 
 
-@pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("name", JOBS)
-@pytest.mark.parametrize("kept", [True, False], ids=["kept", "not kept"])
+@pytest.mark.parametrize(
+    ("kind", "kept"), [*((kind, True) for kind in NAMES), ("503", False), ("reset-after", False)]
+)
 def test_tries_get_there(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, kind: str, kept: bool
 ) -> None:
@@ -114,7 +120,7 @@ def test_tries_get_there(
     server, job = vectorize.server, JOBS[name](vectorize, tmp_path)
     # The last one hits the batch that is waited for.
     last = job.batches + 1 if kept else 3
-    server.set_faults([f"{kind}:{job.write}#2,{last}", f"{kind}:info#1-2"])
+    server.set_faults([written(kind, f"{job.write}#2,{last}"), written(kind, "info#1-2")])
     run = run_tries(lambda: job.make(**WAIT), 6, Store() if kept else None, clock.pass_a_minute)
     check_failures(run, [kind])
     assert run.errors

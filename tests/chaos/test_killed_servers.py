@@ -37,7 +37,7 @@ class Process:
                 *(sys.executable, "-m", "airflow_provider_cfvectorize.local"),
                 *("--port", str(self._port), "--data", str(self._path), "--apply-delay", "0.3"),
                 # So that some are under way when it is killed.
-                *("--latency", "0.02"),
+                *("--latency", "0.1"),
             ],
             stdout=subprocess.PIPE,
             text=True,
@@ -57,7 +57,7 @@ class Process:
 
     def requests(self, endpoint: str) -> int:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/_local/stats", timeout=30) as answer:
-            return int(json.load(answer)[endpoint])
+            return int(json.load(answer)["result"][endpoint])
 
 
 class Remote(Vectorize):
@@ -141,5 +141,7 @@ def test_the_next_try_goes_on_where_the_server_was_killed(
     process.start()
     second = run_tries(lambda: job.make(**WAIT), store=store)
     acknowledged = error.acknowledged // (len(job.ids) // job.batches)
-    assert process.requests(job.write) == job.batches - acknowledged
+    # Of what was under way, a reconciliation may find that it was done, and only its answer lost.
+    least = job.batches - acknowledged - (4 if name == "reconcile" else 0)
+    assert least <= process.requests(job.write) <= job.batches - acknowledged
     check(job, second)
