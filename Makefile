@@ -10,7 +10,7 @@ BIN2 := $(VENV2)/bin
 # Two processes: the tests wait more than they compute.
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help demo test test-2 ui scale-out lint wheel constraints clean
+.PHONY: help demo test test-2 ui scale-out bench bench-brief lint wheel constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -39,11 +39,19 @@ wheel: $(VENV)/.ready ## Build wheel and sdist, and try the wheel in a clean env
 scale-out: $(VENV_SCALE)/.ready ## Delete 50,000 ids on Celery workers, one of which is killed (needs Redis, PostgreSQL)
 	$(VENV_SCALE)/bin/python scripts/scale_out.py
 
+BENCHMARKS := local_server throughput budget memory triggerer imports
+
+bench: $(VENV)/.ready ## Run the benchmarks, half an hour; results as JSON in .bench (wants a quiet machine)
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --json .bench/$$name.json; done
+
+bench-brief: $(VENV)/.ready ## Run each benchmark briefly, which shows that it works and measures little
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --brief; done
+
 constraints: ## Pin anew what is tested, from the newest releases that fit
 	$(PYTHON) scripts/pin.py
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV2) $(VENV_SCALE) dist build .demo .ui .scale .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV2) $(VENV_SCALE) dist build .demo .ui .scale .bench .venv-imports .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Set up again when the dependencies change, and not otherwise.
 $(VENV)/.ready: pyproject.toml constraints/airflow-3.3.txt
