@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from airflow_provider_cfvectorize.operators.deletion import DeleteVectorsByIdsOperator
-from airflow_provider_cfvectorize.operators.filling import InsertVectorsOperator, UpsertVectorsOperator
-from airflow_provider_cfvectorize.operators.reading import (
-    GetVectorsByIdsOperator,
-    ListVectorsOperator,
-    QueryVectorsOperator,
-)
-from airflow_provider_cfvectorize.operators.reconciling import ReconcileVectorsOperator
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_cfvectorize.operators.deletion import DeleteVectorsByIdsOperator
+    from airflow_provider_cfvectorize.operators.filling import InsertVectorsOperator, UpsertVectorsOperator
+    from airflow_provider_cfvectorize.operators.reading import (
+        GetVectorsByIdsOperator,
+        ListVectorsOperator,
+        QueryVectorsOperator,
+    )
+    from airflow_provider_cfvectorize.operators.reconciling import ReconcileVectorsOperator
 
 __all__ = [
     "DeleteVectorsByIdsOperator",
@@ -21,3 +25,26 @@ __all__ = [
     "ReconcileVectorsOperator",
     "UpsertVectorsOperator",
 ]
+
+_MODULES = {
+    "DeleteVectorsByIdsOperator": "deletion",
+    "GetVectorsByIdsOperator": "reading",
+    "InsertVectorsOperator": "filling",
+    "ListVectorsOperator": "reading",
+    "QueryVectorsOperator": "reading",
+    "ReconcileVectorsOperator": "reconciling",
+    "UpsertVectorsOperator": "filling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import an operator when it is asked for: Airflow takes a millisecond or two to make each class."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__package__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,10 +17,8 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_cfvectorize.client.addresses import check_path_name
-from airflow_provider_cfvectorize.client.mutations import YOUNG, Receipt
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeWaitTimeout
-from airflow_provider_cfvectorize.sensors.inputs import check_receipts, read_waits
 from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account
 
 if TYPE_CHECKING:
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.client.mutations import Receipt
     from airflow_provider_cfvectorize.client.waiting import Wait
 
 
@@ -121,7 +120,9 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :raises VectorizeStillVisibleError: with ``require_absent``.
         :raises VectorizeDiffersError: with ``require_equal``.
         """
+        from airflow_provider_cfvectorize.client.mutations import Receipt
         from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
+        from airflow_provider_cfvectorize.sensors.inputs import check_receipts, read_waits
 
         check_path_name(self.index_name)
         client = self._make_client()
@@ -219,6 +220,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     # --- deferrable -----------------------------------------------------------------------------------
 
     def _defer_unless_applied(self, receipts: Sequence[Receipt]) -> dict[str, Any]:
+        from airflow_provider_cfvectorize.client.mutations import YOUNG
         from airflow_provider_cfvectorize.triggers.events import deferral_timeout
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 

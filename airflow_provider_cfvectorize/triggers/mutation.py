@@ -6,13 +6,15 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_cfvectorize.client.mutations import Decision, Receipt, Verdict
 from airflow_provider_cfvectorize.exceptions import VectorizeError
 from airflow_provider_cfvectorize.triggers.events import applied_event, error_event, timeout_event
+
+if TYPE_CHECKING:
+    from airflow_provider_cfvectorize.client.mutations import Decision
 
 
 class VectorizeMutationTrigger(BaseTrigger):
@@ -79,6 +81,7 @@ class VectorizeMutationTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.looks import explain_timeout, is_unseen
+        from airflow_provider_cfvectorize.client.mutations import Receipt, Verdict
         from airflow_provider_cfvectorize.client.waiting import evidence_of
         from airflow_provider_cfvectorize.triggers.poll import watch
 

@@ -43,6 +43,8 @@ HUNG_AFTER_TIMEOUTS: Final = 4
 JITTER: Final = 0.1
 #: Seconds after a wait's deadline within which its last look must end; half of Airflow's own patience.
 LAST_LOOK_SECONDS: Final = 30.0
+#: So many waits are told what was seen before all else that is due in the event loop has its turn.
+WAITS_AT_A_TIME: Final = 20
 #: The most seconds for which the first poll gathers further waits.
 GATHER_SECONDS: Final = 1.0
 
@@ -240,9 +242,7 @@ class IndexPoll:
         last = {wait for wait in waits if wait.seconds_left() <= 0}
         try:
             if time.monotonic() < self._not_before:
-                raise VectorizeThrottledError(
-                    f"not asked again yet, since {self._throttle}"
-                )
+                raise VectorizeThrottledError(f"not asked again yet, since {self._throttle}")
             answer = await self._in_thread(lambda: self.client.ask_info(self._index_name))
             budget = read_budget(answer.headers)
             self._pause = poll_pause(0.0, budget, self.client.rate_reserve)
@@ -260,11 +260,13 @@ class IndexPoll:
                     wait, Seen(wait.last.state, wait.last.decisions, is_last=wait in last, trouble=str(e))
                 )
             return
-        for wait in waits:
+        for number, wait in enumerate(waits, start=1):
             self._tell(
                 wait,
                 Seen(look.state, look.decisions(wait), is_over=look.is_over(wait), is_last=wait in last),
             )
+            if number % WAITS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
 
     def _tell(self, wait: _Wait, seen: Seen) -> None:
         if seen.is_last or seen.is_over:
