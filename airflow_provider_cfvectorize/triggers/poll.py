@@ -240,9 +240,7 @@ class IndexPoll:
         last = {wait for wait in waits if wait.seconds_left() <= 0}
         try:
             if time.monotonic() < self._not_before:
-                raise VectorizeThrottledError(
-                    f"not asked again yet, since {self._throttle}"
-                )
+                raise VectorizeThrottledError(f"not asked again yet, since {self._throttle}")
             answer = await self._in_thread(lambda: self.client.ask_info(self._index_name))
             budget = read_budget(answer.headers)
             self._pause = poll_pause(0.0, budget, self.client.rate_reserve)
