@@ -236,7 +236,8 @@ def delete_ids(
 
 
 def _missing(kept: Kept) -> list[int]:
-    return [] if kept.details is None else kept.details["missing"]
+    missing: list[int] = [] if kept.details is None else kept.details["missing"]
+    return missing
 
 
 def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:

@@ -37,7 +37,7 @@ class Process:
                 *(sys.executable, "-m", "airflow_provider_cfvectorize.local"),
                 *("--port", str(self._port), "--data", str(self._path), "--apply-delay", "0.3"),
                 # So that some are under way when it is killed.
-                *("--latency", "0.1"),
+                *("--latency", "0.07"),
             ],
             stdout=subprocess.PIPE,
             text=True,
