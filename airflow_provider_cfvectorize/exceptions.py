@@ -22,6 +22,10 @@ class VectorizeInputError(VectorizeError, ValueError):
     """Something was passed or configured that cannot work; says what arrived and what is expected."""
 
 
+class VectorizeFileError(VectorizeInputError):
+    """A file cannot be opened or written, or changed while it was read: unlike other input, this may pass."""
+
+
 class VectorizeResponseError(VectorizeError):
     """
     The service answered, and the answer is a refusal or makes no sense.
@@ -139,7 +143,16 @@ class VectorizeInterrupted(VectorizeError):  # noqa: N818 - it is no error of an
 
 
 class VectorizeWaitTimeout(VectorizeError):  # noqa: N818 - a timeout, as in TimeoutError's own family
-    """A waiting operator gave up: the mutation was not seen to be applied in time."""
+    """
+    A waiting operator gave up: the mutation was not seen to be applied in time.
+
+    :param message: what was seen.
+    :param is_unseen: there was no sign of it, and its witnesses read back as they were before it.
+    """
+
+    def __init__(self, message: str, *, is_unseen: bool = False) -> None:
+        super().__init__(message)
+        self.is_unseen = is_unseen
 
 
 class VectorizeStillVisibleError(VectorizeError):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -89,6 +90,8 @@ def read_date(headers: Mapping[str, str]) -> datetime | None:
     return _read_http_date(headers.get("Date", ""))
 
 
+# Many answers have the same one: it has whole seconds.
+@functools.lru_cache(maxsize=16)
 def _read_http_date(text: str) -> datetime | None:
     try:
         parsed = parsedate_to_datetime(text)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.addresses import check_path_name
+from airflow_provider_cfvectorize.client.checkpoint import Acknowledged, Checkpoint, Kept
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import (
     Dispatcher,
@@ -102,6 +104,17 @@ def take_sample(
     return Sample(ids.batches - 1, asked=asked)
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch with its number in the order of sending, the one held back being the last."""
+
+    number: int
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
 def delete_ids(
     client: VectorizeClient,
     index_name: str,
@@ -109,6 +122,7 @@ def delete_ids(
     *,
     concurrency: int = DEFAULT_CONCURRENCY,
     witnesses: bool = True,
+    checkpoint: Checkpoint | None = None,
     stopped: Callable[[], bool] = lambda: False,
     log: Any = _log,
 ) -> Receipt:
@@ -122,6 +136,8 @@ def delete_ids(
     :param ids: what to delete.
     :param concurrency: batches in flight at once.
     :param witnesses: ask for witnesses before.
+    :param checkpoint: keeps how far it came; what an earlier try had acknowledged of the same ids is not sent
+        again.
     :param stopped: says whether to stop; asked on this thread, between batches.
     :param log: where to tell of progress.
     :raises VectorizeBatchError: a batch failed for good; says how many ids are acknowledged and how many not
@@ -133,34 +149,58 @@ def delete_ids(
     check_concurrency(concurrency)
     if not ids.count:
         return Receipt(None, index_name, client.account_id)
-    sample = Sample(ids.batches - 1)
-    if witnesses:
+    kept = _load(checkpoint, ids, log)
+    if kept.receipt is not None:
+        return kept.receipt
+    if kept.details is not None:
+        sample = Sample(kept.details["held_back"], tuple(kept.details["witness_ids"]))
+    elif witnesses:
         sample = take_sample(client, index_name, ids, log, stopped=stopped)
+    else:
+        sample = Sample(ids.batches - 1)
+    details = {
+        "ids": ids.fingerprint if checkpoint is not None else "",
+        "held_back": sample.held_back,
+        "witness_ids": list(sample.witness_ids),
+    }
     progress = Progress(log, f"deleting from {index_name}", count=ids.count, batches=ids.batches)
+    acknowledged = Acknowledged(kept.done, _missing(kept))
+    sent_before = Acknowledged(kept.done, _missing(kept))
     last: list[Mutation] = []
 
-    def done(batch: list[str], mutation: Mutation) -> None:
+    def done(batch: _Batch, mutation: Mutation) -> None:
         progress.add(len(batch))
         last[:] = [mutation]
+        acknowledged.add(batch.number)
+        if checkpoint is not None:
+            checkpoint.note(acknowledged.done, {**details, "missing": acknowledged.missing})
 
     dispatcher = Dispatcher(
-        lambda batch: client.delete_by_ids(index_name, batch),
+        lambda batch: client.delete_by_ids(index_name, batch.ids),
         done,
         concurrency=concurrency,
         stopped=stopped,
     )
-    held_back: list[list[str]] = []
+    held_back: list[_Batch] = []
     witness_ids = sample.witness_ids
 
-    def all_but_one() -> Iterator[list[str]]:
+    def all_but_one() -> Iterator[_Batch]:
         nonlocal witness_ids
+        numbers = itertools.count()
         for position, batch in enumerate(ids):
             if position == sample.held_back:
-                held_back.append(batch)
+                held_back.append(_Batch(ids.batches - 1, batch))
+                continue
+            # Of a file, an id may stand in several batches; an earlier one would remove it.
+            witness_ids = tuple(id_ for id_ in witness_ids if id_ not in batch)
+            number = next(numbers)
+            if number in sent_before:
+                progress.skip(len(batch))
             else:
-                # Of a file, an id may stand in several batches; an earlier one would remove it.
-                witness_ids = tuple(id_ for id_ in witness_ids if id_ not in batch)
-                yield batch
+                yield _Batch(number, batch)
+
+    def not_sent() -> int:
+        return ids.count - progress.skipped - dispatcher.sent
 
     try:
         dispatcher.run(all_but_one())
@@ -169,16 +209,19 @@ def delete_ids(
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"told to stop: {progress.done} of {ids.count} ids are acknowledged, "
-            f"{ids.count - dispatcher.sent} were not sent. Deleting them again is harmless"
+            f"told to stop: {progress.done} of {ids.count} ids are acknowledged, {not_sent()} were not sent. "
+            "Deleting them again is harmless"
         ) from None
     except VectorizeInputError as e:
         raise VectorizeInputError(
             f"{e}. {progress.done} of {ids.count} ids were acknowledged by then"
         ) from None
+    finally:
+        if checkpoint is not None:
+            checkpoint.flush()
     if dispatcher.failed:
-        raise _batch_error(dispatcher.failed, progress.done, ids.count, ids.count - dispatcher.sent)
-    return Receipt(
+        raise _batch_error(dispatcher.failed, progress.done, ids.count, not_sent())
+    receipt = Receipt(
         last[0]["mutationId"],
         index_name,
         client.account_id,
@@ -187,10 +230,49 @@ def delete_ids(
         batches=ids.batches,
         witness_ids=witness_ids[:MAX_WITNESSES],
     )
+    if checkpoint is not None:
+        checkpoint.keep_receipt(receipt, {**details, "missing": []})
+    return receipt
+
+
+def _missing(kept: Kept) -> list[int]:
+    return [] if kept.details is None else kept.details["missing"]
+
+
+def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:
+    if checkpoint is None:
+        return Kept()
+    kept = checkpoint.load()
+    match kept.details:
+        case {
+            "ids": str() as of,
+            "held_back": int() as held_back,
+            "witness_ids": list(),
+            "missing": list() as missing,
+        } if (
+            of == ids.fingerprint
+            and 0 <= held_back < ids.batches
+            and all(number in range(kept.done) for number in missing)
+        ):
+            pass
+        case None:
+            return kept
+        case _:
+            log.info("What an earlier try kept is of other ids: starting afresh.")
+            return checkpoint.start_afresh()
+    if kept.receipt is not None:
+        log.info("All %d ids were acknowledged in an earlier try: nothing is sent again.", ids.count)
+    else:
+        log.info(
+            "%d of %d batches were acknowledged in an earlier try: going on with the others.",
+            kept.done - len(_missing(kept)),
+            ids.batches,
+        )
+    return kept
 
 
 def _batch_error(
-    failures: Sequence[tuple[list[str], VectorizeError]], acknowledged: int, count: int, not_sent: int
+    failures: Sequence[tuple[_Batch, VectorizeError]], acknowledged: int, count: int, not_sent: int
 ) -> VectorizeBatchError:
     failed = sum(len(batch) for batch, _ in failures)
     cause = failures[0][1]

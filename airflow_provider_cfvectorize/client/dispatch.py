@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final, Generic, TypeVar
 
 from airflow_provider_cfvectorize.exceptions import (
@@ -66,8 +67,15 @@ class Progress:
         self._batches = batches
         self._every = every
         self._started = self._last = time.monotonic()
+        self.skipped = 0
         self.done = 0
         self.batches_done = 0
+
+    def skip(self, items: int) -> None:
+        """Count a batch as done by an earlier try."""
+        self.skipped += items
+        self.done += items
+        self.batches_done += 1
 
     def add(self, items: int) -> None:
         """Count a batch as done."""
@@ -77,7 +85,7 @@ class Progress:
         if now - self._last < self._every or self.done >= self._count:
             return
         self._last = now
-        rate = self.done / (now - self._started)
+        rate = (self.done - self.skipped) / (now - self._started)
         left = (self._count - self.done) / rate
         self._log.info(
             "%s: %d of %d ids in %d of %d batches, %.0f ids a second, about %.0f s left",
@@ -119,6 +127,8 @@ class Dispatcher(Generic[Batch, Result]):
         self._concurrency = concurrency
         self._stopped = stopped
         self._in_flight: dict[Future[Result], Batch] = {}
+        # Not futures.wait, which makes a waiter of its own and hangs it on every future, each time.
+        self._finished: queue.SimpleQueue[Future[Result]] = queue.SimpleQueue()
         self.failed: list[tuple[Batch, VectorizeError]] = []
         self.sent = 0
 
@@ -137,7 +147,9 @@ class Dispatcher(Generic[Batch, Result]):
                 if self.failed:
                     break
                 self._check()
-                self._in_flight[pool.submit(self._work, batch)] = batch
+                future = pool.submit(self._work, batch)
+                self._in_flight[future] = batch
+                future.add_done_callback(self._finished.put)
                 self.sent += len(batch)
             while self._in_flight:
                 self._take()
@@ -157,9 +169,9 @@ class Dispatcher(Generic[Batch, Result]):
             raise Stopped
 
     def _take(self) -> None:
-        finished, _ = wait(self._in_flight, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
-        self._collect(finished)
-        if not finished:
+        try:
+            self._collect([self._finished.get(timeout=_LOOK_SECONDS)])
+        except queue.Empty:
             self._check()
 
     def _drain(self, seconds: float | None) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO, Final
 
 from airflow_provider_cfvectorize.client.text import show
-from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
 
 #: Bytes read at a time.
 CHUNK_BYTES: Final = 1024 * 1024
@@ -69,8 +69,8 @@ def open_local(path: str, name: str) -> BinaryIO:
 
     :param path: a path, or a ``file://`` URL.
     :param name: the parameter that names it, for errors.
-    :raises VectorizeInputError: it cannot be read, is no regular file, or is below ``/proc``, ``/dev`` or
-        ``/sys``.
+    :raises VectorizeFileError: it cannot be read.
+    :raises VectorizeInputError: it is no regular file, or is below ``/proc``, ``/dev`` or ``/sys``.
     """
     real = local_path(path, name)
     shown = show(path, 200)
@@ -80,7 +80,7 @@ def open_local(path: str, name: str) -> BinaryIO:
             raise VectorizeInputError(f"{name} {shown} is not a regular file")
         return open(real, "rb")
     except OSError as e:
-        raise VectorizeInputError(
+        raise VectorizeFileError(
             f"{name} {shown} cannot be read: {e.strerror}. The file must be there on the worker that runs "
             "this task; with several workers, put it into object storage"
         ) from None
@@ -126,7 +126,9 @@ def new_file(path: str, name: str) -> Iterator[BinaryIO]:
 
     :param path: a path, or a ``file://`` URL. What is there is replaced.
     :param name: the parameter that names it, for errors.
-    :raises VectorizeInputError: it cannot be written.
+    :raises VectorizeFileError: it cannot be written.
+    :raises VectorizeInputError: what stands there is no regular file, or it is below ``/proc``, ``/dev`` or
+        ``/sys``.
     """
     real = local_path(path, name)
     with _written(path, name):
@@ -195,7 +197,7 @@ def no_room_explained(path: str, name: str) -> Iterator[None]:
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise VectorizeInputError(
+        raise VectorizeFileError(
             f"{name} {show(path, 200)} cannot be written: {e.strerror}. What was there stays as it was"
         ) from None
 
@@ -205,6 +207,6 @@ def _written(path: str, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise VectorizeInputError(
+        raise VectorizeFileError(
             f"{name} {show(path, 200)} cannot be written: {e.strerror}. What was there stays as it was"
         ) from None

@@ -27,7 +27,7 @@ from airflow_provider_cfvectorize.client.ids import (
     spread,
 )
 from airflow_provider_cfvectorize.client.text import show
-from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
 
 #: The longest line that is read: an id, with room for an error message to give its length.
 MAX_LINE_BYTES: Final = 64 * 1024
@@ -50,7 +50,8 @@ class IdsFile:
     :param open_remote: opens what is not a local file, for reading bytes; given the path, and the name of
         the parameter for errors.
     :param max_ids: refuse more than so many.
-    :raises VectorizeInputError: the file cannot be read, or has a line that is no id; with its position.
+    :raises VectorizeFileError: the file cannot be read, or changed while it was.
+    :raises VectorizeInputError: it has a line that is no id; with its position.
     """
 
     def __init__(
@@ -116,8 +117,8 @@ class IdsFile:
         if last and self._samples[-1] != last[0]:
             self._samples += last
 
-    def _changed(self) -> VectorizeInputError:
-        return VectorizeInputError(
+    def _changed(self) -> VectorizeFileError:
+        return VectorizeFileError(
             f"ids_path {show(self.path, 200)} changed while the task was reading it: write each list of ids "
             "to a new file, and start the task when the file is complete"
         )

@@ -170,6 +170,20 @@ def make_evidence(
     return evidence
 
 
+def is_unseen(decisions: Iterable[Decision | None]) -> bool:
+    """
+    Say of a wait that ended in vain whether the index shows that a write is not applied, or lost.
+
+    :param decisions: the last ones; None if there was no look.
+    """
+    return any(
+        decision is not None
+        and decision.verdict is not Verdict.APPLIED
+        and bool(decision.still_visible or decision.differing)
+        for decision in decisions
+    )
+
+
 def explain_timeout(
     waits: Sequence[tuple[Receipt, Decision | None]],
     state: IndexState | None,

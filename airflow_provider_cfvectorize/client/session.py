@@ -36,6 +36,9 @@ from airflow_provider_cfvectorize.exceptions import (
 
 log = logging.getLogger(__name__)
 
+# One for all: json.dumps makes a new one each time.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -93,7 +96,7 @@ def write_json(value: object) -> bytes:
     :raises VectorizeInputError: it cannot be JSON.
     """
     try:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return _ENCODER.encode(value).encode()
     except (ValueError, TypeError, RecursionError) as e:
         problem = ascii(str(e))[:200]
     raise VectorizeInputError(
@@ -210,6 +213,20 @@ class VectorizeSession:
 
         if patience is None:
             return attempt()
+        # Nearly every request is answered at once, and all of tenacity's machinery is for the others.
+        failed: list[VectorizeError] = []
+        try:
+            return attempt()
+        except VectorizeError as e:
+            if not patience.may_retry(e):
+                raise
+            failed.append(e)
+
+        def again() -> Answer:
+            if failed:
+                raise failed.pop()
+            return attempt()
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(patience.may_retry),
             wait=patience.wait,
@@ -218,7 +235,7 @@ class VectorizeSession:
             sleep=self._sleep,
             reraise=True,
         )
-        return retrying(attempt)
+        return retrying(again)
 
     def _once(
         self,
@@ -287,9 +304,6 @@ class _Patience:
         self._policy = policy
         self._repeatable = repeatable
         self._deadline = deadline
-        self._backoff = tenacity.wait_random_exponential(
-            multiplier=policy.first_backoff, max=policy.longest_backoff
-        )
         self._clock = clock
         self._started = clock()
         self._throttled = 0.0
@@ -306,8 +320,11 @@ class _Patience:
 
     def wait(self, state: tenacity.RetryCallState) -> float:
         error = self._error(state)
+        backoff = tenacity.wait_random_exponential(
+            multiplier=self._policy.first_backoff, max=self._policy.longest_backoff
+        )
         # Never less than the backoff: a Retry-After of 0 must not make a loop without an end.
-        return max(self._backoff(state), getattr(error, "retry_after", None) or 0.0)
+        return max(backoff(state), getattr(error, "retry_after", None) or 0.0)
 
     def stop(self, state: tenacity.RetryCallState) -> bool:
         pause = state.upcoming_sleep

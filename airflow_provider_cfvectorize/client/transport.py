@@ -8,8 +8,8 @@ errors, retries) stands in :mod:`airflow_provider_cfvectorize.client.session`.
 
 from __future__ import annotations
 
+import functools
 import http.client
-import http.cookiejar
 import io
 import os
 import time
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import requests
 import requests.adapters
 import requests.auth
+import requests.structures
 import requests.utils
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -132,7 +133,7 @@ class _BoundedHTTPSPool(HTTPSConnectionPool):
 
 
 class _BoundedAdapter(requests.adapters.HTTPAdapter):
-    """An adapter whose connections bound the total time of a response."""
+    """An adapter whose connections bound the total time of a response, and that reads no cookies."""
 
     _POOLS: Mapping[str, Any] = {"http": _BoundedHTTPPool, "https": _BoundedHTTPSPool}
 
@@ -147,22 +148,18 @@ class _BoundedAdapter(requests.adapters.HTTPAdapter):
         manager.pool_classes_by_scheme = self._POOLS
         return manager
 
-
-class _Session(requests.Session):
-    """A session that goes nowhere but where it is sent."""
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return None: there is nowhere to go on to."""
-        # Even with allow_redirects=False, requests reads a redirect's whole body to prepare the next request.
-        return None
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Return what this module needs of a response."""
+        # Not the library's own: that parses the URL eight times to see whether a cookie is for it.
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = resp.headers
+        response.raw = resp
+        return response
 
 
 class CredentialAuth(requests.auth.AuthBase):
-    """
-    Puts the credentials into the headers of a request, and into nothing else.
-
-    As an auth object it also keeps ``requests`` from looking for others (``.netrc``).
-    """
+    """Puts the credentials into the headers of a request, and into nothing else."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._headers = dict(headers)
@@ -176,9 +173,25 @@ class CredentialAuth(requests.auth.AuthBase):
         return f"{type(self).__name__}(***)"
 
 
+@functools.lru_cache(maxsize=256)
+def _written(url: str) -> str:
+    """Return a URL as it is sent; a client asks the same few again and again."""
+    return _written_with(url, None)
+
+
+def _written_with(url: str, params: Mapping[str, str] | None) -> str:
+    prepared = requests.PreparedRequest()
+    prepared.prepare_url(url, params)
+    return prepared.url or url
+
+
 class RequestsTransport:
     """
-    One ``requests.Session``, shared by the threads of a client.
+    One adapter of ``requests``, shared by the threads of a client.
+
+    Requests are handed to it as they are, and not to a ``requests.Session``: that would merge its settings
+    with each request's anew, which takes a quarter of a request's CPU time, and bring redirects, cookies and
+    ``.netrc``, none of which is wanted here.
 
     :param base_url: where the API is; decides whether a proxy is used.
     :param auth_headers: the headers that carry the credentials.
@@ -189,18 +202,14 @@ class RequestsTransport:
     def __init__(
         self, base_url: str, *, auth_headers: Mapping[str, str], timeout: float, max_connections: int
     ) -> None:
-        session = _Session()
-        # Off: .netrc, and proxies that a redirect or a later change of the environment could bring in.
-        session.trust_env = False
-        session.auth = CredentialAuth(auth_headers)
-        session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        self._auth = CredentialAuth(auth_headers)
+        self._headers = dict(requests.utils.default_headers())
+        self._verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        # Once: what a later change of the environment would bring in is not asked for.
+        self._proxies: dict[str, str] = {}
         if not is_loopback(urlsplit(base_url).hostname or ""):
-            session.proxies.update(requests.utils.get_environ_proxies(base_url))
-        adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=max_connections, pool_block=True)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        self._session = session
+            self._proxies.update(requests.utils.get_environ_proxies(base_url))
+        self._adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=max_connections, pool_block=True)
         self._timeout = timeout
 
     def send(
@@ -239,7 +248,7 @@ class RequestsTransport:
 
     def close(self) -> None:
         """Close all idle connections at once, and those in use when their request ends."""
-        self._session.close()
+        self._adapter.close()
 
     def _send(
         self,
@@ -250,17 +259,24 @@ class RequestsTransport:
         headers: Mapping[str, str],
         body: bytes | None,
     ) -> RawResponse:
-        with self._session.request(
-            method,
-            url,
-            params=params,
-            headers=headers,
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = _written_with(url, params) if params else _written(url)
+        request.headers = requests.structures.CaseInsensitiveDict({**self._headers, **headers})
+        if body is not None:
             # As a file it goes out in steps, each of which may take as long as the timeout. Of bytes, all
             # must be gone by then: 32 MB in 30 s is more than many lines can do.
-            data=io.BytesIO(body) if body is not None and len(body) > MAX_STEP_BYTES else body,
-            timeout=self._timeout,
-            allow_redirects=False,
+            sent: Any = io.BytesIO(body) if len(body) > MAX_STEP_BYTES else body
+            request.body = sent
+            request.headers["Content-Length"] = str(len(body))
+        elif method not in ("GET", "HEAD"):
+            request.headers["Content-Length"] = "0"
+        with self._adapter.send(
+            self._auth(request),
             stream=True,
+            timeout=self._timeout,
+            verify=self._verify,
+            proxies=self._proxies,
         ) as response:
             return RawResponse(response.status_code, response.headers, self._read(response))
 

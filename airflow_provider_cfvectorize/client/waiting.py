@@ -15,6 +15,7 @@ from airflow_provider_cfvectorize.client.looks import (
     Look,
     explain_timeout,
     found_among,
+    is_unseen,
     make_evidence,
     summarize,
 )
@@ -267,7 +268,9 @@ class Wait:
             if evidence is not None:
                 return evidence
             if last:
-                raise VectorizeWaitTimeout(self.explain_timeout(seconds))
+                raise VectorizeWaitTimeout(
+                    self.explain_timeout(seconds), is_unseen=is_unseen(self._decisions or ())
+                )
             _sleep_until(min(deadline, time.monotonic() + max(interval, self.pause)), stopped)
 
     def _ask(self, last: bool) -> Look:

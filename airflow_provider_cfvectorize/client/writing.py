@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final, Literal
@@ -10,6 +11,7 @@ from typing import Any, Final, Literal
 from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.client.batches import VectorBatch, VectorBatches
 from airflow_provider_cfvectorize.client.candidates import choose_witnesses
+from airflow_provider_cfvectorize.client.checkpoint import Checkpoint
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Stopped, attend, batch_error
 from airflow_provider_cfvectorize.client.mutations import Receipt, parse_time
@@ -20,6 +22,101 @@ from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeInterrupted
 
 _log = logging.getLogger(__name__)
+
+
+class InputChanged(Exception):  # noqa: N818 - a signal to begin anew
+    """The vectors that an earlier try had acknowledged are not those that come now."""
+
+
+class FillProgress:
+    """
+    What is acknowledged of a fill, kept for a later try; the vectors are told from others by a digest.
+
+    :param checkpoint: keeps it; None for not at all.
+    :param log: where to tell that an earlier try's is taken up.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None, log: Any = _log) -> None:
+        self._checkpoint = checkpoint
+        self._digest = hashlib.sha256()
+        self._digest_of_kept = ""
+        self._to_skip = 0
+        self._receipt: Receipt | None = None
+        self.written: Written = {
+            "mutationId": None,
+            "acceptedAt": None,
+            "vectors": 0,
+            "requests": 0,
+            "discarded": 0,
+        }
+        if checkpoint is None:
+            return
+        kept = checkpoint.load()
+        if kept.details is not None and isinstance(kept.details.get("digest"), str):
+            self._to_skip = kept.done
+            self._digest_of_kept = kept.details["digest"]
+            self._receipt = kept.receipt
+            log.info("%d requests were acknowledged in an earlier try: going on after those.", kept.done)
+
+    def was_sent(self, batch: VectorBatch) -> bool:
+        """
+        Say whether an earlier try had this request acknowledged.
+
+        :param batch: the request that comes next.
+        :raises InputChanged: it had others acknowledged.
+        """
+        if self.written["requests"] >= self._to_skip:
+            return False
+        self._count(batch)
+        if self.written["requests"] == self._to_skip and self._digest.hexdigest() != self._digest_of_kept:
+            raise InputChanged
+        return True
+
+    def check_end(self) -> None:
+        """
+        Check at the end of the vectors that there were as many as an earlier try had acknowledged.
+
+        :raises InputChanged: there were fewer.
+        """
+        if self.written["requests"] < self._to_skip:
+            raise InputChanged
+
+    def add(self, batch: VectorBatch) -> None:
+        """
+        Note that a request is acknowledged.
+
+        :param batch: the request.
+        """
+        self._count(batch)
+        # The last one's mutation is the one to wait for: it is kept with the receipt, or sent again.
+        if self._checkpoint is not None and not batch.is_last:
+            self._checkpoint.note(self.written["requests"], {"digest": self._digest.hexdigest()})
+            # Each at once: next to a request of thousands of vectors it costs nothing.
+            self._checkpoint.flush()
+
+    def flush(self) -> None:
+        """Keep what was noted last."""
+        if self._checkpoint is not None:
+            self._checkpoint.flush()
+
+    def end(self, receipt: Receipt) -> Receipt:
+        """
+        Keep the receipt and return it; or the one of an earlier try, if nothing was left to send.
+
+        :param receipt: what is acknowledged now.
+        """
+        if receipt.mutation_id is None and self._receipt is not None:
+            return self._receipt
+        if self._checkpoint is not None and receipt.mutation_id is not None:
+            self._checkpoint.keep_receipt(receipt, {"digest": self._digest.hexdigest()})
+        return receipt
+
+    def _count(self, batch: VectorBatch) -> None:
+        self.written["vectors"] += batch.count
+        self.written["requests"] += 1
+        if self._checkpoint is not None:
+            self._digest.update(batch.body)
+
 
 _HARMLESS: Final = "Writing all of them again is harmless"
 
@@ -34,6 +131,7 @@ def write_vectors(
     dimensions: int | Callable[[], int | None] | None = None,
     name: str = "vectors",
     before_last: Callable[[VectorBatch, Callable[[str], bool]], None] = lambda batch, is_single: None,
+    progress: FillProgress | None = None,
     stopped: Callable[[], bool] = lambda: False,
     log: Any = _log,
 ) -> Written:
@@ -54,6 +152,7 @@ def write_vectors(
     :param name: see there.
     :param before_last: told of the last request before it is sent, on this thread, with what says of an id
         whether it stands in the input only once.
+    :param progress: keeps what is acknowledged; what an earlier try had acknowledged is not sent again.
     :param stopped: says whether to stop; asked on this thread.
     :param log: where to tell of progress.
     :raises VectorizeInputError: a vector cannot be one; says where it stands and how many before it were
@@ -61,18 +160,15 @@ def write_vectors(
     :raises VectorizeBatchError: a request failed for good; says which vectors were in it and how many before
         it were acknowledged.
     :raises VectorizeInterrupted: it was told to stop; likewise.
+    :raises InputChanged: an earlier try had other vectors acknowledged than those that come now; nothing was
+        sent.
     """
     check_path_name(index_name)
     check_unparsable_behavior(unparsable_behavior)
     discard = unparsable_behavior == "discard"
     batches = VectorBatches(vectors, dimensions=dimensions, discard=discard, name=name, stopped=stopped)
-    written: Written = {
-        "mutationId": None,
-        "acceptedAt": None,
-        "vectors": 0,
-        "requests": 0,
-        "discarded": 0,
-    }
+    progress = progress or FillProgress(None)
+    written = progress.written
 
     def send(batch: VectorBatch) -> Mutation:
         # What is to be discarded has been; what the service discarded beyond that, nobody would hear of.
@@ -82,8 +178,7 @@ def write_vectors(
 
     def done(batch: VectorBatch, mutation: Mutation) -> None:
         written.update(mutation)  # type: ignore[typeddict-item]
-        written["vectors"] += batch.count
-        written["requests"] += 1
+        progress.add(batch)
 
     def acknowledged() -> str:
         last = f" (the last mutation is {written['mutationId']})" if written["mutationId"] else ""
@@ -109,6 +204,8 @@ def write_vectors(
             raise
         if batch is None:
             break
+        if progress.was_sent(batch):
+            continue
         requests = written["requests"]
         sent = False
         try:
@@ -136,6 +233,7 @@ def write_vectors(
             )
         del request, batch
         log.info("%s into %s: %s", route, index_name, acknowledged())
+    progress.check_end()
     written["discarded"] = batches.discarded
     if batches.discarded:
         log.warning("%s into %s: left out %d that are no vectors", route, index_name, batches.discarded)
@@ -159,6 +257,7 @@ def fill(
     unparsable_behavior: str | None = None,
     name: str = "vectors",
     witnesses: bool = True,
+    checkpoint: Checkpoint | None = None,
     stopped: Callable[[], bool] = lambda: False,
     log: Any = _log,
 ) -> tuple[Receipt, Written]:
@@ -169,6 +268,8 @@ def fill(
 
     :param witnesses: ask, before the last request is sent, about some of its vectors: those that are not so
         yet are the receipt's witnesses.
+    :param checkpoint: keeps how far it came; the requests that an earlier try had acknowledged are not sent
+        again.
     """
     chosen: tuple[WitnessVector, ...] = ()
 
@@ -181,18 +282,23 @@ def fill(
         if witnesses:
             chosen = choose_witnesses(client, route, index_name, batch, is_single, stopped=stopped, log=log)
 
-    written = write_vectors(
-        client,
-        route,
-        index_name,
-        vectors,
-        unparsable_behavior=unparsable_behavior,
-        dimensions=dimensions,
-        name=name,
-        before_last=choose,
-        stopped=stopped,
-        log=log,
-    )
+    progress = FillProgress(checkpoint, log)
+    try:
+        written = write_vectors(
+            client,
+            route,
+            index_name,
+            vectors,
+            unparsable_behavior=unparsable_behavior,
+            dimensions=dimensions,
+            name=name,
+            before_last=choose,
+            progress=progress,
+            stopped=stopped,
+            log=log,
+        )
+    finally:
+        progress.flush()
     receipt = Receipt(
         written["mutationId"],
         index_name,
@@ -202,4 +308,4 @@ def fill(
         batches=written["requests"],
         witness_vectors=chosen,
     )
-    return receipt, written
+    return progress.end(receipt), written

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.local.errors import DataFileError, MissingExtraError
+from airflow_provider_cfvectorize.local.faults import EXAMPLE, FORM, KINDS
 from airflow_provider_cfvectorize.local.server import (
     DEFAULT_ACCOUNT_ID,
     DEFAULT_APPLY_DELAY,
@@ -37,6 +38,12 @@ def _not_negative(text: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
     return value
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
 
 
 def _port(text: str) -> int:
@@ -123,6 +130,24 @@ _OPTIONS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
             "(default: no limit)",
         },
     ),
+    (
+        "--fault",
+        {
+            "action": "append",
+            "default": [],
+            "metavar": FORM,
+            "help": f"a fault on purpose, such as {EXAMPLE}; may be repeated; kinds: {', '.join(KINDS)}",
+        },
+    ),
+    (
+        "--fault-seed",
+        {
+            "type": _whole,
+            "default": 0,
+            "metavar": "N",
+            "help": "what the chances of faults depend on (default: %(default)s)",
+        },
+    ),
 )
 
 
@@ -163,6 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             latency=options.latency,
             foreign_writes_per_second=options.foreign_writes_per_second,
             rate_limit=options.rate_limit,
+            faults=options.fault,
+            fault_seed=options.fault_seed,
             allow_hosts=options.allow_host,
         )
     except ValueError as e:

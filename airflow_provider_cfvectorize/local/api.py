@@ -6,19 +6,24 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.datastructures import QueryParams
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors, metadata, multipart, query, validation
+from airflow_provider_cfvectorize.local.injection import PLAN
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.requests import Request
 
+    from airflow_provider_cfvectorize.local.index import Index
+    from airflow_provider_cfvectorize.local.injection import Faults, Plan
     from airflow_provider_cfvectorize.local.store import Store
+
+T = TypeVar("T")
 
 #: A form is larger than the NDJSON in it, by its delimiters and headers.
 MAX_BODY_BYTES: Final = limits.MAX_UPLOAD_BYTES + 64 * 1024
@@ -50,10 +55,12 @@ class Api:
     The operations on a store.
 
     :param store: The store.
+    :param faults: The faults that some of its readers are hit by.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, faults: Faults) -> None:
         self._store = store
+        self._faults = faults
         self._behaviour = store.behaviour
         #: On the path ``.../indexes``, by method.
         self.collection = {
@@ -136,7 +143,7 @@ class Api:
         :param request: The request.
         :param name: The index.
         """
-        return self._store.index(name).info()
+        return self._seen(request, name).info()
 
     # --- vectors ---------------------------------------------------------------------------------------
 
@@ -178,7 +185,7 @@ class Api:
         :param name: The index.
         """
         body = await self._json(request)
-        index = self._store.index(name)
+        index = self._seen(request, name)
         ids = validation.parse_ids(body, limits.MAX_GET_IDS, self._behaviour)
         if self._behaviour.duplicate_ids_in_get == "once":
             ids = list(dict.fromkeys(ids))
@@ -203,7 +210,7 @@ class Api:
         :param name: The index.
         """
         query = _query(request)
-        index = self._store.index(name)
+        index = self._seen(request, name)
         count = validation.parse_list_count(query.get("count"), self._behaviour)
         return self._store.listings.page(index, query.get("cursor") or None, count, self._store.now())
 
@@ -215,7 +222,7 @@ class Api:
         :param name: The index.
         """
         body = await self._json(request)
-        index = self._store.index(name)
+        index = self._seen(request, name)
         asked = query.parse_query(body, index.config.dimensions, self._behaviour)
         vector = asked.vector
         if vector is None:
@@ -303,10 +310,29 @@ class Api:
         kind: Any = operation
         return {"mutationId": index.accept(kind, self._store.now(), vectors=vectors)}
 
+    def _seen(self, request: Request, name: str) -> Index:
+        index = self._store.index(name)
+        plan: Plan | None = request.scope.get(PLAN)
+        return index if plan is None else self._faults.seen(plan, index, self._store.now())
+
     async def _json(self, request: Request) -> dict[str, Any]:
         if _media_type(request) != "application/json":
             raise errors.expected_json()
         return validation.parse_json(await read_body(request, self._store))
+
+
+def choose(table: Mapping[str, T], method: str) -> T:
+    """
+    Return a route's entry for a method.
+
+    :param table: The entries by method.
+    :param method: The method asked for.
+    :raises ApiError: The route does not have it.
+    """
+    try:
+        return table[method]
+    except KeyError:
+        raise errors.no_method(method, tuple(table)) from None
 
 
 async def read_body(request: Request, store: Store) -> bytes:

@@ -16,12 +16,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from airflow_provider_cfvectorize.local import control, errors
 from airflow_provider_cfvectorize.local.access import Access, Credentials, Hosts
-from airflow_provider_cfvectorize.local.api import Api, Endpoint
+from airflow_provider_cfvectorize.local.api import Api, Endpoint, choose
 from airflow_provider_cfvectorize.local.control import Control
 from airflow_provider_cfvectorize.local.errors import ApiError
+from airflow_provider_cfvectorize.local.faults import VERIFY_TOKEN
+from airflow_provider_cfvectorize.local.injection import PLAN, refuse
 from airflow_provider_cfvectorize.local.model import http_date
 from airflow_provider_cfvectorize.local.ratelimit import Limiter, RateLimit
-from airflow_provider_cfvectorize.local.reply import CONTENT_TYPE_JSON, Reply, start_message, success
+from airflow_provider_cfvectorize.local.reply import Reply, start_message, success
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,13 +31,13 @@ if TYPE_CHECKING:
     from starlette.datastructures import Headers
     from starlette.types import Receive, Scope, Send
 
+    from airflow_provider_cfvectorize.local.injection import Faults
     from airflow_provider_cfvectorize.local.store import Store
 
 log = logging.getLogger(__name__)
 
 BASE_PATH: Final = "/client/v4"
 _TAIL: Final = ["vectorize", "v2", "indexes"]
-_VERIFY_TOKEN: Final = "verify_token"  # noqa: S105
 _VERIFIED: Final = [{"code": 10000, "message": "This API Token is valid and active", "type": None}]
 #: Where a request's scope has what its answer says about the budget.
 _STANDING: Final = "vectorize_local.standing"
@@ -52,6 +54,7 @@ class App:
     :param hosts: The names it is served under.
     :param latency: Seconds by which each answer of the API is delayed.
     :param rate_limit: The account's budget of requests, if it has one.
+    :param faults: The faults that requests are hit by.
     :param guard_local: Whether the routes under ``/_local`` ask for the token as well.
     """
 
@@ -65,21 +68,23 @@ class App:
         hosts: Hosts,
         latency: float,
         rate_limit: RateLimit | None,
+        faults: Faults,
         guard_local: bool,
     ) -> None:
         self._store = store
         self._clock = clock
         self._hosts = hosts
         self._latency = latency
+        self._faults = faults
         self._guard_local = guard_local
         self._access = Access(credentials, store.behaviour)
-        self._api = Api(store)
+        self._api = Api(store, faults)
         self._account_path = f"{BASE_PATH}/accounts/{account_id}"
         self._indexes_path = f"{self._account_path}/vectorize/v2/indexes"
-        self._verify_token = Endpoint(_VERIFY_TOKEN, self._verify, False)
+        self._verify_token = Endpoint(VERIFY_TOKEN, self._verify, False)
         self._verify_paths = (f"{BASE_PATH}/user/tokens/verify", f"{self._account_path}/tokens/verify")
         self._limiter = None if rate_limit is None else Limiter(rate_limit, store.behaviour)
-        self.control = Control(store, (*self._api.endpoint_names(), _VERIFY_TOKEN), self._limiter)
+        self.control = Control(store, self._limiter, faults)
         self._requests = self.control.requests
         self._date = (0, b"")
 
@@ -107,9 +112,13 @@ class App:
             reply = Reply(failure.status, failure.envelope())
         if self._latency and not local:
             await asyncio.sleep(self._latency)
-        headers = (CONTENT_TYPE_JSON, *reply.headers, *scope.get(_STANDING, ()))
+        if _STANDING in scope:
+            reply = reply._replace(headers=(*reply.headers, *scope[_STANDING]))
+        if PLAN in scope:
+            await self._faults.respond(scope[PLAN], reply, self._http_date(), scope, receive, send)
+            return
         body = reply.body()
-        await send(start_message(reply.status, self._http_date(), headers, len(body)))
+        await send(start_message(reply, self._http_date(), len(body)))
         await send({"type": "http.response.body", "body": body})
 
     async def _local(self, request: Request) -> Reply:
@@ -131,6 +140,11 @@ class App:
         self._requests[endpoint.name] += 1
         self._spend(scope, headers)
         self._check_credentials(endpoint, path, headers)
+        plan = self._faults.plan(endpoint.name)
+        if plan is not None:
+            scope[PLAN] = plan
+            if plan.instead is not None:
+                return refuse(plan.instead, self._store.behaviour)
         try:
             reply = success(await endpoint.handle(request, index_name))
         except ApiError as e:
@@ -177,15 +191,15 @@ class App:
         parts = path.split("/", 8)
         if len(parts) < 8 or parts[:4] != ["", "client", "v4", "accounts"] or parts[5:8] != _TAIL:
             if path in self._verify_paths:
-                return errors.choose({"GET": self._verify_token}, method), ""
+                return choose({"GET": self._verify_token}, method), ""
             raise errors.no_route(path)
         if len(parts) == 8:
-            return errors.choose(self._api.collection, method), ""
+            return choose(self._api.collection, method), ""
         name, slash, action = parts[8].partition("/")
         table = self._api.routes.get(action)
         if not name or table is None or (slash and not action):
             raise errors.no_route(path)
-        return errors.choose(table, method), name
+        return choose(table, method), name
 
     def _http_date(self) -> bytes:
         second = int(self._clock())

@@ -7,14 +7,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.local import errors, validation
-from airflow_provider_cfvectorize.local.api import read_body
+from airflow_provider_cfvectorize.local.api import choose, read_body
 from airflow_provider_cfvectorize.local.errors import ApiError
+from airflow_provider_cfvectorize.local.faults import ENDPOINTS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
+    from airflow_provider_cfvectorize.local.injection import Faults
     from airflow_provider_cfvectorize.local.ratelimit import Limiter
     from airflow_provider_cfvectorize.local.store import Store
 
@@ -30,20 +32,25 @@ class Control:
     Looks at the server from outside of its API, and interferes.
 
     :param store: What is served.
-    :param names: The endpoints whose requests are counted.
     :param limiter: The budget of requests, if there is one.
+    :param faults: The faults.
     """
 
-    def __init__(self, store: Store, names: Iterable[str], limiter: Limiter | None) -> None:
+    def __init__(self, store: Store, limiter: Limiter | None, faults: Faults) -> None:
         self._store = store
-        self._names = tuple(names)
         self._limiter = limiter
+        self.faults = faults
         #: Requests by endpoint.
         self.requests: Counter[str] = Counter()
         self._routes: dict[str, dict[str, Handler]] = {
             "stats": {"GET": self._get_stats, "DELETE": self._delete_stats},
             "foreign": {"POST": self._post_foreign},
             "rate-limit": {"GET": self._get_rate_limit},
+            "faults": {
+                "GET": self._get_faults,
+                "POST": self._post_faults,
+                "DELETE": self._delete_faults,
+            },
         }
 
     async def handle(self, request: Request, path: str) -> Any:
@@ -60,17 +67,18 @@ class Control:
         table = self._routes.get(path.removeprefix(PREFIX))
         if table is None:
             raise errors.no_route(path)
-        return await errors.choose(table, request.scope["method"])(request)
+        return await choose(table, request.scope["method"])(request)
 
     # --- from Python -----------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, int]:
         """Return the number of requests by endpoint since the start, or since they were reset."""
-        return {name: self.requests[name] for name in self._names}
+        return {name: self.requests[name] for name in ENDPOINTS}
 
     def reset_stats(self) -> None:
-        """Count from zero again."""
+        """Count requests, and those that were hit by faults, from zero again."""
         self.requests.clear()
+        self.faults.reset_injected()
 
     def rate_limit_report(self) -> list[dict[str, float]]:
         """Return the last windows of the rate limit; none without one."""
@@ -87,6 +95,26 @@ class Control:
 
     async def _get_rate_limit(self, request: Request) -> list[dict[str, float]]:
         return self.rate_limit_report()
+
+    async def _get_faults(self, request: Request) -> dict[str, Any]:
+        return {
+            "faults": [fault.spec for fault in self.faults.faults],
+            "seed": self.faults.seed,
+            "injected": self.faults.injected(),
+        }
+
+    async def _post_faults(self, request: Request) -> dict[str, Any]:
+        given = await self._body(request)
+        _check_fields(given, ("faults", "seed"))
+        try:
+            self.faults.set(given.get("faults", ()), given.get("seed", 0))
+        except ValueError as e:
+            raise ApiError(400, errors.LOCAL_CODE, str(e)) from None
+        return await self._get_faults(request)
+
+    async def _delete_faults(self, request: Request) -> dict[str, Any]:
+        self.faults.set([], 0)
+        return await self._get_faults(request)
 
     async def _post_foreign(self, request: Request) -> dict[str, Any]:
         query: dict[str, Any] = dict(request.query_params)

@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
-
-T = TypeVar("T")
 
 #: The code of what only this server says and the service never would (a foreign Host header, a full disk).
 LOCAL_CODE: Final = 1999
@@ -130,20 +126,6 @@ def no_method(method: str, allowed: tuple[str, ...]) -> ApiError:
     )
 
 
-def choose(table: Mapping[str, T], method: str) -> T:
-    """
-    Return a route's entry for a method.
-
-    :param table: The entries by method.
-    :param method: The method asked for.
-    :raises ApiError: The route does not have it.
-    """
-    try:
-        return table[method]
-    except KeyError:
-        raise no_method(method, tuple(table)) from None
-
-
 def rate_limited(requests: int, seconds: int, retry_after: int, behaviour: Behaviour) -> ApiError:
     """
     Refuse a request of an account that has sent too many.
@@ -160,6 +142,11 @@ def rate_limited(requests: int, seconds: int, retry_after: int, behaviour: Behav
         "Please wait and consider throttling your request speed",
         headers=((b"retry-after", str(retry_after).encode("ascii")),),
     )
+
+
+def too_many_requests() -> ApiError:
+    """Refuse a request by Vectorize's own throttle, which is not the account's budget."""
+    return ApiError(400, 40041, "Too Many Requests")
 
 
 # --- indexes -------------------------------------------------------------------------------------------

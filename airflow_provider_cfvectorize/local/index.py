@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import uuid
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors, metadata
+from airflow_provider_cfvectorize.local.history import History
 from airflow_provider_cfvectorize.local.model import (
     IndexConfig,
     Kind,
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
     from airflow_provider_cfvectorize.local.journal import Journal
+
+
+#: Versions of sets of ids that are past.
+_PAST: Final = itertools.count(-1, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class Index:
         #: deleted is answered at once, so it cannot wait for the jobs.
         self._coming: dict[str, MetadataIndex] = {}
         self._view: View | None = None
+        self._history: History | None = None
 
     # --- writing ---------------------------------------------------------------------------------------
 
@@ -173,6 +181,8 @@ class Index:
             batch = self._unseen[0]
             self._journal.fold(self.key, batch.mutations)
             self._unseen.popleft()
+            if self._history is not None:
+                self._history.note(batch.visible_at, self.vectors, batch.mutations)
             self._fold(batch.mutations)
 
     def _run_job(self, at: float) -> None:
@@ -236,6 +246,32 @@ class Index:
                 self._behaviour,
             )
         return self._view
+
+    def remember(self, seconds: float) -> None:
+        """
+        Keep what it takes to show the vectors as they were.
+
+        :param seconds: How far back; 0 to forget everything.
+        """
+        if not seconds:
+            self._history = None
+        elif self._history is None:
+            self._history = History(seconds)
+        else:
+            self._history.seconds = seconds
+
+    def as_of(self, at: float) -> Index:
+        """
+        Return the index for reading, with the vectors that there were, as far as they are remembered.
+
+        :param at: When, seconds since the epoch.
+        """
+        past = copy.copy(self)
+        if self._history is not None:
+            past.vectors = self._history.as_of(at, self.vectors)
+            past.ids_version = next(_PAST)
+            past._view = None
+        return past
 
     def describe_metadata_indexes(self) -> list[dict[str, str]]:
         """Return the metadata indexes as the service lists them."""

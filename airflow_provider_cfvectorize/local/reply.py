@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final, NamedTuple
 
-CONTENT_TYPE_JSON: Final = (b"content-type", b"application/json")
+_JSON: Final = (b"content-type", b"application/json")
+_HTML: Final = (b"content-type", b"text/html; charset=UTF-8")
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
@@ -18,15 +19,17 @@ class Reply(NamedTuple):
     :param status: HTTP status.
     :param envelope: What is sent as JSON.
     :param headers: Headers beside those that all answers have.
+    :param page: HTML that is sent in the envelope's place.
     """
 
     status: int
     envelope: dict[str, Any]
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    page: bytes | None = None
 
     def body(self) -> bytes:
-        """Return the JSON."""
-        return _encode(self.envelope).encode("ascii")
+        """Return what is sent."""
+        return _encode(self.envelope).encode("ascii") if self.page is None else self.page
 
 
 def success(result: Any) -> Reply:
@@ -38,20 +41,15 @@ def success(result: Any) -> Reply:
     return Reply(200, {"result": result, "success": True, "errors": [], "messages": []})
 
 
-def start_message(
-    status: int, date: bytes, headers: tuple[tuple[bytes, bytes], ...], size: int | None
-) -> dict[str, Any]:
+def start_message(reply: Reply, date: bytes, size: int | None) -> dict[str, Any]:
     """
     Return the message by which ASGI begins an answer.
 
-    :param status: HTTP status.
+    :param reply: The answer.
     :param date: The ``Date`` header.
-    :param headers: Further headers.
     :param size: Bytes of the body; None for one without an announced end.
     """
-    length = () if size is None else ((b"content-length", str(size).encode("ascii")),)
-    return {
-        "type": "http.response.start",
-        "status": status,
-        "headers": [(b"date", date), *headers, *length],
-    }
+    headers = [(b"date", date), _JSON if reply.page is None else _HTML, *reply.headers]
+    if size is not None:
+        headers.append((b"content-length", str(size).encode("ascii")))
+    return {"type": "http.response.start", "status": reply.status, "headers": headers}

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import logging
 import math
 import re
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -17,13 +17,17 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from airflow_provider_cfvectorize.local.access import TOKEN_PATTERN, Credentials, Hosts, is_loopback
 from airflow_provider_cfvectorize.local.behaviour import Behaviour
 from airflow_provider_cfvectorize.local.errors import MissingExtraError
+from airflow_provider_cfvectorize.local.faults import check_seed, parse_faults
+from airflow_provider_cfvectorize.local.listening import listen, loop_factory, make_server
 from airflow_provider_cfvectorize.local.ratelimit import RateLimit
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from airflow_provider_cfvectorize.local.app import App
+    from airflow_provider_cfvectorize.local.listening import Connections
     from airflow_provider_cfvectorize.local.store import Store
 
 log = logging.getLogger(__name__)
@@ -39,10 +43,6 @@ DEFAULT_HOST: Final = "127.0.0.1"
 #: below 30 seconds), short enough not to make anybody wait while developing.
 DEFAULT_APPLY_DELAY: Final = 2.0
 
-#: Seconds that requests still running get when the server stops.
-_GRACE: Final = 1
-#: Seconds for which an idle connection is kept; more than the interval of any poll of the provider.
-_KEEP_ALIVE: Final = 75
 #: Seconds to wait for the server's thread to do something; so long only if the server is just ending.
 _CALL_TIMEOUT: Final = 30
 #: Seconds between two looks of the other writer, unless it writes less often.
@@ -70,6 +70,8 @@ class LocalVectorize:
     :param foreign_writes_per_second: Mutations that another writer makes on every index.
     :param rate_limit: Requests that the account has in so many seconds, as ``"1200/300"`` or two whole
         numbers; None for no limit.
+    :param faults: Faults on purpose, ``KIND[:ENDPOINT][@PROBABILITY|#REQUEST_NUMBERS][=VALUE]`` each.
+    :param fault_seed: What the chances of faults depend on; the same requests meet the same faults.
     :param allow_hosts: Further names that may stand in the ``Host`` header.
     :param read_only_token: A second token, one without the permission to write.
     :param api_email: With ``api_key``: the legacy credentials, accepted beside the token.
@@ -92,6 +94,8 @@ class LocalVectorize:
         latency: float = 0.0,
         foreign_writes_per_second: float = 0.0,
         rate_limit: str | tuple[int, int] | None = None,
+        faults: Iterable[str] = (),
+        fault_seed: int = 0,
         allow_hosts: Iterable[str] = (),
         read_only_token: str | None = None,
         api_email: str | None = None,
@@ -131,6 +135,8 @@ class LocalVectorize:
         self._visibility_lag = visibility_lag
         self._latency = latency
         self._foreign_rate = foreign_writes_per_second
+        self._faults = tuple(fault.spec for fault in parse_faults(faults))
+        self._fault_seed = check_seed(fault_seed)
         self._rate_limit = None if rate_limit is None else RateLimit.parse(rate_limit)
         self._allow_hosts = tuple(allow_hosts)
         self._read_only_token = read_only_token
@@ -198,7 +204,7 @@ class LocalVectorize:
         return self._on_loop(lambda: self._started()[1].control.stats())
 
     def reset_stats(self) -> None:
-        """Count requests from zero again."""
+        """Count requests, and those that were hit by faults, from zero again."""
         self._on_loop(lambda: self._started()[1].control.reset_stats())
 
     def rate_limit_report(self) -> list[dict[str, float]]:
@@ -220,6 +226,26 @@ class LocalVectorize:
         """
         return self._on_loop(lambda: self._started()[0].foreign_writes(index_name, count))
 
+    def set_faults(self, faults: Iterable[str], fault_seed: int = 0) -> None:
+        """
+        Have these faults and no others, now or, before the start, from then on.
+
+        Each counts its requests from 1. Views and watermarks that are to stay behind do so from here on.
+
+        :param faults: The faults, as the server takes them; none to have none.
+        :param fault_seed: What their chances depend on.
+        :raises ValueError: One of them is not a fault; nothing has changed then.
+        """
+        self._faults = tuple(fault.spec for fault in parse_faults(faults))
+        self._fault_seed = check_seed(fault_seed)
+        if self._app is not None:
+            control = self._app.control
+            self._on_loop(lambda: control.faults.set(self._faults, self._fault_seed))
+
+    def injected(self) -> dict[str, int]:
+        """Return how many requests were hit by faults, by kind, since the start or since they were reset."""
+        return self._on_loop(lambda: self._started()[1].control.faults.injected())
+
     # --- running ---------------------------------------------------------------------------------------
 
     def start(self) -> Self:
@@ -231,9 +257,10 @@ class LocalVectorize:
         :raises DataFileError: The file cannot be used.
         """
         try:
-            import uvicorn
+            import uvicorn  # noqa: F401
 
             from airflow_provider_cfvectorize.local.app import App
+            from airflow_provider_cfvectorize.local.injection import Faults
         except ModuleNotFoundError as e:
             package = (e.name or "").partition(".")[0]
             if package not in ("starlette", "uvicorn"):
@@ -244,7 +271,7 @@ class LocalVectorize:
             raise MissingExtraError("numpy")
         if self._thread is not None:
             raise RuntimeError("this server is running already")
-        listener = _listen(self.host, self.port)
+        listener = listen(self.host, self.port)
         try:
             store = self._open_store()
         except BaseException:
@@ -252,6 +279,9 @@ class LocalVectorize:
             raise
         self.port = listener.getsockname()[1]
         self._store = store
+        connections: Connections = {}
+        injection = Faults(store, connections)
+        injection.set(self._faults, self._fault_seed)
         self._app = App(
             store,
             self._clock,
@@ -265,24 +295,10 @@ class LocalVectorize:
             hosts=Hosts(self.host, self._allow_hosts),
             latency=self._latency,
             rate_limit=self._rate_limit,
+            faults=injection,
             guard_local=not is_loopback(self.host),
         )
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self._app,
-                log_config=None,
-                # That it starts and stops is for the command to say, and no news to a test.
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                proxy_headers=False,
-                server_header=False,
-                date_header=False,
-                timeout_keep_alive=_KEEP_ALIVE,
-                timeout_graceful_shutdown=_GRACE,
-            )
-        )
+        self._server = make_server(self._app, connections)
         self._ready.clear()
         self._thread = threading.Thread(
             target=self._run, args=(listener,), name="vectorize-local", daemon=True
@@ -300,6 +316,9 @@ class LocalVectorize:
         if thread is None:
             return
         self._server.should_exit = True
+        with contextlib.suppress(RuntimeError):  # It has ended by itself.
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._started()[1].control.faults.close)
         thread.join()
 
     def _open_store(self) -> Store:
@@ -318,7 +337,7 @@ class LocalVectorize:
 
     def _run(self, listener: socket.socket) -> None:
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(self._serve(listener))
         except Exception:
             log.exception("vectorize-local ended")
@@ -373,29 +392,3 @@ class LocalVectorize:
             return call()
 
         return asyncio.run_coroutine_threadsafe(in_loop(), self._loop).result(timeout=_CALL_TIMEOUT)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    # With the protocol named, asyncio knows it for TCP and turns off Nagle's algorithm, which would hold some
-    # answers back for 40 ms.
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

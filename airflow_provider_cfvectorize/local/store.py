@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
     from airflow_provider_cfvectorize.local.journal import Journal
-    from airflow_provider_cfvectorize.local.model import IndexConfig
+    from airflow_provider_cfvectorize.local.model import IndexConfig, Watermark
 
 
 class Store:
@@ -38,6 +38,7 @@ class Store:
         self._timing = timing
         self._latest = clock()
         self._indexes: dict[str, Index] = {}
+        self._remembered = 0.0
         restored, self._deleted = journal.load()
         for found in restored:
             index = Index(found.key, found.config, timing, behaviour, journal)
@@ -85,6 +86,7 @@ class Store:
         if config.name in self._indexes:
             raise errors.duplicate_name(config.name)
         index = Index(self._journal.create_index(config), config, self._timing, self.behaviour, self._journal)
+        index.remember(self._remembered)
         self._deleted.discard(config.name)
         self._indexes[config.name] = index
         return index
@@ -101,6 +103,23 @@ class Store:
         del self._indexes[name]
         self._deleted.add(name)
         self.listings.forget(index.key)
+
+    def remember(self, seconds: float) -> None:
+        """
+        Have each index keep what it takes to show its vectors as they were.
+
+        :param seconds: How far back; 0 to forget everything.
+        """
+        self._remembered = seconds
+        for index in self.indexes():
+            index.remember(seconds)
+
+    def watermarks(self) -> dict[int, Watermark | None]:
+        """Return the watermarks as they are now, by the index's key."""
+        now = self.now()
+        for index in self.indexes():
+            index.advance(now)
+        return {index.key: index.watermark for index in self.indexes()}
 
     def foreign_writes(self, name: str | None, count: int) -> dict[str, list[str]]:
         """

@@ -12,7 +12,11 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
-from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeInterrupted
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeInputError,
+    VectorizeInterrupted,
+    VectorizeWaitTimeout,
+)
 from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account
 
 if TYPE_CHECKING:
@@ -179,6 +183,9 @@ class VectorizeWriteOperator(VectorizeOperator):
     :param account_id: the account; the connection's login if not given. (templated)
     """
 
+    #: Keep progress for a retry; see :mod:`airflow_provider_cfvectorize.operators.durable`.
+    durable: bool = False
+
     def __init__(
         self,
         *,
@@ -219,6 +226,7 @@ class VectorizeWriteOperator(VectorizeOperator):
 
         self.push(context, "receipt", receipt.as_dict())
         if not self.wait_for_completion:
+            self._forget_progress(context)
             return receipt.mutation_id
         if receipt.mutation_id is None:
             return self._end(context, evidence_of_nothing(receipt))
@@ -228,6 +236,9 @@ class VectorizeWriteOperator(VectorizeOperator):
         try:
             wait = Wait(client, self.index_name, [receipt], self.log)
             evidence = wait.until(self.wait_timeout, interval=self.poll_interval, stopped=self.is_killed)
+        except VectorizeWaitTimeout as e:
+            self._forget_what_is_lost(context, e)
+            raise
         finally:
             client.close()
         return self._end(context, evidence)
@@ -266,15 +277,33 @@ class VectorizeWriteOperator(VectorizeOperator):
         """
         from airflow_provider_cfvectorize.triggers.events import read_event
 
-        return self._end(context, read_event(event))
+        try:
+            evidence = read_event(event)
+        except VectorizeWaitTimeout as e:
+            self._forget_what_is_lost(context, e)
+            raise
+        return self._end(context, evidence)
 
     def _end(self, context: Context, evidence: dict[str, Any]) -> str | None:
         evidence = self.complete_evidence(evidence)
         # Before the task may fail over it: what was seen is worth the most then.
         self.push(context, "evidence", evidence)
         self.report(evidence)
+        self._forget_progress(context)
         mutation_id: str | None = evidence["mutation_id"]
         return mutation_id
+
+    def _forget_what_is_lost(self, context: Context, timeout: VectorizeWaitTimeout) -> None:
+        # Else every further try would only wait again for a mutation that may never come.
+        if self.durable and timeout.is_unseen:
+            self.log.warning("No sign of the mutation: the next try sends everything again.")
+            self._forget_progress(context)
+
+    def _forget_progress(self, context: Context) -> None:
+        if self.durable:
+            from airflow_provider_cfvectorize.operators.durable import forget_progress
+
+            forget_progress(self, context)
 
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
         """

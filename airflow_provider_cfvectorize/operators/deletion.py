@@ -16,6 +16,7 @@ from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_cfvectorize.client.checkpoint import Checkpoint
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.ids import IdSource
 
@@ -46,8 +47,9 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
     :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
         retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
-    :param durable: accepted for the sake of DAGs that outlive this version; progress is not kept yet, so
-        every try sends all ids.
+    :param durable: on Airflow 3.3 or newer, keep how far the task came, so that a retry goes on after the
+        last acknowledged batch, or straight to the wait. Other ids, a cleared task or an index that was
+        created anew start afresh. On an older Airflow, or without, every try sends all ids.
     :param verify: ``sample`` asks about a few ids before and after, which proves the delete even if somebody
         else writes to the index meanwhile; ``none`` asks nothing; ``all`` also reads every id back at the end
         (20 a request: five times the requests of the delete), for which it must wait.
@@ -127,6 +129,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
                 ids,
                 concurrency=self.concurrency,
                 witnesses=self.verify != "none",
+                checkpoint=self._open_checkpoint(context, client, ids),
                 stopped=self.is_killed,
                 log=self.log,
             )
@@ -145,6 +148,14 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
                 len(receipt.witness_ids),
             )
         return self.hand_on(context, receipt)
+
+    def _open_checkpoint(self, context: Context, client: VectorizeClient, ids: IdSource) -> Checkpoint | None:
+        from airflow_provider_cfvectorize.operators.durable import open_checkpoint
+
+        # Of a single request there is nothing to resume but the wait.
+        if not self.durable or not ids.count or (ids.batches == 1 and not self.wait_for_completion):
+            return None
+        return open_checkpoint(self, context, client)
 
     def to_resume(self) -> dict[str, Any]:
         """Return what the task must know again after a deferral."""

@@ -18,6 +18,9 @@ from airflow_provider_cfvectorize.templating import read_nothing, read_structure
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.client.mutations import Receipt
+    from airflow_provider_cfvectorize.client.types import Written
     from airflow_provider_cfvectorize.client.vectors import Vectors
 
 
@@ -48,6 +51,7 @@ class _FillOperator(VectorizeWriteOperator):
         poll_interval: float = 10,
         wait_timeout: float = 900,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        durable: bool = True,
         verify: str = "sample",
         require_equal: bool = False,
         conn_id: str = DEFAULT_CONN_ID,
@@ -69,6 +73,7 @@ class _FillOperator(VectorizeWriteOperator):
         self.vectors_callable = vectors_callable
         self.vectors_kwargs = vectors_kwargs
         self.on_unparsable = on_unparsable
+        self.durable = durable
         self.verify = verify
         self.require_equal = require_equal
 
@@ -83,24 +88,10 @@ class _FillOperator(VectorizeWriteOperator):
         :raises VectorizeBatchError: not all were accepted; says how many were.
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         """
-        from airflow_provider_cfvectorize.client.writing import fill
-
         self._check_options()
         client = self.make_client(max_connections=1)
         try:
-            with ExitStack() as stack:
-                vectors, name = self._source(stack)
-                receipt, written = fill(
-                    client,
-                    self.route,
-                    self.index_name,
-                    vectors,
-                    unparsable_behavior=self.on_unparsable,
-                    name=name,
-                    witnesses=self.verify != "none",
-                    stopped=self.is_killed,
-                    log=self.log,
-                )
+            receipt, written = self._fill(context, client)
         finally:
             client.session.stop()
             client.close()
@@ -117,6 +108,35 @@ class _FillOperator(VectorizeWriteOperator):
                 len(receipt.witness_vectors),
             )
         return self.hand_on(context, receipt)
+
+    def _fill(self, context: Context, client: VectorizeClient) -> tuple[Receipt, Written]:
+        from airflow_provider_cfvectorize.client.writing import InputChanged, fill
+        from airflow_provider_cfvectorize.operators.durable import open_checkpoint
+
+        checkpoint = None
+        if self.durable and self.vectors_path is not None:
+            checkpoint = open_checkpoint(self, context, client, self.vectors_path, self.on_unparsable)
+        while True:
+            with ExitStack() as stack:
+                vectors, name = self._source(stack)
+                try:
+                    return fill(
+                        client,
+                        self.route,
+                        self.index_name,
+                        vectors,
+                        unparsable_behavior=self.on_unparsable,
+                        name=name,
+                        witnesses=self.verify != "none",
+                        checkpoint=checkpoint,
+                        stopped=self.is_killed,
+                        log=self.log,
+                    )
+                except InputChanged:
+                    if checkpoint is None:
+                        raise
+                    self.log.info("What an earlier try sent is not in the file any more: starting afresh.")
+                    checkpoint.start_afresh()
 
     def report(self, evidence: dict[str, Any]) -> None:
         """
@@ -233,6 +253,9 @@ class UpsertVectorsOperator(_FillOperator):
     :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
         retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
+    :param durable: on Airflow 3.3 or newer and with ``vectors_path``, keep how far the task came, so that a
+        retry goes on after the last acknowledged request, or straight to the wait. Another file content, a
+        cleared task or an index that was created anew start afresh. Else every try sends everything.
     :param verify: ``sample`` takes witnesses as described; ``none`` asks nothing.
     :param require_equal: fail with ``VectorizeDiffersError`` where witnesses differ, rather than warn.
     :param conn_id: the connection. (templated)
@@ -265,6 +288,9 @@ class InsertVectorsOperator(_FillOperator):
     :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
         retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
+    :param durable: on Airflow 3.3 or newer and with ``vectors_path``, keep how far the task came, so that a
+        retry goes on after the last acknowledged request, or straight to the wait. Another file content, a
+        cleared task or an index that was created anew start afresh. Else every try sends everything.
     :param verify: ``sample`` takes witnesses as described; ``none`` asks nothing.
     :param require_equal: fail with ``VectorizeDiffersError`` where witnesses differ, rather than warn.
     :param conn_id: the connection. (templated)

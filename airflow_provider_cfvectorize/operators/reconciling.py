@@ -19,6 +19,7 @@ from airflow_provider_cfvectorize.templating import is_given
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_cfvectorize.client.checkpoint import Checkpoint
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.ids import IdSource
     from airflow_provider_cfvectorize.client.mutations import Receipt
@@ -86,8 +87,9 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
         retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
-    :param durable: accepted for the sake of DAGs that outlive this version; progress is not kept yet, so
-        every try starts with a listing.
+    :param durable: on Airflow 3.3 or newer, keep how far the task came: a retry lists again, and does not
+        send what was acknowledged of the same surplus; or goes straight to the wait, if all was. Other ids,
+        a cleared task or an index that was created anew start afresh.
     :param verify: ``sample`` asks about a few ids before and after, which proves the delete even if somebody
         else writes to the index meanwhile; ``none`` asks nothing.
     :param concurrency: requests in flight at once while deleting.
@@ -170,13 +172,21 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
         """
         from airflow_provider_cfvectorize.client.reconciliation import Comparison
+        from airflow_provider_cfvectorize.operators.durable import open_checkpoint
+        from airflow_provider_cfvectorize.operators.inputs import read_id_source
 
         self._check_options()
         client = self.make_client(max_connections=self.concurrency)
         try:
             with Comparison(self.id_prefix) as comparison:
-                self._compare(client, comparison)
-                receipt = self._act(context, client, comparison)
+                desired = read_id_source(self.ids, self.ids_path, log=self.log)
+                checkpoint = None
+                if self.durable and not self.is_dry_run:
+                    checkpoint = open_checkpoint(self, context, client, desired.fingerprint, self.id_prefix)
+                receipt = self._take_up(context, checkpoint)
+                if receipt is None:
+                    self._compare(client, comparison, desired)
+                    receipt = self._act(context, client, comparison, checkpoint)
         finally:
             # Also wakes threads that wait to send, when Airflow ends the task from a signal handler.
             client.session.stop()
@@ -229,11 +239,21 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
                 )
             names[place] = name
 
-    def _compare(self, client: VectorizeClient, comparison: Comparison) -> None:
-        from airflow_provider_cfvectorize.client.reconciliation import pause, see_index
-        from airflow_provider_cfvectorize.operators.inputs import read_id_source
+    def _take_up(self, context: Context, checkpoint: Checkpoint | None) -> Receipt | None:
+        """Return the receipt of an earlier try that had everything acknowledged, None if there is none."""
+        if checkpoint is None:
+            return None
+        kept = checkpoint.load()
+        report = (kept.details or {}).get("report")
+        if kept.receipt is None or not isinstance(report, dict):
+            return None
+        self.log.info("The delete of %d ids was acknowledged in an earlier try.", kept.receipt.count)
+        self.push(context, "report", report)
+        return kept.receipt
 
-        desired = read_id_source(self.ids, self.ids_path, log=self.log)
+    def _compare(self, client: VectorizeClient, comparison: Comparison, desired: IdSource) -> None:
+        from airflow_provider_cfvectorize.client.reconciliation import pause, see_index
+
         comparison.want(desired, shown=self.ids_path is None)
         if desired.count == 0 and not self.is_dry_run:
             # Whatever is listed would be refused.
@@ -256,7 +276,13 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         see_index(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
         self._tell(comparison)
 
-    def _act(self, context: Context, client: VectorizeClient, comparison: Comparison) -> Receipt:
+    def _act(
+        self,
+        context: Context,
+        client: VectorizeClient,
+        comparison: Comparison,
+        checkpoint: Checkpoint | None,
+    ) -> Receipt:
         from airflow_provider_cfvectorize.client.mutations import Receipt
 
         surplus, missing = comparison.surplus, comparison.missing
@@ -282,7 +308,9 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             self._end_dry_run(context, report, receipt)
             return receipt
         try:
-            receipt = self._delete(client, surplus)
+            if checkpoint is not None:
+                checkpoint.keep_also({"report": {**report, "deleted": surplus.count}})
+            receipt = self._delete(client, surplus, checkpoint)
         except VectorizeBatchError as e:
             self.push(context, "report", {**report, "deleted": e.acknowledged})
             raise
@@ -311,7 +339,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         rehearsed = {"dry_run": True, "would_delete": report["surplus"]}
         self.push(context, "receipt", {**receipt.as_dict(), **rehearsed})
 
-    def _delete(self, client: VectorizeClient, surplus: IdSource) -> Receipt:
+    def _delete(self, client: VectorizeClient, surplus: IdSource, checkpoint: Checkpoint | None) -> Receipt:
         from airflow_provider_cfvectorize.client.deletion import delete_ids
 
         receipt = delete_ids(
@@ -320,6 +348,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             surplus,
             concurrency=self.concurrency,
             witnesses=self.verify != "none",
+            checkpoint=checkpoint,
             stopped=self.is_killed,
             log=self.log,
         )

@@ -19,7 +19,7 @@ from airflow_provider_cfvectorize.client.files import (
     open_local,
 )
 from airflow_provider_cfvectorize.client.text import show
-from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
 
 
 def path_of(value: object, name: str) -> str:
@@ -69,7 +69,7 @@ def open_file(path: str, name: str) -> BinaryIO:
 
     :param path: a path or a URL.
     :param name: the parameter that names it, for errors.
-    :raises VectorizeInputError: it cannot be read.
+    :raises VectorizeFileError: it cannot be read.
     """
     return open_object(path, name) if has_scheme(path) else open_local(path, name)
 
@@ -80,7 +80,7 @@ def open_object(url: str, name: str) -> BinaryIO:
 
     :param url: such as ``s3://conn_id@bucket/ids.txt``; see Airflow's documentation of object storage.
     :param name: the parameter that names it, for errors.
-    :raises VectorizeInputError: no such store is installed, or the file cannot be read.
+    :raises VectorizeFileError: no such store is installed, or the file cannot be read.
     """
     path = _path(url, name, "read")
     if isinstance(path, str):
@@ -96,7 +96,7 @@ def write_file(path: str, name: str) -> Iterator[BinaryIO]:
 
     :param path: a local path, or a URL of object storage. What is there is replaced.
     :param name: the parameter that names it, for errors.
-    :raises VectorizeInputError: it cannot be written.
+    :raises VectorizeFileError: it cannot be written.
     """
     target = _path(path, name, "written") if has_scheme(path) else path
     if isinstance(target, str):
@@ -154,7 +154,7 @@ def _explained(url: str, name: str, verb: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        raise VectorizeInputError(
+        raise VectorizeFileError(
             f"{name} {show(url, 200)} cannot be {verb}: {type(e).__name__}: {show(str(e), 200)}. Is the "
             "provider of that store installed, and its connection right?"
         ) from None

@@ -34,9 +34,9 @@ def applied_event(evidence: dict[str, Any]) -> dict[str, Any]:
     return {"status": "applied", "evidence": evidence}
 
 
-def timeout_event(message: str) -> dict[str, Any]:
-    """Return the event of a wait that reached its deadline."""
-    return {"status": "timeout", "message": message}
+def timeout_event(message: str, *, is_unseen: bool = False) -> dict[str, Any]:
+    """Return the event of a wait that reached its deadline; see :class:`VectorizeWaitTimeout`."""
+    return {"status": "timeout", "message": message, "unseen": is_unseen}
 
 
 def error_event(error: VectorizeError) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def read_event(event: Any) -> dict[str, Any]:
         case {"status": "applied", "evidence": dict() as evidence}:
             return evidence
         case {"status": "timeout", "message": str() as message}:
-            raise VectorizeWaitTimeout(message)
+            raise VectorizeWaitTimeout(message, is_unseen=event.get("unseen") is True)
         case {"status": "error", "error": str() as name, "message": str() as message}:
             _raise(name, message, dict(event))
         case _:

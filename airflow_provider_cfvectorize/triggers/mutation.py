@@ -78,7 +78,7 @@ class VectorizeMutationTrigger(BaseTrigger):
             yield TriggerEvent(error_event(VectorizeError(f"the trigger failed: {type(e).__name__}: {e}")))
 
     async def _wait(self) -> dict[str, Any]:
-        from airflow_provider_cfvectorize.client.looks import explain_timeout
+        from airflow_provider_cfvectorize.client.looks import explain_timeout, is_unseen
         from airflow_provider_cfvectorize.client.waiting import evidence_of
         from airflow_provider_cfvectorize.triggers.poll import watch
 
@@ -111,7 +111,8 @@ class VectorizeMutationTrigger(BaseTrigger):
                 if seen.is_last:
                     decisions: Sequence[Decision | None] = seen.decisions or [None] * len(receipts)
                     waits = list(zip(receipts, decisions, strict=True))
-                    return timeout_event(explain_timeout(waits, seen.state, self.wait_seconds, seen.trouble))
+                    text = explain_timeout(waits, seen.state, self.wait_seconds, seen.trouble)
+                    return timeout_event(text, is_unseen=is_unseen(decisions))
                 text = seen.trouble or next(
                     (
                         f"Not applied yet: {d.reason}"

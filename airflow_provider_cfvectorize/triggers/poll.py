@@ -168,6 +168,7 @@ class IndexPoll:
         self._waits: set[_Wait] = set()
         self._joined = asyncio.Event()
         self._not_before = 0.0
+        self._throttle = ""
         self._pause = 0.0
         self.has_ended = False
         # In an empty context: its log lines are no task's, though a task's trigger happens to start it.
@@ -239,7 +240,9 @@ class IndexPoll:
         last = {wait for wait in waits if wait.seconds_left() <= 0}
         try:
             if time.monotonic() < self._not_before:
-                raise VectorizeThrottledError("the service does not want to be asked yet")
+                raise VectorizeThrottledError(
+                    f"not asked again yet, since {self._throttle}"
+                )
             answer = await self._in_thread(lambda: self.client.ask_info(self._index_name))
             budget = read_budget(answer.headers)
             self._pause = poll_pause(0.0, budget, self.client.rate_reserve)
@@ -251,6 +254,7 @@ class IndexPoll:
                 raise
             if isinstance(e, VectorizeThrottledError) and e.retry_after:
                 self._not_before = time.monotonic() + e.retry_after
+                self._throttle = str(e)
             for wait in waits:
                 self._tell(
                     wait, Seen(wait.last.state, wait.last.decisions, is_last=wait in last, trouble=str(e))

@@ -118,9 +118,7 @@ class Simulation:
         def answer(started_at: float, headers: dict[str, str] | None) -> None:
             nonlocal idle
             idle += 1
-            pacer.end(
-                started_at, headers, throttled=headers is None, retry_after=float(self.limit.window)
-            )
+            pacer.end(started_at, headers, throttled=headers is None, retry_after=float(self.limit.window))
             send()
 
         self.at(begins, send)

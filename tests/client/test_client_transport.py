@@ -311,7 +311,7 @@ def test_the_credential_is_in_no_error_log_or_repr(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     client = connect("http://127.0.0.1:9")
-    for shown in (client, client.session, client.identity, client.session._transport._session.auth):  # type: ignore[attr-defined]
+    for shown in (client, client.session, client.identity, client.session._transport._auth):  # type: ignore[attr-defined]
         assert TOKEN not in f"{shown!r} {shown}"
     for failure in failures(serve, connect):
         error: BaseException | None = failure

@@ -38,13 +38,21 @@ class Run:
         )
         return json.loads(rows[0][0]) if rows else None
 
-    def tries(self, task_id: str) -> int:
+    def tries(self, task_id: str, map_index: int = -1) -> int:
         """Return how many times a task was tried."""
         ((tries,),) = query(
-            "SELECT try_number FROM task_instance WHERE dag_id=? AND run_id=? AND task_id=?",
-            (self.dag_id, self.run_id, task_id),
+            "SELECT try_number FROM task_instance WHERE dag_id=? AND run_id=? AND task_id=? AND map_index=?",
+            (self.dag_id, self.run_id, task_id, map_index),
         )
         return int(tries)
+
+    def decisions(self, task_id: str, map_index: int = -1) -> list[tuple[float | None, str | None]]:
+        """Return, of each try that was followed by another, the delay and the reason of a retry policy."""
+        return query(
+            "SELECT retry_delay_override, retry_reason FROM task_instance_history "
+            "WHERE dag_id=? AND run_id=? AND task_id=? AND map_index=? ORDER BY try_number",
+            (self.dag_id, self.run_id, task_id, map_index),
+        )
 
 
 def query(sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
@@ -53,6 +61,17 @@ def query(sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
     connection = sqlite3.connect(path)
     try:
         return connection.execute(sql, values).fetchall()
+    finally:
+        connection.close()
+
+
+def change(sql: str, values: tuple[Any, ...] = ()) -> None:
+    """Change what stands in Airflow's database."""
+    path = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
+    connection = sqlite3.connect(path)
+    try:
+        with connection:
+            connection.execute(sql, values)
     finally:
         connection.close()
 

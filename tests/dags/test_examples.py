@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +20,13 @@ from airflow.models import DagBag
 
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize
-from dags.running import run_dag
+from dags.running import change, run_dag
 from harness import Vectorize
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
 EXAMPLES = Path(__file__).parent.parent.parent / "example_dags"
+POOLED = "example_delete_in_a_pool"
 
 
 def load(name: str) -> ModuleType:
@@ -46,6 +53,7 @@ def test_airflow_reads_them_all() -> None:
         ("example_delete_by_params", {}, {0, 1}),
         ("example_delete_by_xcom", {}, set(range(250))),
         ("example_delete_mapped", {}, set(range(240))),
+        ("example_delete_in_a_pool", {}, set(range(240))),
         ("example_delete_and_wait", {}, {0, 1, 2}),
     ],
 )
@@ -59,6 +67,45 @@ def test_they_do_what_they_say(
     waited = [task_id for task_id in run.states if task_id.startswith("wait")]
     evidence = run.pull(waited[0]) if waited else run.pull("delete", "evidence")
     assert evidence["outcome"] in ("watermark", "read_back")
+
+
+@pytest.fixture
+def pool() -> Iterator[str]:
+    """Create the pool as the example's text says, and remove it after the test."""
+    (command,) = re.findall(r"^    (airflow pools set .+)$", str(load(POOLED).__doc__), re.MULTILINE)
+    _, *arguments = shlex.split(command)
+    run = partial(subprocess.run, check=True, capture_output=True)
+    run([sys.executable, "-m", "airflow", *arguments])
+    yield arguments[2]
+    run([sys.executable, "-m", "airflow", "pools", "delete", arguments[2]])
+
+
+def test_a_pool_caps_the_deletes(vectorize: Vectorize, pool: str) -> None:
+    from airflow.jobs.job import Job
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from airflow.utils.session import create_session
+
+    dag = load(POOLED).dag
+    for run_conf in ({"chunks": 5}, {"chunks": 3}):
+        vectorize.fill(f"chunk-{i}" for i in range(300))
+        run = run_dag(dag, run_conf=run_conf)
+        assert run.state == "success", run.states
+        # As they stand before a scheduler starts them: nothing holds them back but the pool.
+        ran = (dag.dag_id, run.run_id)
+        change("UPDATE dag_run SET state='running' WHERE dag_id=? AND run_id=?", ran)
+        change("UPDATE task_instance SET state='scheduled' WHERE dag_id=? AND run_id=?", ran)
+    if hasattr(DagBag, "sync_to_db"):
+        # Airflow 2, whose test runs leave nothing that a scheduler could read.
+        DagBag(dag_folder=str(EXAMPLES)).sync_to_db()
+    change("UPDATE dag SET is_paused=0 WHERE dag_id=?", (dag.dag_id,))
+    with create_session() as session:
+        chosen = SchedulerJobRunner(Job())._executable_task_instances_to_queued(32, session)
+        started = [ti.task_id for ti in chosen]
+        assert {ti.pool for ti in chosen if ti.task_id == "delete"} == {pool}
+    change("UPDATE dag_run SET state='success'")
+    change("UPDATE task_instance SET state='success'")
+    # Two of eight, from two runs; the other tasks are not in the pool.
+    assert sorted(started) == [*["delete"] * 2, *["list_chunks"] * 2, *["wait_until_all_are_gone"] * 2]
 
 
 def test_the_form_of_the_params_is_one_that_the_ui_renders() -> None:

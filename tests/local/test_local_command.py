@@ -110,6 +110,7 @@ def test_all_options(running, tmp_path):
         *("--data", str(tmp_path / "file.db"), "--apply-delay", "0.1", "--visibility-lag", "0.4"),
         *("--latency", "0.05", "--foreign-writes-per-second", "50"),
         *("--allow-host", "vectorize", "--allow-host", "box", "--rate-limit", "100000/300"),
+        *("--fault", "429:list_vectors@0.5", "--fault", "504:get_index", "--fault-seed", "7"),
     )
     assert command.connection["login"] == "ab" * 16
     client = command.client("s3cret")
@@ -128,8 +129,23 @@ def test_all_options(running, tmp_path):
         assert time.monotonic() - accepted < 10
     assert time.monotonic() - accepted >= 0.3
     assert "processedUpToMutation" in client.info()
+    assert client.send("GET", "/docs").status_code == 504
+    faults = result(client.session.get(client.root + "/_local/faults"))
+    assert (faults["faults"], faults["seed"]) == (["429:list_vectors@0.5", "504:get_index"], 7)
+    assert faults["injected"]["504"] == 1
     assert (tmp_path / "file.db").exists()
     assert command.end() == 0
+
+
+def test_it_ends_with_answers_that_never_end(running):
+    command = running("--fault", "hang:list_indexes")
+    client = command.client()
+    response = client.send("GET", stream=True)
+    assert response.raw.read(10) == b'{"result":'
+    begun = time.monotonic()
+    assert command.end() == 0
+    assert time.monotonic() - begun < 2
+    assert command.process.communicate() == ("", "")
 
 
 def test_a_port_in_use(shared, capsys):
@@ -160,6 +176,12 @@ def test_a_file_that_cannot_be_used(tmp_path, capsys):
         (["--latency", "inf"], "argument --latency: 'inf' is not a number of 0 or more"),
         (["--foreign-writes-per-second", "x"], "argument --foreign-writes-per-second"),
         (["--rate-limit", "1200"], "rate_limit must be REQUESTS/SECONDS in whole numbers, such as 1200/300"),
+        (
+            ["--fault", "nonsense"],
+            "fault 'nonsense': there is no kind 'nonsense'; there are latency, reset-b",
+        ),
+        (["--fault", "429", "--fault", "500=1"], "fault '500=1': 500 takes no value, got '1'. Expected KIND"),
+        (["--fault-seed", "x"], "argument --fault-seed: 'x' is not a whole number of 0 or more"),
         (["--account-id", "short"], "account_id must be 32 hexadecimal digits, got 'short'"),
         (["--api-token", "two words"], "api_token must be made of letters, digits"),
         (["--host", "0.0.0.0"], "others can reach host '0.0.0.0': that needs an API token of your own"),

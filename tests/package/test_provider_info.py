@@ -197,7 +197,7 @@ def test_the_commands_of_airflow_show_it_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["operators.indexes", "operators.vectors", "sensors.mutation", "triggers.mutation"]
+    "module", ["operators.indexes", "operators.vectors", "retry", "sensors.mutation", "triggers.mutation"]
 )
 def test_a_dag_processor_imports_nothing_heavy(module: str) -> None:
     code = f"""

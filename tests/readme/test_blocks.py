@@ -40,13 +40,15 @@ from airflow_provider_cfvectorize.client.mutations import IndexState, Receipt, d
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.local.__main__ import TOKEN_VARIABLE, build_parser
-from dags.running import make_dag, run_dag
+from airflow_provider_cfvectorize.retry import retry_policy
+from dags.running import change, make_dag, query, run_dag
 from harness import Vectorize, wait_until
 from readme import operator_blocks
 from readme.markdown import ROOT, Block, documents, read
 
 BLOCKS = {block.key: block for path in documents() for block in read(path).blocks}
 CONN_ID = "cloudflare_vectorize_default"
+POOL = "cloudflare_vectorize"
 CONN_VARIABLE = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
 TOKEN = "your-api-token"
@@ -268,6 +270,39 @@ def runs_in_the_same_dag(task_id: str, key: str) -> Callable[[Block, Bench], Non
     return rule
 
 
+POLICY_DAG = "docs/retries.md#the-retry-policy/1"
+
+
+def runs_with_the_retry_policy(block: Block, bench: Bench) -> None:
+    runs_as_a_dag(block, bench)
+    dag = bench.load(block).dag
+    assert dag.default_args["retry_policy"] is retry_policy
+    assert {task.retries for task in dag.tasks} == {3}
+    if retry_policy is not None:
+        assert {task.retry_policy for task in dag.tasks} == {retry_policy}
+
+
+def creates_the_pool(block: Block, bench: Bench) -> None:
+    try:
+        bench.bash(block.text)
+        assert query("SELECT slots, include_deferred FROM slot_pool WHERE pool=?", (POOL,)) == [(2, 0)]
+    finally:
+        change("DELETE FROM slot_pool WHERE pool=?", (POOL,))
+
+
+def runs_in_the_pool(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    vectorize.fill(["a", "b", "c"])
+    names = {**vars(bench.load(BLOCKS[POLICY_DAG]))}
+    with make_dag("in_the_pool", params={"ids": ["a", "b"]}) as dag:
+        exec(compile(block.text, block.key, "exec"), names)
+    assert dag.get_task("delete_a_chunk").pool == POOL
+    run = run_dag(dag)
+    assert run.state == "success", run.states
+    vectorize.settle()
+    assert vectorize.ids() == {"c"}
+
+
 def runs_as_a_script(block: Block, bench: Bench) -> None:
     bench.load(block)
 
@@ -426,9 +461,15 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "docs/local-server.md#in-containers/1": is_an_image,
     "docs/local-server.md#in-containers/2": connects_containers,
     "docs/decision.md#the-evidence/1": is_evidence,
+    POLICY_DAG: runs_with_the_retry_policy,
+    "docs/retries.md#why-a-pool/1": creates_the_pool,
+    "docs/retries.md#how-long-a-try-may-take/1": runs_in_the_pool,
     "docs/local-server.md#from-the-shell/1": runs_the_server,
     "docs/local-server.md#from-the-shell/2": is_what_the_server_prints,
     "docs/local-server.md#rate-limits/1": runs_the_server,
+    "docs/local-server.md#a-bad-day-faults/1": runs_the_server,
+    "docs/local-server.md#a-bad-day-faults/2": runs_the_server,
+    "docs/local-server.md#a-bad-day-faults/3": runs_as_a_script,
     "docs/local-server.md#from-python/1": runs_as_a_script,
     "docs/local-server.md#from-python/2": runs_as_a_script,
     "docs/scale-out.md#run-it/1": names_targets,

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,9 +17,11 @@ from airflow_provider_cfvectorize import connection, exceptions
 from airflow_provider_cfvectorize.client import limits, mutations, pacing
 from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.client.transport import MAX_RESPONSE_BYTES, TOTAL_TIME_FACTOR
-from airflow_provider_cfvectorize.local import Behaviour
+from airflow_provider_cfvectorize.local import Behaviour, faults
 from airflow_provider_cfvectorize.local.__main__ import build_parser
 from airflow_provider_cfvectorize.local.behaviour import UNPUBLISHED_CODE
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.retry import LONGEST_DELAY, fails_for_good
 from airflow_provider_cfvectorize.sensors import mutation as sensor_module
 from readme.markdown import ROOT, documents, read
 
@@ -116,8 +121,9 @@ def test_the_options_of_the_local_server() -> None:
         if action.dest != "help"
     }
     # The token's default is described, not shown; an empty list is what no name is.
-    expected = {name: str(default) if default else "none" for name, default in options.items()}
-    expected |= {name: "0.0" for name, default in options.items() if default == 0.0}
+    expected = {
+        name: str(default) if default or default == 0 else "none" for name, default in options.items()
+    }
     assert told == {**expected, "--api-token": "a fixed one, which is shown"}
 
 
@@ -128,6 +134,16 @@ def test_the_switches_of_the_local_server() -> None:
     }
     assert all(len(row[2]) > 20 for row in rows)
     assert f"{UNPUBLISHED_CODE} is no code of the service" in words("docs/local-server.md")
+
+
+def test_the_faults_of_the_local_server() -> None:
+    rows = read("docs/local-server.md").rows("a-bad-day-faults")
+    assert [row[0].strip("`") for row in rows] == list(faults.KINDS)
+    for row in rows:
+        value = faults.KINDS[row[0].strip("`")].value
+        assert (row[2] == "none") == (value is None), row
+        assert ("must be given" in row[2]) == (value is not None and value.required), row
+    assert f"`{faults.FORM}`" in read("docs/local-server.md").text
 
 
 # --- numbers ------------------------------------------------------------------------------------------------
@@ -180,6 +196,46 @@ def test_the_numbers_of_the_other_documents() -> None:
     security = words("SECURITY.md")
     assert TOTAL_TIME_FACTOR == 3
     assert f"{MAX_RESPONSE_BYTES // 2**20} MiB, and three times the connection's `timeout`" in security
+
+
+def test_the_numbers_of_the_retries() -> None:
+    text = words("docs/retries.md")
+    policy = RetryPolicy()
+    parameters = inspect.signature(DeleteVectorsByIdsOperator).parameters
+    concurrency = parameters["concurrency"].default
+    requests = limits.ACCOUNT_REQUESTS * (1 - connection.DEFAULT_RATE_RESERVE)
+    per_second = requests / limits.ACCOUNT_WINDOW_SECONDS
+    assert (connection.DEFAULT_RATE_RESERVE, policy.backoff_total) == (1 / 5, 2 * 60)
+    assert timedelta(days=1) == LONGEST_DELAY
+    for phrase in (
+        f"throttles up to {policy.throttle_total / 60:g} minutes in all",
+        f"Add {policy.throttle_total / 60:g} minutes for throttles",
+        f"{limits.ACCOUNT_REQUESTS:,} requests in {limits.ACCOUNT_WINDOW_SECONDS} s",
+        f"leaves {requests:g}, or {per_second:.1f} a second",
+        f"{limits.MAX_DELETE_IDS} ids a request are {limits.MAX_DELETE_IDS * per_second:.0f} ids a second",
+        f"A million ids take {1_000_000 / limits.MAX_DELETE_IDS:,.0f} requests",
+        f"{1_000_000 / limits.MAX_DELETE_IDS / per_second / 60:.0f} minutes",
+        f"`concurrency` requests on their way, {concurrency} unless",
+        f"At 0.25 s a request it could send {concurrency / 0.25:g} a second",
+        f"up to {concurrency / per_second:.2f} s a request",
+        f"With 2 tasks sharing {per_second:.1f} requests a second, 10,000 ids take "
+        f"{math.ceil(10_000 / limits.MAX_DELETE_IDS / (per_second / 2)):g} s",
+    ):
+        assert phrase in text, phrase
+
+
+def test_the_table_of_the_retry_policy() -> None:
+    table = read("docs/retries.md").rows("the-retry-policy")
+    rows = {name: row[1] for row in table for name in row[0].split(", ")}
+    assert rows.pop("anything else") == "It is retried after `retry_delay`, as without a policy."
+    for name, error in vars(exceptions).items():
+        if not isinstance(error, type) or not issubclass(error, exceptions.VectorizeError):
+            continue
+        said = rows.pop(f"`{name}`", "")
+        assert fails_for_good(error("why")) is (said == "It fails at once."), name
+        if issubclass(error, exceptions.VectorizeThrottledError):
+            assert said.startswith("It is retried after the seconds that the service asks for"), name
+    assert not rows
 
 
 def test_the_readme_stays_short() -> None:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pendulum
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 
-WAITS = 1000
+WAITS = int(os.environ.get("WAITS", "1000"))
 
 with DAG("a_thousand_waits", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC")) as dag:
     for number in range(WAITS):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,22 +88,27 @@ with create_session() as session:
 """
 
 
-def count_deferred(home: Path) -> int:
+def ask(home: Path, sql: str) -> list[tuple[Any, ...]]:
     connection = sqlite3.connect(home / "airflow.db", timeout=60)
     try:
-        (count,) = connection.execute("SELECT count(*) FROM task_instance WHERE state='deferred'").fetchone()
-        return int(count)
+        return connection.execute(sql).fetchall()
     finally:
         connection.close()
 
 
-def test_a_thousand_waits(home: Path, env: dict[str, str], held: tuple[Vectorize, Clock]) -> None:
-    vectorize, clock = held
-    ids = [f"v{i}" for i in range(WAITS)]
+def count_deferred(home: Path) -> int:
+    ((count,),) = ask(home, "SELECT count(*) FROM task_instance WHERE state='deferred'")
+    return int(count)
+
+
+def defer_waits(vectorize: Vectorize, clock: Clock, env: dict[str, str], home: Path, waits: int) -> None:
+    """Make a run of the DAG, and defer each of its tasks for a delete that is not applied."""
+    ids = [f"v{i}" for i in range(waits)]
     vectorize.client.upsert(INDEX, [{"id": id_, "values": [0.5] * 32} for id_ in ids])
     clock.ahead += 3600
     receipts = [vectorize.delete([id_]) for id_ in ids]
 
+    env["WAITS"] = str(waits)
     airflow(env, "db", "migrate")
     airflow(env, "dags", "reserialize")
     airflow(env, "dags", "trigger", "a_thousand_waits")
@@ -126,20 +132,16 @@ def test_a_thousand_waits(home: Path, env: dict[str, str], held: tuple[Vectorize
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert count_deferred(home) == WAITS
+    assert count_deferred(home) == waits
 
-    output = home / "triggerer.log"
+
+@contextmanager
+def run_triggerer(env: dict[str, str], home: Path, output: Path) -> Iterator[subprocess.Popen[Any]]:
+    """Run Airflow's triggerer, and end it by SIGTERM."""
+    command = [sys.executable, "-m", "airflow", "triggerer", "--capacity", str(WAITS + 100)]
     with output.open("wb") as log:
         triggerer = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "airflow",
-                "triggerer",
-                "--capacity",
-                str(WAITS + 100),
-                "--skip-serve-logs",
-            ],
+            [*command, "--skip-serve-logs"],
             env=env,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -147,7 +149,7 @@ def test_a_thousand_waits(home: Path, env: dict[str, str], held: tuple[Vectorize
             start_new_session=True,
         )
     try:
-        watch(vectorize, clock, home, output, triggerer)
+        yield triggerer
     finally:
         os.killpg(triggerer.pid, signal.SIGTERM)
         try:
@@ -155,6 +157,19 @@ def test_a_thousand_waits(home: Path, env: dict[str, str], held: tuple[Vectorize
         except subprocess.TimeoutExpired:
             os.killpg(triggerer.pid, signal.SIGKILL)
             triggerer.wait()
+
+
+def count_told(home: Path) -> int:
+    """Return how many waits have taken part in a poll, as each one's own log says."""
+    return sum("Not applied yet" in path.read_text() for path in home.glob("logs/**/*trigger*.log"))
+
+
+def test_a_thousand_waits(home: Path, env: dict[str, str], held: tuple[Vectorize, Clock]) -> None:
+    vectorize, clock = held
+    defer_waits(vectorize, clock, env, home, WAITS)
+    output = home / "triggerer.log"
+    with run_triggerer(env, home, output) as triggerer:
+        watch(vectorize, clock, home, output, triggerer)
 
     logs = {path: path.read_text() for path in home.glob("logs/**/*trigger*.log")}
     assert len(logs) == WAITS
@@ -172,9 +187,8 @@ def watch(
 
     def told() -> int:
         assert triggerer.poll() is None, output.read_text()[-3000:]
-        return sum("Not applied yet" in path.read_text() for path in home.glob("logs/**/*trigger*.log"))
+        return count_told(home)
 
-    # Each wait has taken part in a poll when its own log says what was seen.
     wait_until(lambda: told() == WAITS, 300, interval=1)
     vectorize.server.reset_stats()
     started = time.monotonic()
@@ -187,3 +201,24 @@ def watch(
     wait_until(lambda: count_deferred(home) == 0, 300, interval=1)
     # Twenty witnesses to a request.
     assert stats()["get_by_ids"] <= WAITS / 20 + 10
+
+
+def test_a_triggerer_that_is_ended_while_tasks_wait_in_it(
+    home: Path, env: dict[str, str], held: tuple[Vectorize, Clock]
+) -> None:
+    vectorize, clock = held
+    waits = 20
+    defer_waits(vectorize, clock, env, home, waits)
+    with run_triggerer(env, home, home / "first.log"):
+        wait_until(lambda: count_told(home) == waits, 120, interval=0.5)
+    assert count_deferred(home) == waits, "its end is no wait's end"
+    vectorize.server.reset_stats()
+    clock.ahead += 3600
+    with run_triggerer(env, home, home / "second.log"):
+        wait_until(lambda: count_deferred(home) == 0, 120, interval=0.5)
+    events = [str(event) for (event,) in ask(home, "SELECT next_kwargs FROM task_instance")]
+    assert len(events) == waits
+    assert all("applied" in event and "watermark" in event for event in events), events[0]
+    stats = vectorize.server.stats()
+    assert stats["get_by_ids"] <= waits / 20 + 10
+    assert stats["delete_by_ids"] == 0

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress that outlives a try, where Airflow has a place for it: ``task_state_store``, from 3.3 on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_cfvectorize.exceptions import VectorizeError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_cfvectorize.client.checkpoint import Checkpoint
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
+
+
+def open_checkpoint(
+    operator: VectorizeWriteOperator, context: Context, client: VectorizeClient, *parts: object
+) -> Checkpoint | None:
+    """
+    Return where the progress of a write is kept; None where there is no such place.
+
+    Other work than before, whose progress does not count, is what differs in any of these: the kind of
+    operator, account and index, the time the index was created, how often the DAG run was cleared (Airflow
+    3.3 keeps the state of a task that is cleared), and the parts.
+
+    :param operator: the task.
+    :param context: its context.
+    :param client: asks for the index.
+    :param parts: what else tells its work from other work; values of JSON.
+    """
+    store = _store_of(context)
+    if store is None:
+        return None
+    from airflow_provider_cfvectorize.client.checkpoint import Checkpoint, fingerprint_of
+
+    try:
+        created_on = operator.ask(client.get_index, operator.index_name).get("created_on")
+    except VectorizeError as e:
+        operator.log.warning(
+            "No progress is kept, so a retry sends everything again: asking for the index failed: %s", e
+        )
+        return None
+    fingerprint = fingerprint_of(
+        type(operator).__name__,
+        client.base_url,
+        client.account_id,
+        operator.index_name,
+        created_on,
+        getattr(context.get("dag_run"), "clear_number", None),
+        *parts,
+    )
+    return Checkpoint(store, fingerprint, operator.log)
+
+
+def forget_progress(operator: VectorizeWriteOperator, context: Context) -> None:
+    """
+    Forget what was kept.
+
+    :param operator: the task.
+    :param context: its context.
+    """
+    store = _store_of(context)
+    if store is not None:
+        from airflow_provider_cfvectorize.client.checkpoint import forget
+
+        forget(store, operator.log)
+
+
+def _store_of(context: Context) -> Any:
+    return context.get("task_state_store")

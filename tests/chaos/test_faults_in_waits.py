@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each fault, on waits in every mode: a wait ends well when it is true, and only then."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_cfvectorize.exceptions import VectorizeWaitTimeout
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor, VectorizeMutationTimeout
+from chaos.chaos import NAMES, PATIENT, POLL_INTERVAL, Clock, run_tries, set_policy, timeout_for
+from harness import INDEX, MODES, Vectorize
+
+Serve = Callable[..., Vectorize]
+
+IDS = [f"v{i}" for i in range(30)]
+KEPT = ["a", "b"]
+#: Both of an operator's own ways to wait, beside the sensor's.
+WAYS = (*MODES, "worker", "deferred")
+LOOKS = ("info", "get_by_ids")
+
+
+def faults_for(kind: str, numbers: str) -> list[str]:
+    match kind:
+        case "latency":
+            return ["latency=0.05"]
+        case "stuck-watermark":
+            return [f"stuck-watermark:info{numbers}"]
+        case "lagging-view":
+            return [f"lagging-view:{endpoint}=0.2" for endpoint in LOOKS]
+        case "429":
+            return [f"429:{endpoint}{numbers}=0" for endpoint in LOOKS]
+        case "hang":
+            return ["hang:info#1" if numbers.startswith("#1-") else f"hang:info{numbers}"]
+        case _:
+            return [f"{kind}:{endpoint}{numbers}" for endpoint in LOOKS]
+
+
+KINDS = (*NAMES, "latency", "stuck-watermark", "lagging-view")
+
+
+def sensor(way: str, receipt: dict[str, Any], seconds: float) -> VectorizeMutationSensor:
+    return VectorizeMutationSensor(
+        task_id="wait",
+        index_name=INDEX,
+        receipt=receipt,
+        poke_interval=POLL_INTERVAL,
+        timeout=seconds,
+        deferrable=way == "deferrable",
+        mode="reschedule" if way == "reschedule" else "poke",
+    )
+
+
+def operator(way: str, seconds: float) -> DeleteVectorsByIdsOperator:
+    return DeleteVectorsByIdsOperator(
+        task_id="delete",
+        index_name=INDEX,
+        ids=IDS,
+        wait_for_completion=True,
+        poll_interval=POLL_INTERVAL,
+        wait_timeout=seconds,
+        deferrable=way == "deferred",
+    )
+
+
+def task(vectorize: Vectorize, way: str, faults: list[str], seconds: float) -> Callable[[], Any]:
+    """Return what makes the task; a sensor's delete is accepted before there are faults."""
+    if way in MODES:
+        receipt = vectorize.delete(IDS)
+        vectorize.server.set_faults(faults)
+        return lambda: sensor(way, receipt, seconds)
+    vectorize.server.set_faults(faults)
+    return lambda: operator(way, seconds)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_wait_goes_on(serve: Serve, monkeypatch: pytest.MonkeyPatch, way: str, kind: str) -> None:
+    set_policy(monkeypatch, PATIENT)
+    faults = faults_for(kind, "#1-2")
+    vectorize = serve(apply_delay=0.2, timeout=timeout_for(faults))
+    vectorize.fill([*IDS, *KEPT])
+    make = task(vectorize, way, faults, 60)
+    vectorize.server.reset_stats()
+    run = run_tries(make)
+    stats = vectorize.server.stats()
+    vectorize.server.set_faults([])
+    assert run.succeeded, run.errors
+    assert vectorize.ids() == set(KEPT)
+    evidence = run.result if way in MODES else run.pushed["evidence"]
+    assert evidence["outcome"] in ("watermark", "read_back")
+    # An operator's question about witnesses that is not answered with JSON is not asked again.
+    witnesses = 0 if kind == "truncated" and way not in MODES else 5
+    assert (evidence["still_visible"], evidence["witnesses_checked"]) == ([], witnesses)
+    # One look an interval, of one request and another for the witnesses; the others are the write's.
+    assert stats["info"] <= run.seconds / POLL_INTERVAL + 2
+    assert stats["get_by_ids"] <= stats["info"] + 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_no_success_before_it_is_true(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, way: str, kind: str
+) -> None:
+    set_policy(monkeypatch, PATIENT)
+    clock = Clock()
+    faults = faults_for(kind, "@0.5")
+    vectorize = serve(apply_delay=0.05, clock=clock, timeout=timeout_for(faults))
+    vectorize.fill([*IDS, *KEPT])
+    # Another's mutation is applied, at the very time at which ours is accepted; nothing after that is.
+    vectorize.settle()
+    clock.stop()
+    run = run_tries(task(vectorize, way, faults, 0.5))
+    vectorize.server.set_faults([])
+    assert vectorize.ids() == {*IDS, *KEPT}
+    (error,) = run.errors
+    assert isinstance(error, VectorizeMutationTimeout if way in MODES else VectorizeWaitTimeout)
+    assert run.result is None
+    assert "evidence" not in run.pushed
+    # What was seen, or why nothing was.
+    assert re.search("5 of 5 witnesses can still be read|The last look failed: ", str(error)), error
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("way", WAYS)
+def test_the_error_of_a_wait_names_the_fault(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, way: str, kind: str
+) -> None:
+    set_policy(monkeypatch, PATIENT)
+    vectorize = serve(apply_delay=0, timeout=0.3 if kind == "hang" else None)
+    vectorize.fill([*IDS, *KEPT])
+    # From the first look on; the write's own questions are answered.
+    run = run_tries(task(vectorize, way, [f"{kind}:info"], 0.3))
+    (error,) = run.errors
+    assert isinstance(error, VectorizeMutationTimeout if way in MODES else VectorizeWaitTimeout)
+    assert re.search(f"The last look failed: .*{NAMES[kind]}", str(error)), error
+    assert "evidence" not in run.pushed

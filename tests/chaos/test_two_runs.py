@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two runs on the same index at once, with faults and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaos.chaos import OTHERS, PATIENT, UPSERT_SIZE, WAIT, Delete, Run, Store, Upsert, run_tries, set_policy
+from harness import INDEX, Vectorize
+
+Serve = Callable[..., Vectorize]
+
+FAULTS = {"none": [], "some": ["503@0.1", "reset-after@0.1", "429@0.05=0", "stuck-watermark@0.3"]}
+
+
+def run_both(one: Callable[[], Any], other: Callable[[], Any]) -> list[Run]:
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(run_tries, make, 1, Store()) for make in (one, other)]
+        return [run.result() for run in runs]
+
+
+def check_evidence(run: Run, count: int, batches: int) -> None:
+    assert run.succeeded, run.errors
+    receipt, evidence = run.pushed["receipt"], run.pushed["evidence"]
+    assert (receipt["count"], receipt["batches"]) == (count, batches)
+    assert run.result == receipt["mutation_id"] == evidence["mutation_id"]
+    assert evidence["outcome"] in ("watermark", "read_back")
+    assert evidence["still_visible"] == []
+    assert evidence["witnesses_checked"] == 5
+
+
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS.keys())
+def test_two_deletes_of_overlapping_ids(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faults: list[str]
+) -> None:
+    set_policy(monkeypatch, PATIENT)
+    vectorize = serve(apply_delay=1)
+    job = Delete(vectorize, tmp_path)
+    vectorize.server.set_faults(faults, fault_seed=5)
+    halves = [list(job.ids[:3500]), list(job.ids[1500:])]
+    runs = run_both(*[lambda ids=ids: job.make(ids=ids, **WAIT) for ids in halves])
+    vectorize.server.set_faults([])
+    for run in runs:
+        check_evidence(run, 3500, 35)
+    # Of ids that both delete, the other's delete is proof as well; and both are applied.
+    vectorize.settle()
+    job.check_done()
+
+
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS.keys())
+def test_a_delete_beside_an_upsert_of_other_ids(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faults: list[str]
+) -> None:
+    set_policy(monkeypatch, PATIENT)
+    vectorize = serve(apply_delay=0.3)
+    upsert = Upsert(vectorize, tmp_path)
+    doomed = [f"doomed-{i:04}" for i in range(3000)]
+    vectorize.fill(doomed)
+    vectorize.server.set_faults(faults, fault_seed=5)
+    delete = Delete.make
+    runs = run_both(
+        lambda: delete(upsert, ids=doomed, **WAIT),  # type: ignore[arg-type]
+        lambda: upsert.make(**WAIT),
+    )
+    vectorize.server.set_faults([])
+    # At once: both have ended, so both are applied.
+    upsert.check_done()
+    check_evidence(runs[0], 3000, 30)
+    check_evidence(runs[1], len(upsert.ids), len(upsert.ids) // UPSERT_SIZE)
+    assert not vectorize.client.get_by_ids(INDEX, doomed[:20])
+    assert vectorize.ids() >= OTHERS

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Retries of real tasks: on Airflow 3.3 they go on, before that they send everything again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow import __version__ as airflow_version
+
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.operators.vectors import (
+    DeleteVectorsByIdsOperator,
+    ReconcileVectorsOperator,
+    UpsertVectorsOperator,
+)
+from client.servers import Reply, Request, refused
+from dags.running import Run, make_dag, query, run_dag
+from harness import INDEX, Vectorize
+from operators.relay import Relay
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+
+#: Whether there is a place for progress.
+KEEPS = tuple(int(part) for part in airflow_version.split(".")[:2]) >= (3, 3)
+IDS = [f"v{i:04}" for i in range(1000)]
+
+
+class Breaking:
+    """Lets so many requests for a route through, refuses the next one, and lets all after it through."""
+
+    def __init__(self, action: str, after: int) -> None:
+        self.action = action
+        self.after = after
+        self.sent = 0
+
+    def __call__(self, route: str, request: Request) -> Reply | str | None:
+        if not route.partition("?")[0].endswith(self.action):
+            return None
+        self.sent += 1
+        return refused(400, 40000) if self.sent == self.after + 1 else None
+
+
+@pytest.fixture
+def slow_index() -> Iterator[tuple[Vectorize, Relay]]:
+    with LocalVectorize(apply_delay=0.05) as server:
+        index = Vectorize(server)
+        index.fill(IDS)
+        relay = Relay(server)
+        yield index, relay
+        relay.close()
+
+
+@pytest.fixture
+def connect(slow_index: tuple[Vectorize, Relay], monkeypatch: pytest.MonkeyPatch) -> tuple[Vectorize, Relay]:
+    monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", slow_index[1].connection)
+    return slow_index
+
+
+def run(dag_id: str, make: Any, **kwargs: Any) -> Run:
+    with make_dag(dag_id) as dag:
+        make(
+            task_id="write",
+            index_name=INDEX,
+            retries=2,
+            retry_delay=timedelta(0),
+            wait_for_completion=True,
+            poll_interval=0.05,
+            **kwargs,
+        )
+    return run_dag(dag)
+
+
+def states_kept(dag_id: str) -> int:
+    if not KEEPS:
+        return 0
+    ((count,),) = query("SELECT count(*) FROM task_state_store WHERE dag_id=?", (dag_id,))
+    return int(count)
+
+
+def test_a_delete_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
+    index, relay = connect
+    relay.meddle = breaking = Breaking("/delete_by_ids", 6)
+    done = run("durable_delete", DeleteVectorsByIdsOperator, ids=IDS, concurrency=1)
+    assert done.states == {"write": "success"}
+    assert done.tries("write") == 2
+    assert index.ids() == set()
+    # Six, one that is refused, and the rest.
+    assert breaking.sent == (6 + 1 + 4 if KEEPS else 6 + 1 + 10)
+    assert done.pull("write", "receipt")["count"] == 1000
+    assert done.pull("write", "evidence")["outcome"] == "watermark"
+    assert states_kept("durable_delete") == 0
+
+
+def test_without_durable_everything_is_sent_again(connect: tuple[Vectorize, Relay]) -> None:
+    _, relay = connect
+    relay.meddle = breaking = Breaking("/delete_by_ids", 6)
+    done = run("not_durable", DeleteVectorsByIdsOperator, ids=IDS, concurrency=1, durable=False)
+    assert done.states == {"write": "success"}
+    assert breaking.sent == 6 + 1 + 10
+
+
+def test_a_wait_that_fails_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
+    index, relay = connect
+    # Refused as the wait asks for the first time, which ends it.
+    asked: list[str] = []
+
+    def meddle(route: str, request: Request) -> Reply | str | None:
+        if not route.endswith(("/info", "/delete_by_ids")):
+            return None
+        asked.append(route.rpartition("/")[2])
+        return refused(403, 10000) if asked.count("info") == 1 and asked[-1] == "info" else None
+
+    relay.meddle = meddle
+    done = run("durable_wait", DeleteVectorsByIdsOperator, ids=IDS)
+    assert done.states == {"write": "success"}
+    assert done.tries("write") == 2
+    assert asked.count("delete_by_ids") == (10 if KEEPS else 20)
+    assert index.ids() == set()
+
+
+def test_an_upsert_is_gone_on_with(connect: tuple[Vectorize, Relay], tmp_path: Path) -> None:
+    index, relay = connect
+    path = tmp_path / "vectors.ndjson"
+    with path.open("w") as file:
+        for i in range(12_000):
+            file.write(json.dumps({"id": f"new-{i}", "values": [0.25] * 32}) + "\n")
+    relay.meddle = breaking = Breaking("/upsert", 2)
+    done = run("durable_upsert", UpsertVectorsOperator, vectors_path=str(path))
+    assert done.states == {"write": "success"}
+    assert breaking.sent == (2 + 1 + 1 if KEEPS else 2 + 1 + 3)
+    assert done.pull("write", "report") == {"vectors": 12_000, "requests": 3, "discarded": 0}
+    assert index.ids() == set(IDS) | {f"new-{i}" for i in range(12_000)}
+    assert states_kept("durable_upsert") == 0
+
+
+def test_a_file_that_changed_is_sent_as_it_is(connect: tuple[Vectorize, Relay], tmp_path: Path) -> None:
+    index, relay = connect
+    path = tmp_path / "vectors.ndjson"
+
+    def write(value: float) -> None:
+        with path.open("w") as file:
+            for i in range(12_000):
+                file.write(json.dumps({"id": f"new-{i}", "values": [value] * 32}) + "\n")
+
+    write(0.25)
+    breaking = Breaking("/upsert", 2)
+
+    def meddle(route: str, request: Request) -> Reply | str | None:
+        reply = breaking(route, request)
+        if reply is not None:
+            write(0.75)
+        return reply
+
+    relay.meddle = meddle
+    assert run("changed_upsert", UpsertVectorsOperator, vectors_path=str(path)).states == {"write": "success"}
+    assert breaking.sent == 2 + 1 + 3
+    ((first,), (last,)) = (
+        [vector["values"][0] for vector in index.client.get_by_ids(INDEX, [id_])]
+        for id_ in ("new-0", "new-11999")
+    )
+    assert (first, last) == (0.75, 0.75)
+
+
+def test_a_reconcile_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
+    index, relay = connect
+    relay.meddle = breaking = Breaking("/delete_by_ids", 6)
+    done = run(
+        "durable_reconcile",
+        ReconcileVectorsOperator,
+        ids=IDS[:100],
+        max_delete_fraction=1,
+        concurrency=1,
+    )
+    assert done.states == {"write": "success"}
+    assert index.ids() == set(IDS[:100])
+    # What is listed again is what is not applied yet of what was accepted.
+    assert 9 + 1 <= breaking.sent <= 6 + 1 + 9
+    assert states_kept("durable_reconcile") == 0
+
+
+def test_an_index_that_was_created_anew_is_begun_afresh(connect: tuple[Vectorize, Relay]) -> None:
+    index, relay = connect
+    breaking = Breaking("/delete_by_ids", 6)
+
+    def meddle(route: str, request: Request) -> Reply | str | None:
+        reply = breaking(route, request)
+        if reply is not None:
+            index.client.delete_index(INDEX)
+            index.client.create_index(INDEX, dimensions=32, metric="cosine")
+            index.fill(IDS)
+        return reply
+
+    relay.meddle = meddle
+    done = run("anew", DeleteVectorsByIdsOperator, ids=IDS, concurrency=1)
+    assert done.states == {"write": "success"}
+    assert breaking.sent == 6 + 1 + 10
+    assert index.ids() == set()
