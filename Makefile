@@ -9,7 +9,7 @@ BIN2 := $(VENV2)/bin
 # Two processes: the tests wait more than they compute.
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help demo test test-2 ui lint wheel constraints clean
+.PHONY: help demo test test-2 ui lint wheel bench bench-brief constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -34,6 +34,12 @@ lint: $(VENV)/.ready ## Check style and types
 
 wheel: $(VENV)/.ready ## Build wheel and sdist, and try the wheel in a clean environment
 	$(BIN)/python scripts/check_wheel.py
+
+bench: $(VENV)/.ready ## Run the benchmarks in full: most of an hour, on a machine that does nothing else
+	$(BIN)/python benchmarks/run_all.py --results build/bench
+
+bench-brief: $(VENV)/.ready ## Run the benchmarks briefly: that they work, not how fast anything is
+	$(BIN)/python benchmarks/run_all.py --brief --results build/bench-brief
 
 constraints: ## Pin anew what is tested, from the newest releases that fit
 	$(PYTHON) scripts/pin.py

@@ -231,7 +231,13 @@ def airflow_home() -> Iterator[Path]:
         yield home
 
 
-def run_python(*words: str, env: Mapping[str, str], core: int | None = None, timeout: float = 1800) -> Any:
+def run_python(
+    *words: str,
+    env: Mapping[str, str],
+    core: int | None = None,
+    timeout: float = 1800,
+    python: str = sys.executable,
+) -> Any:
     """
     Run a Python process and return the JSON of the last line that it prints.
 
@@ -239,9 +245,10 @@ def run_python(*words: str, env: Mapping[str, str], core: int | None = None, tim
     :param env: its environment.
     :param core: the one core it may use, None for any.
     :param timeout: seconds it may take.
+    :param python: the interpreter.
     """
     done = subprocess.run(
-        [sys.executable, *words],
+        [python, *words],
         env=dict(env),
         capture_output=True,
         text=True,

@@ -155,6 +155,11 @@ class Stage:
             mine = [id_ for id_, where in waits if where == name]
             client.upsert(name, [{"id": id_, "values": [0.5] * 32} for id_ in mine])
         self.clock.ahead += 3600
+        # The server applies at once whatever has come when it applies: nothing else may have.
+        for name in names:
+            self.wait_until(lambda name=name: client.info(name)["vectorCount"] > 0, 60, f"{name} was filled")
+        # Else the fill's watermark were as young as the deletes, and each look would read their witnesses.
+        self.clock.ahead += 60
         receipts = []
         for id_, name in waits:
             mutation = client.delete_by_ids(name, [id_])
@@ -206,7 +211,7 @@ class Stage:
                 raise SystemExit(f"the triggerer ended:\n{self.output.read_text()[-3000:]}")
             if time.monotonic() > deadline:
                 raise SystemExit(f"waited in vain until {what}:\n{self.output.read_text()[-3000:]}")
-            time.sleep(1)
+            time.sleep(0.5)
 
     def are_all_running(self) -> bool:
         """Say whether each wait has taken part in a poll: its own log says then what was seen."""
@@ -275,6 +280,7 @@ def measure(case: Case, interval: float, report: Report, template: Path) -> None
         }
         lags = {name: stage.lags(*times) for name, times in phases.items()}
         lags["all"] = sorted(lag for some in lags.values() for lag in some)
+        waiting = sorted(lag for name in ("polling", "ending") for lag in lags.get(name, []))
         seconds = polled - polling
         # An interval is stretched by up to a tenth at random.
         mean_interval = interval * (1 + JITTER / 2)
@@ -307,7 +313,7 @@ def measure(case: Case, interval: float, report: Report, template: Path) -> None
                     most=1.05,
                 ),
                 Goal(f"{case.name}: other requests in all", others, most=case.waits + 10),
-                Goal(f"{case.name}: p99 of the loop's lag, ms", quantile(lags["all"], 0.99), most=MAX_LAG_MS),
+                Goal(f"{case.name}: p99 of the loop's lag, ms", quantile(waiting, 0.99), most=MAX_LAG_MS),
             ]
 
 
@@ -346,7 +352,8 @@ def main() -> None:
     report.notes += [
         f"every wait polls each {interval:g} s; {INTERVALS} intervals were counted",
         "polls: GET info, with the 5 % by which they are stretched; others: read-backs of witnesses",
-        "lag: by how much a sleep of 10 ms on the triggerer's loop was longer",
+        "lag: by how much a sleep of 10 ms on the triggerer's loop was longer; the goal is for polling and",
+        "ending, since starting is Airflow's work, as the triggers that only sleep show",
     ]
     finish(report, options)
 

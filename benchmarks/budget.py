@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Keeping within the account's request budget, in real time.
+
+``vectorize-local`` allows 120 requests in 3 s, in fixed windows, tells what is left in whole seconds, and
+blocks everything for a window after one request too many. Deletes are sent by one process and by four, alone
+and beside a foreign client that sends at half the limit and heeds nothing. No request may be refused, and all
+of the budget that is not reserved is to be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from measuring import Goal, Report, arguments, environment, finish, say, server
+
+ACCOUNT = "10ca10ca10ca10ca10ca10ca10ca10ca"
+TOKEN = "the-benchmarks-own"  # noqa: S105
+REQUESTS, SECONDS = 120, 3
+LATENCY = 0.02
+RESERVE = 0.2
+BATCH = 100
+LEAST_USED = 0.95
+
+
+def serve() -> None:
+    """Serve until the process ends."""
+    from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
+
+    # The command has no option for how windows begin.
+    with LocalVectorize(
+        account_id=ACCOUNT,
+        api_token=TOKEN,
+        latency=LATENCY,
+        rate_limit=(REQUESTS, SECONDS),
+        behaviour=Behaviour(rate_limit_window="fixed"),
+    ) as running:
+        print(f"listening on {running.base_url}", flush=True)
+        threading.Event().wait()
+
+
+def send(base_url: str, name: str, requests: int) -> None:
+    """Delete ids as a task does, and print when that began and ended."""
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.client.deletion import delete_ids
+    from airflow_provider_cfvectorize.client.ids import IdList
+
+    client = VectorizeClient(ACCOUNT, api_token=TOKEN, base_url=base_url, rate_reserve=RESERVE)
+    ids = [f"{name}-{number}" for number in range(requests * BATCH)]
+    began = time.time()
+    delete_ids(client, "docs", IdList(ids), witnesses=False)
+    print(json.dumps({"began": began, "ended": time.time()}))
+    client.close()
+
+
+class Foreigner:
+    """A client that is not ours: a request at fixed times, whatever the answers say."""
+
+    def __init__(self, base_url: str) -> None:
+        self._url = f"{base_url}/accounts/{ACCOUNT}/vectorize/v2/indexes/docs/info"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.sent = 0
+        self.refused = 0
+
+    def start(self) -> None:
+        """Start sending."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop sending."""
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        import requests
+
+        session = requests.Session()
+        session.headers["Authorization"] = f"Bearer {TOKEN}"
+        due = time.monotonic()
+        while not self._over.wait(max(0.0, due - time.monotonic())):
+            self.sent += 1
+            self.refused += session.get(self._url, timeout=30).status_code == 429
+            # Late ones are not made up for: a burst is another client than one that is steady.
+            due = max(due + 2 * SECONDS / REQUESTS, time.monotonic())
+
+
+def measure(report: Report, processes: int, foreign: bool, requests: int) -> None:
+    """Add the row and the goals of one case."""
+    import requests as bare
+
+    with server(__file__, "--serve") as base_url:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        config = {"name": "docs", "config": {"dimensions": 32, "metric": "cosine"}}
+        indexes = f"{base_url}/accounts/{ACCOUNT}/vectorize/v2/indexes"
+        bare.post(indexes, json=config, headers=headers, timeout=30).raise_for_status()
+        foreigner = Foreigner(base_url)
+        if foreign:
+            foreigner.start()
+        clients = [
+            subprocess.Popen(
+                [sys.executable, __file__, "--send", base_url, f"p{number}", str(requests // processes)],
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(processes)
+        ]
+        outputs = [client.communicate() for client in clients]
+        if foreign:
+            foreigner.stop()
+        for client, output in zip(clients, outputs, strict=True):
+            if client.returncode:
+                raise SystemExit(f"a client failed:\n{output[1][-3000:]}")
+        times = [json.loads(output[0].splitlines()[-1]) for output in outputs]
+        began, ended = min(one["began"] for one in times), max(one["ended"] for one in times)
+        root = base_url.split("/client/")[0]
+        windows: list[dict[str, Any]] = bare.get(
+            f"{root}/_local/rate-limit", headers=headers, timeout=30
+        ).json()["result"]
+    # Of the first and the last window, only a part was worked in.
+    whole = [one for one in windows if began <= one["begin"] and one["end"] <= ended]
+    accepted = sum(one["accepted"] for one in whole)
+    refused = sum(one["refused"] for one in windows)
+    allowed = (1 - RESERVE) * REQUESTS * len(whole)
+    used = accepted / allowed if whole else 0.0
+    name = f"{processes} process{'es' if processes > 1 else ''}{', a foreign client' if foreign else ''}"
+    say(f"  {name}: {ended - began:.0f} s, {[one['accepted'] for one in windows]}")
+    report.rows.append(
+        [
+            name,
+            requests,
+            ended - began,
+            len(whole),
+            accepted / len(whole) if whole else 0.0,
+            min((one["accepted"] for one in whole), default=0),
+            max((one["accepted"] for one in whole), default=0),
+            foreigner.sent,
+            used,
+            refused,
+        ]
+    )
+    report.samples[name] = windows
+    report.goals.append(Goal(f"{name}: requests refused (429)", refused, most=0))
+    report.goals.append(Goal(f"{name}: share used of what is not reserved", used, least=LEAST_USED))
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = arguments(__doc__)
+    parser.add_argument("--send", nargs=3, metavar=("BASE_URL", "NAME", "REQUESTS"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve()
+        return
+    if options.send:
+        send(options.send[0], options.send[1], int(options.send[2]))
+        return
+    report = Report(
+        "budget",
+        options.brief,
+        [
+            *("clients", "requests", "s", "whole windows", "accepted a window", "least", "most"),
+            *("foreign", "of what is not reserved", "refused"),
+        ],
+    )
+    cases = [(1, False), (4, False), (1, True), (4, True)]
+    for processes, foreign in [(4, True)] if options.brief else cases:
+        # The foreign client takes half of the limit, so that fewer fill as many windows beside it.
+        requests = 1000 if foreign else 1200
+        measure(report, processes, foreign, 160 if options.brief else requests)
+    report.notes += [
+        f"{REQUESTS} requests in {SECONDS} s, fixed; {LATENCY * 1000:g} ms of latency; {RESERVE:g} reserved",
+        "accepted: of all clients, in the whole windows between the first and the last",
+    ]
+    finish(report, options)
+
+
+if __name__ == "__main__":
+    main()
