@@ -10,7 +10,7 @@ BIN2 := $(VENV2)/bin
 # Two processes: the tests wait more than they compute.
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help demo test test-2 ui scale-out bench bench-brief lint wheel constraints clean
+.PHONY: help demo test test-2 ui lint wheel bench bench-brief constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -37,16 +37,11 @@ lint: $(VENV)/.ready ## Check style and types
 wheel: $(VENV)/.ready ## Build wheel and sdist, and try the wheel in a clean environment
 	$(BIN)/python scripts/check_wheel.py
 
-scale-out: $(VENV_SCALE)/.ready ## Delete 50,000 ids on Celery workers, one of which is killed (needs Redis, PostgreSQL)
-	$(VENV_SCALE)/bin/python scripts/scale_out.py
+bench: $(VENV)/.ready ## Run the benchmarks in full: most of an hour, on a machine that does nothing else
+	$(BIN)/python benchmarks/run_all.py --results build/bench
 
-BENCHMARKS := local_server throughput budget memory triggerer imports
-
-bench: $(VENV)/.ready ## Run the benchmarks, half an hour; results as JSON in .bench (wants a quiet machine)
-	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --json .bench/$$name.json; done
-
-bench-brief: $(VENV)/.ready ## Run each benchmark briefly, which shows that it works and measures little
-	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --brief; done
+bench-brief: $(VENV)/.ready ## Run the benchmarks briefly: that they work, not how fast anything is
+	$(BIN)/python benchmarks/run_all.py --brief --results build/bench-brief
 
 constraints: ## Pin anew what is tested, from the newest releases that fit
 	$(PYTHON) scripts/pin.py
