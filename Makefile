@@ -10,7 +10,7 @@ BIN2 := $(VENV2)/bin
 # Two processes: the tests wait more than they compute.
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help demo test test-2 ui lint wheel bench bench-brief constraints clean
+.PHONY: help demo test test-2 ui scale-out lint wheel bench bench-brief constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -47,7 +47,7 @@ constraints: ## Pin anew what is tested, from the newest releases that fit
 	$(PYTHON) scripts/pin.py
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV2) $(VENV_SCALE) dist build .demo .ui .scale .bench .venv-imports .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV2) $(VENV_SCALE) dist build .demo .ui .scale .venv-imports .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Set up again when the dependencies change, and not otherwise.
 $(VENV)/.ready: pyproject.toml constraints/airflow-3.3.txt
