@@ -43,6 +43,9 @@ bench: $(VENV)/.ready ## Run the benchmarks in full: most of an hour, on a machi
 bench-brief: $(VENV)/.ready ## Run the benchmarks briefly: that they work, not how fast anything is
 	$(BIN)/python benchmarks/run_all.py --brief --results build/bench-brief
 
+scale-out: $(VENV_SCALE)/.ready ## Delete 50,000 ids on Celery workers, one of which is killed (needs Redis, PostgreSQL)
+	$(VENV_SCALE)/bin/python scripts/scale_out.py
+
 constraints: ## Pin anew what is tested, from the newest releases that fit
 	$(PYTHON) scripts/pin.py
 
