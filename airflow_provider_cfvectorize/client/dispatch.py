@@ -74,7 +74,7 @@ class Progress:
         self.done += items
         self.batches_done += 1
         now = time.monotonic()
-        if now - self._last < self._every or self.done >= self._count:
+        if now - self._last < self._every or not 0 < self.done < self._count:
             return
         self._last = now
         rate = self.done / (now - self._started)

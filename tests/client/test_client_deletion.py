@@ -313,6 +313,19 @@ def test_progress_is_told_now_and_then(
     ]
 
 
+def test_there_is_no_rate_before_the_first_item(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A page of a listing may be empty, and may have taken minutes.
+    caplog.set_level(logging.INFO)
+    now = [50.0]
+    monkeypatch.setattr(dispatch.time, "monotonic", lambda: now[0])
+    progress = Progress(log, "listing", count=400, batches=4)
+    now[0] += 60
+    progress.add(0)
+    assert caplog.records == []
+
+
 def test_read_back_all(
     serve: Serve, connect: Connect, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
