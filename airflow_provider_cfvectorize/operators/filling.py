@@ -86,24 +86,19 @@ class _FillOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.client.writing import fill
 
         self._check_options()
-        client = self.make_client(max_connections=1)
-        try:
-            with ExitStack() as stack:
-                vectors, name = self._source(stack)
-                receipt, written = fill(
-                    client,
-                    self.route,
-                    self.index_name,
-                    vectors,
-                    unparsable_behavior=self.on_unparsable,
-                    name=name,
-                    witnesses=self.verify != "none",
-                    stopped=self.is_killed,
-                    log=self.log,
-                )
-        finally:
-            client.session.stop()
-            client.close()
+        with self.open_client(max_connections=1) as client, ExitStack() as stack:
+            vectors, name = self._source(stack)
+            receipt, written = fill(
+                client,
+                self.route,
+                self.index_name,
+                vectors,
+                unparsable_behavior=self.on_unparsable,
+                name=name,
+                witnesses=self.verify != "none",
+                stopped=self.is_killed,
+                log=self.log,
+            )
         report = {key: written[key] for key in ("vectors", "requests", "discarded")}
         self.push(context, "report", report)
         if receipt.mutation_id is None:
@@ -130,9 +125,6 @@ class _FillOperator(VectorizeWriteOperator):
         report_evidence(evidence, self.log, require_equal=self.require_equal)
 
     def _check_options(self) -> None:
-        from airflow_provider_cfvectorize.client.addresses import check_path_name
-
-        check_path_name(self.index_name)
         if self.on_unparsable not in ("error", "discard"):
             raise VectorizeInputError(
                 f"on_unparsable is {show(self.on_unparsable)}, expected 'error' or 'discard'"

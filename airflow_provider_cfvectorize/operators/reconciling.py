@@ -172,22 +172,17 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.client.reconciliation import Comparison
 
         self._check_options()
-        client = self.make_client(max_connections=self.concurrency)
-        try:
-            with Comparison(self.id_prefix) as comparison:
-                self._compare(client, comparison)
-                receipt = self._act(context, client, comparison)
-        finally:
-            # Also wakes threads that wait to send, when Airflow ends the task from a signal handler.
-            client.session.stop()
-            client.close()
+        with (
+            self.open_client(max_connections=self.concurrency) as client,
+            Comparison(self.id_prefix) as comparison,
+        ):
+            self._compare(client, comparison)
+            receipt = self._act(context, client, comparison)
         return None if self.is_dry_run else self.hand_on(context, receipt)
 
     def _check_options(self) -> None:
-        from airflow_provider_cfvectorize.client.addresses import check_path_name
         from airflow_provider_cfvectorize.client.reconciliation import check_prefix
 
-        check_path_name(self.index_name)
         if self.id_prefix is None and is_given(self, "id_prefix", self._given_prefix):
             raise VectorizeInputError(
                 "id_prefix was given and became None: a template or an upstream task gave nothing, and the "
