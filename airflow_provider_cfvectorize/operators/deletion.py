@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
@@ -191,8 +190,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         return {**evidence, **found}
 
     def _check_options(self) -> None:
-        if self.verify not in ("sample", "all", "none"):
-            raise VectorizeInputError(f"verify is {show(self.verify)}, expected 'sample', 'all' or 'none'")
+        self.check_choice("verify", "sample", "all", "none")
         if self.verify == "all" and not (self.wait_for_completion or self.is_dry_run):
             raise VectorizeInputError(
                 "verify='all' reads every id back when the delete is applied: set wait_for_completion=True"

@@ -125,12 +125,8 @@ class _FillOperator(VectorizeWriteOperator):
         report_evidence(evidence, self.log, require_equal=self.require_equal)
 
     def _check_options(self) -> None:
-        if self.on_unparsable not in ("error", "discard"):
-            raise VectorizeInputError(
-                f"on_unparsable is {show(self.on_unparsable)}, expected 'error' or 'discard'"
-            )
-        if self.verify not in ("sample", "none"):
-            raise VectorizeInputError(f"verify is {show(self.verify)}, expected 'sample' or 'none'")
+        self.check_choice("on_unparsable", "error", "discard")
+        self.check_choice("verify", "sample", "none")
         if self.require_equal and (self.verify == "none" or not self.wait_for_completion):
             raise VectorizeInputError(
                 "require_equal compares what was written with what can be read when the wait ends: it needs "

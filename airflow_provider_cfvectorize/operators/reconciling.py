@@ -189,8 +189,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
                 "task will not take that for the whole index"
             )
         check_prefix(self.id_prefix)
-        if self.verify not in ("sample", "none"):
-            raise VectorizeInputError(f"verify is {show(self.verify)}, expected 'sample' or 'none'")
+        self.check_choice("verify", "sample", "none")
         self.check_number("max_delete_fraction", 0)
         if self.max_delete_fraction > 1:
             raise VectorizeInputError(
