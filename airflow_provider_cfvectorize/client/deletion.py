@@ -22,7 +22,7 @@ from airflow_provider_cfvectorize.client.dispatch import (
     check_concurrency,
 )
 from airflow_provider_cfvectorize.client.ids import IdList, IdSource, sha256_of_sorted, spread
-from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt, parse_time
+from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.waiting import ends_a_wait
 from airflow_provider_cfvectorize.exceptions import (
@@ -178,11 +178,10 @@ def delete_ids(
         ) from None
     if dispatcher.failed:
         raise _batch_error(dispatcher.failed, progress.done, ids.count, ids.count - dispatcher.sent)
-    return Receipt(
-        last[0]["mutationId"],
+    return Receipt.of(
+        last[0],
         index_name,
         client.account_id,
-        accepted_at=parse_time(last[0]["acceptedAt"]),
         count=ids.count,
         batches=ids.batches,
         witness_ids=witness_ids[:MAX_WITNESSES],
