@@ -21,7 +21,7 @@ from airflow_provider_cfvectorize.client.dispatch import (
     batch_error,
     check_concurrency,
 )
-from airflow_provider_cfvectorize.client.ids import IdList, IdSource, sha256_of_sorted, spread
+from airflow_provider_cfvectorize.client.ids import IdList, IdSource, in_reads, sha256_of_sorted, spread
 from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.waiting import ends_a_wait
@@ -268,7 +268,7 @@ def _read_back(
 ) -> list[str]:
     visible: set[str] = set()
 
-    def done(batch: list[str], found: list[str]) -> None:
+    def done(batch: Sequence[str], found: list[str]) -> None:
         progress.add(len(batch))
         visible.update(found)
 
@@ -279,11 +279,7 @@ def _read_back(
         stopped=stopped,
     )
     try:
-        dispatcher.run(
-            batch[start : start + limits.MAX_GET_IDS]
-            for batch in ids
-            for start in range(0, len(batch), limits.MAX_GET_IDS)
-        )
+        dispatcher.run(in_reads(ids))
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
