@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -20,6 +21,7 @@ from airflow_provider_cfvectorize.client.dispatch import (
     attend,
     batch_error,
     check_concurrency,
+    rest,
 )
 from airflow_provider_cfvectorize.client.ids import IdList, IdSource, in_reads, sha256_of_sorted, spread
 from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt
@@ -240,9 +242,9 @@ def read_back_all(
     deadline = time.monotonic() + patience
     while visible and (left := deadline - time.monotonic()) > 0:
         log.info("verify='all': %d ids can still be read; asking for them again.", len(visible))
-        wake = time.monotonic() + min(left, interval)
-        while (left := wake - time.monotonic()) > 0 and not stopped():
-            time.sleep(min(left, 0.5))
+        # The reading sees that it is told to stop as well, and says how far it came.
+        with suppress(Stopped):
+            rest(min(left, interval), stopped)
         again = IdList(visible)
         progress = Progress(log, "reading back again", count=again.count, batches=again.batches)
         visible = _read_back(

@@ -234,6 +234,21 @@ def attend(work: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
     return result
 
 
+def rest(seconds: float, stopped: Callable[[], bool]) -> None:
+    """
+    Do nothing for some time, and see meanwhile that this thread is told to stop.
+
+    :param seconds: how long.
+    :param stopped: says whether to stop; not asked where there is no time to pass.
+    :raises Stopped: the caller was told to stop.
+    """
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if stopped():
+            raise Stopped
+        time.sleep(min(left, _LOOK_SECONDS))
+
+
 def batch_error(
     cause: VectorizeError, message: str, *, acknowledged: int, failed: int, not_sent: int | None
 ) -> VectorizeBatchError:

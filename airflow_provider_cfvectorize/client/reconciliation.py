@@ -6,12 +6,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.dispatch import Stopped, rest
 from airflow_provider_cfvectorize.client.ids import (
     DIGEST_BYTES,
     SAMPLED_BATCHES,
@@ -37,8 +37,6 @@ CACHE_KIB: Final = 16 * 1024
 SHOWN_OUTSIDE: Final = 5
 
 _NOTHING_DELETED: Final = "nothing was deleted"
-#: Seconds after which a pause looks again whether it is to stop.
-_LOOK_SECONDS: Final = 0.5
 
 
 def check_prefix(prefix: object) -> None:
@@ -296,11 +294,10 @@ def pause(seconds: float, stopped: Callable[[], bool]) -> None:
     :param stopped: says whether to stop.
     :raises VectorizeInterrupted: it was told to stop.
     """
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if stopped():
-            raise VectorizeInterrupted(f"told to stop between two listings: {_NOTHING_DELETED}")
-        time.sleep(min(left, _LOOK_SECONDS))
+    try:
+        rest(seconds, stopped)
+    except Stopped:
+        raise VectorizeInterrupted(f"told to stop between two listings: {_NOTHING_DELETED}") from None
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:
