@@ -383,6 +383,22 @@ def test_reading_back_that_is_told_to_stop(connect: Connect) -> None:
         read_back_all(connect("http://127.0.0.1:9"), "docs", IdList(numbered(5)), stopped=lambda: True)
 
 
+def test_reading_back_again_that_is_told_to_stop(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(VectorizeInterrupted, match=r"0 of 2 ids were read back"):
+        read_back_all(
+            connect(serve(Index({"id-1", "id-2"}))),
+            "docs",
+            IdList(numbered(5)),
+            patience=3600,
+            interval=3600,
+            stopped=lambda: "asking for them again" in caplog.text,
+            log=log,
+        )
+
+
 def test_against_vectorize(index: tuple[VectorizeClient, str]) -> None:
     client, name = index
     ids = numbered(350)
