@@ -7,6 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -22,9 +23,10 @@ from airflow_provider_cfvectorize.client.dispatch import (
     attend,
     batch_error,
     check_concurrency,
+    rest,
 )
-from airflow_provider_cfvectorize.client.ids import IdList, IdSource, sha256_of_sorted, spread
-from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt, parse_time
+from airflow_provider_cfvectorize.client.ids import IdList, IdSource, in_reads, sha256_of_sorted, spread
+from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.waiting import ends_a_wait
 from airflow_provider_cfvectorize.exceptions import (
@@ -221,11 +223,10 @@ def delete_ids(
             checkpoint.flush()
     if dispatcher.failed:
         raise _batch_error(dispatcher.failed, progress.done, ids.count, not_sent())
-    receipt = Receipt(
-        last[0]["mutationId"],
+    receipt = Receipt.of(
+        last[0],
         index_name,
         client.account_id,
-        accepted_at=parse_time(last[0]["acceptedAt"]),
         count=ids.count,
         batches=ids.batches,
         witness_ids=witness_ids[:MAX_WITNESSES],
@@ -324,9 +325,9 @@ def read_back_all(
     deadline = time.monotonic() + patience
     while visible and (left := deadline - time.monotonic()) > 0:
         log.info("verify='all': %d ids can still be read; asking for them again.", len(visible))
-        wake = time.monotonic() + min(left, interval)
-        while (left := wake - time.monotonic()) > 0 and not stopped():
-            time.sleep(min(left, 0.5))
+        # The reading sees that it is told to stop as well, and says how far it came.
+        with suppress(Stopped):
+            rest(min(left, interval), stopped)
         again = IdList(visible)
         progress = Progress(log, "reading back again", count=again.count, batches=again.batches)
         visible = _read_back(
@@ -352,7 +353,7 @@ def _read_back(
 ) -> list[str]:
     visible: set[str] = set()
 
-    def done(batch: list[str], found: list[str]) -> None:
+    def done(batch: Sequence[str], found: list[str]) -> None:
         progress.add(len(batch))
         visible.update(found)
 
@@ -363,11 +364,7 @@ def _read_back(
         stopped=stopped,
     )
     try:
-        dispatcher.run(
-            batch[start : start + limits.MAX_GET_IDS]
-            for batch in ids
-            for start in range(0, len(batch), limits.MAX_GET_IDS)
-        )
+        dispatcher.run(in_reads(ids))
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(

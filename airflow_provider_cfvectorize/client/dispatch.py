@@ -82,7 +82,7 @@ class Progress:
         self.done += items
         self.batches_done += 1
         now = time.monotonic()
-        if now - self._last < self._every or self.done >= self._count:
+        if now - self._last < self._every or not 0 < self.done < self._count:
             return
         self._last = now
         rate = (self.done - self.skipped) / (now - self._started)
@@ -244,6 +244,21 @@ def attend(work: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
     """
     ((_, result),) = in_order(lambda _: work(), [None], concurrency=1, stopped=stopped)
     return result
+
+
+def rest(seconds: float, stopped: Callable[[], bool]) -> None:
+    """
+    Do nothing for some time, and see meanwhile that this thread is told to stop.
+
+    :param seconds: how long.
+    :param stopped: says whether to stop; not asked where there is no time to pass.
+    :raises Stopped: the caller was told to stop.
+    """
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if stopped():
+            raise Stopped
+        time.sleep(min(left, _LOOK_SECONDS))
 
 
 def batch_error(

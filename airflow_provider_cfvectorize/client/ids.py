@@ -112,6 +112,13 @@ class IdList:
         return self._ids[start : start + limits.MAX_DELETE_IDS]
 
 
+def in_reads(batches: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
+    """Cut batches into those of a read, which takes fewer ids than a delete."""
+    for batch in batches:
+        for start in range(0, len(batch), limits.MAX_GET_IDS):
+            yield batch[start : start + limits.MAX_GET_IDS]
+
+
 def digest_of(batch: Sequence[str]) -> bytes:
     """Return a short digest of a batch, by which it is known again."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.answers import NOT_FOUND_CODES
-from airflow_provider_cfvectorize.client.dispatch import Stopped, attend
+from airflow_provider_cfvectorize.client.dispatch import Progress, Stopped, attend
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import VectorPage
 from airflow_provider_cfvectorize.exceptions import (
@@ -47,6 +47,7 @@ def iter_ids(
     prefix: str | None = None,
     page_size: int = limits.MAX_LIST_COUNT,
     stopped: Callable[[], bool] | None = None,
+    log: Any = None,
 ) -> Iterator[str]:
     """
     Iterate over the ids of an index as they were when the first page was read.
@@ -60,6 +61,7 @@ def iter_ids(
     :param page_size: ids a request, 1 to 1,000.
     :param stopped: says whether to stop; asked on the thread that iterates, also while it waits for a page.
         With None, nothing but the pages can end the listing.
+    :param log: where to tell of progress; None tells nobody.
     :raises VectorizeInputError: at once, for what cannot be listed.
     :raises VectorizeListingExpired: while iterating: the service has given the snapshot up.
     :raises VectorizeInterrupted: while iterating: it was told to stop.
@@ -70,15 +72,21 @@ def iter_ids(
         )
     if prefix is not None and not isinstance(prefix, str):
         raise VectorizeInputError(f"prefix is {show(prefix)}, expected a string")
-    return _iterate(client, index_name, prefix or "", page_size, stopped)
+    return _iterate(client, index_name, prefix or "", page_size, stopped, log)
 
 
 def _iterate(
-    client: Lists, index_name: str, prefix: str, page_size: int, stopped: Callable[[], bool] | None
+    client: Lists,
+    index_name: str,
+    prefix: str,
+    page_size: int,
+    stopped: Callable[[], bool] | None,
+    log: Any,
 ) -> Iterator[str]:
     cursor: str | None = None
     count = 0
     total: object = None
+    progress: Progress | None = None
     while True:
         try:
             read = partial(client.list_vectors, index_name, count=page_size, cursor=cursor)
@@ -98,6 +106,10 @@ def _iterate(
         vectors = page["vectors"]
         count += len(vectors)
         total = page.get("totalCount")
+        if cursor is None and log is not None and isinstance(total, int):
+            progress = Progress(log, f"listing {index_name}", count=total, batches=-(-total // page_size))
+        if progress is not None:
+            progress.add(len(vectors))
         for vector in vectors:
             if vector["id"].startswith(prefix):
                 yield vector["id"]

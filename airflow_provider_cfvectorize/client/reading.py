@@ -10,7 +10,7 @@ from typing import Any
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Progress, Stopped, in_order
-from airflow_provider_cfvectorize.client.ids import IdSource
+from airflow_provider_cfvectorize.client.ids import IdSource, in_reads
 from airflow_provider_cfvectorize.client.types import Vector
 from airflow_provider_cfvectorize.exceptions import VectorizeInterrupted
 
@@ -43,7 +43,7 @@ def iter_vectors(
     progress = Progress(log, "reading", count=ids.count, batches=-(-ids.count // limits.MAX_GET_IDS))
     answers = in_order(
         lambda batch: client.get_by_ids(index_name, batch),
-        _requests(ids),
+        in_reads(ids),
         concurrency=concurrency,
         stopped=stopped,
     )
@@ -81,9 +81,3 @@ def read_vectors(
     """
     every = iter_vectors(client, index_name, ids, concurrency=concurrency, stopped=stopped)
     return [vector for _, vector in every if vector is not None]
-
-
-def _requests(ids: IdSource) -> Iterator[list[str]]:
-    for batch in ids:
-        for start in range(0, len(batch), limits.MAX_GET_IDS):
-            yield batch[start : start + limits.MAX_GET_IDS]

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeGuard
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.ids import problem_with_id
 from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.types import Mutation, Written
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
@@ -91,6 +92,40 @@ class Receipt:
         if self.witness_vectors:
             receipt["witness_vectors"] = [witness.as_dict() for witness in self.witness_vectors]
         return receipt
+
+    @classmethod
+    def of(
+        cls,
+        mutation: Mutation | Written,
+        index_name: str,
+        account_id: str,
+        *,
+        count: int,
+        batches: int,
+        witness_ids: tuple[str, ...] = (),
+        witness_vectors: tuple[WitnessVector, ...] = (),
+    ) -> Receipt:
+        """
+        Return the receipt of a write.
+
+        :param mutation: the last mutation, as the client returns it.
+        :param index_name: the index.
+        :param account_id: the account.
+        :param count: number of ids sent.
+        :param batches: number of requests they were sent in.
+        :param witness_ids: the witnesses of a delete.
+        :param witness_vectors: the witnesses of an insert or upsert.
+        """
+        return cls(
+            mutation["mutationId"],
+            index_name,
+            account_id,
+            accepted_at=parse_time(mutation["acceptedAt"]),
+            count=count,
+            batches=batches,
+            witness_ids=witness_ids,
+            witness_vectors=witness_vectors,
+        )
 
     @classmethod
     def of_bare_id(cls, mutation_id: object) -> Receipt:

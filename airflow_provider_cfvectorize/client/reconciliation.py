@@ -6,13 +6,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Progress, Stopped
+from airflow_provider_cfvectorize.client.dispatch import Stopped, rest
 from airflow_provider_cfvectorize.client.ids import (
     DIGEST_BYTES,
     SAMPLED_BATCHES,
@@ -23,7 +22,6 @@ from airflow_provider_cfvectorize.client.ids import (
 )
 from airflow_provider_cfvectorize.client.listing import iter_ids, repeat_listing
 from airflow_provider_cfvectorize.client.text import show
-from airflow_provider_cfvectorize.client.types import VectorPage
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeInterrupted
 
 if TYPE_CHECKING:
@@ -39,8 +37,6 @@ CACHE_KIB: Final = 16 * 1024
 SHOWN_OUTSIDE: Final = 5
 
 _NOTHING_DELETED: Final = "nothing was deleted"
-#: Seconds after which a pause looks again whether it is to stop.
-_LOOK_SECONDS: Final = 0.5
 
 
 def check_prefix(prefix: object) -> None:
@@ -279,8 +275,15 @@ def see_index(
     :raises VectorizeInterrupted: it was told to stop.
     :raises VectorizeListingExpired: the listing expired for the fourth time.
     """
-    pages = _Pages(client, stopped, log)
-    repeat_listing(lambda: comparison.see(iter_ids(pages, index_name)), log=log)
+    try:
+        repeat_listing(
+            lambda: comparison.see(iter_ids(client, index_name, stopped=stopped, log=log)), log=log
+        )
+    except VectorizeInterrupted:
+        client.session.stop()
+        raise VectorizeInterrupted(
+            f"told to stop while index {show(index_name)} was listed: {_NOTHING_DELETED}"
+        ) from None
 
 
 def pause(seconds: float, stopped: Callable[[], bool]) -> None:
@@ -291,54 +294,10 @@ def pause(seconds: float, stopped: Callable[[], bool]) -> None:
     :param stopped: says whether to stop.
     :raises VectorizeInterrupted: it was told to stop.
     """
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if stopped():
-            raise VectorizeInterrupted(f"told to stop between two listings: {_NOTHING_DELETED}")
-        time.sleep(min(left, _LOOK_SECONDS))
-
-
-class _Pages:
-    """
-    Pages of a listing, each from a thread, so that the caller's sees meanwhile that it is told to stop.
-
-    A request may be throttled for minutes.
-    """
-
-    def __init__(self, client: VectorizeClient, stopped: Callable[[], bool], log: Any) -> None:
-        self._client = client
-        self._stopped = stopped
-        self._log = log
-        self._progress: Progress | None = None
-
-    def list_vectors(
-        self, index_name: str, *, count: int | None = None, cursor: str | None = None
-    ) -> VectorPage:
-        """Return one page."""
-        pages: list[VectorPage] = []
-        request: Dispatcher[list[str | None], VectorPage] = Dispatcher(
-            lambda cursors: self._client.list_vectors(index_name, count=count, cursor=cursors[0]),
-            lambda _, page: pages.append(page),
-            concurrency=1,
-            stopped=self._stopped,
-        )
-        try:
-            request.run([[cursor]])
-        except Stopped:
-            self._client.session.stop()
-            raise VectorizeInterrupted(
-                f"told to stop while index {show(index_name)} was listed: {_NOTHING_DELETED}"
-            ) from None
-        if request.failed:
-            raise request.failed[0][1]
-        (page,) = pages
-        total = page.get("totalCount")
-        if cursor is None and isinstance(total, int):
-            batches = -(-total // limits.MAX_LIST_COUNT)
-            self._progress = Progress(self._log, f"listing {index_name}", count=total, batches=batches)
-        if self._progress is not None:
-            self._progress.add(len(page["vectors"]))
-        return page
+    try:
+        rest(seconds, stopped)
+    except Stopped:
+        raise VectorizeInterrupted(f"told to stop between two listings: {_NOTHING_DELETED}") from None
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:

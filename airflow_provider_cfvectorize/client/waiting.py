@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.dispatch import Stopped, attend
+from airflow_provider_cfvectorize.client.dispatch import Stopped, attend, rest
 from airflow_provider_cfvectorize.client.looks import (
     Look,
     explain_timeout,
@@ -34,8 +34,6 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 
 _KEY: Final = "wait"
-#: How often a waiting operator sees whether it was told to stop, in seconds.
-_LOOK_SECONDS: Final = 0.5
 _INTERRUPTED: Final = "told to stop while waiting; the write itself is accepted and will be applied"
 
 
@@ -127,10 +125,10 @@ def report_evidence(
 
 
 def _sleep_until(wake: float, stopped: Callable[[], bool]) -> None:
-    while (left := wake - time.monotonic()) > 0:
-        if stopped():
-            raise VectorizeInterrupted(_INTERRUPTED)
-        time.sleep(min(left, _LOOK_SECONDS))
+    try:
+        rest(wake - time.monotonic(), stopped)
+    except Stopped:
+        raise VectorizeInterrupted(_INTERRUPTED) from None
 
 
 def watch_metadata_indexes(

@@ -14,7 +14,7 @@ from airflow_provider_cfvectorize.client.candidates import choose_witnesses
 from airflow_provider_cfvectorize.client.checkpoint import Checkpoint
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Stopped, attend, batch_error
-from airflow_provider_cfvectorize.client.mutations import Receipt, parse_time
+from airflow_provider_cfvectorize.client.mutations import Receipt
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import Mutation, Written
 from airflow_provider_cfvectorize.client.vectors import Vectors, check_unparsable_behavior
@@ -299,11 +299,10 @@ def fill(
         )
     finally:
         progress.flush()
-    receipt = Receipt(
-        written["mutationId"],
+    receipt = Receipt.of(
+        written,
         index_name,
         client.account_id,
-        accepted_at=parse_time(written["acceptedAt"]),
         count=written["vectors"],
         batches=written["requests"],
         witness_vectors=chosen,

@@ -90,14 +90,13 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         Check a parameter that is one of a few words.
 
         :param name: the parameter.
-        :param choices: the words.
+        :param choices: the words, at least two.
         :raises VectorizeInputError: it is none of them.
         """
         value = getattr(self, name)
         if not isinstance(value, str) or value not in choices:
-            raise VectorizeInputError(
-                f"{name} is {show(value)}, expected {' or '.join(repr(choice) for choice in choices)}"
-            )
+            *others, last = map(repr, choices)
+            raise VectorizeInputError(f"{name} is {show(value)}, expected {', '.join(others)} or {last}")
 
     def make_hook(self) -> CloudflareVectorizeHook:
         """

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
@@ -116,9 +115,8 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.client.deletion import delete_ids
 
         self._check_options()
-        client = self.make_client(max_connections=self.concurrency)
-        try:
-            ids = self._check_target()
+        with self.open_client(max_connections=self.concurrency) as client:
+            ids = self._read_ids()
             self._sent = ids.fingerprint
             if self.is_dry_run:
                 self._rehearse(context, client, ids)
@@ -133,10 +131,6 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
                 stopped=self.is_killed,
                 log=self.log,
             )
-        finally:
-            # Also wakes threads that wait to send, when Airflow ends the task from a signal handler.
-            client.session.stop()
-            client.close()
         if receipt.mutation_id is None:
             self.log.info("No ids, so nothing was sent.")
         else:
@@ -185,9 +179,8 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.client.deletion import read_back_all
         from airflow_provider_cfvectorize.client.mutations import VISIBILITY_PATIENCE
 
-        client = self.make_client(max_connections=self.concurrency)
-        try:
-            ids = self._check_target()
+        with self.open_client(max_connections=self.concurrency) as client:
+            ids = self._read_ids()
             # Unknown only after a deferral in dag.test() of Airflow 2, which drops what a task wants back.
             if self._sent and ids.fingerprint != self._sent:
                 raise VectorizeInputError(
@@ -205,14 +198,10 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
                 stopped=self.is_killed,
                 log=self.log,
             )
-        finally:
-            client.session.stop()
-            client.close()
         return {**evidence, **found}
 
     def _check_options(self) -> None:
-        if self.verify not in ("sample", "all", "none"):
-            raise VectorizeInputError(f"verify is {show(self.verify)}, expected 'sample', 'all' or 'none'")
+        self.check_choice("verify", "sample", "all", "none")
         if self.verify == "all" and not (self.wait_for_completion or self.is_dry_run):
             raise VectorizeInputError(
                 "verify='all' reads every id back when the delete is applied: set wait_for_completion=True"
@@ -222,11 +211,9 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         if self.max_ids is not None:
             self.check_number("max_ids", 0, whole=True)
 
-    def _check_target(self) -> IdSource:
-        from airflow_provider_cfvectorize.client.addresses import check_path_name
+    def _read_ids(self) -> IdSource:
         from airflow_provider_cfvectorize.operators.inputs import read_id_source
 
-        check_path_name(self.index_name)
         return read_id_source(self.ids, self.ids_path, max_ids=self.max_ids, log=self.log)
 
     def _rehearse(self, context: Context, client: VectorizeClient, ids: IdSource) -> None:

@@ -89,12 +89,8 @@ class _FillOperator(VectorizeWriteOperator):
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         """
         self._check_options()
-        client = self.make_client(max_connections=1)
-        try:
+        with self.open_client(max_connections=1) as client:
             receipt, written = self._fill(context, client)
-        finally:
-            client.session.stop()
-            client.close()
         report = {key: written[key] for key in ("vectors", "requests", "discarded")}
         self.push(context, "report", report)
         if receipt.mutation_id is None:
@@ -150,15 +146,8 @@ class _FillOperator(VectorizeWriteOperator):
         report_evidence(evidence, self.log, require_equal=self.require_equal)
 
     def _check_options(self) -> None:
-        from airflow_provider_cfvectorize.client.addresses import check_path_name
-
-        check_path_name(self.index_name)
-        if self.on_unparsable not in ("error", "discard"):
-            raise VectorizeInputError(
-                f"on_unparsable is {show(self.on_unparsable)}, expected 'error' or 'discard'"
-            )
-        if self.verify not in ("sample", "none"):
-            raise VectorizeInputError(f"verify is {show(self.verify)}, expected 'sample' or 'none'")
+        self.check_choice("on_unparsable", "error", "discard")
+        self.check_choice("verify", "sample", "none")
         if self.require_equal and (self.verify == "none" or not self.wait_for_completion):
             raise VectorizeInputError(
                 "require_equal compares what was written with what can be read when the wait ends: it needs "

@@ -31,18 +31,11 @@ def make_receipt(
     :param mutation: the last mutation; None if nothing was sent.
     :param count: number of metadata indexes, each a request of its own.
     """
-    from airflow_provider_cfvectorize.client.mutations import Receipt, parse_time
+    from airflow_provider_cfvectorize.client.mutations import Receipt
 
     if mutation is None:
         return Receipt(None, index_name, client.account_id)
-    return Receipt(
-        mutation["mutationId"],
-        index_name,
-        client.account_id,
-        accepted_at=parse_time(mutation["acceptedAt"]),
-        count=count,
-        batches=count,
-    )
+    return Receipt.of(mutation, index_name, client.account_id, count=count, batches=count)
 
 
 class MetadataIndexOperator(VectorizeWriteOperator):

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Ids without a vector that a report names.
 SHOWN_MISSING: Final = 100
-#: Ids between two lines of the log about a long listing.
-_LOGGED_EVERY: Final = 100_000
 
 
 class GetVectorsByIdsOperator(VectorizeOperator):
@@ -361,10 +359,8 @@ class _Listing:
 
         operator = self._operator
         # The prefix is looked for here, where all are counted.
-        for id_ in iter_ids(self._client, operator.index_name, stopped=operator.is_killed):
+        for id_ in iter_ids(self._client, operator.index_name, stopped=operator.is_killed, log=operator.log):
             self.listed += 1
-            if self.listed % _LOGGED_EVERY == 0:
-                operator.log.info("%d ids listed so far.", self.listed)
             if id_.startswith(self._prefix):
                 self.matched += 1
                 yield id_

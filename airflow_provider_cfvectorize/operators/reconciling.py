@@ -176,36 +176,30 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.operators.inputs import read_id_source
 
         self._check_options()
-        client = self.make_client(max_connections=self.concurrency)
-        try:
-            with Comparison(self.id_prefix) as comparison:
-                desired = read_id_source(self.ids, self.ids_path, log=self.log)
-                checkpoint = None
-                if self.durable and not self.is_dry_run:
-                    checkpoint = open_checkpoint(self, context, client, desired.fingerprint, self.id_prefix)
-                receipt = self._take_up(context, checkpoint)
-                if receipt is None:
-                    self._compare(client, comparison, desired)
-                    receipt = self._act(context, client, comparison, checkpoint)
-        finally:
-            # Also wakes threads that wait to send, when Airflow ends the task from a signal handler.
-            client.session.stop()
-            client.close()
+        with (
+            self.open_client(max_connections=self.concurrency) as client,
+            Comparison(self.id_prefix) as comparison,
+        ):
+            desired = read_id_source(self.ids, self.ids_path, log=self.log)
+            checkpoint = None
+            if self.durable and not self.is_dry_run:
+                checkpoint = open_checkpoint(self, context, client, desired.fingerprint, self.id_prefix)
+            receipt = self._take_up(context, checkpoint)
+            if receipt is None:
+                self._compare(client, comparison, desired)
+                receipt = self._act(context, client, comparison, checkpoint)
         return None if self.is_dry_run else self.hand_on(context, receipt)
 
     def _check_options(self) -> None:
-        from airflow_provider_cfvectorize.client.addresses import check_path_name
         from airflow_provider_cfvectorize.client.reconciliation import check_prefix
 
-        check_path_name(self.index_name)
         if self.id_prefix is None and is_given(self, "id_prefix", self._given_prefix):
             raise VectorizeInputError(
                 "id_prefix was given and became None: a template or an upstream task gave nothing, and the "
                 "task will not take that for the whole index"
             )
         check_prefix(self.id_prefix)
-        if self.verify not in ("sample", "none"):
-            raise VectorizeInputError(f"verify is {show(self.verify)}, expected 'sample' or 'none'")
+        self.check_choice("verify", "sample", "none")
         self.check_number("max_delete_fraction", 0)
         if self.max_delete_fraction > 1:
             raise VectorizeInputError(

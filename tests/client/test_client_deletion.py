@@ -313,6 +313,19 @@ def test_progress_is_told_now_and_then(
     ]
 
 
+def test_there_is_no_rate_before_the_first_item(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A page of a listing may be empty, and may have taken minutes.
+    caplog.set_level(logging.INFO)
+    now = [50.0]
+    monkeypatch.setattr(dispatch.time, "monotonic", lambda: now[0])
+    progress = Progress(log, "listing", count=400, batches=4)
+    now[0] += 60
+    progress.add(0)
+    assert caplog.records == []
+
+
 def test_read_back_all(
     serve: Serve, connect: Connect, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -368,6 +381,22 @@ def test_reading_back_that_is_told_to_stop(connect: Connect) -> None:
         VectorizeInterrupted, match=r"0 of 5 ids were read back\. The delete itself is complete"
     ):
         read_back_all(connect("http://127.0.0.1:9"), "docs", IdList(numbered(5)), stopped=lambda: True)
+
+
+def test_reading_back_again_that_is_told_to_stop(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(VectorizeInterrupted, match=r"0 of 2 ids were read back"):
+        read_back_all(
+            connect(serve(Index({"id-1", "id-2"}))),
+            "docs",
+            IdList(numbered(5)),
+            patience=3600,
+            interval=3600,
+            stopped=lambda: "asking for them again" in caplog.text,
+            log=log,
+        )
 
 
 def test_against_vectorize(index: tuple[VectorizeClient, str]) -> None:

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client import reconciliation
 from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.dispatch import Progress
 from airflow_provider_cfvectorize.client.ids import IdList
 from airflow_provider_cfvectorize.client.reconciliation import (
     Comparison,
@@ -227,7 +227,7 @@ def test_progress_is_told(
     monkeypatch: pytest.MonkeyPatch,
     total: object,
 ) -> None:
-    monkeypatch.setattr(reconciliation.Progress.__init__, "__kwdefaults__", {"every": 0.0})
+    monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {"every": 0.0})
     server = serve([page("a", "b", cursor="x", total=total), page("c", total=total)])
     with Comparison() as comparison, caplog.at_level(logging.INFO):
         see_index(comparison, connect(server), "docs")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import tracemalloc
@@ -17,6 +18,7 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_cfvectorize.client.dispatch import Progress
 from airflow_provider_cfvectorize.client.idsfile import IdsFile
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeInputError,
@@ -75,6 +77,20 @@ def test_these_ids(
     assert len(found) == matched
     assert context["ti"].pushed == {"report": {"listed": 2210, "matched": matched}}
     assert vectorize.server.stats()["list_vectors"] == 3
+
+
+def test_progress_is_told(
+    vectorize: Vectorize,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vectorize.fill(f"v{i}" for i in range(1500))
+    monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {"every": 0.0})
+    with caplog.at_level(logging.INFO):
+        list_ids(prefix="no")
+    # Airflow 3 logs to the standard output where no supervisor listens.
+    assert f"listing {INDEX}: 1000 of 1500 ids in 1 of 2 batches" in caplog.text + capfd.readouterr().out
 
 
 def test_an_empty_index(vectorize: Vectorize, tmp_path: Path) -> None:
