@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run every benchmark, one after the other; for the Makefile. Fails if one of them does, after all have run."""
+"""Run every benchmark, one after the other; for the Makefile. Fails if one does, after all have run."""
 
 from __future__ import annotations
 
