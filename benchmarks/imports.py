@@ -108,9 +108,9 @@ def make_environment(providers: set[str]) -> str:
 def main() -> None:
     """Measure, print, write."""
     parser = arguments(__doc__)
-    parser.add_argument("--runs", type=int, help="runs of each import (default: 7, briefly 2)")
+    parser.add_argument("--runs", type=int, help="runs of each import (default: 5, briefly 1)")
     options = parser.parse_args()
-    runs: int = options.runs or (2 if options.brief else 7)
+    runs: int = options.runs or (1 if options.brief else 5)
     # Briefly, those whose clients are large are left out: it takes minutes to install them.
     others = {"http"} if options.brief else {"http", "pinecone", "qdrant", "weaviate"}
     cases = {key: words for key, words in MODULES.items() if key[0] in {OURS, *others}}
