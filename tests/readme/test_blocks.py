@@ -472,6 +472,7 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "docs/local-server.md#a-bad-day-faults/3": runs_as_a_script,
     "docs/local-server.md#from-python/1": runs_as_a_script,
     "docs/local-server.md#from-python/2": runs_as_a_script,
+    "docs/performance.md#performance/1": names_targets,
     "docs/scale-out.md#run-it/1": names_targets,
     "docs/scale-out.md#what-it-shows/1": is_what_scale_out_prints,
     SCALE_VALUES: are_values_of_the_chart,
