@@ -210,6 +210,8 @@ def environment(home: Path | None = None, **more: str) -> dict[str, str]:
     :param more: further variables.
     """
     env = dict(os.environ)
+    # Else this package, which no installer has compiled, would be compiled by each process.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE), *filter(None, [env.get("PYTHONPATH")])])
     if home is not None:
         env |= {
