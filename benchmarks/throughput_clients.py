@@ -18,7 +18,7 @@ TOKEN = "the-benchmarks-own"  # noqa: S105
 THREADS = 4
 BATCH = 100
 
-Send = Callable[[list[str]], None]
+Send = Callable[[list[str]], object]
 
 
 def batches(ids: list[str]) -> list[list[str]]:
@@ -29,7 +29,7 @@ def batches(ids: list[str]) -> list[list[str]]:
 def in_threads(send_batch: Callable[[list[str]], object]) -> Send:
     """Return a function that sends batches from threads."""
     pool = ThreadPoolExecutor(THREADS)
-    return lambda ids: list(pool.map(send_batch, batches(ids))) and None
+    return lambda ids: list(pool.map(send_batch, batches(ids)))
 
 
 def ours(base_url: str) -> Send:
@@ -39,7 +39,7 @@ def ours(base_url: str) -> Send:
     from airflow_provider_cfvectorize.client.ids import IdList
 
     client = VectorizeClient(ACCOUNT, api_token=TOKEN, base_url=base_url, max_connections=THREADS)
-    return lambda ids: delete_ids(client, "docs", IdList(ids), concurrency=THREADS, witnesses=False) and None
+    return lambda ids: delete_ids(client, "docs", IdList(ids), concurrency=THREADS, witnesses=False)
 
 
 def hook(base_url: str) -> Send:
@@ -50,7 +50,7 @@ def hook(base_url: str) -> Send:
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
     one = CloudflareVectorizeHook()
-    return lambda ids: one.delete_by_ids("docs", ids) and None
+    return lambda ids: one.delete_by_ids("docs", ids)
 
 
 def bare_requests(base_url: str) -> Send:
@@ -91,7 +91,7 @@ def sdk(base_url: str) -> Send:
 def sdk_sequential(base_url: str) -> Send:
     """Return the official SDK's, one request after the other, as its examples do it."""
     send = _sdk_send(base_url)
-    return lambda ids: [send(batch) for batch in batches(ids)] and None
+    return lambda ids: [send(batch) for batch in batches(ids)]
 
 
 def sockets(base_url: str) -> Send:

@@ -53,7 +53,6 @@ def test_somebody_else_is_given_way_to(kind: str, processes: int, seed: int) -> 
     simulation = simulate(kind, processes, ACCOUNT, seed=seed, foreign=0.5)
     assert simulation.limit.refused == 0
     # Somebody else's half, and what is left of the four fifths.
-    print("USED", kind, processes, used(simulation), simulation.foreign_accepted)
     assert used(simulation) >= 0.95 * (1 - RESERVE)
 
 
