@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Self
 
 from airflow_provider_cfvectorize.client.text import show
@@ -199,3 +199,31 @@ def check_account(operator: Any, given: object) -> None:
             f"account_id was given, and is {show(account_id)} now that it is rendered: the connection's own "
             "account is not taken instead. Check where it comes from, or leave it out"
         )
+
+
+def plain(value: object) -> object:
+    """
+    Return a value with dicts and lists in place of other mappings and sequences.
+
+    What mapped tasks returned is asked of Airflow when it is read: so it is read where this is called.
+
+    :param value: what a template came to.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain(inner) for inner in value]
+    return value
+
+
+def count_nones(value: object) -> int:
+    """
+    Return how many values within a value are None.
+
+    :param value: a mapping, a sequence, or a single value.
+    """
+    if isinstance(value, Mapping):
+        return sum(map(count_nones, value.values()))
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return sum(map(count_nones, value))
+    return int(value is None)

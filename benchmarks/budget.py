@@ -18,7 +18,7 @@ import threading
 import time
 from typing import Any
 
-from measuring import Goal, Report, arguments, environment, finish, say, server
+from measuring import Goal, Report, arguments, environment, finish, median, say, server
 
 ACCOUNT = "10ca10ca10ca10ca10ca10ca10ca10ca"
 TOKEN = "the-benchmarks-own"  # noqa: S105
@@ -91,8 +91,8 @@ class Foreigner:
             due = max(due + 2 * SECONDS / REQUESTS, time.monotonic())
 
 
-def measure(report: Report, processes: int, foreign: bool, requests: int) -> None:
-    """Add the row and the goals of one case."""
+def measure(processes: int, foreign: bool, requests: int) -> dict[str, Any]:
+    """Run one case once, and return what the server counted."""
     import requests as bare
 
     with server(__file__, "--serve") as base_url:
@@ -126,28 +126,36 @@ def measure(report: Report, processes: int, foreign: bool, requests: int) -> Non
             f"{root}/_local/rate-limit", headers=headers, timeout=30
         ).json()["result"]
     # Of the first and the last window, only a part was worked in.
-    whole = [one for one in windows if began <= one["begin"] and one["end"] <= ended]
-    accepted = sum(one["accepted"] for one in whole)
-    refused = sum(one["refused"] for one in windows)
-    allowed = (1 - RESERVE) * REQUESTS * len(whole)
-    used = accepted / allowed if whole else 0.0
-    name = f"{processes} process{'es' if processes > 1 else ''}{', a foreign client' if foreign else ''}"
-    say(f"  {name}: {ended - began:.0f} s, {[one['accepted'] for one in windows]}")
+    whole = [one["accepted"] for one in windows if began <= one["begin"] and one["end"] <= ended]
+    return {
+        "seconds": ended - began,
+        "accepted": whole,
+        "foreign": foreigner.sent,
+        "used": sum(whole) / ((1 - RESERVE) * REQUESTS * len(whole)) if whole else 0.0,
+        "refused": sum(one["refused"] for one in windows),
+    }
+
+
+def add(report: Report, name: str, requests: int, samples: list[dict[str, Any]]) -> None:
+    """Add the row and the goals of one case."""
+    accepted = [count for one in samples for count in one["accepted"]]
+    used = median(one["used"] for one in samples)
+    refused = sum(one["refused"] for one in samples)
     report.rows.append(
         [
             name,
             requests,
-            ended - began,
-            len(whole),
-            accepted / len(whole) if whole else 0.0,
-            min((one["accepted"] for one in whole), default=0),
-            max((one["accepted"] for one in whole), default=0),
-            foreigner.sent,
+            median(one["seconds"] for one in samples),
+            len(accepted),
+            used * (1 - RESERVE) * REQUESTS,
+            min(accepted, default=0),
+            max(accepted, default=0),
+            median(one["foreign"] for one in samples),
             used,
             refused,
         ]
     )
-    report.samples[name] = windows
+    report.samples[name] = samples
     report.goals.append(Goal(f"{name}: requests refused (429)", refused, most=0))
     report.goals.append(Goal(f"{name}: share used of what is not reserved", used, least=LEAST_USED))
 
@@ -157,6 +165,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--send", nargs=3, metavar=("BASE_URL", "NAME", "REQUESTS"), help=argparse.SUPPRESS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--runs", type=int, help="runs of each case (default: 5, briefly 1)")
     options = parser.parse_args()
     if options.serve:
         serve()
@@ -172,13 +181,24 @@ def main() -> None:
             *("foreign", "of what is not reserved", "refused"),
         ],
     )
-    cases = [(1, False), (4, False), (1, True), (4, True)]
-    for processes, foreign in [(4, True)] if options.brief else cases:
-        # The foreign client takes half of the limit, so that fewer fill as many windows beside it.
-        requests = 1000 if foreign else 1200
-        measure(report, processes, foreign, 160 if options.brief else requests)
+    cases = [(4, True)] if options.brief else [(1, False), (4, False), (1, True), (4, True)]
+    runs: int = options.runs or (1 if options.brief else 5)
+    # The foreign client takes half of the limit, so that fewer fill as many windows beside it.
+    requests = {foreign: 160 if options.brief else 1000 if foreign else 1200 for foreign in (False, True)}
+    found: dict[str, tuple[int, list[dict[str, Any]]]] = {}
+    for number in range(runs):
+        for processes, foreign in cases:
+            name = (
+                f"{processes} process{'es' if processes > 1 else ''}{', a foreign client' if foreign else ''}"
+            )
+            one = measure(processes, foreign, requests[foreign])
+            say(f"  run {number + 1}, {name}: {one['accepted']} accepted, {one['refused']} refused")
+            found.setdefault(name, (requests[foreign], []))[1].append(one)
+    for name, (count, samples) in found.items():
+        add(report, name, count, samples)
     report.notes += [
         f"{REQUESTS} requests in {SECONDS} s, fixed; {LATENCY * 1000:g} ms of latency; {RESERVE:g} reserved",
+        f"medians of {runs} runs, whose cases take turns; windows, least, most and refused are of all runs",
         "accepted: of all clients, in the whole windows between the first and the last",
     ]
     finish(report, options)

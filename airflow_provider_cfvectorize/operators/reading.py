@@ -15,7 +15,13 @@ from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.inputs import Narrowing, read_id_source
 from airflow_provider_cfvectorize.operators.storage import path_of, place_of, write_file
 from airflow_provider_cfvectorize.operators.xcom import SmallList, check_small
-from airflow_provider_cfvectorize.templating import read_integer, read_nothing, read_structure
+from airflow_provider_cfvectorize.templating import (
+    count_nones,
+    plain,
+    read_integer,
+    read_nothing,
+    read_structure,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -218,7 +224,7 @@ class QueryVectorsOperator(VectorizeOperator):
         self.return_values = return_values
         self.return_metadata = return_metadata
         self._narrowing = Narrowing(self, filter=filter, namespace=namespace)
-        self._nones = _count_nones(filter) if isinstance(filter, Mapping) else None
+        self._nones = count_nones(filter) if isinstance(filter, Mapping) else None
 
     def execute(self, context: Context) -> QueryResult:
         """
@@ -251,8 +257,8 @@ class QueryVectorsOperator(VectorizeOperator):
 
     def _read_filter(self) -> Any:
         # Here, on the task's main thread: what mapped tasks returned is asked of Airflow when it is read.
-        read = _plain(read_structure(self._narrowing.read("filter", self.filter), "filter"))
-        if self._nones is not None and _count_nones(read) > self._nones:
+        read = plain(read_structure(self._narrowing.read("filter", self.filter), "filter"))
+        if self._nones is not None and count_nones(read) > self._nones:
             raise VectorizeInputError(
                 "filter: a value in it is None now that it is rendered, which would ask for what lacks the "
                 "property: check the template or upstream task that it comes from. If it is meant, write "
@@ -387,21 +393,3 @@ class _Listing:
         with write_file(path, "path") as file:
             for id_ in self:
                 file.write(line_of_id(id_, ndjson=is_ndjson(path), is_first=self.matched == 1))
-
-
-def _plain(value: object) -> object:
-    """Return a filter with dicts and lists in place of other mappings and sequences."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_plain(inner) for inner in value]
-    return value
-
-
-def _count_nones(value: object) -> int:
-    """Return how many values in a filter are None."""
-    if isinstance(value, Mapping):
-        return sum(map(_count_nones, value.values()))
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return sum(map(_count_nones, value))
-    return int(value is None)

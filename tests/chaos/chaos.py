@@ -30,7 +30,7 @@ from airflow_provider_cfvectorize.operators.vectors import (
     ReconcileVectorsOperator,
     UpsertVectorsOperator,
 )
-from client.test_client_checkpoint import Store
+from client.stores import Store
 from harness import DIMENSIONS, INDEX, Vectorize, make_context, run_task
 
 COUNT = 5000

@@ -33,38 +33,13 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeInterrupted,
 )
 from client.servers import Reply, Request, ScriptedServer, accepted, ok, refused
+from client.stores import Store
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]
 
 IDS = [f"v{i:04}" for i in range(1000)]
 WORK = fingerprint_of("a", "piece", "of", 1, "work")
-
-
-class Store:
-    """A store of JSON values, as Airflow's: what comes back is what JSON makes of it."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-        self.sets = 0
-        self.broken = False
-
-    def get(self, key: str) -> Any:
-        self._check()
-        return json.loads(self.values[key]) if key in self.values else None
-
-    def set(self, key: str, value: Any) -> None:
-        self._check()
-        self.sets += 1
-        self.values[key] = json.dumps(value)
-
-    def delete(self, key: str) -> None:
-        self._check()
-        self.values.pop(key, None)
-
-    def _check(self) -> None:
-        if self.broken:
-            raise RuntimeError("no API server")
 
 
 def checkpoint(store: Store, work: str = WORK, **kwargs: Any) -> Checkpoint:
