@@ -55,7 +55,7 @@ clean: ## Remove everything that was made here
 # Set up again when the dependencies change, and not otherwise.
 $(VENV)/.ready: pyproject.toml constraints/airflow-3.3.txt
 	@echo "Setting up Airflow 3.3 in $(VENV) (a minute or two)"
-	$(PYTHON) scripts/set_up.py $(VENV) constraints/airflow-3.3.txt --groups test lint build
+	$(PYTHON) scripts/set_up.py $(VENV) constraints/airflow-3.3.txt --groups test lint build docs browser
 	@touch $@
 
 $(VENV2)/.ready: pyproject.toml constraints/airflow-2.11.txt

@@ -8,7 +8,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-TOOLS = ("test", "lint", "build")
+TOOLS = ("test", "lint", "build", "docs", "browser")
 #: Of each file, the tested patch release of Airflow and the groups of packages.
 FILES = {
     "airflow-3.3": ("3.3.2", TOOLS),

@@ -9,7 +9,6 @@ it instead.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -17,15 +16,12 @@ import shlex
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -43,7 +39,8 @@ from airflow_provider_cfvectorize.local.__main__ import TOKEN_VARIABLE, build_pa
 from airflow_provider_cfvectorize.retry import retry_policy
 from dags.running import change, make_dag, query, run_dag
 from harness import Vectorize, wait_until
-from readme import operator_blocks
+from readme import guide_blocks, operator_blocks
+from readme.bench import Bench
 from readme.markdown import ROOT, Block, documents, read
 
 BLOCKS = {block.key: block for path in documents() for block in read(path).blocks}
@@ -52,44 +49,6 @@ POOL = "cloudflare_vectorize"
 CONN_VARIABLE = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
 TOKEN = "your-api-token"
-
-
-@dataclass
-class Bench:
-    """What a rule works with: a local server, which is the default connection, and an empty directory."""
-
-    server: LocalVectorize
-    directory: Path
-    monkeypatch: pytest.MonkeyPatch
-
-    def bash(self, script: str, **env: str) -> str:
-        """Run a script as a reader would paste it, and return what it prints."""
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=self.directory,
-            env=self.env(**env),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def env(self, **env: str) -> dict[str, str]:
-        # The commands are those beside the interpreter that runs the tests.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1", **env}
-
-    def load(self, block: Block) -> ModuleType:
-        """Import a block from a file, as Airflow does."""
-        path = self.directory / f"{re.sub('[^a-z]+', '_', block.key.lower())}{block.number}.py"
-        path.write_text(block.text)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
 
 
 @pytest.fixture
@@ -478,6 +437,7 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     SCALE_VALUES: are_values_of_the_chart,
     "docs/scale-out.md#on-kubernetes/2": installs_the_chart,
     "docs/scale-out.md#on-kubernetes/3": kills_a_pod,
+    **guide_blocks.RULES,
     **{
         key: lambda block, bench: operator_blocks.RULES[block.key](
             block, operator_blocks.Stage(bench.server, bench.directory)

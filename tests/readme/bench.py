@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the blocks of the documents are run with."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from airflow_provider_cfvectorize.local import LocalVectorize
+from readme.markdown import Block
+
+
+@dataclass
+class Bench:
+    """What a rule works with: a local server, which is the default connection, and an empty directory."""
+
+    server: LocalVectorize
+    directory: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    def bash(self, script: str, **env: str) -> str:
+        """Run a script as a reader would paste it, and return what it prints."""
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=self.directory,
+            env=self.env(**env),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def env(self, **env: str) -> dict[str, str]:
+        # The commands are those beside the interpreter that runs the tests.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1", **env}
+
+    def load(self, block: Block) -> ModuleType:
+        """Import a block from a file, as Airflow does."""
+        path = self.directory / f"{re.sub('[^a-z]+', '_', block.key.lower())}{block.number}.py"
+        path.write_text(block.text)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
