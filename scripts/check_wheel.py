@@ -14,6 +14,8 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+from packaging.metadata import Metadata
+
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
 PACKAGE = "airflow_provider_cfvectorize"
@@ -60,7 +62,8 @@ def look_into(wheel: Path, sdist: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (metadata_name,) = [name for name in names if name.endswith(".dist-info/METADATA")]
-        metadata = Parser().parsestr(archive.read(metadata_name).decode())
+        raw = archive.read(metadata_name)
+        metadata = Parser().parsestr(raw.decode())
         (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
         entries = archive.read(entry_points).decode()
     tops = {name.split("/")[0] for name in names}
@@ -71,6 +74,12 @@ def look_into(wheel: Path, sdist: Path) -> None:
     expect("apache_airflow_provider" in entries and "vectorize-local" in entries, "entry points are missing")
     classifiers = metadata.get_all("Classifier") or []
     expect("Framework :: Apache Airflow :: Provider" in classifiers, "the provider's classifier is missing")
+    try:
+        # Names, versions, requirements and classifiers, each as its specification has it.
+        Metadata.from_email(raw, validate=True)
+    except ExceptionGroup as e:
+        expect(False, f"its metadata: {'; '.join(map(str, e.exceptions))}")
+    expect(metadata["Description-Content-Type"].startswith("text/markdown"), "the README is no Markdown")
     expect(metadata["License-Expression"] == "Apache-2.0", "the licence is missing")
     expect(set(metadata.get_all("Provides-Extra") or []) == {"local", "openlineage"}, "extras differ")
     requirements = metadata.get_all("Requires-Dist") or []
@@ -82,11 +91,21 @@ def look_into(wheel: Path, sdist: Path) -> None:
     expect(any(name.startswith("example_dags/") for name in inside), "the sdist has no example DAGs")
 
 
-def main() -> None:
-    """Build and check."""
-    shutil.rmtree(DIST, ignore_errors=True)
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", DIST, ROOT)
-    (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
+def build(directory: Path) -> tuple[Path, Path]:
+    """
+    Build wheel and sdist.
+
+    :param directory: where; whatever is there goes.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", directory, ROOT)
+    (wheel,), (sdist,) = directory.glob("*.whl"), directory.glob("*.tar.gz")
+    return wheel, sdist
+
+
+def build_and_try() -> tuple[Path, Path]:
+    """Build both in ``dist``, look into them, and use the wheel."""
+    wheel, sdist = build(DIST)
     look_into(wheel, sdist)
     print(f"built {wheel.name} and {sdist.name}; trying the wheel in a clean environment", flush=True)
     with tempfile.TemporaryDirectory() as directory:
@@ -113,8 +132,9 @@ def main() -> None:
         )
         expect("airflow-provider-cfvectorize" in shown, f"airflow providers get says {shown}")
         run(python.parent / "vectorize-local", "--help", cwd=directory, env=env)
-    print("wheel and sdist are as they should be")
+    print("wheel and sdist are as they should be", flush=True)
+    return wheel, sdist
 
 
 if __name__ == "__main__":
-    main()
+    build_and_try()

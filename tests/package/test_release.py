@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A maintainer's habits: what is checked before a commit and a release, and how problems are told."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TODAY = date(2026, 12, 1)
+CHANGELOG = """# Changelog
+
+## 0.2.0 (2026-12-01)
+
+### Added
+
+- Something.
+
+## 0.1.0 (2026-11-01)
+
+- The first.
+"""
+
+
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the script, which is no package."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    spec = importlib.util.spec_from_file_location("release", ROOT / "scripts" / "release.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_changelog_that_is_ready(release: ModuleType) -> None:
+    assert release.problem_of_changelog(CHANGELOG, "0.2.0", today=TODAY) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("0.2.0", "0.3.0", "the newest entry is of 0.3.0, the package says 0.2.0"),
+        ("(2026-12-01)", "(unreleased)", "0.2.0 has 'unreleased' where the day of the release belongs"),
+        ("(2026-12-01)", "(2026-12-02)", "0.2.0 is of 2026-12-02, which has not come yet"),
+        ("- Something.", "", "the entry of 0.2.0 does not say what changed"),
+        ("## ", "# ", "the newest entry is of nothing"),
+    ],
+)
+def test_a_changelog_that_is_not(release: ModuleType, old: str, new: str, problem: str) -> None:
+    said = release.problem_of_changelog(CHANGELOG.replace(old, new), "0.2.0", today=TODAY)
+    assert said.startswith(problem)
+
+
+def test_this_one_is_of_the_version_that_the_package_says(release: ModuleType) -> None:
+    version = release.version_of(ROOT / "airflow_provider_cfvectorize")
+    said = release.problem_of_changelog((ROOT / "CHANGELOG.md").read_text(), version, today=TODAY)
+    assert said is None or "'unreleased'" in said
+
+
+def test_every_target_is_explained() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    assert phony
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0] for line in shown.splitlines()} == set(phony[1].split())
+    assert all(len(line.split()) > 3 for line in shown.splitlines())
+
+
+@pytest.mark.airflow(since="3.3")  # the environment with the tools
+def test_what_is_checked_before_a_commit() -> None:
+    config = ROOT / ".pre-commit-config.yaml"
+    command = [sys.executable, "-m", "pre_commit", "validate-config", str(config)]
+    subprocess.run(command, check=True, capture_output=True)
+    (repo,) = yaml.safe_load(config.read_text())["repos"]
+    # Nothing is fetched, and the versions are those of the constraints.
+    assert repo["repo"] == "local"
+    assert {hook["language"] for hook in repo["hooks"]} == {"system", "fail"}
+    for hook in repo["hooks"]:
+        if hook["language"] == "system":
+            command_name = hook["entry"].split()[0].removeprefix(".venv/bin/")
+            assert Path(sys.executable).with_name(command_name).exists(), hook["entry"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob(".github/ISSUE_TEMPLATE/*.yml")), ids=lambda path: str(path.stem)
+)
+def test_forms_of_issues(path: Path) -> None:
+    form: dict[str, Any] = yaml.safe_load(path.read_text())
+    if path.stem == "config":
+        assert form.keys() == {"blank_issues_enabled"}
+        return
+    assert {"name", "description", "labels", "body"} == form.keys()
+    fields = [part for part in form["body"] if part["type"] != "markdown"]
+    assert all(part["attributes"]["label"] for part in fields)
+    assert len({part["id"] for part in fields}) == len(fields)
+    for name in re.findall(r"[\w/]+\.md", path.read_text()):
+        assert (ROOT / name).exists(), name
