@@ -10,7 +10,9 @@ BIN2 := $(VENV2)/bin
 # Two processes: the tests wait more than they compute.
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help demo test test-2 ui scale-out lint wheel bench bench-brief constraints clean
+MATRIX_ARGS ?=
+
+.PHONY: help demo test test-2 test-matrix ui scale-out lint wheel release bench bench-brief constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -26,16 +28,20 @@ test: $(VENV)/.ready ## Run the tests on Airflow 3.3
 test-2: $(VENV2)/.ready ## Run the tests on Airflow 2.11
 	$(BIN2)/python -m pytest $(PYTEST_ARGS) --ignore=tests/chaos
 
+test-matrix: ## Run the tests on every supported Airflow, and on another Python (an hour)
+	$(PYTHON) scripts/matrix.py --pytest="$(PYTEST_ARGS)" $(MATRIX_ARGS)
+
 ui: $(VENV)/.ready ## Start Airflow with its UI, the example DAGs and a local Vectorize
 	$(BIN)/python scripts/ui.py
 
-lint: $(VENV)/.ready ## Check style and types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+lint: $(VENV)/.ready ## Check style, types and files: what .pre-commit-config.yaml has
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 wheel: $(VENV)/.ready ## Build wheel and sdist, and try the wheel in a clean environment
-	$(BIN)/python scripts/check_wheel.py
+	$(BIN)/python scripts/release.py --rehearse
+
+release: $(VENV)/.ready ## Build what is released: only from a clean checkout, with its entry in CHANGELOG.md
+	$(BIN)/python scripts/release.py
 
 bench: $(VENV)/.ready ## Run the benchmarks in full: most of an hour, on a machine that does nothing else
 	$(BIN)/python benchmarks/run_all.py --results build/bench
@@ -50,7 +56,7 @@ constraints: ## Pin anew what is tested, from the newest releases that fit
 	$(PYTHON) scripts/pin.py
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV2) $(VENV_SCALE) dist build .demo .ui .scale .venv-imports .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv* dist build .demo .ui .scale .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Set up again when the dependencies change, and not otherwise.
 $(VENV)/.ready: pyproject.toml constraints/airflow-3.3.txt

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 # Before anything imports Airflow, which reads these once. Each process of a parallel run gets its own home.
 _HOME = tempfile.TemporaryDirectory(prefix="cfvectorize-tests-", ignore_cleanup_errors=True)
@@ -38,13 +39,22 @@ from harness import Vectorize  # noqa: E402
 IS_AIRFLOW_2 = airflow_version.startswith("2.")
 
 
+def _is_about_this_airflow(item: pytest.Item) -> bool:
+    if item.get_closest_marker("airflow3" if IS_AIRFLOW_2 else "airflow2"):
+        return False
+    this = Version(airflow_version)
+    return all(
+        Version(mark.kwargs.get("since", "0")) <= this < Version(mark.kwargs.get("before", "99"))
+        for mark in item.iter_markers("airflow")
+    )
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, and so not even skip, what is about another major version of Airflow."""
-    other = "airflow3" if IS_AIRFLOW_2 else "airflow2"
-    deselected = [item for item in items if item.get_closest_marker(other)]
-    if deselected:
+    """Deselect, and so not even skip, what is about another version of Airflow."""
+    about = [item for item in items if _is_about_this_airflow(item)]
+    if deselected := [item for item in items if item not in about]:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if not item.get_closest_marker(other)]
+        items[:] = about
 
 
 @pytest.fixture(scope="session")

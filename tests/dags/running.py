@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,12 +82,20 @@ def register(dag: DAG) -> None:
     if airflow_version.startswith("2."):
         return
     from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 
     DagBundlesManager().sync_bundles_to_db()
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # before 3.2
+        from airflow.models.dagbag import DagBag
     bag = DagBag(dag_folder=os.devnull)
     bag.bag_dag(dag)
-    sync_bag_to_db(bag, "dags-folder", None)
+    if hasattr(bag, "sync_to_db"):  # before 3.1
+        dag.relative_fileloc = dag.fileloc
+        bag.sync_to_db("dags-folder", None)
+        return
+    sync = sys.modules[DagBag.__module__].sync_bag_to_db
+    sync(bag, "dags-folder", None)
 
 
 def run_dag(dag: DAG, **kwargs: Any) -> Run:

@@ -112,7 +112,7 @@ def tries_of(run: Run) -> set[int]:
     return {run.tries(task_id, int(index or -1)) for task_id, _, index in places}
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
 @pytest.mark.parametrize("make", ASKING)
 def test_a_wrong_token_fails_at_once(
@@ -124,7 +124,7 @@ def test_a_wrong_token_fails_at_once(
     assert tries_of(run_failing(dag)) == {1}
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db", "server")
 @pytest.mark.parametrize("make", ASKING)
 def test_a_missing_index_fails_at_once(make: Callable[[], None]) -> None:
@@ -133,7 +133,7 @@ def test_a_missing_index_fails_at_once(make: Callable[[], None]) -> None:
     assert tries_of(run_failing(dag)) == {1}
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
 def test_bad_input_fails_at_once(vectorize: Vectorize) -> None:
     how = {"retries": 3, "retry_delay": timedelta(0)}
@@ -154,7 +154,7 @@ def test_bad_input_fails_at_once(vectorize: Vectorize) -> None:
 # --- what is retried ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
 def test_a_throttle_is_retried_when_the_service_says(monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = [True]
@@ -181,7 +181,7 @@ def test_a_throttle_is_retried_when_the_service_says(monkeypatch: pytest.MonkeyP
     assert len(server.requests) == 2
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
 def test_a_throttled_delete_is_retried_when_the_service_says(monkeypatch: pytest.MonkeyPatch) -> None:
     deleted: list[list[str]] = []
@@ -213,7 +213,7 @@ def test_a_throttled_delete_is_retried_when_the_service_says(monkeypatch: pytest
     assert str(reason).startswith("VectorizeBatchThrottledError: ")
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
 def test_other_errors_are_retried_as_the_task_says() -> None:
     server = ScriptedServer(["reset"])
@@ -242,7 +242,7 @@ def test_other_errors_are_retried_as_the_task_says() -> None:
     assert len(server.requests) == 4
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
 def test_a_throttle_has_no_more_tries_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
@@ -259,7 +259,7 @@ def test_a_throttle_has_no_more_tries_than_others(monkeypatch: pytest.MonkeyPatc
     assert len(server.requests) == 2
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
 def test_a_file_may_come_later(vectorize: Vectorize, tmp_path: Path, object_storage: str) -> None:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -306,7 +306,7 @@ def test_the_delay_is_what_the_service_asks_for(kind: type[VectorizeThrottledErr
     assert delay_asked_for(RuntimeError("why")) is None
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 @pytest.mark.parametrize("name", ALL_ERRORS)
 def test_the_policy(name: str) -> None:
     assert retry_policy is not None
@@ -332,7 +332,7 @@ def make_retried_dag() -> DAG:
     return dag
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 def test_the_policy_goes_with_the_dag() -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
@@ -352,7 +352,7 @@ def test_the_policy_goes_with_the_dag() -> None:
         assert repr(copied) == repr(retry_policy) == "VectorizeRetryPolicy()"
 
 
-@pytest.mark.airflow2
+@pytest.mark.airflow(before="3.3")
 @pytest.mark.usefixtures("airflow_db")
 @pytest.mark.parametrize("make", ASKING)
 def test_before_airflow_3_3_tasks_are_retried_as_they_say(
@@ -365,7 +365,7 @@ def test_before_airflow_3_3_tasks_are_retried_as_they_say(
     assert tries_of(run_failing(dag)) == {4}
 
 
-@pytest.mark.airflow2
+@pytest.mark.airflow(before="3.3")
 def test_before_airflow_3_3_the_policy_is_taken_in_default_args_only() -> None:
     from airflow.serialization.serialized_objects import SerializedDAG
 

@@ -236,7 +236,7 @@ def test_what_cannot_be_got(server: LocalVectorize, kwargs: dict[str, Any], text
         "{}",
         "file://{}",
         "{}/../same.ndjson",
-        pytest.param("local://{}", marks=pytest.mark.airflow3, id="local, of Airflow 3"),
+        pytest.param("local://{}", marks=pytest.mark.airflow(since="3.0"), id="local, of Airflow 3"),
     ],
 )
 def test_a_file_is_not_replaced_by_what_is_read_for_it(

@@ -17,13 +17,22 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 try:
-    from airflow.sdk import lineage
-    from airflow.sdk import lineage as asks_for_lineage
     from airflow.sdk.io import attach
-except ImportError:
-    from airflow.io import path as asks_for_lineage
+except ImportError:  # before 3.0
     from airflow.io.store import attach
+
+try:
+    from airflow.sdk import lineage
+except ImportError:  # before 3.2
     from airflow.lineage import hook as lineage
+try:
+    # Where it is asked for; from 3.0 on, at the place that it comes from.
+    from airflow.io import path as asks_for_lineage
+
+    if not hasattr(asks_for_lineage, "get_hook_lineage_collector"):
+        asks_for_lineage = lineage
+except ImportError:
+    asks_for_lineage = lineage
 
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.storage import open_file, path_of, place_of, write_file
@@ -81,7 +90,12 @@ def test_what_ends_early_leaves_all_as_it_was(place: Callable[[str], str], tmp_p
 
 
 @pytest.mark.parametrize(
-    "scheme", ["", "file://", pytest.param("local://", marks=pytest.mark.airflow3, id="local, of Airflow 3")]
+    "scheme",
+    [
+        "",
+        "file://",
+        pytest.param("local://", marks=pytest.mark.airflow(since="3.0"), id="local, of Airflow 3"),
+    ],
 )
 def test_windows_into_the_system_are_closed(scheme: str) -> None:
     for path in ("/proc/self/environ", "/dev/null", "/sys/x"):
@@ -268,8 +282,8 @@ def test_lineage_has_what_was_written(
     [
         ("/tmp/x", "file:///tmp/x"),
         ("/tmp/x", "FILE:///tmp/../tmp/x"),
-        pytest.param("/tmp/x", "local:///tmp/x", marks=pytest.mark.airflow3),
-        pytest.param("/tmp/x", "LOCAL:///tmp/../tmp/x", marks=pytest.mark.airflow3),
+        pytest.param("/tmp/x", "local:///tmp/x", marks=pytest.mark.airflow(since="3.0")),
+        pytest.param("/tmp/x", "LOCAL:///tmp/../tmp/x", marks=pytest.mark.airflow(since="3.0")),
         ("memory://bucket/x", "MEMORY://bucket/x"),
         ("nostore://bucket/x", "NoStore://bucket/x"),
     ],

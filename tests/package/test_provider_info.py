@@ -157,8 +157,8 @@ print(*sorted(name for name in manager.connection_form_widgets if "cloudflare_ve
         assert f"extra__cloudflare_vectorize__{name}" in printed
 
 
-@pytest.mark.airflow3
-def test_the_form_of_airflow_3_needs_no_import_of_the_hook() -> None:
+@pytest.mark.airflow(since="3.2")
+def test_the_form_out_of_metadata_needs_no_import_of_the_hook() -> None:
     code = """
 import sys
 from airflow.providers_manager import ProvidersManager

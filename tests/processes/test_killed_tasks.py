@@ -51,7 +51,7 @@ def airflow(index: Vectorize, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield instance
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")
 def test_tasks_that_are_killed_are_gone_on_with(index: Vectorize, airflow: Standalone) -> None:
     run_id = airflow.trigger("killed_tasks")
     numbers: dict[str, Any] = {}

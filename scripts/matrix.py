@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the tests on every supported Airflow, each in an environment of its own, and say how each went."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+#: What meets Airflow. The client and the local server know nothing of it (a test of ``tests/package`` sees to
+#: that), and a million ids are as many on any version.
+BRIEF = (
+    *(
+        f"tests/{part}"
+        for part in ("dags", "hooks", "operators", "package", "processes", "sensors", "triggers")
+    ),
+    "--ignore=tests/operators/test_reconcile_a_million.py",
+    "--ignore=tests/package/test_conformance_runs.py",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    An environment.
+
+    :param airflow: the minor version, which has a constraints file.
+    :param python: the version of Python; None for the one that runs this.
+    :param groups: the groups of packages in pyproject.toml.
+    """
+
+    airflow: str
+    python: str | None = None
+    groups: tuple[str, ...] = ("test",)
+
+    @property
+    def name(self) -> str:
+        """What it is called on the command line."""
+        return self.airflow + (f"-python{self.python}" if self.python else "")
+
+    @property
+    def directory(self) -> Path:
+        """Where the environment is; that of the newest Airflow is the one of ``make test``."""
+        return ROOT / (".venv" if self.name == NEWEST else f".venv-{self.name}")
+
+
+NEWEST = "3.3"
+NEWEST_GROUPS = ("test", "lint", "build", "docs", "browser")
+ENTRIES = (
+    Entry(NEWEST, groups=NEWEST_GROUPS),
+    Entry(NEWEST, python="3.13", groups=NEWEST_GROUPS),
+    Entry("3.2"),
+    Entry("3.1"),
+    # Without FAB, Airflow 3.0 shows no fields of providers in its connection form.
+    Entry("3.0", groups=("test", "fab")),
+    Entry("2.11"),
+)
+
+
+def find_python(version: str) -> str | None:
+    """
+    Return a Python of a version, None if there is none here.
+
+    :param version: such as "3.13".
+    """
+    candidates = [os.environ.get(f"PYTHON{version.replace('.', '')}"), shutil.which(f"python{version}")]
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    candidates += map(str, sorted(pyenv.glob(f"versions/{version}*/bin/python")))
+    for candidate in filter(None, candidates):
+        code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+        try:
+            done = subprocess.run([candidate, "-c", code], capture_output=True, text=True, check=False)
+        except OSError:
+            continue
+        # A shim may be there, and say that no such version is chosen.
+        if done.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def run(entry: Entry, arguments: list[str]) -> str:
+    """
+    Set up an environment and run the tests in it.
+
+    :param entry: the environment.
+    :param arguments: what to tell pytest.
+    :return: how it went, in a word or two.
+    """
+    python = find_python(entry.python) if entry.python else sys.executable
+    if python is None:
+        print(
+            f"There is no Python {entry.python} with venv here. Install one, or name one: "
+            f"PYTHON{str(entry.python).replace('.', '')}=/path/to/python",
+            flush=True,
+        )
+        return "no Python"
+    constraints = f"constraints/airflow-{entry.airflow}.txt"
+    set_up = [python, "scripts/set_up.py", str(entry.directory), constraints, "--groups", *entry.groups]
+    if subprocess.run(set_up, cwd=ROOT, check=False).returncode:
+        return "not set up"
+    command = [str(entry.directory / "bin" / "python"), "-m", "pytest", *arguments]
+    return "passed" if subprocess.run(command, cwd=ROOT, check=False).returncode == 0 else "FAILED"
+
+
+def main() -> None:
+    """Run them all, however the first ones go."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = [entry.name for entry in ENTRIES]
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"some of {', '.join(names)}; all if none is given"
+    )
+    parser.add_argument("--brief", action="store_true", help="only the tests of what meets Airflow")
+    parser.add_argument("--pytest", default="", help="further arguments of pytest, in one string")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(names):
+        parser.error(
+            f"no such environment: {', '.join(sorted(unknown))}; expected some of {', '.join(names)}"
+        )
+    words = [*arguments.pytest.split(), *(BRIEF if arguments.brief else ())]
+    outcomes = []
+    for entry in ENTRIES:
+        if arguments.names and entry.name not in arguments.names:
+            continue
+        print(f"--- {entry.name}", flush=True)
+        begun = time.monotonic()
+        outcomes.append((entry.name, run(entry, words), time.monotonic() - begun))
+    print("\nAirflow            outcome       seconds, with the set-up")
+    for name, outcome, seconds in outcomes:
+        print(f"{name:<18} {outcome:<13} {seconds:.0f}")
+    sys.exit(any(outcome != "passed" for _, outcome, _ in outcomes))
+
+
+if __name__ == "__main__":
+    main()
