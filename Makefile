@@ -10,7 +10,7 @@ BIN2 := $(VENV2)/bin
 # Two processes: the tests wait more than they compute.
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help demo test test-2 ui scale-out lint wheel bench bench-brief constraints clean
+.PHONY: help demo test test-2 ui scale-out lint docs wheel bench bench-brief constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -33,6 +33,10 @@ lint: $(VENV)/.ready ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.ready ## Build the documentation's site, into build/docs
+	$(BIN)/python -m sphinx -c docs -EWnq --keep-going . build/docs
+	@echo "Open build/docs/index.html"
 
 wheel: $(VENV)/.ready ## Build wheel and sdist, and try the wheel in a clean environment
 	$(BIN)/python scripts/check_wheel.py
