@@ -2,8 +2,8 @@
 """
 How ``make docs`` builds the site: pages in Markdown, and the reference out of docstrings.
 
-The source directory is the project's root, so that README.md and what else stands there are pages too, and the
-links between them and docs/ are those that a Git forge has.
+The source directory is the project's root, so that README.md and what else stands there are pages too, and
+the links between them and docs/ are those that a Git forge has.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 """
 Pages that read the same on a Git forge and in the built site.
 
-On a forge a relative link may lead to any file or directory. Here, a link to what is no page of the site leads
-to a page that shows the file, or lists the directory. And the lists of links on the pages in ``toc_pages`` are
-the tables of contents: one caption for each heading, one entry for each item or row that begins with a link.
+On a forge a relative link may lead to any file or directory. Here, a link to what is no page of the site
+leads to a page that shows the file, or lists the directory. And the lists of links on the pages in
+``toc_pages`` are the tables of contents: one caption for each heading, one entry for each item or row that
+begins with a link.
 """
 
 from __future__ import annotations

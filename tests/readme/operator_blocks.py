@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the fenced blocks of docs/index.md, docs/operators/ and docs/reference/ are run: whole DAGs, but the last."""
+"""How the fenced blocks of docs/index.md, docs/operators/ and docs/reference/ are run: most are whole DAGs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VALUES = [0.5] * DIMENSIONS
 
 
 def page_of(cls: type) -> str:
-    """Return the path of the page of an operator or sensor: its name in words, without what all have in it."""
+    """Return the path of the page of an operator or sensor: its name in words, without what all share."""
     name = re.sub(r"^Vectorize|(Create|Delete)Vectorize|Operator$", r"\1", cls.__name__)
     return f"{FOLDER}/{re.sub('(?<!^)(?=[A-Z])', '-', name).lower()}.md"
 
