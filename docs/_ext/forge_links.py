@@ -63,7 +63,7 @@ class LinkFiles(SphinxTransform):
             target = node["reftarget"]
             base = "" if target.startswith("/") else posixpath.dirname(self.env.docname)
             path = posixpath.normpath(posixpath.join(base, target.lstrip("/")))
-            if not (root / path).exists():
+            if path.startswith("..") or not (root / path).exists():
                 continue
             _files(self.env).setdefault(self.env.docname, set()).add(path)
             uri = self.app.builder.get_relative_uri(self.env.docname, f"{PREFIX}/{path}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the fenced blocks of docs/index.md, docs/operators/ and docs/reference/ are run: most are whole DAGs."""
+"""How the blocks of docs/index.md, docs/operators/ and docs/reference/ are run: most are whole DAG files."""
 
 from __future__ import annotations
 
