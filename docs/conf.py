@@ -55,7 +55,8 @@ html_theme = "alabaster"
 html_title = f"{project} {version}"
 html_theme_options = {
     "description": "Cloudflare Vectorize in Apache Airflow",
-    "page_width": "1200px",
+    "page_width": "1240px",
+    "body_max_width": "none",
     "sidebar_width": "280px",
     "code_font_size": "0.75em",
     "show_relbars": True,
