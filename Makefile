@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n 2
 
 MATRIX_ARGS ?=
 
-.PHONY: help demo test test-2 test-matrix ui scale-out lint wheel release bench bench-brief constraints clean
+.PHONY: help demo test test-2 test-matrix ui scale-out lint docs wheel release bench bench-brief constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -36,6 +36,10 @@ ui: $(VENV)/.ready ## Start Airflow with its UI, the example DAGs and a local Ve
 
 lint: $(VENV)/.ready ## Check style, types and files: what .pre-commit-config.yaml has
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+docs: $(VENV)/.ready ## Build the documentation's site, into build/docs
+	$(BIN)/python -m sphinx -c docs -EWnq --keep-going . build/docs
+	@echo "Open build/docs/index.html"
 
 wheel: $(VENV)/.ready ## Build wheel and sdist, and try the wheel in a clean environment
 	$(BIN)/python scripts/release.py --rehearse

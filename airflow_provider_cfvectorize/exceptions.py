@@ -4,9 +4,8 @@ Every error a user can meet, one hierarchy.
 
 None derives from ``AirflowException``: Airflow turns those, and no others, into *skipped* when a deferred
 sensor has ``soft_fail``, so a wrong token would be skipped in deferrable mode and fail in poke mode. The one
-error that Airflow must know, ``VectorizeMutationTimeout`` in
-:mod:`airflow_provider_cfvectorize.sensors.mutation`, lives beside the sensor and derives from
-:class:`VectorizeError` too.
+error that Airflow must know lives beside the sensor and derives from :class:`VectorizeError` too:
+:class:`~airflow_provider_cfvectorize.sensors.mutation.VectorizeMutationTimeout`.
 """
 
 from __future__ import annotations

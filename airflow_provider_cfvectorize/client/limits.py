@@ -40,14 +40,16 @@ MAX_GET_IDS: Final = 20
 MAX_UPSERT_VECTORS: Final = 5000
 #: Bytes in one insert or upsert request. docs ("maximum upload size").
 MAX_UPLOAD_BYTES: Final = 100 * 1000 * 1000
-#: Ids on one page of ``list``, and the number when none is asked for. schema.
+#: Ids on one page of ``list``. schema.
 MAX_LIST_COUNT: Final = 1000
+#: Ids on one page of ``list`` when no number is asked for. schema.
 DEFAULT_LIST_COUNT: Final = 100
 
 # --- vectors and indexes -------------------------------------------------------------------------------
 
-#: Dimensions of an index. observed: "Dimensions must be in range: [32, 1536]" (the schema says 1 to 1536).
+#: Fewest dimensions of an index. observed: "Dimensions must be in range: [32, 1536]" (the schema says 1).
 MIN_DIMENSIONS: Final = 32
+#: Most dimensions of an index. schema; observed, as above.
 MAX_DIMENSIONS: Final = 1536
 #: Dimensions of the indexes that presets make, which are those of the models. docs: of the small and the
 #: large one https://developers.cloudflare.com/workers-ai/models/, of the others
@@ -67,29 +69,32 @@ MAX_VECTORS_PER_INDEX: Final = 20_000_000
 MAX_METADATA_INDEXES: Final = 10
 #: Bytes of UTF-8 of a string that a metadata index keeps. docs.
 MAX_INDEXED_BYTES: Final = 64
-#: A filter as compact JSON has fewer bytes than this, and a key in it at most so many characters. docs:
+#: A filter as compact JSON has fewer bytes than this. docs:
 #: https://developers.cloudflare.com/vectorize/reference/metadata-filtering/
 FILTER_BYTES: Final = 2048
+#: Characters of a key in a filter. docs, same page.
 MAX_FILTER_KEY_CHARS: Final = 512
 #: Matches of a query when no number is asked for. schema.
 DEFAULT_TOP_K: Final = 5
-#: Matches of a query with values or all metadata, and without. docs, changelog of 2026-03-16; observed: code
-#: 40025.
+#: Matches of a query with values or all metadata. docs, changelog of 2026-03-16; observed: code 40025.
 MAX_TOP_K_WITH_DATA: Final = 50
+#: Matches of a query without these. docs, changelog of 2026-03-16; observed: code 40025.
 MAX_TOP_K: Final = 100
 
 # --- how writes are applied ----------------------------------------------------------------------------
 
-#: Mutations and vectors that one background job of the service folds into the index, whichever is reached
-#: first. docs: https://developers.cloudflare.com/vectorize/best-practices/insert-vectors/
+#: Mutations that one background job of the service folds into the index, unless ``VECTORS_PER_JOB`` are
+#: reached first. docs: https://developers.cloudflare.com/vectorize/best-practices/insert-vectors/
 MUTATIONS_PER_JOB: Final = 1000
+#: Vectors that one such job folds into the index. docs, same page.
 VECTORS_PER_JOB: Final = 200_000
 
 # --- requests a time -----------------------------------------------------------------------------------
 
-#: Requests in a window of so many seconds, for all that an account's owner runs. docs:
+#: Requests in a window, for all that an account's owner runs. docs:
 #: https://developers.cloudflare.com/fundamentals/api/reference/limits/
 ACCOUNT_REQUESTS: Final = 1200
+#: Seconds of such a window. docs, same page.
 ACCOUNT_WINDOW_SECONDS: Final = 300
 #: Requests a second from one IP address. docs, same page.
 IP_REQUESTS_PER_SECOND: Final = 200

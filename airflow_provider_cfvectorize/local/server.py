@@ -63,7 +63,7 @@ class LocalVectorize:
     :param port: Port to listen on; 0 takes a free one.
     :param data: File that keeps everything; None keeps it in memory.
     :param account_id: The one account there is, 32 hexadecimal digits.
-    :param api_token: The token that opens it; None is :data:`DEFAULT_API_TOKEN`.
+    :param api_token: The token that opens it; None is ``DEFAULT_API_TOKEN``.
     :param apply_delay: Seconds until a job applies what is pending, and between jobs of a backlog.
     :param visibility_lag: Seconds by which vectors, ids and their number follow the watermark.
     :param latency: Seconds by which each answer is delayed.

@@ -182,7 +182,7 @@ class VectorizeWriteOperator(VectorizeOperator):
     :param account_id: the account; the connection's login if not given. (templated)
     """
 
-    #: Keep progress for a retry; see :mod:`airflow_provider_cfvectorize.operators.durable`.
+    #: Keep progress for a retry; see ``operators/durable.py``.
     durable: bool = False
 
     def __init__(

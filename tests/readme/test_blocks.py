@@ -438,12 +438,7 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "docs/scale-out.md#on-kubernetes/2": installs_the_chart,
     "docs/scale-out.md#on-kubernetes/3": kills_a_pod,
     **guide_blocks.RULES,
-    **{
-        key: lambda block, bench: operator_blocks.RULES[block.key](
-            block, operator_blocks.Stage(bench.server, bench.directory)
-        )
-        for key in operator_blocks.RULES
-    },
+    **operator_blocks.RULES,
 }
 
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Pages that read the same on a Git forge and in the built site.
+
+On a forge a relative link may lead to any file or directory. Here, a link to what is no page of the site
+leads to a page that shows the file, or lists the directory. And the lists of links on the pages in
+``toc_pages`` are the tables of contents: one caption for each heading, one entry for each item or row that
+begins with a link.
+"""
+
+from __future__ import annotations
+
+import html
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.transforms import SphinxTransform
+
+#: Where the pages that show files stand in the site.
+PREFIX = "_files"
+
+_HEADING = re.compile(r"^#+ (.+)$")
+_ITEM = re.compile(r"^[-|] \[`?([^`\]]*)`?\]\(([^)#\s]+)\.md\)")
+
+
+def add_toctrees(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Put the toctrees that a page's lists of links stand for into its text."""
+    if docname not in app.config.toc_pages:
+        return
+    entries: dict[str, list[str]] = {}
+    caption = ""
+    for line in content[0].splitlines():
+        if match := _HEADING.match(line):
+            caption = match[1]
+        elif match := _ITEM.match(line):
+            entries.setdefault(caption, []).append(f"{match[1]} <{match[2]}>")
+    toctrees = ""
+    for caption, entry in entries.items():
+        lines = [":hidden:", f":caption: {caption}", "", *entry]
+        toctrees += "\n".join(["", "```{toctree}", *lines, "```", ""])
+    # Behind the title, so that the pages come before the page's own sections in the navigation.
+    title, _, rest = content[0].partition("\n")
+    content[0] = f"{title}\n{toctrees}{rest}"
+
+
+class LinkFiles(SphinxTransform):
+    """Lead links to files that are no pages of the site to the pages that show them."""
+
+    # Before the links to files are taken for downloads.
+    default_priority = 400
+
+    def apply(self, **kwargs: Any) -> None:
+        """Replace the nodes."""
+        root = Path(self.env.srcdir)
+        for node in [*self.document.findall(addnodes.download_reference), *self._unknown()]:
+            target = node["reftarget"]
+            base = "" if target.startswith("/") else posixpath.dirname(self.env.docname)
+            path = posixpath.normpath(posixpath.join(base, target.lstrip("/")))
+            if path.startswith("..") or not (root / path).exists():
+                continue
+            _files(self.env).setdefault(self.env.docname, set()).add(path)
+            uri = self.app.builder.get_relative_uri(self.env.docname, f"{PREFIX}/{path}")
+            text = node.astext()
+            node.replace_self(nodes.reference("", text, internal=True, refuri=uri))
+
+    def _unknown(self) -> Iterator[addnodes.pending_xref]:
+        for node in self.document.findall(addnodes.pending_xref):
+            if node.get("reftype") == "myst" and node.get("refdomain") is None:
+                yield node
+
+
+def _files(env: BuildEnvironment) -> dict[str, set[str]]:
+    """Return the files that each page links to."""
+    if not hasattr(env, "linked_files"):
+        env.linked_files = {}
+    files: dict[str, set[str]] = env.linked_files
+    return files
+
+
+def make_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield a page for each file that is linked to, or stands in a directory that is."""
+    root = Path(app.srcdir)
+    waiting = {path for paths in _files(app.env).values() for path in paths}
+    done: set[str] = set()
+    while waiting:
+        path = waiting.pop()
+        done.add(path)
+        if (root / path).is_dir():
+            inside = sorted(
+                f"{path}/{child.name}"
+                for child in (root / path).iterdir()
+                if not child.name.startswith((".", "__pycache__"))
+            )
+            waiting |= {*inside} - done
+            body = _listing(app, path, inside)
+        else:
+            text = (root / path).read_text()
+            language = {".py": "python", ".json": "json", ".md": "markdown"}.get(Path(path).suffix, "text")
+            body = app.builder.highlighter.highlight_block(text, language)  # type: ignore[attr-defined]
+        title = html.escape(path)
+        yield f"{PREFIX}/{path}", {"title": title, "body": f"<h1>{title}</h1>\n{body}"}, "page.html"
+
+
+def _listing(app: Sphinx, path: str, inside: list[str]) -> str:
+    uris = [app.builder.get_relative_uri(f"{PREFIX}/{path}", f"{PREFIX}/{child}") for child in inside]
+    items = [
+        f'<li><a href="{html.escape(uri)}">{html.escape(posixpath.basename(child))}</a></li>'
+        for uri, child in zip(uris, inside, strict=True)
+    ]
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def forget_page(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
+    """Forget what a page linked to that is read anew or gone."""
+    _files(env).pop(docname, None)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect everything."""
+    app.add_config_value("toc_pages", [], "env", [list])
+    app.add_transform(LinkFiles)
+    app.connect("source-read", add_toctrees)
+    app.connect("html-collect-pages", make_pages)
+    app.connect("env-purge-doc", forget_page)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How ``make docs`` builds the site: pages in Markdown, and the reference out of docstrings.
+
+The source directory is the project's root, so that README.md and what else stands there are pages too, and
+the links between them and docs/ are those that a Git forge has.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
+# Airflow writes its configuration where it is imported, which must not be its user's home.
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="cfvectorize-docs-"))
+
+from sphinx.util.inspect import stringify_signature  # noqa: E402
+
+from airflow_provider_cfvectorize import __version__  # noqa: E402
+
+project = "airflow-provider-cfvectorize"
+author = "The airflow-provider-cfvectorize authors"
+version = release = __version__
+language = "en"
+
+root_doc = "docs/index"
+include_patterns = ["*.md", "docs/**.md"]
+exclude_patterns = [".*", "build", "dist", "tests", "benchmarks", "scripts", "example_dags"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "forge_links"]
+toc_pages = ["docs/index", "docs/operators/index", "docs/reference/index"]
+# As deep as headings go, since a forge gives each an anchor.
+myst_heading_anchors = 4
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_maximum_signature_line_length = 88
+# Everything else that is named must be there.
+nitpick_ignore_regex = [
+    # Of others, whose pages are not asked for: the build needs no network.
+    (r"py:.*", r"(airflow|collections|datetime|typing)\..*"),
+    # The same, in what autodoc can only show as it is written: imported for the type checker alone.
+    (r"py:class", r"Context|Path|timedelta|Callable\[\[\]|str \| tuple\[int|RetryDecision|Vectors"),
+    # A type variable, and types of results that are handed on and not made by a user.
+    (r"py:class", r".*\.(Result|Answer|IdList|RawResponse|WitnessVector)"),
+]
+
+html_theme = "alabaster"
+html_title = f"{project} {version}"
+html_theme_options = {
+    "description": "Cloudflare Vectorize in Apache Airflow",
+    "page_width": "1240px",
+    "body_max_width": "none",
+    "sidebar_width": "280px",
+    "code_font_size": "0.75em",
+    "show_relbars": True,
+    "show_powered_by": False,
+}
+html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
+html_copy_source = False
+html_show_copyright = False
+html_show_sphinx = False
+toc_object_entries = False
+html_additional_pages = {"index": "redirect.html"}
+templates_path = ["_templates"]
+pygments_style = "friendly"
+
+
+def own_signature(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """Return the signature of an operator's own constructor, which Airflow's metaclass hides."""
+    if what != "class" or not (signature or "").startswith("(*args"):
+        return None
+    own = inspect.signature(obj.__init__)
+    parameters = [p for p in own.parameters.values() if p.name not in ("self", "kwargs")]
+    shown = own.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
+    return stringify_signature(shown, show_annotation=True), returns
+
+
+def setup(app: Any) -> None:
+    """Connect what is about this project alone."""
+    app.connect("autodoc-process-signature", own_signature)
