@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the fenced blocks of the guides below docs/ are run."""
+"""How the fenced blocks of docs/getting-started.md, docs/deleting-at-scale.md and docs/design.md are run."""
 
 from __future__ import annotations
 

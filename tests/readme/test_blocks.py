@@ -39,7 +39,7 @@ from airflow_provider_cfvectorize.local.__main__ import TOKEN_VARIABLE, build_pa
 from airflow_provider_cfvectorize.retry import retry_policy
 from dags.running import change, make_dag, query, run_dag
 from harness import Vectorize, wait_until
-from readme import guide_blocks, operator_blocks
+from readme import connection_blocks, guide_blocks, operator_blocks, proof_blocks
 from readme.bench import Bench
 from readme.markdown import ROOT, Block, documents, read
 
@@ -437,7 +437,9 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     SCALE_VALUES: are_values_of_the_chart,
     "docs/scale-out.md#on-kubernetes/2": installs_the_chart,
     "docs/scale-out.md#on-kubernetes/3": kills_a_pod,
+    **connection_blocks.RULES,
     **guide_blocks.RULES,
+    **proof_blocks.RULES,
     **operator_blocks.RULES,
 }
 

@@ -91,7 +91,18 @@ def test_the_tested_versions_are_those_of_the_constraints() -> None:
         for path in Path(ROOT / "constraints").glob("*.txt")
         if (match := re.search(r"^apache-airflow==(.+)$", path.read_text(), re.MULTILINE))
     }
-    assert [row[2] for row in rows] == ["`make test`", "`make test-2`"]
+    script = (ROOT / "scripts" / "matrix.py").read_text()
+    entries = {
+        (match[1], match[2] or "3.11")
+        for match in re.finditer(r'Entry\((?:"([\d.]+)"|NEWEST)(?:, python="([\d.]+)")?', script)
+    }
+    told = {
+        (None if row is rows[0] else row[0].rpartition(".")[0], python)
+        for row in rows
+        for python in row[1].split(" and ")
+    }
+    assert told == entries
+    assert all("`make test-matrix`" in row[2] for row in rows)
 
 
 def test_the_fields_of_the_connection() -> None:
