@@ -10,7 +10,7 @@ BIN2 := $(VENV2)/bin
 # Two processes: the tests wait more than they compute.
 PYTEST_ARGS ?= -n 2
 
-.PHONY: help demo test test-2 ui scale-out lint wheel bench bench-brief constraints clean
+.PHONY: help demo test test-2 test-browser pictures ui scale-out lint wheel bench bench-brief constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -25,6 +25,14 @@ test: $(VENV)/.ready ## Run the tests on Airflow 3.3
 # Without the chaos suite, of which the other Airflow shows as much.
 test-2: $(VENV2)/.ready ## Run the tests on Airflow 2.11
 	$(BIN2)/python -m pytest $(PYTEST_ARGS) --ignore=tests/chaos
+
+test-browser: $(VENV)/.ready ## Use Airflow's UI in Chromium, which is installed if there is none
+	$(BIN)/python scripts/chromium.py
+	$(BIN)/python -m pytest tests/browser --browser
+
+pictures: $(VENV)/.ready ## The same, and make the pictures of docs/images anew
+	$(BIN)/python scripts/chromium.py
+	$(BIN)/python -m pytest tests/browser --browser --pictures docs/images
 
 ui: $(VENV)/.ready ## Start Airflow with its UI, the example DAGs and a local Vectorize
 	$(BIN)/python scripts/ui.py

@@ -38,13 +38,23 @@ from harness import Vectorize  # noqa: E402
 IS_AIRFLOW_2 = airflow_version.startswith("2.")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--browser", action="store_true", help="run the tests in a browser, and no others")
+    parser.addoption("--pictures", help="where those put their pictures (default: build/pictures)")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, and so not even skip, what is about another major version of Airflow."""
+    """Deselect, and so not even skip, what is about another major version of Airflow, or not asked for."""
     other = "airflow3" if IS_AIRFLOW_2 else "airflow2"
-    deselected = [item for item in items if item.get_closest_marker(other)]
+    browser = config.getoption("--browser")
+
+    def selected(item: pytest.Item) -> bool:
+        return not item.get_closest_marker(other) and bool(item.get_closest_marker("browser")) == browser
+
+    deselected = [item for item in items if not selected(item)]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if not item.get_closest_marker(other)]
+        items[:] = [item for item in items if selected(item)]
 
 
 @pytest.fixture(scope="session")
