@@ -209,6 +209,11 @@ class Run:
         )
         expect(row.get_by_role("cell", name=state, exact=True)).to_be_visible(timeout=TASK)
 
+    def wait_for_success(self) -> None:
+        """Wait until the run itself is shown as a success: no state but that is left on the page."""
+        expect(self._page.get_by_text("Running", exact=True)).to_have_count(0, timeout=TASK)
+        expect(self._page.get_by_text("Success", exact=True).first).to_be_visible()
+
     def open_task(self, task_id: str) -> Task:
         """Go to one of its tasks."""
         self._page.goto(f"{self._url}/tasks/{task_id}")

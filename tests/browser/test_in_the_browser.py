@@ -63,10 +63,16 @@ def test_delete_and_wait_in_the_ui(ui: Ui, index: Vectorize, clock: Clock) -> No
     assert index.ids() == KEPT.union(DOOMED)
     clock.go_on()
     run.wait_for("wait_until_gone", "Success")
+    run.wait_for_success()
     assert index.ids() == KEPT
     ui.picture("run-done")
 
     delete = run.open_task("delete")
+    assert (
+        delete.follow_link("Cloudflare dashboard", "dash.cloudflare.com")
+        == f"https://dash.cloudflare.com/{index.server.account_id}/ai/vectorize/docs"
+    )
+    ui.picture("dashboard-link")
     receipt = delete.xcom("receipt")
     assert receipt["count"] == len(DOOMED)
     assert set(receipt["witness_ids"]) <= set(DOOMED)
