@@ -253,12 +253,13 @@ class Task:
 
     def follow_link(self, name: str, host: str) -> str:
         """
-        Press the button of an extra link, and return the address that is opened.
+        Press the button of an extra link, among its details, and return the address that is opened.
 
         :param name: what is on the button.
         :param host: the host it leads to, for which a page of our own stands in.
         """
         self._page.context.route(f"https://{host}/**", lambda route: route.fulfill(body="elsewhere"))
+        self._page.get_by_role("link", name="Details", exact=True).click()
         with self._page.context.expect_page() as opened:
             self._page.get_by_role("link", name=name, exact=True).click()
         opened.value.wait_for_load_state()
