@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n 2
 
 MATRIX_ARGS ?=
 
-.PHONY: help demo test test-2 test-matrix ui scale-out lint docs wheel release bench bench-brief constraints clean
+.PHONY: help demo test test-2 test-matrix test-browser pictures ui scale-out lint docs wheel release bench bench-brief constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -30,6 +30,14 @@ test-2: $(VENV2)/.ready ## Run the tests on Airflow 2.11
 
 test-matrix: ## Run the tests on every supported Airflow, and on another Python (an hour)
 	$(PYTHON) scripts/matrix.py --pytest="$(PYTEST_ARGS)" $(MATRIX_ARGS)
+
+test-browser: $(VENV)/.ready ## Use Airflow's UI in Chromium, which is installed if there is none
+	$(BIN)/python scripts/chromium.py
+	$(BIN)/python -m pytest tests/browser --browser
+
+pictures: $(VENV)/.ready ## The same, and make the pictures of docs/images anew
+	$(BIN)/python scripts/chromium.py
+	$(BIN)/python -m pytest tests/browser --browser --pictures docs/images
 
 ui: $(VENV)/.ready ## Start Airflow with its UI, the example DAGs and a local Vectorize
 	$(BIN)/python scripts/ui.py

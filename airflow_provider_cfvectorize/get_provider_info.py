@@ -44,6 +44,7 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.triggers.mutation"]},
         ],
+        "extra-links": [f"{_PACKAGE}.links.VectorizeIndexLink"],
         "connection-types": [
             {
                 "connection-type": connection.CONN_TYPE,

@@ -99,10 +99,11 @@ class Airflow:
     Airflow's processes, with the example DAGs and a connection to the local Vectorize.
 
     :param home: an empty directory for all it keeps.
-    :param connection: the connection, as JSON.
+    :param connection: the connection, as JSON; None leaves it to whoever uses this Airflow.
+    :param port: the port of its API server.
     """
 
-    def __init__(self, home: Path, connection: str, port: int) -> None:
+    def __init__(self, home: Path, connection: str | None, port: int) -> None:
         self.home = home
         self.url = f"http://127.0.0.1:{port}"
         self.log = home / "airflow.log"
@@ -111,7 +112,7 @@ class Airflow:
             # `airflow standalone` starts its parts by name.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "AIRFLOW_HOME": str(home),
-            CONN: connection,
+            **({} if connection is None else {CONN: connection}),
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -155,9 +156,17 @@ class Airflow:
 
 
 @contextlib.contextmanager
-def airflow(home: Path, connection: str, dag_id: str) -> Iterator[Airflow]:
-    """Run Airflow (scheduler, triggerer, DAG processor, API server) until it knows a DAG."""
+def airflow(home: Path, connection: str | None, dag_id: str, **env: str) -> Iterator[Airflow]:
+    """
+    Run Airflow (scheduler, triggerer, DAG processor, API server), and yield it once it knows a DAG.
+
+    :param home: an empty directory for all it keeps.
+    :param connection: the connection, as JSON, or None.
+    :param dag_id: the DAG.
+    :param env: further environment variables.
+    """
     instance = Airflow(home, connection, free_port())
+    instance.env |= env
     with process([sys.executable, "-m", "airflow", "standalone"], instance.log, instance.env) as child:
         instance.wait_for_dag(dag_id, child)
         yield instance

@@ -39,22 +39,32 @@ from harness import Vectorize  # noqa: E402
 IS_AIRFLOW_2 = airflow_version.startswith("2.")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--browser", action="store_true", help="run the tests in a browser, and no others")
+    parser.addoption("--pictures", help="where those put their pictures (default: build/pictures)")
+
+
 def _is_about_this_airflow(item: pytest.Item) -> bool:
     if item.get_closest_marker("airflow3" if IS_AIRFLOW_2 else "airflow2"):
         return False
     this = Version(airflow_version)
     return all(
         Version(mark.kwargs.get("since", "0")) <= this < Version(mark.kwargs.get("before", "99"))
+        and not airflow_version.startswith(mark.kwargs.get("but_not", "none"))
         for mark in item.iter_markers("airflow")
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, and so not even skip, what is about another version of Airflow."""
-    about = [item for item in items if _is_about_this_airflow(item)]
-    if deselected := [item for item in items if item not in about]:
+    """Deselect, and so not even skip, what is about another version of Airflow, or not asked for."""
+    browser = config.getoption("--browser")
+
+    def selected(item: pytest.Item) -> bool:
+        return _is_about_this_airflow(item) and bool(item.get_closest_marker("browser")) == browser
+
+    if deselected := [item for item in items if not selected(item)]:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = about
+        items[:] = [item for item in items if selected(item)]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -17,6 +17,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeInterrupted,
     VectorizeWaitTimeout,
 )
+from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
 
     template_fields: Sequence[str] = ("index_name", "conn_id", "account_id")
     ui_color = "#f6d5c3"
+    operator_extra_links = (VectorizeIndexLink(),)
+
+    #: The account that the task talks to, as soon as it does; for the link and the lineage.
+    used_account: str | None = None
 
     def __init__(
         self,
@@ -118,6 +123,7 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         hook = self.make_hook()
         hook.max_connections = max_connections
         client = hook.get_conn()
+        self.used_account = client.account_id
         if self.execution_timeout is not None:
             client.session.deadline = time.monotonic() + self.execution_timeout.total_seconds()
         return client
@@ -184,6 +190,8 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     #: Keep progress for a retry; see ``operators/durable.py``.
     durable: bool = False
+    #: Number of vectors or ids that the service has acknowledged, as far as the task knows.
+    acknowledged: int | None = None
 
     def __init__(
         self,
@@ -224,6 +232,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
 
         self.push(context, "receipt", receipt.as_dict())
+        self.acknowledged = receipt.count
         if not self.wait_for_completion:
             self._forget_progress(context)
             return receipt.mutation_id
@@ -257,7 +266,7 @@ class VectorizeWriteOperator(VectorizeOperator):
                 poll_interval=self.poll_interval,
             ),
             method_name="execute_complete",
-            kwargs=self.to_resume(),
+            kwargs=self.to_resume() | {"done": {"account_id": receipt.account_id, "count": receipt.count}},
             timeout=deferral_timeout(self.wait_timeout, self.execution_timeout),
         )
 
@@ -265,22 +274,29 @@ class VectorizeWriteOperator(VectorizeOperator):
         """Return what the subclass's ``execute_complete`` must know again after a deferral, as JSON."""
         return {}
 
-    def execute_complete(self, context: Context, event: Any = None) -> str | None:
+    def execute_complete(
+        self, context: Context, event: Any = None, done: Mapping[str, Any] | None = None
+    ) -> str | None:
         """
         End the task after a deferred wait.
 
         :param context: the task's context.
         :param event: what the trigger sent.
+        :param done: what was acknowledged before it. Unknown after a deferral in ``dag.test()`` of Airflow 2,
+            and if an older version of this provider has deferred the task.
         :return: the mutation id.
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         """
         from airflow_provider_cfvectorize.triggers.events import read_event
 
+        if done is not None:
+            self.used_account, self.acknowledged = done["account_id"], done["count"]
         try:
             evidence = read_event(event)
         except VectorizeWaitTimeout as e:
             self._forget_what_is_lost(context, e)
             raise
+        self.used_account = evidence.get("account_id")
         return self._end(context, evidence)
 
     def _end(self, context: Context, evidence: dict[str, Any]) -> str | None:

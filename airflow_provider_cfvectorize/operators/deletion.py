@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
@@ -155,18 +155,21 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         """Return what the task must know again after a deferral."""
         return {"sent": self._sent}
 
-    def execute_complete(self, context: Context, event: Any = None, sent: str = "") -> str | None:
+    def execute_complete(
+        self, context: Context, event: Any = None, done: Mapping[str, Any] | None = None, sent: str = ""
+    ) -> str | None:
         """
         End the task after a deferred wait.
 
         :param context: the task's context.
         :param event: what the trigger sent.
+        :param done: what was acknowledged before it.
         :param sent: what tells the ids that were sent from others.
         :return: the mutation id.
         :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
         """
         self._sent = sent
-        return super().execute_complete(context, event)
+        return super().execute_complete(context, event, done)
 
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
         """

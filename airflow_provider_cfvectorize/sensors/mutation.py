@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeWaitTimeout
+from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         "account_id",
     )
     ui_color = "#f6d5c3"
+    operator_extra_links = (VectorizeIndexLink(),)
+
+    #: The account that the task talks to, as soon as it does; for the link.
+    used_account: str | None = None
 
     def __init__(
         self,
@@ -126,6 +131,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
 
         check_path_name(self.index_name)
         client = self._make_client()
+        self.used_account = client.account_id
         try:
             receipts = check_receipts(
                 read_waits(self.mutation_id, self.receipt, context, index_name=self.index_name),
@@ -153,21 +159,26 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         evidence = self._wait.look()
         return PokeReturnValue(is_done=evidence is not None, xcom_value=evidence)
 
-    def execute_complete(self, context: Context, event: Any = None) -> dict[str, Any]:
+    def execute_complete(
+        self, context: Context, event: Any = None, account_id: str | None = None
+    ) -> dict[str, Any]:
         """
         End the task after a deferred wait.
 
         :param context: the task's context.
         :param event: what the trigger sent.
+        :param account_id: the account that the task has talked to, where it is known.
         :return: the evidence.
         :raises VectorizeMutationTimeout: not seen to be applied in time.
         """
         from airflow_provider_cfvectorize.triggers.events import read_event
 
+        self.used_account = account_id
         try:
             evidence = read_event(event)
         except VectorizeWaitTimeout as e:
             raise VectorizeMutationTimeout(str(e)) from None
+        self.used_account = evidence.get("account_id")
         return self._end(evidence)
 
     def _make_client(self) -> VectorizeClient:
@@ -246,6 +257,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
                 poll_interval=self.poke_interval,
             ),
             method_name="execute_complete",
+            kwargs={"account_id": self.used_account},
             timeout=deferral_timeout(self.timeout, self.execution_timeout),
         )
         raise AssertionError("defer() does not return")

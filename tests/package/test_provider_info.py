@@ -24,6 +24,7 @@ import airflow_provider_cfvectorize
 from airflow_provider_cfvectorize import connection
 from airflow_provider_cfvectorize.get_provider_info import get_provider_info
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.operators import indexes, vectors
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
@@ -50,6 +51,12 @@ def run_python(code: str, *options: str, **env: str) -> str:
         )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def import_path(path: str) -> Any:
+    """Return what a dotted path leads to."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def run_airflow(*arguments: str) -> tuple[str, str]:
@@ -94,6 +101,7 @@ def test_the_schemas_of_airflow(name: str) -> None:
             "hooks",
             "triggers",
             "integrations",
+            "extra-links",
             "config",
         ):
             part = schema["properties"][key]
@@ -112,9 +120,9 @@ def test_every_path_in_the_metadata_leads_somewhere() -> None:
         for entry in info[key]:
             for module in entry["python-modules"]:
                 importlib.import_module(module)
+    assert [import_path(path) for path in info["extra-links"]] == [VectorizeIndexLink]
     (connection_type,) = info["connection-types"]
-    module, _, name = connection_type["hook-class-name"].rpartition(".")
-    hook = getattr(importlib.import_module(module), name)
+    hook = import_path(connection_type["hook-class-name"])
     assert hook is CloudflareVectorizeHook
     assert (hook.conn_type, hook.hook_name) == (
         connection_type["connection-type"],
@@ -186,6 +194,7 @@ def test_the_commands_of_airflow_show_it_without_a_warning() -> None:
         ("hooks", connection.CONN_TYPE),
         ("behaviours", connection.CONN_TYPE),
         ("widgets", "rate_reserve"),
+        ("links", "airflow_provider_cfvectorize.links.VectorizeIndexLink"),
     ):
         printed, complained = run_airflow("providers", command, "-o", "json")
         assert expected in printed, command
@@ -197,7 +206,8 @@ def test_the_commands_of_airflow_show_it_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["operators.indexes", "operators.vectors", "retry", "sensors.mutation", "triggers.mutation"]
+    "module",
+    ["links", "operators.indexes", "operators.vectors", "retry", "sensors.mutation", "triggers.mutation"],
 )
 def test_a_dag_processor_imports_nothing_heavy(module: str) -> None:
     code = f"""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import shutil
-import sys
 import time
 import urllib.error
 from collections.abc import Callable
@@ -21,9 +20,9 @@ _ASK_SECONDS = 3
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _playground() -> ModuleType:
-    """Return what the demo starts Airflow with, which is no package."""
-    spec = importlib.util.spec_from_file_location("playground", ROOT / "scripts" / "playground.py")
+def script(name: str) -> ModuleType:
+    """Return a module of the directory of scripts, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -33,37 +32,42 @@ def _playground() -> ModuleType:
 
 class Standalone:
     """
-    Scheduler, triggerer, DAG processor and API server, with one DAG; use it as a context manager.
+    Scheduler, triggerer, DAG processor and API server; use it as a context manager.
 
     :param home: an existing directory for all it keeps.
-    :param dag_file: the DAG, of the same name as the file.
-    :param connection: the connection, as JSON.
+    :param dags: a folder of DAGs, or the file of one of the same name.
+    :param connection: the connection, as JSON; None for none.
+    :param dag_id: the DAG to wait for, in a folder.
     :param env: further environment variables.
     """
 
-    def __init__(self, home: Path, dag_file: Path, connection: str, **env: str) -> None:
+    def __init__(
+        self, home: Path, dags: Path, connection: str | None, *, dag_id: str | None = None, **env: str
+    ) -> None:
         self.home = home
-        self._playground = _playground()
-        dags = home / "dags"
-        dags.mkdir()
-        shutil.copy(dag_file, dags)
-        self._dag_id = dag_file.stem
-        self._airflow = self._playground.Airflow(home, connection, self._playground.free_port())
-        self._airflow.env |= env | {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}
+        self._dag_id = dag_id or dags.stem
+        self._connection = connection
+        folder = dags
+        if dags.is_file():
+            folder = home / "dags"
+            folder.mkdir()
+            shutil.copy(dags, folder)
+        self._env = env | {"AIRFLOW__CORE__DAGS_FOLDER": str(folder)}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        with self._stack as stack:
-            command = [sys.executable, "-m", "airflow", "standalone"]
-            child = stack.enter_context(
-                self._playground.process(command, self._airflow.log, self._airflow.env)
-            )
-            self._airflow.wait_for_dag(self._dag_id, child)
-            self._stack = stack.pop_all()
+        self._airflow = self._stack.enter_context(
+            script("playground").airflow(self.home, self._connection, self._dag_id, **self._env)
+        )
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
+
+    @property
+    def url(self) -> str:
+        """Where its UI is."""
+        return str(self._airflow.url)
 
     def trigger(self, dag_id: str) -> str:
         """Start a run and return its id."""

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find a Chromium for the tests in a real browser, and install Debian's if there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+
+#: Names another executable.
+VARIABLE = "CHROMIUM"
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+PACKAGE = "chromium"
+
+
+class NoBrowserError(Exception):
+    """There is no browser, and none can be installed."""
+
+
+def find(environ: Mapping[str, str]) -> str | None:
+    """
+    Return the path of a Chromium, or None if there is none.
+
+    :param environ: the environment variables: where to look, and whether one is named.
+    :raises NoBrowserError: one is named that is not there.
+    """
+    path = environ.get("PATH", os.defpath)
+    if named := environ.get(VARIABLE):
+        if found := shutil.which(named, path=path):
+            return found
+        raise NoBrowserError(
+            f"{VARIABLE}={named} is no executable. Name one, or unset {VARIABLE} to have one of "
+            f"{', '.join(NAMES)} looked for in PATH"
+        )
+    return next((found for name in NAMES if (found := shutil.which(name, path=path))), None)
+
+
+def installation(environ: Mapping[str, str], *, root: bool) -> list[list[str]]:
+    """
+    Return the commands that install one.
+
+    :param environ: the environment variables, for where the commands are looked for.
+    :param root: whether this process may install packages by itself.
+    :raises NoBrowserError: there is no way to.
+    """
+    path = environ.get("PATH", os.defpath)
+    by_hand = (
+        f"Install a Chromium (Debian: apt-get install {PACKAGE}) and run this again, or name an executable: "
+        f"{VARIABLE}=/path/to/chromium make test-browser"
+    )
+    looked_for = f"No browser: looked in PATH for {', '.join(NAMES)}"
+    apt = shutil.which("apt-get", path=path)
+    if apt is None:
+        raise NoBrowserError(f"{looked_for}, and for apt-get to install one with. {by_hand}")
+    before: list[str] = []
+    if not root:
+        sudo = shutil.which("sudo", path=path)
+        if sudo is None:
+            raise NoBrowserError(f"{looked_for}; to install one takes root or sudo. {by_hand}")
+        before = [sudo]
+    # sudo does not hand variables on.
+    before += ["/usr/bin/env", "DEBIAN_FRONTEND=noninteractive", apt, "-qq"]
+    return [[*before, "update"], [*before, "install", "-y", "--no-install-recommends", PACKAGE]]
+
+
+def main() -> None:
+    """Make sure that there is one, and say which."""
+    try:
+        found = find(os.environ)
+        if found is None:
+            commands = installation(os.environ, root=os.geteuid() == 0)
+            print(f"No browser in PATH: installing Debian's package {PACKAGE}", flush=True)
+            for command in commands:
+                print(f"  {' '.join(command)}", flush=True)
+                if subprocess.run(command, check=False).returncode:
+                    raise NoBrowserError(
+                        f"That failed. Install a Chromium by hand and run this again, or name an executable: "
+                        f"{VARIABLE}=/path/to/chromium make test-browser"
+                    )
+            found = find(os.environ)
+        if found is None:
+            raise NoBrowserError(f"{PACKAGE} is installed, and none of {', '.join(NAMES)} is in PATH")
+    except NoBrowserError as e:
+        sys.exit(str(e))
+    print(f"Browser: {found}")
+
+
+if __name__ == "__main__":
+    main()

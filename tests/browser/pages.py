@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Airflow 3.3's UI, as far as the tests use it: what is where, and what it is called there.
+
+Nothing in here knows how anything of the provider is called. It needs playwright, which not every environment
+has: import it where a browser is at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from playwright.sync_api import Locator, Page, Request, Route, expect
+
+VIEWPORT = {"width": 1280, "height": 900}
+#: Milliseconds: for a page that a busy machine draws, and for a task that it starts.
+PAGE, TASK = 60_000, 180_000
+
+
+class Ui:
+    """
+    The whole of it.
+
+    :param page: an empty page of a browser.
+    :param url: where Airflow is.
+    :param pictures: where pictures go.
+    """
+
+    def __init__(self, page: Page, url: str, pictures: Path) -> None:
+        self.page = page
+        self._url = url
+        self._pictures = pictures
+        page.set_default_timeout(PAGE)
+        expect.set_options(timeout=PAGE)
+
+    def picture(self, name: str) -> None:
+        """Take a picture, when no toast covers anything."""
+        self.page.mouse.move(0, VIEWPORT["height"] - 1)
+        expect(self.page.get_by_role("status")).to_have_count(0)
+        self.page.screenshot(path=self._pictures / f"{name}.png", animations="disabled", caret="hide")
+
+    def open_connections(self) -> Connections:
+        """Go to Admin, Connections."""
+        self.page.goto(self._url)
+        self.page.get_by_role("button", name="Admin").click()
+        self.page.get_by_role("menuitem", name="Connections").click()
+        return Connections(self.page)
+
+    def open_trigger_form(self, dag_id: str) -> TriggerForm:
+        """Go to a DAG and press Trigger."""
+        self.page.goto(f"{self._url}/dags/{dag_id}")
+        self.page.get_by_role("button", name="Trigger Dag").click()
+        return TriggerForm(self.page)
+
+
+# --- connections --------------------------------------------------------------------------------------------
+
+
+class Connections:
+    """The list of connections."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        page.get_by_role("button", name="Add Connection").wait_for()
+
+    def add(self) -> ConnectionForm:
+        """Open the form for a new one."""
+        self._page.get_by_role("button", name="Add Connection").click()
+        return ConnectionForm(self._page)
+
+    def edit(self, conn_id: str) -> ConnectionForm:
+        """Open the form of one that is there."""
+        self._row(conn_id).get_by_role("button", name="Edit Connection").click()
+        return ConnectionForm(self._page)
+
+    def test(self, conn_id: str, *, corrected: bool = True) -> str:
+        """
+        Press the button for a test, and return what the UI says.
+
+        :param conn_id: the connection.
+        :param corrected: send what the button means. The UI of 3.3.1 and 3.3.2 sends port 0 for no port, and
+            the API refuses that for being another server's (apache/airflow#73298).
+        """
+        if corrected:
+            self._page.route("**/connections/test", _without_port_0)
+        # The last test's toast is not this one's.
+        toast = self._page.get_by_role("status").filter(has_text="Test Connection")
+        expect(toast).to_have_count(0)
+        self._row(conn_id).get_by_role("button", name="Test Connection").click()
+        text = toast.inner_text()
+        self._page.unroute_all()
+        return " ".join(text.split())
+
+    def _row(self, conn_id: str) -> Locator:
+        return self._page.get_by_role("row").filter(
+            has=self._page.get_by_role("cell", name=conn_id, exact=True)
+        )
+
+
+def _without_port_0(route: Route, request: Request) -> None:
+    body = request.post_data_json
+    route.continue_(post_data=json.dumps({**body, "port": body["port"] or None}))
+
+
+@dataclass(frozen=True)
+class Field:
+    """
+    A field of the connection form.
+
+    :param kind: its ``type``; a textarea's is "textarea".
+    :param placeholder: what it shows as long as it is empty.
+    :param value: what it holds.
+    """
+
+    kind: str
+    placeholder: str = ""
+    value: str = ""
+
+
+class ConnectionForm:
+    """The form for a connection, new or not."""
+
+    def __init__(self, page: Page) -> None:
+        self._dialog = page.get_by_role("dialog")
+
+    def choose(self, conn_id: str, type_name: str) -> Self:
+        """Fill in the id, and choose the type by its name."""
+        self._dialog.get_by_label("Connection ID").fill(conn_id)
+        self._dialog.get_by_label("Connection Type").fill(type_name)
+        self._dialog.page.get_by_role("option", name=type_name, exact=True).click()
+        return self
+
+    def fields(self, part: str) -> dict[str, Field]:
+        """
+        Return the fields of one part, by their labels; the part is open afterwards.
+
+        :param part: its heading.
+        """
+        heading = self._dialog.get_by_role("button", name=part, exact=True)
+        if heading.get_attribute("aria-expanded") != "true":
+            heading.click()
+        expect(heading).to_have_attribute("aria-expanded", "true")
+        groups = self._dialog.locator(f"[id='{heading.get_attribute('aria-controls')}']").get_by_role("group")
+        # A number's group has another one in it, for its buttons.
+        groups = groups.filter(has=self._dialog.page.locator("label"))
+        expect(groups.first).to_be_visible()
+        return {group.locator("label").inner_text(): _field(group) for group in groups.all()}
+
+    def fill(self, values: dict[str, str]) -> Self:
+        """Type into fields of the standard part, which must be open, by their labels."""
+        for label, value in values.items():
+            self._dialog.get_by_label(label, exact=True).fill(value)
+        return self
+
+    def save(self) -> None:
+        """Press the button, and wait until the form is gone."""
+        self._dialog.get_by_role("button", name="Save").click()
+        expect(self._dialog).to_be_hidden()
+
+
+def _field(group: Locator) -> Field:
+    box = group.locator("input, textarea")
+    return Field(
+        str(box.evaluate("box => box.type")), box.get_attribute("placeholder") or "", box.input_value()
+    )
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+class TriggerForm:
+    """The form in front of a run."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._dialog = page.get_by_role("dialog")
+
+    def fill(self, title: str, value: str) -> None:
+        """Type into the field of a param."""
+        # Behind what is required stands an asterisk.
+        label = self._page.locator("label", has_text=re.compile(rf"^\s*{re.escape(title)}\s*\*?\s*$"))
+        group = self._dialog.get_by_role("group").filter(has=label)
+        group.locator("input, textarea").fill(value)
+
+    def trigger(self) -> Run:
+        """Press the button, and go where Airflow goes then."""
+        self._dialog.get_by_role("button", name="Trigger").click()
+        self._page.wait_for_url(re.compile("/runs/"))
+        return Run(self._page)
+
+
+class Run:
+    """A DAG run, with the grid on the left and its tasks on the right."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._url = page.url.rstrip("/")
+
+    def wait_for(self, task_id: str, state: str) -> None:
+        """Wait until a task is shown in a state."""
+        if self._page.url.rstrip("/") != self._url:
+            self._page.goto(self._url)
+        row = self._page.get_by_role("row").filter(
+            has=self._page.get_by_role("link", name=task_id, exact=True)
+        )
+        expect(row.get_by_role("cell", name=state, exact=True)).to_be_visible(timeout=TASK)
+
+    def wait_for_success(self) -> None:
+        """Wait until the run itself is shown as a success: no state but that is left on the page."""
+        expect(self._page.get_by_text("Running", exact=True)).to_have_count(0, timeout=TASK)
+        expect(self._page.get_by_text("Success", exact=True).first).to_be_visible()
+
+    def open_task(self, task_id: str) -> Task:
+        """Go to one of its tasks."""
+        self._page.goto(f"{self._url}/tasks/{task_id}")
+        return Task(self._page)
+
+
+class Task:
+    """A task instance."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        page.get_by_role("link", name="Audit Log").wait_for()
+
+    def log(self, last: str) -> str:
+        """
+        Return its log as the page shows it, in lines that are wrapped.
+
+        :param last: what to wait for.
+        """
+        self._page.get_by_role("link", name="Logs").click()
+        self._page.get_by_role("button", name="Log Settings").click()
+        self._page.get_by_role("menuitem", name="Wrap").click()
+        lines = self._page.locator("code").first
+        expect(lines).to_contain_text(last)
+        return " ".join(lines.inner_text().split())
+
+    def xcom(self, key: str) -> Any:
+        """Return one of its XComs, as the page gives it to whoever copies it; all are unfolded afterwards."""
+        self._page.get_by_role("link", name="Storage").click()
+        self._page.get_by_role("link", name="XCom").click()
+        self._page.get_by_role("button", name="Expand all").click()
+        row = self._page.get_by_role("row").filter(has=self._page.get_by_role("cell", name=key, exact=True))
+        self._page.evaluate("navigator.clipboard.writeText('')")
+        row.get_by_role("button", name="Copy to clipboard").click()
+        copied = self._page.wait_for_function("() => navigator.clipboard.readText()")
+        return json.loads(copied.json_value())
+
+    def follow_link(self, name: str, host: str) -> str:
+        """
+        Press the button of an extra link, among its details, and return the address that is opened.
+
+        :param name: what is on the button.
+        :param host: the host it leads to, for which a page of our own stands in.
+        """
+        self._page.context.route(f"https://{host}/**", lambda route: route.fulfill(body="elsewhere"))
+        self._page.get_by_role("link", name="Details", exact=True).click()
+        with self._page.context.expect_page() as opened:
+            self._page.get_by_role("link", name=name, exact=True).click()
+        opened.value.wait_for_load_state()
+        url = opened.value.url
+        opened.value.close()
+        return url

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A person uses the provider in Airflow's UI: fills in the connection, types ids to delete, and reads the proof.
+
+What the UI must say is written out here, in the words a person reads, and taken from nowhere in the package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness import Vectorize, wait_until
+
+if TYPE_CHECKING:
+    from browser.conftest import Clock
+    from browser.pages import Ui
+
+pytestmark = [pytest.mark.browser, pytest.mark.airflow3]
+
+DAG_ID = "vectorize_delete_by_params"
+CONN_ID = "cloudflare_vectorize_default"
+WRONG_TOKEN = "a-token-that-has-been-revoked"
+KEPT = {f"contract-{number}#{part}" for number in (1041, 1043) for part in range(4)}
+DOOMED = [f"contract-1042#{part}" for part in range(4)]
+
+
+def test_the_connection_form(ui: Ui) -> None:
+    from browser.pages import Field
+
+    form = ui.open_connections().add().choose(CONN_ID, "Cloudflare Vectorize")
+    # All there are: no port, no schema.
+    assert form.fields("Standard Fields") == {
+        "Description": Field("textarea"),
+        "API base URL": Field("text", "https://api.cloudflare.com/client/v4"),
+        "Account ID": Field("text", "32 hexadecimal digits"),
+        "API token (or Global API Key)": Field("password"),
+    }
+    assert form.fields("Extra Fields") == {
+        "API e-mail": Field("text"),
+        "Timeout (seconds)": Field("text", value="30"),
+        "Rate reserve": Field("text", value="0.2"),
+    }
+    ui.picture("connection-extras")
+
+
+def test_delete_and_wait_in_the_ui(ui: Ui, index: Vectorize, clock: Clock) -> None:
+    index.fill(KEPT.union(DOOMED))
+    connect(ui, index)
+
+    form = ui.open_trigger_form(DAG_ID)
+    form.fill("Ids to delete", "\n".join(DOOMED))
+    ui.picture("trigger-form")
+    clock.stop()
+    run = form.trigger()
+    run.wait_for("delete", "Success")
+    index.server.reset_stats()
+    run.wait_for("wait_until_gone", "Deferred")
+    ui.picture("run-waiting")
+    # The sensor has looked, and found that it has to wait.
+    wait_until(lambda: index.server.stats()["info"] > 0, 120)
+    assert index.ids() == KEPT.union(DOOMED)
+    clock.go_on()
+    run.wait_for("wait_until_gone", "Success")
+    run.wait_for_success()
+    assert index.ids() == KEPT
+    ui.picture("run-done")
+
+    delete = run.open_task("delete")
+    assert (
+        delete.follow_link("Cloudflare dashboard", "dash.cloudflare.com")
+        == f"https://dash.cloudflare.com/{index.server.account_id}/ai/vectorize/docs"
+    )
+    ui.picture("dashboard-link")
+    receipt = delete.xcom("receipt")
+    assert receipt["count"] == len(DOOMED)
+    assert set(receipt["witness_ids"]) <= set(DOOMED)
+    ui.picture("receipt")
+
+    wait = run.open_task("wait_until_gone")
+    evidence = wait.xcom("return_value")
+    assert evidence["mutation_id"] == receipt["mutation_id"] == index.watermark()
+    assert evidence["outcome"] == "watermark"
+    assert evidence["witnesses_checked"] == len(DOOMED)
+    assert evidence["still_visible"] == []
+    ui.picture("evidence")
+    log = wait.log("Applied: ")
+    assert "Not applied yet: the watermark is " in log
+    assert "Applied: {'mutation_id': '" + receipt["mutation_id"] in log
+    assert index.server.api_token not in log
+    ui.picture("log")
+
+
+def connect(ui: Ui, index: Vectorize) -> None:
+    """Make the connection, first with a token that is refused."""
+    connections = ui.open_connections()
+    form = connections.add().choose(CONN_ID, "Cloudflare Vectorize")
+    form.fill({"Account ID": index.server.account_id, "API token (or Global API Key)": WRONG_TOKEN})
+    ui.picture("connection-form")
+    form.fill({"API base URL": index.server.base_url}).save()
+
+    said = connections.test(CONN_ID)
+    assert said.startswith("Test Connection Failed")
+    assert "Check, in this order: the API token in the connection's password is complete" in said
+    assert WRONG_TOKEN not in said
+
+    connections.edit(CONN_ID).fill({"API token (or Global API Key)": index.server.api_token}).save()
+    assert (
+        connections.test(CONN_ID)
+        == f"Test Connection Successful Account {index.server.account_id} has 1 Vectorize index"
+    )
+    # As long as this holds, the text for troubleshooting does; and the correction above is needed.
+    assert connections.test(CONN_ID, corrected=False) == "Test Connection Failed Bad Request"
