@@ -22,16 +22,23 @@ class Pinned:
     :param before: of what Airflow asks for, only what was there before this day: it bounds few of its
         dependencies, and newer ones break it.
     :param extras: of Airflow, in brackets.
+    :param also: what other tested Pythons need beside it.
     """
 
     version: str
     groups: tuple[str, ...] = ("test",)
     before: str | None = None
     extras: str = ""
+    also: tuple[str, ...] = ()
 
 
 FILES = {
-    "airflow-3.3": Pinned("3.3.2", ("test", "lint", "build", "docs", "browser")),
+    "airflow-3.3": Pinned(
+        "3.3.2",
+        ("test", "lint", "build", "docs", "browser"),
+        # Of libcst, on 3.13 only.
+        also=("PyYAML-ft==8.0.0",),
+    ),
     # With fastapi 0.165 and cadwyn 8, no DAG runs.
     "airflow-3.2": Pinned("3.2.2", before="2026-06-10"),
     "airflow-3.1": Pinned("3.1.8"),
@@ -71,6 +78,7 @@ def pin(name: str, pinned: Pinned) -> None:
         # Names and versions only: no paths, and no addresses.
         if "==" in line and line[0] != "#" and "@" not in line and line.split("==")[0].lower() not in LEFT_OUT
     ]
+    lines = sorted([*lines, *pinned.also], key=str.lower)
     header = f"# What is tested with Airflow {pinned.version}; made by scripts/pin.py.\n"
     path = ROOT / "constraints" / f"{name}.txt"
     path.write_text(header + "\n".join(lines) + "\n")

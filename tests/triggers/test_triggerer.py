@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow import __version__ as airflow_version
 
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
@@ -173,9 +174,10 @@ def test_a_thousand_waits(home: Path, env: dict[str, str], held: tuple[Vectorize
 
     logs = {path: path.read_text() for path in home.glob("logs/**/*trigger*.log")}
     assert len(logs) == WAITS
-    assert POLL_LINE in output.read_text() + "".join(path.read_text() for path in home.glob("logs/*.log")), (
-        "the poll said something, somewhere"
-    )
+    if not airflow_version.startswith("3.0"):
+        # Airflow 3.0 keeps to level INFO there.
+        others = output.read_text() + "".join(path.read_text() for path in home.glob("logs/*.log"))
+        assert POLL_LINE in others, "the poll said something, somewhere"
     assert not [path for path, text in logs.items() if POLL_LINE in text], "but in no task's log"
     assert not [path for path, text in logs.items() if vectorize.server.api_token in text]
 
