@@ -33,6 +33,7 @@ from airflow_provider_cfvectorize.operators.vectors import (
 )
 from dags.running import make_dag
 from harness import INDEX, Vectorize, make_context, outcome_of, run_task
+from package.test_provider_info import run_python
 
 VALUES = [0.5] * 32
 SECRET = "tenant-7/a-name"
@@ -259,3 +260,31 @@ def test_a_wait_that_failed_still_knows_what_was_written(monkeypatch: pytest.Mon
 )
 def test_what_a_file_is_called(path: object, expected: tuple[str, str] | None) -> None:
     assert file_names(path) == expected
+
+
+def test_without_the_provider_nothing_is_missed() -> None:
+    code = """
+import sys
+# All but what says that it is installed, which Airflow reads in any case.
+for name in ("openlineage", *("airflow.providers.openlineage." + n for n in ("conf", "extractors", "utils"))):
+    sys.modules[name] = None
+sys.path.insert(0, TESTS)
+import os
+from airflow_provider_cfvectorize.assets import vectorize_asset
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.operators.vectors import UpsertVectorsOperator
+from harness import Vectorize, make_context, run_task
+with LocalVectorize(apply_delay=0.02) as server:
+    os.environ["AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"] = server.connection
+    Vectorize(server)
+    def make():
+        return UpsertVectorsOperator(
+            task_id="a", index_name="docs", vectors=[{"id": "a", "values": [0.5] * 32}],
+            wait_for_completion=True, deferrable=True, poll_interval=0.1,
+            outlets=[vectorize_asset(account_id=server.account_id, index_name="docs")],
+        )
+    assert run_task(make, make_context())
+missed = ("openlineage.", "airflow.providers.common.compat.openl", "airflow_provider_cfvectorize.lineage")
+print("imported:", [name for name in sys.modules if name.startswith(missed)])
+""".replace("TESTS", repr(str(Path(__file__).parent.parent)))
+    assert "imported: []" in run_python(code)
