@@ -10,6 +10,12 @@ from airflow_provider_cfvectorize import __version__, connection
 
 _PACKAGE = "airflow_provider_cfvectorize"
 _INTEGRATION = "Cloudflare Vectorize"
+_ASSET_URI = {
+    "schemes": ["cloudflare-vectorize"],
+    "handler": f"{_PACKAGE}.assets.sanitize_uri",
+    "factory": f"{_PACKAGE}.assets.vectorize_asset",
+    "to_openlineage_converter": f"{_PACKAGE}.assets.convert_asset_to_openlineage",
+}
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -45,6 +51,9 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.triggers.mutation"]},
         ],
         "extra-links": [f"{_PACKAGE}.links.VectorizeIndexLink"],
+        "asset-uris": [dict(_ASSET_URI)],
+        # The same, as Airflow 2 calls it.
+        "dataset-uris": [dict(_ASSET_URI)],
         "connection-types": [
             {
                 "connection-type": connection.CONN_TYPE,

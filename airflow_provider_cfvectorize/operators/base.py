@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
@@ -22,10 +23,12 @@ from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.mutations import Receipt
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+    from airflow_provider_cfvectorize.lineage import Change, Flow
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -49,6 +52,8 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
 
     #: The account that the task talks to, as soon as it does; for the link and the lineage.
     used_account: str | None = None
+    #: What the task has done to the index itself, rather than to vectors in it.
+    change: Change | None = None
 
     def __init__(
         self,
@@ -167,6 +172,26 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
                 "told to stop: a request that was under way may be carried out all the same"
             ) from None
 
+    @abstractmethod
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return what the task has read and written, once it has ended.
+
+        :param failed: it has not ended well, and may have written what nobody acknowledged.
+        """
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return what the task has read and written; Airflow's OpenLineage provider asks, if there is one."""
+        from airflow_provider_cfvectorize.lineage import to_openlineage
+
+        return to_openlineage(self, self.flow(failed=False))
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return what the task has read, and what it may have written."""
+        from airflow_provider_cfvectorize.lineage import to_openlineage
+
+        return to_openlineage(self, self.flow(failed=True))
+
     def push(self, context: Context, key: str, value: dict[str, Any]) -> None:
         """Push an XCom, whatever ``do_xcom_push`` says: what waits downstream depends on it."""
         context["ti"].xcom_push(key=key, value=value)
@@ -190,7 +215,8 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     #: Keep progress for a retry; see ``operators/durable.py``.
     durable: bool = False
-    #: Number of vectors or ids that the service has acknowledged, as far as the task knows.
+    #: Whether the service has acknowledged a write, and of how many vectors or ids, if the task knows.
+    has_written: bool = False
     acknowledged: int | None = None
 
     def __init__(
@@ -232,7 +258,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
 
         self.push(context, "receipt", receipt.as_dict())
-        self.acknowledged = receipt.count
+        self.has_written, self.acknowledged = receipt.mutation_id is not None, receipt.count
         if not self.wait_for_completion:
             self._forget_progress(context)
             return receipt.mutation_id
@@ -266,9 +292,23 @@ class VectorizeWriteOperator(VectorizeOperator):
                 poll_interval=self.poll_interval,
             ),
             method_name="execute_complete",
-            kwargs=self.to_resume() | {"done": {"account_id": receipt.account_id, "count": receipt.count}},
+            kwargs={
+                **self.to_resume(),
+                "done": {"account_id": receipt.account_id, "count": receipt.count, "change": self.change},
+            },
             timeout=deferral_timeout(self.wait_timeout, self.execution_timeout),
         )
+
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return what the task has written.
+
+        :param failed: it has not ended well, and may have written what nobody acknowledged.
+        """
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        writes = self.has_written or self.change is not None or failed
+        return Flow(writes_index=writes, change=self.change)
 
     def to_resume(self) -> dict[str, Any]:
         """Return what the subclass's ``execute_complete`` must know again after a deferral, as JSON."""
@@ -282,15 +322,17 @@ class VectorizeWriteOperator(VectorizeOperator):
 
         :param context: the task's context.
         :param event: what the trigger sent.
-        :param done: what was acknowledged before it. Unknown after a deferral in ``dag.test()`` of Airflow 2,
-            and if an older version of this provider has deferred the task.
+        :param done: what was acknowledged before it. Unknown in ``dag.test()``, which drops what a task wants
+            back after a deferral, and if an older version of this provider has deferred the task.
         :return: the mutation id.
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         """
         from airflow_provider_cfvectorize.triggers.events import read_event
 
+        self.has_written = True
         if done is not None:
             self.used_account, self.acknowledged = done["account_id"], done["count"]
+            self.change = done["change"]
         try:
             evidence = read_event(event)
         except VectorizeWaitTimeout as e:

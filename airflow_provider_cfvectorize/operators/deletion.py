@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.checkpoint import Checkpoint
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.ids import IdSource
+    from airflow_provider_cfvectorize.lineage import Flow
 
 
 class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
@@ -171,6 +172,20 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         self._sent = sent
         return super().execute_complete(context, event, done)
 
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return what the task has read and written.
+
+        :param failed: it has not ended well, and may have deleted what nobody acknowledged.
+        """
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        return Flow(
+            reads_index=self.is_dry_run and self.verify != "none",
+            writes_index=(self.has_written or failed) and not self.is_dry_run,
+            input_paths=(self.ids_path,),
+        )
+
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
         """
         With ``verify="all"``, read every id back.
@@ -184,7 +199,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
 
         with self.open_client(max_connections=self.concurrency) as client:
             ids = self._read_ids()
-            # Unknown only after a deferral in dag.test() of Airflow 2, which drops what a task wants back.
+            # Unknown only after a deferral in dag.test(), which drops what a task wants back.
             if self._sent and ids.fingerprint != self._sent:
                 raise VectorizeInputError(
                     "verify='all': the ids are others now than those that were deleted: reading them back "

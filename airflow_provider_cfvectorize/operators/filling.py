@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.mutations import Receipt
     from airflow_provider_cfvectorize.client.types import Written
     from airflow_provider_cfvectorize.client.vectors import Vectors
+    from airflow_provider_cfvectorize.lineage import Flow
 
 
 class _FillOperator(VectorizeWriteOperator):
@@ -144,6 +145,21 @@ class _FillOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.client.waiting import report_evidence
 
         report_evidence(evidence, self.log, require_equal=self.require_equal)
+
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return what the task has read and written.
+
+        :param failed: it has not ended well, and may have written what nobody acknowledged.
+        """
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        return Flow(
+            writes_index=self.has_written or failed,
+            # An insert is acknowledged for what it leaves alone as well.
+            rows=self.acknowledged if self.route == "upsert" else None,
+            input_paths=(self.vectors_path,),
+        )
 
     def _check_options(self) -> None:
         self.check_choice("on_unparsable", "error", "discard")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.mutations import Receipt
     from airflow_provider_cfvectorize.client.types import Index, IndexType
+    from airflow_provider_cfvectorize.lineage import Flow
 
 __all__ = [
     "CreateVectorizeIndexOperator",
@@ -160,6 +161,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         with self.open_client(max_connections=1) as client:
             found = self._find(client) if self.if_exists == "skip" else None
             created = self._create(client, config) if found is None else None
+            self.change = "CREATE" if created else None
             index = created or found or self.ask(client.get_index, self.index_name)
             if not created:
                 self._compare(client, index, config, wanted)
@@ -291,6 +293,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
                     len(wanted),
                 )
                 raise
+            self.change = self.change or "ALTER"
             self.log.info(
                 "Accepted: the metadata index of %s (%s), as mutation %s.",
                 show(name),
@@ -358,4 +361,15 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
                 how = "was deleted before" if e.code == INDEX_DELETED_CODE else "is not there and never was"
                 self.log.info("Index %s %s: nothing was deleted.", self.index_name, how)
                 return
+        self.change = "DROP"
         self.log.info("Index %s is deleted with all its vectors.", self.index_name)
+
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return what the task has done to the index.
+
+        :param failed: it has not ended well, and may have deleted the index all the same.
+        """
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        return Flow(writes_index=self.change is not None or failed, change=self.change)

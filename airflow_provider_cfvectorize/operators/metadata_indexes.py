@@ -113,6 +113,7 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
             # Before, so that what is told is not about vectors written since.
             vectors = None if self._is_listed(client, name, index_type) else self._count(client)
             mutation = self.ask(client.create_metadata_index, self.index_name, name, index_type)
+            self.change = "ALTER"
             self.log.info("Accepted: the metadata index, as mutation %s.", mutation["mutationId"])
             if vectors:
                 self.log.warning(
@@ -257,6 +258,7 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
                     ) from None
                 self.log.info("Index %s has no metadata index of %s.", self.index_name, show(name))
             else:
+                self.change = "ALTER"
                 self.log.info("Accepted: the deletion, as mutation %s.", mutation["mutationId"])
             receipt = make_receipt(client, self.index_name, mutation)
         return self.hand_on(context, receipt)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.ids import IdSource
     from airflow_provider_cfvectorize.client.types import QueryResult, ReturnMetadata
+    from airflow_provider_cfvectorize.lineage import Flow
 
 #: Ids without a vector that a report names.
 SHOWN_MISSING: Final = 100
@@ -83,6 +84,8 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         self.path = path
         self.return_values = return_values
         self.concurrency = concurrency
+        #: Whether there were ids to ask about.
+        self._asked = False
 
     def execute(self, context: Context) -> list[dict[str, Any]] | str:
         """
@@ -99,6 +102,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         path = self._check_path()
         with self.open_client(max_connections=self.concurrency) as client:
             ids = read_id_source(self.ids, self.ids_path, log=self.log)
+            self._asked = ids.count > 0
             missing: list[str] = []
             vectors = self._read(client, ids, missing)
             result: list[dict[str, Any]] | str
@@ -111,6 +115,20 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         report = {"asked": ids.count, "found": found, "missing": lack, "missing_ids": missing}
         self.push(context, "report", report)
         return result
+
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return what the task has read and written.
+
+        :param failed: it has not ended well; then there is no file.
+        """
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        return Flow(
+            reads_index=self._asked,
+            input_paths=(self.ids_path,),
+            output_paths=() if failed else (self.path,),
+        )
 
     def _check_path(self) -> str | None:
         if self.path is None:
@@ -255,6 +273,16 @@ class QueryVectorsOperator(VectorizeOperator):
         )
         return result
 
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return that the task has read the index.
+
+        :param failed: it has not ended well.
+        """
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        return Flow(reads_index=True)
+
     def _read_filter(self) -> Any:
         # Here, on the task's main thread: what mapped tasks returned is asked of Airflow when it is read.
         read = plain(read_structure(self._narrowing.read("filter", self.filter), "filter"))
@@ -339,6 +367,16 @@ class ListVectorsOperator(VectorizeOperator):
         self.log.info("%d ids were listed, of which %d were asked for.", listing.listed, listing.matched)
         self.push(context, "report", {"listed": listing.listed, "matched": listing.matched})
         return listing.ids if path is None else path
+
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return what the task has read and written.
+
+        :param failed: it has not ended well; then there is no file.
+        """
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        return Flow(reads_index=True, output_paths=() if failed else (self.path,))
 
     def _list(self, client: VectorizeClient, prefix: str | None, path: str | None) -> _Listing:
         listing = _Listing(self, client, prefix or "")

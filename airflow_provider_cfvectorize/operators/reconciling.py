@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.ids import IdSource
     from airflow_provider_cfvectorize.client.mutations import Receipt
     from airflow_provider_cfvectorize.client.reconciliation import Comparison
+    from airflow_provider_cfvectorize.lineage import Flow
 
 #: Missing ids that the report has in it.
 SHOWN_MISSING: Final = 100
@@ -158,6 +159,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.concurrency = concurrency
         # With native rendering a template may give None, which must not become "the whole index".
         self._given_prefix = id_prefix
+        self._has_files = False
 
     def execute(self, context: Context) -> str | None:
         """
@@ -189,6 +191,23 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
                 self._compare(client, comparison, desired)
                 receipt = self._act(context, client, comparison, checkpoint)
         return None if self.is_dry_run else self.hand_on(context, receipt)
+
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return what the task has read and written.
+
+        :param failed: it has not ended well, and may have deleted what nobody acknowledged.
+        """
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        # Files come before the delete, and so before any wait.
+        has_files = self._has_files or self.has_written or not failed
+        return Flow(
+            reads_index=True,
+            writes_index=(self.has_written or failed) and not self.is_dry_run,
+            input_paths=(self.ids_path,),
+            output_paths=(self.surplus_path, self.missing_path) if has_files else (),
+        )
 
     def _check_options(self) -> None:
         from airflow_provider_cfvectorize.client.reconciliation import check_prefix
@@ -320,6 +339,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             report["surplus_path"] = self.surplus_path
         elif self.is_dry_run:
             report["surplus_path"] = self._write_temporary(surplus)
+        self._has_files = True
 
     def _end_dry_run(self, context: Context, report: dict[str, Any], receipt: Receipt) -> None:
         self.log.info(

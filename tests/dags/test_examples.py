@@ -42,7 +42,7 @@ def load(name: str) -> ModuleType:
 def test_airflow_reads_them_all() -> None:
     bag = DagBag(dag_folder=str(EXAMPLES))
     assert bag.import_errors == {}
-    assert len(bag.dags) == len(list(EXAMPLES.glob("*.py"))) == 8
+    assert {Path(dag.fileloc).name for dag in bag.dags.values()} == {p.name for p in EXAMPLES.glob("*.py")}
     for dag in bag.dags.values():
         assert dag.doc_md
 
@@ -175,3 +175,23 @@ def test_files_of_ids_are_deleted(vectorize: Vectorize, object_storage: str) -> 
     assert run.state == "success", run.states
     assert vectorize.ids() == {f"chunk-{i}" for i in range(270, 300)}
     assert run.pull("wait_until_all_are_gone")["mutation_count"] == 3
+
+
+def test_an_index_is_read_after_it_was_written(server: LocalVectorize) -> None:
+    # That the one starts the other is seen in tests/processes, where there is a scheduler.
+    module = load("example_asset_schedule")
+    for _ in range(2):
+        run = run_dag(module.write)
+        assert run.state == "success", run.states
+        run = run_dag(module.read)
+        assert run.state == "success", run.states
+        assert [match["id"] for match in run.pull("query")["matches"]] == [
+            "article-7",
+            "article-6",
+            "article-5",
+        ]
+    uri = f"cloudflare-vectorize://{server.account_id}/articles"
+    assert [one.uri for one in module.upsert.outlets] == [uri]
+    timetable = module.read.timetable
+    condition = getattr(timetable, "asset_condition", None) or timetable.dataset_condition
+    assert [one.uri for one in condition.objects] == [uri]

@@ -157,9 +157,12 @@ def all_operators() -> DAG:
 
 @pytest.mark.airflow3
 def test_the_serialized_dag_names_the_xcom() -> None:
-    from airflow.serialization.serialized_objects import DagSerialization
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization as Serialization
+    except ImportError:
+        from airflow.serialization.serialized_objects import SerializedDAG as Serialization
 
-    read = DagSerialization.from_dict(DagSerialization.to_dict(all_operators()))
+    read = Serialization.from_dict(Serialization.to_dict(all_operators()))
     for task in read.tasks:
         assert task.extra_links == ["Cloudflare dashboard"], task.task_id
         (link,) = task.operator_extra_links

@@ -14,7 +14,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from airflow import __version__ as airflow_version
 
 from airflow_provider_cfvectorize import exceptions, local
 from airflow_provider_cfvectorize.client import limits
@@ -23,13 +22,8 @@ from airflow_provider_cfvectorize.operators import indexes, vectors
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "airflow_provider_cfvectorize"
 
-pytestmark = [
-    pytest.mark.airflow3,
-    # The packages of the docs are in the environment of the newest Airflow alone, whose API they show.
-    pytest.mark.skipif(
-        tuple(map(int, airflow_version.split(".")[:2])) < (3, 3), reason="the docs are built on Airflow 3.3"
-    ),
-]
+# The packages of the docs are in the environment of the newest Airflow alone, whose API they show.
+pytestmark = pytest.mark.airflow(since="3.3")
 
 PUBLIC = [
     *(f"{PACKAGE}.operators.vectors.{name}" for name in vectors.__all__),
@@ -43,6 +37,8 @@ PUBLIC = [
     f"{PACKAGE}.client.client.VectorizeClient.delete_by_ids",
     f"{PACKAGE}.client.mutations.Receipt",
     f"{PACKAGE}.retry.VectorizeRetryPolicy",
+    f"{PACKAGE}.assets.vectorize_asset",
+    f"{PACKAGE}.links.VectorizeIndexLink",
     *(f"{PACKAGE}.local.{name}" for name in local.__all__),
     *(f"{PACKAGE}.exceptions.{name}" for name in vars(exceptions) if name.startswith("Vectorize")),
     *(f"{PACKAGE}.client.limits.{name}" for name in vars(limits) if name.isupper()),

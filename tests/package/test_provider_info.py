@@ -21,7 +21,7 @@ import jsonschema
 import pytest
 
 import airflow_provider_cfvectorize
-from airflow_provider_cfvectorize import connection
+from airflow_provider_cfvectorize import assets, connection
 from airflow_provider_cfvectorize.get_provider_info import get_provider_info
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
@@ -102,6 +102,7 @@ def test_the_schemas_of_airflow(name: str) -> None:
             "triggers",
             "integrations",
             "extra-links",
+            "asset-uris" if "asset-uris" in schema["properties"] else "dataset-uris",
             "config",
         ):
             part = schema["properties"][key]
@@ -121,6 +122,14 @@ def test_every_path_in_the_metadata_leads_somewhere() -> None:
             for module in entry["python-modules"]:
                 importlib.import_module(module)
     assert [import_path(path) for path in info["extra-links"]] == [VectorizeIndexLink]
+    assert info["asset-uris"] == info["dataset-uris"]
+    (asset_uri,) = info["asset-uris"]
+    assert asset_uri["schemes"] == [assets.SCHEME]
+    assert [import_path(asset_uri[key]) for key in ("handler", "factory", "to_openlineage_converter")] == [
+        assets.sanitize_uri,
+        assets.vectorize_asset,
+        assets.convert_asset_to_openlineage,
+    ]
     (connection_type,) = info["connection-types"]
     hook = import_path(connection_type["hook-class-name"])
     assert hook is CloudflareVectorizeHook
@@ -207,7 +216,15 @@ def test_the_commands_of_airflow_show_it_without_a_warning() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["links", "operators.indexes", "operators.vectors", "retry", "sensors.mutation", "triggers.mutation"],
+    [
+        "assets",
+        "links",
+        "operators.indexes",
+        "operators.vectors",
+        "retry",
+        "sensors.mutation",
+        "triggers.mutation",
+    ],
 )
 def test_a_dag_processor_imports_nothing_heavy(module: str) -> None:
     code = f"""

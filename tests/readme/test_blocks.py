@@ -39,7 +39,7 @@ from airflow_provider_cfvectorize.local.__main__ import TOKEN_VARIABLE, build_pa
 from airflow_provider_cfvectorize.retry import retry_policy
 from dags.running import change, make_dag, query, run_dag
 from harness import Vectorize, wait_until
-from readme import connection_blocks, guide_blocks, operator_blocks, proof_blocks
+from readme import connection_blocks, guide_blocks, lineage_blocks, operator_blocks, proof_blocks
 from readme.bench import Bench
 from readme.markdown import ROOT, Block, documents, read
 
@@ -439,6 +439,7 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "docs/scale-out.md#on-kubernetes/3": kills_a_pod,
     **connection_blocks.RULES,
     **guide_blocks.RULES,
+    **lineage_blocks.RULES,
     **proof_blocks.RULES,
     **operator_blocks.RULES,
 }

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the fenced blocks of docs/lineage.md are run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from dags.running import run_dag
+from harness import Vectorize
+from readme.bench import Bench
+from readme.markdown import ROOT, Block
+
+PAGE = "docs/lineage.md"
+
+
+def writes_and_reads(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    path = bench.directory / "vectors.ndjson"
+    path.write_text(json.dumps({"id": "a", "values": [0.5] * 32}) + "\n")
+    page = bench.load(block)
+    (outlet,) = page.write.get_task("upsert").outlets
+    # The account is that of the local server, so that the page can be tried.
+    assert outlet.uri == f"cloudflare-vectorize://{vectorize.server.account_id}/docs"
+    assert run_dag(page.write, run_conf={"path": str(path)}).state == "success"
+    run = run_dag(page.after)
+    assert run.pull("list") == ["a"]
+
+
+def tells_openlineage(block: Block, bench: Bench) -> None:
+    bench.monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(ROOT / "example_dags"))
+    bench.bash(block.text)
+    events = [json.loads(line) for line in (bench.directory / "lineage.ndjson").read_text().splitlines()]
+    outputs = {
+        event["job"]["name"]: [(one["namespace"], one["name"]) for one in event["outputs"]]
+        for event in events
+        if event["eventType"] == "COMPLETE"
+    }
+    index = (f"cloudflare-vectorize://{bench.server.account_id}", "articles")
+    for task_id in ("create", "upsert"):
+        assert outputs[f"vectorize_write_articles.{task_id}"] == [index]
+
+
+RULES: Mapping[str, Callable[[Block, Bench], None]] = {
+    f"{PAGE}#assets/1": writes_and_reads,
+    f"{PAGE}#openlineage/1": tells_openlineage,
+}
