@@ -48,8 +48,8 @@ nitpick_ignore_regex = [
     # The same, in what autodoc can only show as it is written: imported for the type checker alone.
     (
         r"py:class",
-        r"Context|Path|timedelta|Callable\[\[\]|str \| tuple\[int|RetryDecision|Vectors|Asset|Dataset|OperatorLineage|"
-        r"Change|Flow",
+        r"Context|Path|timedelta|Callable\[\[\]|str \| tuple\[int|RetryDecision|Vectors|Asset|Dataset|"
+        r"OperatorLineage|Change|Flow",
     ),
     # A type variable, and types of results that are handed on and not made by a user.
     (r"py:class", r".*\.(Result|Answer|IdList|RawResponse|WitnessVector)"),
