@@ -100,7 +100,7 @@ def register(dag: DAG) -> None:
 
 
 def share_api() -> None:
-    """Have all test runs use one API, as from Airflow 3.3 on; 3.0 to 3.2 make one for each task, in seconds."""
+    """Have all test runs use one API, as from Airflow 3.3 on; before, each task makes one, in seconds."""
     if airflow_version.startswith(("3.0", "3.1", "3.2")):
         from airflow.sdk.execution_time import supervisor
 
