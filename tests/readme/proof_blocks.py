@@ -25,11 +25,6 @@ def digests_as_the_evidence_does(block: Block, bench: Bench) -> None:
     assert (len(set(IDS)), bench.load(block).sha256_of(IDS)) == DIGEST
 
 
-def digests_in_the_shell(block: Block, bench: Bench) -> None:
-    (bench.directory / "ids.txt").write_text("".join(f"{id_}\n" for id_ in IDS))
-    assert bench.bash(block.text).split()[0] == DIGEST[1]
-
-
 def keeps_the_proof(block: Block, bench: Bench) -> None:
     vectorize = Vectorize(bench.server)
     vectorize.fill([*IDS, "other"])
@@ -88,7 +83,6 @@ def cleans_the_database(block: Block, bench: Bench) -> None:
 
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
     f"{GONE}#what-verifyall-adds/1": digests_as_the_evidence_does,
-    f"{GONE}#what-verifyall-adds/2": digests_in_the_shell,
     f"{GONE}#a-dag-that-keeps-the-proof/1": keeps_the_proof,
     "docs/ids-in-airflow.md#how-to-keep-them-out/1": leaves_no_id,
     "docs/ids-in-airflow.md#how-long-it-stays/1": cleans_the_database,
