@@ -3,9 +3,87 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import pytest
+
+from airflow_provider_cfvectorize.client.ids import sha256_of_sorted
+from dags.running import change, query, run_dag
+from harness import Vectorize
 from readme.bench import Bench
-from readme.markdown import Block
+from readme.markdown import Block, read
 
-RULES: Mapping[str, Callable[[Block, Bench], None]] = {}
+GONE = "docs/is-it-really-gone.md"
+IDS = ["b", "a", "é", "\U0001f600", "\uffee", "b", "A", "a-1"]
+DIGEST = sha256_of_sorted([IDS])
+
+
+def digests_as_the_evidence_does(block: Block, bench: Bench) -> None:
+    assert (len(set(IDS)), bench.load(block).sha256_of(IDS)) == DIGEST
+
+
+def keeps_the_proof(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    vectorize.fill([*IDS, "other"])
+    ids, proofs = bench.directory / "ids.txt", bench.directory / "proofs"
+    ids.write_text("".join(f"{id_}\n" for id_ in IDS))
+    dag = bench.load(block).dag
+    conf: dict[str, Any] = {"ids": str(ids), "proofs": str(proofs)}
+    run = run_dag(dag, run_conf=conf)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {"other"}
+    (path,) = proofs.iterdir()
+    kept = json.loads(path.read_text())
+    assert kept == {key: run.pull("delete", key) for key in ("receipt", "evidence")}
+    assert path.stem == kept["evidence"]["mutation_id"]
+    assert (kept["evidence"]["ids_verified"], kept["evidence"]["ids_sha256"]) == DIGEST
+    # The page tells of each field.
+    fields = {cell for row in read(GONE).rows("what-to-hand-over") for cell in re.findall(r"`(\w+)`", row[0])}
+    assert fields == set(kept["receipt"]) | set(kept["evidence"])
+    # What can still be read fails it, and is kept.
+    keep = dag.get_task("keep_proof").python_callable
+    visible = {**kept["evidence"], "mutation_id": "other", "ids_visible": 1}
+    for evidence, why in (
+        (visible, "1 ids can still be read"),
+        ({"outcome": "nothing_to_do"}, "the file of ids is empty"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            keep(kept["receipt"], evidence, conf)
+    assert {file.stem for file in proofs.iterdir()} == {kept["evidence"]["mutation_id"], "other"}
+
+
+def leaves_no_id(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    ids = [f"customer-7-{i}" for i in range(45)]
+    vectorize.fill([*ids, "other"])
+    dag = bench.load(block).dag
+    run = run_dag(dag, run_conf={"folder": str(bench.directory)})
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {"other"}
+    assert not list(bench.directory.glob("*.txt"))
+    tables = [name for (name,) in query("SELECT name FROM sqlite_master WHERE type='table'")]
+    assert not [table for table in tables if "customer-7-1" in str(query(f'SELECT * FROM "{table}"'))]
+    # One that is left fails the run.
+    vectorize.fill(ids[:1])
+    path = bench.directory / "left.txt"
+    path.write_text("".join(f"{id_}\n" for id_ in ids))
+    with pytest.raises(ValueError, match="1 of 45 vectors can still be read"):
+        dag.get_task("look_again").python_callable(str(path))
+
+
+def cleans_the_database(block: Block, bench: Bench) -> None:
+    change("INSERT INTO log (dttm, event, extra) VALUES ('2020-01-01 00:00:00.000000', 'old', 'an id')")
+    bench.bash(block.text)
+    assert not query("SELECT event FROM log WHERE event='old'")
+    assert not query("SELECT name FROM sqlite_master WHERE name LIKE '\\_airflow\\_deleted%' ESCAPE '\\'")
+
+
+RULES: Mapping[str, Callable[[Block, Bench], None]] = {
+    f"{GONE}#what-verifyall-adds/1": digests_as_the_evidence_does,
+    f"{GONE}#a-dag-that-keeps-the-proof/1": keeps_the_proof,
+    "docs/ids-in-airflow.md#how-to-keep-them-out/1": leaves_no_id,
+    "docs/ids-in-airflow.md#how-long-it-stays/1": cleans_the_database,
+}
