@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_provider_cfvectorize.operators.deletion import DeleteVectorsByIdsOperator
     from airflow_provider_cfvectorize.operators.filling import InsertVectorsOperator, UpsertVectorsOperator
-    from airflow_provider_cfvectorize.operators.reading import (
-        GetVectorsByIdsOperator,
-        ListVectorsOperator,
-        QueryVectorsOperator,
-    )
+    from airflow_provider_cfvectorize.operators.querying import QueryVectorsOperator
+    from airflow_provider_cfvectorize.operators.reading import GetVectorsByIdsOperator, ListVectorsOperator
     from airflow_provider_cfvectorize.operators.reconciling import ReconcileVectorsOperator
 
 __all__ = [
@@ -31,7 +28,7 @@ _MODULES = {
     "GetVectorsByIdsOperator": "reading",
     "InsertVectorsOperator": "filling",
     "ListVectorsOperator": "reading",
-    "QueryVectorsOperator": "reading",
+    "QueryVectorsOperator": "querying",
     "ReconcileVectorsOperator": "reconciling",
     "UpsertVectorsOperator": "filling",
 }
