@@ -3,9 +3,100 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections.abc import Callable, Mapping
 
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.local.__main__ import build_parser
+from dags.running import run_dag
+from harness import Vectorize
 from readme.bench import Bench
-from readme.markdown import Block
+from readme.markdown import ROOT, Block, read
 
-RULES: Mapping[str, Callable[[Block, Bench], None]] = {}
+START = "docs/getting-started.md"
+SCALE = "docs/deleting-at-scale.md"
+PACKAGE = ROOT / "airflow_provider_cfvectorize"
+
+
+def block_of(key: str) -> Block:
+    """Return a block by its key."""
+    return next(block for block in read(key.partition("#")[0]).blocks if block.key == key)
+
+
+def names_the_servers_options(block: Block, bench: Bench) -> None:
+    """The README's block of this command is run; here it may have other options."""
+    command, *options = shlex.split(block.text)
+    assert command == "vectorize-local"
+    assert build_parser().parse_args(options).apply_delay == 10
+
+
+def is_what_the_server_prints(block: Block, bench: Bench) -> None:
+    first, second = block.text.splitlines()
+    with LocalVectorize(port=0) as server:
+        assert first == f"listening on {server.base_url}".replace(str(server.port), "8787")
+        begins, dots = second.split("...")
+        assert f"AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT='{server.connection}'".startswith(begins)
+        assert dots == "}'"
+        assert {"login", "password", "host"} <= set(json.loads(server.connection))
+
+
+def fills_the_index(block: Block, bench: Bench) -> None:
+    bench.load(block)
+    assert bench.server.stats()["upsert"] == 1
+
+
+def is_the_first_dag(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    vectorize.fill([f"chunk-{i}" for i in range(4)])
+    run = run_dag(bench.load(block).dag)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {"chunk-1", "chunk-2", "chunk-3"}
+    assert run.pull("wait_until_gone")["outcome"] == "watermark"
+
+
+def tests_the_first_dag(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    vectorize.fill([f"chunk-{i}" for i in range(4)])
+    folder = bench.directory / "dags"
+    folder.mkdir()
+    (folder / "forget.py").write_text(block_of(f"{START}#a-dag/1").text)
+    bench.bash(block.text, AIRFLOW__CORE__DAGS_FOLDER=str(folder))
+    assert vectorize.ids() == {"chunk-0", "chunk-3"}
+
+
+def deletes_by_files(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    vectorize.fill([f"chunk-{i}" for i in range(30)])
+    for number in range(3):
+        lines = "".join(f"chunk-{i}\n" for i in range(number * 8, number * 8 + 8))
+        (bench.directory / f"{number}.txt").write_text(lines)
+    run = run_dag(bench.load(block).dag, run_conf={"folder": str(bench.directory)})
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {f"chunk-{i}" for i in range(24, 30)}
+    assert len(run.pull("wait_until_all_are_gone")) == 3
+
+
+def names_what_is_there(block: Block, bench: Bench) -> None:
+    """A drawing: each file and each function in it exists."""
+    files = re.findall(r"[\w/]+\.py", block.text)
+    assert files
+    for name in files:
+        assert (PACKAGE / name).exists(), name
+    sources = "".join((PACKAGE / name).read_text() for name in files)
+    for name in re.findall(r"(\w+)\(\)", block.text):
+        assert re.search(rf"\b(def|class) {name}\b", sources), name
+
+
+RULES: Mapping[str, Callable[[Block, Bench], None]] = {
+    f"{START}#a-vectorize-of-your-own/1": names_the_servers_options,
+    f"{START}#a-vectorize-of-your-own/2": is_what_the_server_prints,
+    f"{START}#an-index-to-delete-from/1": fills_the_index,
+    f"{START}#a-dag/1": is_the_first_dag,
+    f"{START}#trigger-it/1": tests_the_first_dag,
+    f"{SCALE}#chunks-in-files-one-wait/1": deletes_by_files,
+    "docs/design.md#the-layers/1": names_what_is_there,
+    "docs/design.md#one-delete/1": names_what_is_there,
+    "docs/design.md#one-wait/1": names_what_is_there,
+}
