@@ -10,11 +10,11 @@ from readme.markdown import Document
 
 
 def messages(document: Document) -> list[str]:
-    """Return what stands as code in the first cells of all tables, of which each row is one message."""
+    """Return what stands as code in the first cells of all tables, but a bare name there."""
     found = []
     for heading in dict.fromkeys(at for at, line in document.prose if line.startswith("|")):
         for row in document.rows(heading):
-            if match := re.fullmatch(r"`([^`]+)`", row[0]):
+            if (match := re.fullmatch(r"`([^`]+)`", row[0])) and not re.fullmatch(r"\w+", match[1]):
                 found.append(match[1])
     return found
 
