@@ -215,9 +215,8 @@ def delete_ids(
             "Deleting them again is harmless"
         ) from None
     except VectorizeInputError as e:
-        raise VectorizeInputError(
-            f"{e}. {progress.done} of {ids.count} ids were acknowledged by then"
-        ) from None
+        # Of its own kind: a file that changed meanwhile may be whole at the next try.
+        raise type(e)(f"{e}. {progress.done} of {ids.count} ids were acknowledged by then") from None
     finally:
         if checkpoint is not None:
             checkpoint.flush()

@@ -289,6 +289,14 @@ def test_the_environments_ca_bundle_is_heeded(
     assert connect(tls_url).list_indexes() == []
 
 
+def test_another_variable_for_cas_is_not_read(
+    connect: Connect, tls_url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with pytest.raises(VectorizeTransportError, match="no trusted TLS connection"):
+        connect(tls_url).list_indexes()
+
+
 def test_a_ca_bundle_that_is_not_there(
     connect: Connect, tls_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

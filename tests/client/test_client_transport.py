@@ -181,6 +181,24 @@ def test_other_hosts_are_reached_through_the_proxy(
     assert proxy.requests[0].path == f"http://vectorize.invalid/v4/accounts/{ACCOUNT}/vectorize/v2/indexes"
 
 
+def test_which_variable_names_the_proxy(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, other = serve([ok([])]), serve([refused(500, 1)])
+    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{other.port}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{other.port}")
+    # The lower-case spelling before the upper-case one, and that of the scheme before the one of all.
+    monkeypatch.setenv("http_proxy", f"http://someone:else@127.0.0.1:{proxy.port}")
+    client = connect("http://vectorize.invalid/v4", allow_http_hosts=["vectorize.invalid"])
+    assert client.list_indexes() == []
+    # For the proxy, and not the API.
+    assert proxy.requests[0].headers["Proxy-Authorization"] == "Basic c29tZW9uZTplbHNl"
+    assert other.requests == []
+    # What the environment becomes later is not asked for.
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{other.port}")
+    assert client.list_indexes() == []
+
+
 def test_https_through_a_proxy_that_refuses(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

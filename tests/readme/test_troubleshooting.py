@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/troubleshooting.md shows the messages that people meet: each is produced here, by real calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_cfvectorize import exceptions
+from airflow_provider_cfvectorize.client import answers
+from airflow_provider_cfvectorize.client.transport import RawResponse
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeError,
+    VectorizeResponseError,
+    VectorizeThrottledError,
+)
+from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.operators.vectors import (
+    DeleteVectorsByIdsOperator,
+    ListVectorsOperator,
+    ReconcileVectorsOperator,
+    UpsertVectorsOperator,
+)
+from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor, VectorizeMutationTimeout
+from airflow_provider_cfvectorize.triggers.events import read_event
+from client.servers import Reply, Request, ScriptedServer, ok, refused
+from harness import DIMENSIONS, INDEX, Vectorize, make_context, run_task
+from readme.markdown import read
+from readme.messages import messages, rows_for
+from readme.test_connection_page import closed_port, silent, with_tls
+
+CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
+PAGE = read("docs/troubleshooting.md")
+AIRFLOW = "in-airflow"
+TOKEN = "another-token-0123456789abcdef0123456789"
+VECTOR: dict[str, Any] = {"id": "a", "values": [0.5] * DIMENSIONS}
+
+
+class Bench:
+    """A local server as the default connection, and the calls that the cases make."""
+
+    def __init__(self, server: LocalVectorize, stack: ExitStack, env: pytest.MonkeyPatch, at: Path) -> None:
+        self.server, self.stack, self.env, self.directory = server, stack, env, at
+
+    def connect(self, **change: Any) -> None:
+        self.env.setenv(CONN, json.dumps({**json.loads(self.server.connection), **change}))
+
+    def answers(self, *replies: Reply | str) -> None:
+        self.script(lambda: ScriptedServer(list(replies)))
+
+    def script(self, start: Callable[[], ScriptedServer]) -> None:
+        server = start()
+        self.stack.callback(server.close)
+        self.connect(host=server.base_url)
+
+    def serve(self, **kwargs: Any) -> Vectorize:
+        self.server = self.stack.enter_context(LocalVectorize(**{"apply_delay": 0.02, **kwargs}))
+        self.connect()
+        return Vectorize(self.server)
+
+    def ask(self, **change: Any) -> None:
+        """Send one request, once: it is not the retries that are tried here."""
+        if change:
+            self.connect(**change)
+        CloudflareVectorizeHook().get_watching_conn().list_indexes()
+
+    def delete(self, **kwargs: Any) -> Any:
+        kwargs = {"task_id": "t", "index_name": INDEX, "poll_interval": 0.05, "wait_timeout": 0, **kwargs}
+        return run_task(lambda: DeleteVectorsByIdsOperator(**kwargs), make_context())
+
+    def sense(self, **kwargs: Any) -> Any:
+        kwargs = {"task_id": "t", "index_name": INDEX, "poke_interval": 0.05, "timeout": 0, **kwargs}
+        return run_task(lambda: VectorizeMutationSensor(**kwargs), make_context())
+
+
+@pytest.fixture
+def bench(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with ExitStack() as stack:
+        yield Bench(server, stack, monkeypatch, tmp_path)
+
+
+# --- cases of more than a line ------------------------------------------------------------------------------
+
+
+def may_only_read(bench: Bench) -> None:
+    bench.serve(read_only_token=TOKEN)
+    bench.connect(password=TOKEN)
+    bench.delete(ids=["a"])
+
+
+def through_a_closed_proxy(bench: Bench) -> None:
+    bench.env.setenv("https_proxy", f"http://127.0.0.1:{closed_port()}")
+    bench.ask(host="https://vectorize.invalid/client/v4")
+
+
+def no_budget_left(bench: Bench) -> None:
+    bench.answers(refused(429, 971, Retry_After="3000"))
+    hook = CloudflareVectorizeHook()
+    with pytest.raises(VectorizeThrottledError):
+        hook.list_indexes()
+    hook.list_indexes()
+
+
+def a_file_that_changes(bench: Bench) -> None:
+    Vectorize(bench.server)
+    path = bench.directory / "ids.txt"
+    path.write_text("a\nb\n")
+
+    class Changing(DeleteVectorsByIdsOperator):
+        def _read_ids(self) -> Any:
+            ids = super()._read_ids()
+            path.write_text("a\nc\nd\n")
+            return ids
+
+    run_task(lambda: Changing(task_id="t", index_name=INDEX, ids_path=str(path)), make_context())
+
+
+def nothing_desired(bench: Bench) -> None:
+    Vectorize(bench.server).fill(["a"])
+    kwargs: dict[str, Any] = {"task_id": "t", "index_name": INDEX, "ids": [], "confirm_after": None}
+    run_task(lambda: ReconcileVectorsOperator(**kwargs), make_context())
+
+
+def a_bad_vector_is_refused(bench: Bench) -> None:
+    Vectorize(bench.server)
+    CloudflareVectorizeHook().upsert(INDEX, [{"id": "a", "values": [0.5]}])
+
+
+def told_to_stop(bench: Bench) -> None:
+    Vectorize(bench.server)
+    made: list[Any] = []
+
+    def make() -> Any:
+        made.append(DeleteVectorsByIdsOperator(task_id="t", index_name=INDEX, ids=["a"], verify="none"))
+        made[-1].on_kill()
+        return made[-1]
+
+    run_task(make, make_context())
+
+
+def a_listing_that_expires(bench: Bench) -> None:
+    page = {
+        "count": 1,
+        "totalCount": 2,
+        "isTruncated": True,
+        "nextCursor": "next",
+        "vectors": [{"id": "a"}],
+    }
+
+    def answer(request: Request) -> Reply:
+        return refused(400, 40000, "no such cursor") if "cursor=" in request.path else ok(page)
+
+    bench.script(lambda: ScriptedServer(answer))
+    run_task(lambda: ListVectorsOperator(task_id="t", index_name=INDEX), make_context())
+
+
+def a_bare_id_that_is_overtaken(bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    vectorize.fill(["a"])
+    mutation_id = vectorize.delete(["a"])["mutation_id"]
+    vectorize.settle()
+    bench.sense(mutation_id=mutation_id)
+
+
+def too_early(bench: Bench) -> None:
+    bench.serve(apply_delay=3600)
+    bench.delete(ids=["a"], wait_for_completion=True)
+
+
+def the_sensor_is_too_early(bench: Bench) -> None:
+    bench.sense(receipt=bench.serve(apply_delay=3600).delete(["a"]))
+
+
+def a_view_that_lags(bench: Bench) -> None:
+    vectorize = bench.serve()
+    vectorize.fill(["a"])
+    bench.server.set_faults(["lagging-view:get_by_ids=3600"])
+    receipt = vectorize.delete(["a"])
+    vectorize.wait_for(receipt["mutation_id"])
+    bench.sense(receipt=receipt, require_absent=True)
+
+
+def written_otherwise(bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    context = make_context()
+    kwargs: dict[str, Any] = {"task_id": "t", "index_name": INDEX, "vectors": [VECTOR]}
+    mutation_id = run_task(lambda: UpsertVectorsOperator(**kwargs), context)
+    vectorize.wait_for(mutation_id)
+    vectorize.client.upsert(INDEX, [{"id": "a", "values": [0.25, *VECTOR["values"][1:]]}])
+    vectorize.settle()
+    bench.sense(receipt=context["ti"].pushed["receipt"], require_equal=True)
+
+
+def of_another(**change: Any) -> Callable[[Bench], None]:
+    def case(bench: Bench) -> None:
+        bench.sense(receipt={**Vectorize(bench.server).delete(["a"]), **change})
+
+    return case
+
+
+def raw(path: str, **kwargs: Any) -> Callable[[Bench], Any]:
+    def case(bench: Bench) -> Any:
+        Vectorize(bench.server)
+        return CloudflareVectorizeHook().request("POST", path, **kwargs)
+
+    return case
+
+
+#: What is done, by the beginning of the message that it ends with.
+CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
+    ("connection ... is of type", "VectorizeInputError", lambda b: b.ask(conn_type="http")),
+    ("connection ... has no password", "VectorizeInputError", lambda b: b.ask(password="")),
+    (
+        "the connection's host ... would send",
+        "VectorizeInputError",
+        lambda b: b.ask(host="http://vectorize:8787"),
+    ),
+    ("GET ...: HTTP ..., code ...: .... Check", "VectorizeAuthError", lambda b: b.ask(password=TOKEN)),
+    ("... ids are acknowledged, ... failed with code 10000", "VectorizeBatchAuthError", may_only_read),
+    (
+        "GET ...: no answer",
+        "VectorizeTransportError",
+        lambda b: b.ask(host=f"http://127.0.0.1:{closed_port()}"),
+    ),
+    (
+        "GET ...: no complete answer",
+        "VectorizeTransportError",
+        lambda b: b.ask(host=silent(b.stack), extra={"timeout": 0.1}),
+    ),
+    ("GET ...: no trusted TLS", "VectorizeTransportError", lambda b: b.ask(host=with_tls(b.stack))),
+    ("GET ...: the proxy", "VectorizeTransportError", through_a_closed_proxy),
+    (
+        "GET ...: HTTP ..., a redirect",
+        "VectorizeResponseError",
+        lambda b: (b.answers(Reply(302, b"", {"Location": "/login"})), b.ask()),
+    ),
+    (
+        "GET ...: HTTP ... with a body",
+        "VectorizeResponseError",
+        lambda b: (b.answers(Reply(504, b"<html>")), b.ask()),
+    ),
+    (
+        "GET ...: HTTP ..., code ...: the account's",
+        "VectorizeThrottledError",
+        lambda b: (b.answers(refused(429, 971)), b.ask()),
+    ),
+    ("GET ...: not sent", "VectorizeThrottledError", no_budget_left),
+    ("ids: got the string 'None'", "VectorizeInputError", lambda b: b.delete(ids="None")),
+    ("ids: got None", "VectorizeInputError", lambda b: b.delete(ids=None)),
+    ("ids: got the string ..., which has a comma", "VectorizeInputError", lambda b: b.delete(ids="a,b")),
+    ("ids: the string ... begins like a list", "VectorizeInputError", lambda b: b.delete(ids="['a'")),
+    ("ids: got 31", "VectorizeInputError", lambda b: b.delete(ids=0x1F)),
+    ("ids: got a ", "VectorizeInputError", lambda b: b.delete(ids={"a"})),
+    ("ids: ... of ... cannot be ids", "VectorizeInputError", lambda b: b.delete(ids=["a", ["b"]])),
+    ("there are ... ids and max_ids", "VectorizeInputError", lambda b: b.delete(ids=["a", "b"], max_ids=1)),
+    ("both ids and ids_path", "VectorizeInputError", lambda b: b.delete(ids=["a"], ids_path="ids.txt")),
+    (
+        "ids_path ... cannot be read: No such file",
+        "VectorizeFileError",
+        lambda b: b.delete(ids_path=str(b.directory / "ids.txt")),
+    ),
+    (
+        "ids_path ... cannot be read: ...",
+        "VectorizeFileError",
+        lambda b: b.delete(ids_path="nostore://bucket/ids.txt"),
+    ),
+    ("ids_path ... changed", "VectorizeFileError", a_file_that_changes),
+    ("index name ... cannot be one", "VectorizeInputError", lambda b: b.delete(ids=["a"], index_name="")),
+    (
+        "account_id is empty",
+        "VectorizeInputError",
+        lambda b: CloudflareVectorizeHook(account_id="").get_conn(),
+    ),
+    ("max_ids is", "VectorizeInputError", lambda b: b.delete(ids=["a"], max_ids="many")),
+    (
+        "vectors: at position",
+        "VectorizeInputError",
+        lambda b: CloudflareVectorizeHook().upsert("docs", [{"values": [0.5]}]),  # type: ignore[list-item]
+    ),
+    ("index ...: there are no desired ids", "VectorizeInputError", nothing_desired),
+    (
+        "... of ... ids are acknowledged",
+        "VectorizeBatchNotFoundError",
+        lambda b: b.delete(ids=["a"], verify="none"),
+    ),
+    ("... vectors in ... are acknowledged", "VectorizeBatchError", a_bad_vector_is_refused),
+    ("told to stop", "VectorizeInterrupted", told_to_stop),
+    ("the listing of index", "VectorizeListingExpired", a_listing_that_expires),
+    (
+        "not seen to be applied within ... s: mutation ...: inconclusive",
+        "VectorizeMutationTimeout",
+        a_bare_id_that_is_overtaken,
+    ),
+    ("not seen to be applied within ... s: mutation ..., accepted", "VectorizeWaitTimeout", too_early),
+    (
+        "not seen to be applied within ... s: mutation ..., accepted",
+        "VectorizeMutationTimeout",
+        the_sensor_is_too_early,
+    ),
+    ("mutation ... is applied", "VectorizeStillVisibleError", a_view_that_lags),
+    ("mutation ... counts as applied", "VectorizeDiffersError", written_otherwise),
+    ("the receipt of mutation ... is of index", "VectorizeInputError", of_another(index_name="other")),
+    ("the receipt of mutation ... is of account", "VectorizeInputError", of_another(account_id="f" * 32)),
+    ("mutation_id: got", "VectorizeInputError", lambda b: b.sense(mutation_id=5)),
+    ("the trigger sent", "VectorizeError", lambda b: read_event({"status": "done"})),
+    (
+        "POST ...: HTTP 400, code 40007",
+        "VectorizeResponseError",
+        raw("indexes/docs/delete_by_ids", json={"ids": [str(i) for i in range(101)]}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("beginning", "kind", "case"), CASES, ids=[case[0] for case in CASES])
+def test_a_message(bench: Bench, beginning: str, kind: str, case: Callable[[Bench], Any]) -> None:
+    bench.connect()
+    with pytest.raises(VectorizeError) as e:
+        case(bench)
+    said = str(e.value)
+    shown = [*messages(PAGE), "POST ...: HTTP 400, code 40007: ..."]
+    found = rows_for(said, shown)
+    assert type(e.value).__name__ == kind, said
+    assert any(row.startswith(beginning) for row in found), (said, found)
+
+
+def test_every_row_has_its_case() -> None:
+    assert "`POST ...: HTTP 400, code 40007: ...`" in PAGE.text
+    of_airflow = {row[0].strip("`") for row in PAGE.rows(AIRFLOW)}
+    for shown in messages(PAGE):
+        if shown not in of_airflow:
+            assert any(shown.startswith(beginning) for beginning, *_ in CASES), shown
+
+
+def test_every_class_of_error_is_there() -> None:
+    classes = {
+        name
+        for name, kind in vars(exceptions).items()
+        if isinstance(kind, type) and issubclass(kind, VectorizeError) and kind is not VectorizeError
+    }
+    rows = [row[0].strip("`") for row in PAGE.rows("which-error-is-what")]
+    assert sorted(rows) == sorted({*classes, VectorizeMutationTimeout.__name__})
+
+
+# --- codes --------------------------------------------------------------------------------------------------
+
+
+def test_every_code_that_is_known_is_there() -> None:
+    told = {int(code) for row in PAGE.rows("codes-of-the-service") for code in row[0].split(", ")}
+    known = {answers.THROTTLE_CODE, *answers.AUTH_CODES, *answers.NOT_FOUND_CODES, *answers._ADVICE}
+    assert told == known
+
+
+@pytest.mark.parametrize("code", sorted({*answers.AUTH_CODES, *answers._ADVICE}))
+def test_an_error_has_the_code_and_says_what_to_do(code: int) -> None:
+    body = json.dumps({"success": False, "errors": [{"code": code, "message": "why"}]}).encode()
+    with pytest.raises(VectorizeResponseError, match=rf"^POST /x: HTTP 400, code {code}: 'why'\. [A-Za-z_]"):
+        answers.read_answer(RawResponse(400, {}, body), what="POST /x")
+
+
+# --- Airflow's own ------------------------------------------------------------------------------------------
+
+
+def test_what_airflow_says_of_a_connection_that_it_cannot_make() -> None:
+    from airflow.models import Connection
+
+    with pytest.raises(Exception, match=r"^Unknown hook type \"cloudflare_vectorise\"$"):
+        Connection(conn_id="c", conn_type="cloudflare_vectorise").get_hook()
+    assert '`Unknown hook type "cloudflare_vectorize"`' in PAGE.text
+
+
+def test_what_the_command_says_where_the_test_is_off() -> None:
+    from airflow.cli.commands import connection_command
+
+    assert "Testing connections is disabled" in Path(connection_command.__file__).read_text()
+    assert "`Testing connections is disabled`" in PAGE.text
+
+
+def test_what_is_said_where_no_progress_is_kept() -> None:
+    from airflow_provider_cfvectorize.operators import durable
+
+    (shown,) = (one for one in messages(PAGE) if one.startswith("No progress"))
+    assert shown.removesuffix("...") in Path(durable.__file__).read_text()
