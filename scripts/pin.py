@@ -41,8 +41,9 @@ FILES = {
     ),
     # With fastapi 0.165 and cadwyn 8, no DAG runs.
     "airflow-3.2": Pinned("3.2.2", before="2026-06-10"),
-    "airflow-3.1": Pinned("3.1.8"),
-    # The same. With FAB, as in Airflow's image: its connection form has no fields of providers without.
+    # With FAB, as in Airflow's image: without, `airflow providers behaviours` shows no provider's.
+    "airflow-3.1": Pinned("3.1.8", ("test", "fab"), extras="[fab]"),
+    # As of 3.2. With FAB: without, the connection form has no fields of providers either.
     "airflow-3.0": Pinned("3.0.6", ("test", "fab"), before="2025-09-05", extras="[fab]"),
     "airflow-2.11": Pinned("2.11.2"),
     "scale-out-3.3": Pinned("3.3.2", ("scale",)),

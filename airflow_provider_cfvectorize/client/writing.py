@@ -195,8 +195,9 @@ def write_vectors(
         try:
             batch = next(source, None)
         except VectorizeInputError as e:
-            # With its cause, which may be the caller's own function.
-            raise VectorizeInputError(f"{e}. {acknowledged()}. {_HARMLESS}") from e
+            # Of its own kind: a file may be whole at the next try. With its cause, which may be the caller's own
+            # function.
+            raise type(e)(f"{e}. {acknowledged()}. {_HARMLESS}") from e
         except Stopped:
             raise interrupted() from None
         except Exception as e:

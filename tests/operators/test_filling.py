@@ -19,6 +19,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchError,
     VectorizeDiffersError,
+    VectorizeFileError,
     VectorizeInputError,
     VectorizeInterrupted,
     VectorizeNotFoundError,
@@ -285,6 +286,15 @@ def test_an_error_of_the_callable_says_how_far_it_came(vectorize: Vectorize) -> 
     with pytest.raises(OSError, match="the model went away") as e:
         write("upsert", vectors_callable=generate)
     assert "5000 vectors in 1 request are acknowledged" in e.value.__notes__[0]
+
+
+def test_a_file_that_the_callable_misses_may_be_there_at_the_next_try(vectorize: Vectorize) -> None:
+    def generate() -> Iterator[dict[str, Any]]:
+        yield vector("a")
+        raise VectorizeFileError("the second part is not there")
+
+    with pytest.raises(VectorizeFileError, match=r"not there\. 0 vectors in 0 requests are acknowledged"):
+        write("upsert", vectors_callable=generate)
 
 
 # --- errors of the service --------------------------------------------------------------------------------

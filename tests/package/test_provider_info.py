@@ -271,7 +271,7 @@ print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
     assert added <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.3")  # which tells of everything
 def test_nothing_of_ours_is_deprecated() -> None:
     code = f"""
 import warnings
