@@ -69,13 +69,15 @@ def tests_the_first_dag(block: Block, bench: Bench) -> None:
 def deletes_by_files(block: Block, bench: Bench) -> None:
     vectorize = Vectorize(bench.server)
     vectorize.fill([f"chunk-{i}" for i in range(30)])
+    folder = bench.directory / "chunks"
+    folder.mkdir()
     for number in range(3):
         lines = "".join(f"chunk-{i}\n" for i in range(number * 8, number * 8 + 8))
-        (bench.directory / f"{number}.txt").write_text(lines)
-    run = run_dag(bench.load(block).dag, run_conf={"folder": str(bench.directory)})
+        (folder / f"{number}.txt").write_text(lines)
+    run = run_dag(bench.load(block).dag, run_conf={"folder": str(folder)})
     assert run.state == "success", run.states
     assert vectorize.ids() == {f"chunk-{i}" for i in range(24, 30)}
-    assert len(run.pull("wait_until_all_are_gone")) == 3
+    assert run.pull("wait_until_all_are_gone")["outcome"] in ("watermark", "read_back")
 
 
 def names_what_is_there(block: Block, bench: Bench) -> None:
