@@ -195,8 +195,8 @@ def write_vectors(
         try:
             batch = next(source, None)
         except VectorizeInputError as e:
-            # Of its own kind: a file may be whole at the next try. With its cause, which may be the caller's own
-            # function.
+            # Of its own kind: a file may be whole at the next try. With its cause, which may be a function of
+            # the caller's.
             raise type(e)(f"{e}. {acknowledged()}. {_HARMLESS}") from e
         except Stopped:
             raise interrupted() from None

@@ -367,10 +367,13 @@ def test_before_airflow_3_3_tasks_are_retried_as_they_say(
 
 @pytest.mark.airflow(before="3.3")
 def test_before_airflow_3_3_the_policy_is_taken_in_default_args_only() -> None:
-    from airflow.serialization.serialized_objects import SerializedDAG
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization
+    except ImportError:  # before 3.2
+        from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
 
     dag = make_retried_dag()
-    read = SerializedDAG.from_dict(json.loads(json.dumps(SerializedDAG.to_dict(dag))))
+    read = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
     assert {read.get_task(task_id).retries for task_id in dag.task_ids} == {3}
     delete(ids=["a"], default_args=THRICE)
     with pytest.raises(Exception, match="retry_policy"):

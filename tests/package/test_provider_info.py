@@ -174,7 +174,7 @@ print(*sorted(name for name in manager.connection_form_widgets if "cloudflare_ve
         assert f"extra__cloudflare_vectorize__{name}" in printed
 
 
-@pytest.mark.airflow(since="3.2")
+@pytest.mark.airflow(since="3.3")
 def test_the_form_out_of_metadata_needs_no_import_of_the_hook() -> None:
     code = """
 import sys
