@@ -65,7 +65,6 @@ def test_delete_and_wait_in_the_ui(ui: Ui, index: Vectorize, clock: Clock) -> No
     run.wait_for("wait_until_gone", "Success")
     run.wait_for_success()
     assert index.ids() == KEPT
-    ui.picture("run-done")
 
     delete = run.open_task("delete")
     assert (

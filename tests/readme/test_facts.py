@@ -54,6 +54,11 @@ def test_links_lead_somewhere(path: str) -> None:
             assert parts.fragment in read(str(target.relative_to(ROOT))).anchors, link
 
 
+def test_every_picture_is_on_a_page() -> None:
+    shown = {Path(link).name for path in documents() for link in read(path).links() if link.endswith(".png")}
+    assert {path.name for path in (ROOT / "docs" / "images").iterdir()} == shown
+
+
 def test_the_decision_is_two_clicks_away() -> None:
     assert "docs/decision.md" in read("README.md").links()
     assert "../airflow_provider_cfvectorize/client/mutations.py" in read("docs/decision.md").links()
