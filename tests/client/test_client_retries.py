@@ -284,7 +284,7 @@ def test_an_error_after_a_retry_is_the_last_one(serve: Serve, connect: Connect) 
         connect(serve(["reset", BUSY, refused(403, 10000)]), retry=AT_ONCE).list_indexes()
 
 
-def test_stop_wakes_who_sleeps(serve: Serve, connect: Connect) -> None:
+def test_stop_wakes_who_sleeps(serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     server = serve([refused(429, 971, Retry_After="500")])
     client = connect(server, retry=RetryPolicy())
     ended: list[BaseException] = []
@@ -297,7 +297,7 @@ def test_stop_wakes_who_sleeps(serve: Serve, connect: Connect) -> None:
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    while not server.requests:
+    while "Waiting 500 s" not in caplog.text:
         threads[0].join(0.005)
     client.session.stop()
     for thread in threads:
