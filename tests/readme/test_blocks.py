@@ -445,8 +445,18 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
 }
 
 
+#: `airflow dags test` of Airflow 3.0 refuses outlets that no DAG processor has seen.
+NOT_ON_3_0 = {"docs/lineage.md#openlineage/1"}
+
+
 @pytest.mark.usefixtures("airflow_db")
-@pytest.mark.parametrize("key", BLOCKS)
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(key, marks=pytest.mark.airflow(but_not="3.0")) if key in NOT_ON_3_0 else key
+        for key in BLOCKS
+    ],
+)
 def test_block(key: str, bench: Bench) -> None:
     assert key in RULES, "a new block needs a rule that runs it"
     RULES[key](BLOCKS[key], bench)

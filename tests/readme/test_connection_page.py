@@ -116,7 +116,17 @@ CASES: dict[str, Change] = {
 }
 
 
-@pytest.mark.parametrize("beginning", CASES)
+#: Airflow 3.0 takes such a connection for one that is not there.
+NOT_ON_3_0 = {"connection ...: the extra is not"}
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        pytest.param(case, marks=pytest.mark.airflow(but_not="3.0")) if case in NOT_ON_3_0 else case
+        for case in CASES
+    ],
+)
 def test_what_the_test_of_a_connection_says(
     says: Callable[..., tuple[bool, str]], stack: ExitStack, monkeypatch: pytest.MonkeyPatch, beginning: str
 ) -> None:
