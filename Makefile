@@ -28,7 +28,7 @@ test: $(VENV)/.ready ## Run the tests on Airflow 3.3
 test-2: $(VENV2)/.ready ## Run the tests on Airflow 2.11
 	$(BIN2)/python -m pytest $(PYTEST_ARGS) --ignore=tests/chaos
 
-test-matrix: ## Run the tests on every supported Airflow, and on another Python (an hour)
+test-matrix: ## Run the tests on every supported Airflow, and on another Python: takes long
 	$(PYTHON) scripts/matrix.py --pytest="$(PYTEST_ARGS)" $(MATRIX_ARGS)
 
 test-browser: $(VENV)/.ready ## Use Airflow's UI in Chromium, which is installed if there is none
@@ -71,17 +71,17 @@ clean: ## Remove everything that was made here
 	rm -rf .venv* dist build .demo .ui .scale .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Set up again when the dependencies change, and not otherwise.
-$(VENV)/.ready: pyproject.toml constraints/airflow-3.3.txt
+$(VENV)/.ready: pyproject.toml scripts/environments.py constraints/airflow-3.3.txt
 	@echo "Setting up Airflow 3.3 in $(VENV) (a minute or two)"
-	$(PYTHON) scripts/set_up.py $(VENV) constraints/airflow-3.3.txt --groups test lint build docs browser
+	$(PYTHON) scripts/set_up.py $(VENV) airflow-3.3
 	@touch $@
 
-$(VENV2)/.ready: pyproject.toml constraints/airflow-2.11.txt
+$(VENV2)/.ready: pyproject.toml scripts/environments.py constraints/airflow-2.11.txt
 	@echo "Setting up Airflow 2.11 in $(VENV2) (a minute or two)"
-	$(PYTHON) scripts/set_up.py $(VENV2) constraints/airflow-2.11.txt --groups test
+	$(PYTHON) scripts/set_up.py $(VENV2) airflow-2.11
 	@touch $@
 
-$(VENV_SCALE)/.ready: pyproject.toml constraints/scale-out-3.3.txt
+$(VENV_SCALE)/.ready: pyproject.toml scripts/environments.py constraints/scale-out-3.3.txt
 	@echo "Setting up Airflow 3.3 with Celery in $(VENV_SCALE) (a minute or two)"
-	$(PYTHON) scripts/set_up.py $(VENV_SCALE) constraints/scale-out-3.3.txt --groups scale
+	$(PYTHON) scripts/set_up.py $(VENV_SCALE) scale-out-3.3
 	@touch $@

@@ -18,7 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 # Airflow writes its configuration where it is imported, which must not be its user's home.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="cfvectorize-docs-"))
+_HOME = tempfile.TemporaryDirectory(prefix="cfvectorize-docs-", ignore_cleanup_errors=True)
+os.environ.setdefault("AIRFLOW_HOME", _HOME.name)
 
 from sphinx.util.inspect import stringify_signature  # noqa: E402
 

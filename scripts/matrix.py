@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environments import ROOT
+
 #: What meets Airflow. The client and the local server know nothing of it (a test of ``tests/package`` sees to
 #: that); what is large is as large, and what is killed as dead, on any version.
 BRIEF = (
@@ -30,16 +31,14 @@ BRIEF = (
 @dataclass(frozen=True)
 class Entry:
     """
-    An environment.
+    An environment on a Python.
 
-    :param airflow: the minor version, which has a constraints file.
+    :param airflow: the minor version of Airflow.
     :param python: the version of Python; None for the one that runs this.
-    :param groups: the groups of packages in pyproject.toml.
     """
 
     airflow: str
     python: str | None = None
-    groups: tuple[str, ...] = ("test",)
 
     @property
     def name(self) -> str:
@@ -48,21 +47,12 @@ class Entry:
 
     @property
     def directory(self) -> Path:
-        """Where the environment is; that of the newest Airflow is the one of ``make test``."""
+        """Where it is; those that the Makefile has as well are where it has them."""
         return ROOT / (".venv" if self.name == NEWEST else f".venv-{self.name}")
 
 
 NEWEST = "3.3"
-NEWEST_GROUPS = ("test", "lint", "build", "docs", "browser")
-ENTRIES = (
-    Entry(NEWEST, groups=NEWEST_GROUPS),
-    Entry(NEWEST, python="3.13", groups=NEWEST_GROUPS),
-    Entry("3.2"),
-    # Without FAB, `airflow providers` shows nothing of forms, nor do the forms of 3.0.
-    Entry("3.1", groups=("test", "fab")),
-    Entry("3.0", groups=("test", "fab")),
-    Entry("2.11"),
-)
+ENTRIES = (Entry(NEWEST), Entry(NEWEST, "3.13"), Entry("3.2"), Entry("3.1"), Entry("3.0"), Entry("2.11"))
 
 
 def find_python(version: str) -> str | None:
@@ -102,8 +92,7 @@ def run(entry: Entry, arguments: list[str]) -> str:
             flush=True,
         )
         return "no Python"
-    constraints = f"constraints/airflow-{entry.airflow}.txt"
-    set_up = [python, "scripts/set_up.py", str(entry.directory), constraints, "--groups", *entry.groups]
+    set_up = [python, "scripts/set_up.py", str(entry.directory), f"airflow-{entry.airflow}"]
     if subprocess.run(set_up, cwd=ROOT, check=False).returncode:
         return "not set up"
     command = [str(entry.directory / "bin" / "python"), "-m", "pytest", *arguments]

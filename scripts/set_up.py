@@ -9,6 +9,8 @@ import sys
 import venv
 from pathlib import Path
 
+from environments import ENVIRONMENTS, ROOT, constraints_of
+
 OLDEST = (3, 11)
 #: The first with --group, which installs the dependency groups of pyproject.toml.
 PIP = "pip>=25.1"
@@ -18,23 +20,25 @@ def main() -> None:
     """Make it, or bring it up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("constraints", type=Path)
-    parser.add_argument("--groups", nargs="*", default=[])
+    parser.add_argument("name", choices=ENVIRONMENTS, help="what it is made of")
     arguments = parser.parse_args()
     if sys.version_info < OLDEST:
         sys.exit(
             f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed. Name one: make "
             f"PYTHON=python3.11"
         )
-    python = arguments.directory / "bin" / "python"
+    directory = arguments.directory.absolute()
+    python = directory / "bin" / "python"
     if not python.exists():
-        venv.create(arguments.directory, with_pip=True, clear=True)
+        venv.create(directory, with_pip=True, clear=True)
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "--quiet", "--upgrade", PIP], check=True)
-    groups = [word for group in arguments.groups for word in ("--group", group)]
+    groups = [word for group in ENVIRONMENTS[arguments.name].groups for word in ("--group", group)]
+    constraints = str(constraints_of(arguments.name))
     subprocess.run(
-        [*pip, "install", "--quiet", "-c", str(arguments.constraints), "-e", ".[local,openlineage]", *groups],
+        [*pip, "install", "--quiet", "-c", constraints, "-e", ".[local,openlineage]", *groups],
         check=True,
+        cwd=ROOT,
     )
 
 

@@ -38,8 +38,6 @@ from airflow import __version__ as airflow_version  # noqa: E402
 from airflow_provider_cfvectorize.local import LocalVectorize  # noqa: E402
 from harness import Vectorize  # noqa: E402
 
-IS_AIRFLOW_2 = airflow_version.startswith("2.")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--browser", action="store_true", help="run the tests in a browser, and no others")
@@ -47,8 +45,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _is_about_this_airflow(item: pytest.Item) -> bool:
-    if item.get_closest_marker("airflow3" if IS_AIRFLOW_2 else "airflow2"):
-        return False
     this = Version(airflow_version)
     return all(
         Version(mark.kwargs.get("since", "0")) <= this < Version(mark.kwargs.get("before", "99"))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from chromium import find
 
 from airflow_provider_cfvectorize.local import LocalVectorize
 from harness import Vectorize
-from processes.standalone import ROOT, Standalone, script
+from processes.standalone import ROOT, Standalone
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -86,7 +87,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
 def chromium() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
-    executable = script("chromium").find(os.environ)
+    executable = find(os.environ)
     assert executable, (
         "no browser: `make test-browser` installs one, and CHROMIUM=/path/to/chromium names one"
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from browser.conftest import Clock
     from browser.pages import Ui
 
-pytestmark = [pytest.mark.browser, pytest.mark.airflow3]
+pytestmark = [pytest.mark.browser, pytest.mark.airflow(since="3.0")]
 
 DAG_ID = "vectorize_delete_by_params"
 CONN_ID = "cloudflare_vectorize_default"

@@ -206,7 +206,7 @@ def test_what_a_trigger_is_given(vectorize: Vectorize, verify: str, count: int, 
 # --- progress -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.0")
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.parametrize("verify", ["sample", "none"])
 def test_what_progress_has_in_it(
@@ -349,6 +349,7 @@ def test_the_audit_log_has_the_conf_of_a_run_from_the_shell(tmp_path: Path) -> N
 
 
 def test_openlineage_sends_the_conf_of_a_run_but_no_ids_of_a_task() -> None:
-    utils = pytest.importorskip("airflow.providers.openlineage.utils.utils")
+    from airflow.providers.openlineage.utils import utils
+
     assert "conf" in utils.DagRunInfo.includes
     assert not {"ids", "ids_path"} & set(utils.TaskInfo.includes)

@@ -155,7 +155,7 @@ def all_operators() -> DAG:
     return dag
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.0")
 def test_the_serialized_dag_names_the_xcom() -> None:
     try:
         from airflow.serialization.serialized_objects import DagSerialization as Serialization
@@ -169,7 +169,7 @@ def test_the_serialized_dag_names_the_xcom() -> None:
         assert link.xcom_key == KEY
 
 
-@pytest.mark.airflow2
+@pytest.mark.airflow(before="3.0")
 def test_the_webserver_of_airflow_2_makes_the_link(airflow_db: None) -> None:
     from unittest.mock import Mock
 
@@ -183,7 +183,7 @@ def test_the_webserver_of_airflow_2_makes_the_link(airflow_db: None) -> None:
         assert task.get_extra_links(Mock(), "Cloudflare dashboard") == expected
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.0")
 @pytest.mark.usefixtures("airflow_db")
 def test_the_worker_leaves_the_link_where_the_ui_finds_it(vectorize: Vectorize) -> None:
     with make_dag("links", params={"index": INDEX}) as dag:

@@ -106,7 +106,7 @@ def reconcile(index: Index, ids: Iterable[str], folder: Path, connection: dict[s
 # Of its minute and a half on two cores, 40 seconds are the pace of 50 requests a second, at which two
 # listings of 1,000 pages are read, and 15 are filling the index. It tests nothing of Airflow, so once is
 # enough.
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.0")
 def test_a_million(connection: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
     base_url, airflow_connection = connection
     session = requests.Session()

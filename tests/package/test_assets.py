@@ -80,7 +80,7 @@ def test_the_factory() -> None:
             vectorize_asset(account_id=account_id, index_name=index_name)  # type: ignore[arg-type]
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.0")
 def test_the_name_and_the_group_of_airflow_3() -> None:
     asset = vectorize_asset(account_id=ACCOUNT, index_name="docs", name="docs", group="vectors")
     assert (asset.uri, asset.name, asset.group) == (URI, "docs", "vectors")
@@ -104,7 +104,7 @@ def test_airflow_refuses_what_is_none(uri: str, said: str, monkeypatch: pytest.M
     assert said in str(caught.value)
 
 
-@pytest.mark.airflow2
+@pytest.mark.airflow(before="3.0")
 def test_airflow_2_warns_unless_it_is_told_to_refuse() -> None:
     with pytest.warns(UserWarning, match="expected cloudflare-vectorize"):
         Asset(f"cloudflare-vectorize://{ACCOUNT}/a/b")

@@ -6,8 +6,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import chromium
 import pytest
 
 from readme.markdown import ROOT
@@ -20,14 +20,6 @@ case "$*" in *install*) {install} ;; esac
 """
 #: What Debian's package leaves behind.
 INSTALLS = "echo '#!/bin/sh' > {directory}/chromium; /bin/chmod 755 {directory}/chromium"
-
-
-@pytest.fixture
-def chromium(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import chromium
-
-    return chromium
 
 
 def program(directory: Path, name: str, text: str = "#!/bin/sh\n") -> Path:
@@ -106,7 +98,7 @@ def test_neither_browser_nor_apt_get(tmp_path: Path) -> None:
     assert "CHROMIUM=/path/to/chromium make test-browser" in done.stderr
 
 
-def test_who_is_not_root_needs_sudo(chromium: Any, tmp_path: Path) -> None:
+def test_who_is_not_root_needs_sudo(tmp_path: Path) -> None:
     apt = program(tmp_path, "apt-get")
     environ = {"PATH": str(tmp_path)}
     words = ["/usr/bin/env", "DEBIAN_FRONTEND=noninteractive", str(apt), "-qq", "update"]
@@ -151,7 +143,7 @@ def test_nobody_else_needs_a_browser() -> None:
     assert "1/3 tests collected (2 deselected)" in here
 
 
-@pytest.mark.airflow3
+@pytest.mark.airflow(since="3.0")
 def test_the_browser_is_asked_for() -> None:
     asked = collect("--browser", "tests/browser")
     assert asked.count("test_in_the_browser.py::") == 2, asked

@@ -146,7 +146,7 @@ def test_both_forms_are_made_from_the_same() -> None:
     assert metadata["conn-fields"].keys() == connection.EXTRAS.keys()
 
 
-@pytest.mark.airflow2
+@pytest.mark.airflow(before="3.0")
 def test_the_form_of_airflow_2() -> None:
     from flask import Flask
     from flask_babel import Babel
@@ -160,7 +160,7 @@ def test_the_form_of_airflow_2() -> None:
         }
 
 
-@pytest.mark.airflow2
+@pytest.mark.airflow(before="3.0")
 def test_airflow_2_takes_the_form() -> None:
     code = """
 from airflow.providers_manager import ProvidersManager

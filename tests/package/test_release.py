@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
 from datetime import date
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import release
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,19 +30,7 @@ CHANGELOG = """# Changelog
 """
 
 
-@pytest.fixture
-def release(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the script, which is no package."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    spec = importlib.util.spec_from_file_location("release", ROOT / "scripts" / "release.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_changelog_that_is_ready(release: ModuleType) -> None:
+def test_a_changelog_that_is_ready() -> None:
     assert release.problem_of_changelog(CHANGELOG, "0.2.0", today=TODAY) is None
 
 
@@ -57,12 +44,12 @@ def test_a_changelog_that_is_ready(release: ModuleType) -> None:
         ("## ", "# ", "the newest entry is of nothing"),
     ],
 )
-def test_a_changelog_that_is_not(release: ModuleType, old: str, new: str, problem: str) -> None:
+def test_a_changelog_that_is_not(old: str, new: str, problem: str) -> None:
     said = release.problem_of_changelog(CHANGELOG.replace(old, new), "0.2.0", today=TODAY)
     assert said.startswith(problem)
 
 
-def test_this_one_is_of_the_version_that_the_package_says(release: ModuleType) -> None:
+def test_this_one_is_of_the_version_that_the_package_says() -> None:
     version = release.version_of(ROOT / "airflow_provider_cfvectorize")
     said = release.problem_of_changelog((ROOT / "CHANGELOG.md").read_text(), version, today=TODAY)
     assert said is None or "'unreleased'" in said

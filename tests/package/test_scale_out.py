@@ -15,27 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scale_airflow
+import scale_out
+import scale_services
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.connection import DEFAULT_RATE_RESERVE
 from readme.markdown import ROOT, read
 
 SCRIPTS = ROOT / "scripts"
-
-
-@pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import scale_airflow
-    import scale_out
-    import scale_services
-
-    class Scripts:
-        airflow = scale_airflow
-        out = scale_out
-        services = scale_services
-
-    return Scripts
 
 
 def program(directory: Path, *names: str) -> None:
@@ -70,38 +58,38 @@ def test_what_is_missing_is_named_before_anything_starts(tmp_path: Path) -> None
     assert done.stdout == ""
 
 
-def test_the_newest_postgresql_is_taken_and_whole(scripts: Any, tmp_path: Path) -> None:
+def test_the_newest_postgresql_is_taken_and_whole(tmp_path: Path) -> None:
     program(tmp_path / "bin", "redis-server")
     program(tmp_path / "9" / "bin", "initdb", "postgres")
     program(tmp_path / "15" / "bin", "initdb", "postgres")
-    found = scripts.services.Programs.find(str(tmp_path / "bin"), f"{tmp_path}/*/bin")
+    found = scale_services.Programs.find(str(tmp_path / "bin"), f"{tmp_path}/*/bin")
     assert found.redis == str(tmp_path / "bin" / "redis-server")
     assert found.initdb == str(tmp_path / "15" / "bin" / "initdb")
     assert found.postgres == str(tmp_path / "15" / "bin" / "postgres")
-    with pytest.raises(scripts.services.NotInstalledError, match="initdb, postgres: not found"):
-        scripts.services.Programs.find(str(tmp_path / "bin"), f"{tmp_path}/none/*")
+    with pytest.raises(scale_services.NotInstalledError, match="initdb, postgres: not found"):
+        scale_services.Programs.find(str(tmp_path / "bin"), f"{tmp_path}/none/*")
 
 
-def test_the_plan(scripts: Any) -> None:
-    doomed, kept = scripts.out.plan(50_000)
+def test_the_plan() -> None:
+    doomed, kept = scale_out.plan(50_000)
     assert len(doomed) == len(set(doomed)) == 50_000
     assert len(kept) == 10_000
     assert not kept & set(doomed)
-    chunks = scripts.out.cut(doomed, 7)
+    chunks = scale_out.cut(doomed, 7)
     assert [id_ for chunk in chunks for id_ in chunk] == doomed
     assert {len(chunk) for chunk in chunks} == {7142, 7143}
-    looked_at = scripts.out.sample(chunks[0])
-    assert len(set(looked_at)) == scripts.out.SAMPLE
+    looked_at = scale_out.sample(chunks[0])
+    assert len(set(looked_at)) == scale_out.SAMPLE
     assert looked_at == sorted(looked_at, key=chunks[0].index)
 
 
-def test_chunks_too_small_to_be_sampled_are_refused(scripts: Any) -> None:
+def test_chunks_too_small_to_be_sampled_are_refused() -> None:
     with pytest.raises(SystemExit):
-        scripts.out.parse(["--ids", "100", "--chunks", "6"])
+        scale_out.parse(["--ids", "100", "--chunks", "6"])
 
 
-def test_a_place_for_the_data_is_gone_afterwards(scripts: Any, tmp_path: Path) -> None:
-    with scripts.services.household(tmp_path) as house:
+def test_a_place_for_the_data_is_gone_afterwards(tmp_path: Path) -> None:
+    with scale_services.household(tmp_path) as house:
         secret = house.write("password", "hidden")
         assert secret.stat().st_mode & 0o777 == 0o600
         if house.user is not None:
@@ -112,8 +100,8 @@ def test_a_place_for_the_data_is_gone_afterwards(scripts: Any, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_document_tells_the_settings(scripts: Any) -> None:
-    settings = scripts.airflow.settings("database", "broker")
+def test_the_document_tells_the_settings() -> None:
+    settings = scale_airflow.settings("database", "broker")
     rows = [row for row in read("docs/scale-out.md").rows("what-it-shows") if row[0].startswith("`[")]
     assert len(rows) == 7
     for option, value, _ in rows:
@@ -121,9 +109,9 @@ def test_the_document_tells_the_settings(scripts: Any) -> None:
         assert settings[f"AIRFLOW__{section}__{name}".upper()] == value.strip("`"), option
 
 
-def test_the_document_tells_the_numbers(scripts: Any) -> None:
+def test_the_document_tells_the_numbers() -> None:
     text = " ".join(read("docs/scale-out.md").text.split())
-    options, out = scripts.out.parse([]), scripts.out
+    options, out = scale_out.parse([]), scale_out
     doomed, kept = out.plan(options.ids)
     requests, seconds = options.rate_limit.split("/")
     usable = int(limits.ACCOUNT_REQUESTS * (1 - DEFAULT_RATE_RESERVE))
@@ -146,13 +134,13 @@ def test_the_document_tells_the_numbers(scripts: Any) -> None:
 # --- what the script finds ----------------------------------------------------------------------------------
 
 
-def good(scripts: Any) -> dict[str, Any]:
+def good() -> dict[str, Any]:
     """Return what the checks are given after a run in which all was well: two chunks, one lost its worker."""
     times = {"start_date": "2026-01-01T00:00:00Z", "end_date": "2026-01-01T00:00:08Z"}
     delete = {"task_id": "delete", "state": "success", "try_number": 1, **times}
     tasks = [{**delete, "map_index": 0}, {**delete, "map_index": 1, "try_number": 2}]
     return {
-        "story": scripts.out.Story("success", tasks, 12.0, 500, {1: 7}),
+        "story": scale_out.Story("success", tasks, 12.0, 500, {1: 7}),
         "left": {"k"},
         "kept": {"k"},
         "doomed": ["a", "b"],
@@ -160,10 +148,10 @@ def good(scripts: Any) -> dict[str, Any]:
     }
 
 
-def test_a_good_run(scripts: Any) -> None:
-    given = good(scripts)
-    assert scripts.out.failures(**given) == []
-    shown = scripts.out.table(given["story"], 1, given["windows"], {"the run": 60.0}, "90/15")
+def test_a_good_run() -> None:
+    given = good()
+    assert scale_out.failures(**given) == []
+    shown = scale_out.table(given["story"], 1, given["windows"], {"the run": 60.0}, "90/15")
     assert "2 deletes" in shown
     assert "chunk 1 (2 tries)" in shown
     assert "0 refused" in shown
@@ -183,14 +171,14 @@ def test_a_good_run(scripts: Any) -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_is_wrong_is_found(scripts: Any, change: dict[str, Any], text: str) -> None:
-    given = good(scripts)
+def test_what_is_wrong_is_found(change: dict[str, Any], text: str) -> None:
+    given = good()
     for name, value in change.items():
         if name in given:
             given[name] = value
         else:
             setattr(given["story"], name, value)
-    (found,) = scripts.out.failures(**given)
+    (found,) = scale_out.failures(**given)
     with pytest.raises(AssertionError, match=text):
         raise AssertionError(found)
 

@@ -4,30 +4,20 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import shutil
 import time
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
+
+import playground
 
 from harness import wait_until
 
 #: Seconds between two looks whether the run has ended.
 _ASK_SECONDS = 3
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def script(name: str) -> ModuleType:
-    """Return a module of the directory of scripts, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Standalone:
@@ -57,7 +47,7 @@ class Standalone:
 
     def __enter__(self) -> Self:
         self._airflow = self._stack.enter_context(
-            script("playground").airflow(self.home, self._connection, self._dag_id, **self._env)
+            playground.airflow(self.home, self._connection, self._dag_id, **self._env)
         )
         return self
 

@@ -20,7 +20,7 @@ EVENTS = "events.ndjson"
 WRITE, READ = "vectorize_write_articles", "vectorize_after_articles"
 TOKEN = "a-token-that-nobody-may-see"
 
-pytestmark = pytest.mark.airflow3
+pytestmark = pytest.mark.airflow(since="3.0")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import matrix
 import pytest
+from environments import ENVIRONMENTS, constraints_of
 
 from airflow_provider_cfvectorize import connection, exceptions
 from airflow_provider_cfvectorize.client import limits, mutations, pacing
@@ -89,25 +91,18 @@ def test_targets_that_are_named_exist(path: str) -> None:
             assert re.search(rf"^{match[1]}:", makefile, re.MULTILINE), span
 
 
-def test_the_tested_versions_are_those_of_the_constraints() -> None:
+def test_the_tested_versions_are_those_of_the_matrix() -> None:
     rows = read("README.md").rows("tested-versions")
-    assert {row[0] for row in rows} == {
-        match[1]
-        for path in Path(ROOT / "constraints").glob("*.txt")
-        if (match := re.search(r"^apache-airflow==(.+)$", path.read_text(), re.MULTILINE))
+    told = {(row[0], python) for row in rows for python in row[1].split(" and ")}
+    assert told == {
+        (ENVIRONMENTS[f"airflow-{entry.airflow}"].airflow, entry.python or "3.11") for entry in matrix.ENTRIES
     }
-    script = (ROOT / "scripts" / "matrix.py").read_text()
-    entries = {
-        (match[1], match[2] or "3.11")
-        for match in re.finditer(r'Entry\((?:"([\d.]+)"|NEWEST)(?:, python="([\d.]+)")?', script)
-    }
-    told = {
-        (None if row is rows[0] else row[0].rpartition(".")[0], python)
-        for row in rows
-        for python in row[1].split(" and ")
-    }
-    assert told == entries
     assert all("`make test-matrix`" in row[2] for row in rows)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_each_environment_is_pinned(name: str) -> None:
+    assert f"\napache-airflow=={ENVIRONMENTS[name].airflow}\n" in constraints_of(name).read_text()
 
 
 def test_the_fields_of_the_connection() -> None:
@@ -238,6 +233,24 @@ def test_the_numbers_of_the_retries() -> None:
         f"{math.ceil(10_000 / limits.MAX_DELETE_IDS / (per_second / 2)):g} s",
     ):
         assert phrase in text, phrase
+
+
+def test_the_numbers_of_deleting_at_scale() -> None:
+    told = {row[0]: row[1:] for row in read("docs/deleting-at-scale.md").rows("what-bounds-it")}
+    per_second = (
+        limits.ACCOUNT_REQUESTS * (1 - connection.DEFAULT_RATE_RESERVE) / limits.ACCOUNT_WINDOW_SECONDS
+    )
+    for ids, seconds, shown in (
+        ("10,000", 30, "half a minute"),
+        ("100,000", 5 * 60, "5 minutes"),
+        ("1,000,000", 52 * 60, "52 minutes"),
+        ("10,000,000", 9 * 3600, "9 hours"),
+    ):
+        requests = int(ids.replace(",", "")) / limits.MAX_DELETE_IDS
+        assert told.pop(ids) == [f"{requests:,.0f}", shown]
+        assert requests / per_second == pytest.approx(seconds, rel=0.05)
+    assert not told
+    assert f"{per_second * limits.MAX_DELETE_IDS:.0f} ids a second" in words("docs/deleting-at-scale.md")
 
 
 def test_the_table_of_the_retry_policy() -> None:
