@@ -25,6 +25,7 @@ BRIEF = (
     "--ignore=tests/package/test_conformance_runs.py",
     "--ignore=tests/processes/test_killed_tasks.py",
     "--deselect=tests/operators/test_filling.py::test_a_big_file_is_never_held",
+    "--deselect=tests/triggers/test_triggerer.py::test_a_thousand_waits",
 )
 
 

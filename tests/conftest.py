@@ -63,6 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deselected := [item for item in items if not selected(item)]:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if selected(item)]
+    # Or the last of them would run alone, with the other processes waiting for it.
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")

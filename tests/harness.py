@@ -26,6 +26,9 @@ from airflow_provider_cfvectorize.local import LocalVectorize
 INDEX = "docs"
 DIMENSIONS = 32
 MODES = ("poke", "reschedule", "deferrable")
+#: How a wait knows of a write that was applied while it waited. A look is two requests, and what is applied
+#: between them is known by its witnesses before the watermark shows it.
+PROVEN = ("watermark", "read_back")
 
 
 class Clock:

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, Param, tas
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 from dags.running import make_dag, query, run_dag
-from harness import INDEX, MODES, Vectorize
+from harness import INDEX, MODES, PROVEN, Vectorize
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -182,7 +182,7 @@ def test_the_output_finds_its_receipt(vectorize: Vectorize, mode: str, overtaken
     assert run.state == "success", run.states
     evidence = run.pull("wait")
     # Applied between the two requests of a look, it is known by the witnesses first.
-    assert evidence["outcome"] in ({"read_back"} if overtaken else {"watermark", "read_back"})
+    assert evidence["outcome"] in ({"read_back"} if overtaken else PROVEN)
     assert evidence["witnesses_checked"] == 5
 
 

@@ -28,7 +28,7 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
-from harness import INDEX, FakeTaskInstance, Vectorize, make_context, run_task, wait_until
+from harness import INDEX, PROVEN, FakeTaskInstance, Vectorize, make_context, run_task, wait_until
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 ODD_IDS = [
@@ -315,7 +315,7 @@ def test_waiting(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
         assert bool(deferred) is deferrable
         evidence = context["ti"].pushed["evidence"]
         assert evidence["mutation_id"] == mutation_id
-        assert evidence["outcome"] in ("watermark", "read_back")
+        assert evidence["outcome"] in PROVEN
 
 
 @pytest.mark.parametrize("deferrable", [False, True])

@@ -514,6 +514,7 @@ def run_script(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.long
 def test_a_big_file_is_never_held(server: LocalVectorize, tmp_path: Path) -> None:
     vectorize = Vectorize(server, "big-index-768", dimensions=768)
     path = tmp_path / "vectors.ndjson"

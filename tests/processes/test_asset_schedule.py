@@ -59,6 +59,7 @@ def ask(airflow: Standalone, sql: str, *values: str) -> list[Any]:
         connection.close()
 
 
+@pytest.mark.long
 def test_a_dag_runs_after_an_upsert_of_another(airflow: Standalone, server: LocalVectorize) -> None:
     known = "SELECT dag_id FROM serialized_dag WHERE dag_id IN (?, ?)"
     wait_until(lambda: len(ask(airflow, known, WRITE, READ)) == 2, 300, interval=0.5)
@@ -84,6 +85,7 @@ def test_a_dag_runs_after_an_upsert_of_another(airflow: Standalone, server: Loca
     assert ask(airflow, events) == [(uri, WRITE, "upsert")]
 
 
+@pytest.mark.long
 def test_openlineage_is_told_of_every_task(airflow: Standalone, server: LocalVectorize) -> None:
     run_id = airflow.trigger("lineage_of_tasks")
     airflow.wait_for_end(run_id)

@@ -52,6 +52,7 @@ def airflow(index: Vectorize, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.mark.airflow(since="3.3")
+@pytest.mark.long
 def test_tasks_that_are_killed_are_gone_on_with(index: Vectorize, airflow: Standalone) -> None:
     run_id = airflow.trigger("killed_tasks")
     numbers: dict[str, Any] = {}

@@ -165,6 +165,7 @@ def count_told(home: Path) -> int:
     return sum("Not applied yet" in path.read_text() for path in home.glob("logs/**/*trigger*.log"))
 
 
+@pytest.mark.long
 def test_a_thousand_waits(home: Path, env: dict[str, str], held: tuple[Vectorize, Clock]) -> None:
     vectorize, clock = held
     defer_waits(vectorize, clock, env, home, WAITS)
@@ -191,20 +192,22 @@ def watch(
         assert triggerer.poll() is None, output.read_text()[-3000:]
         return count_told(home)
 
-    wait_until(lambda: told() == WAITS, 300, interval=1)
-    vectorize.server.reset_stats()
+    wait_until(lambda: told() == WAITS, 600, interval=1)
     started = time.monotonic()
-    wait_until(lambda: stats()["info"] >= 4, 60)
-    elapsed = time.monotonic() - started
-    assert stats()["info"] <= elapsed / INTERVAL + 1, "one request an interval, however many wait"
+    vectorize.server.reset_stats()
+    wait_until(lambda: stats()["info"] >= 4, 120)
+    requests, elapsed = stats()["info"], time.monotonic() - started
+    # One at both ends; and one may have been under way for longer than the next.
+    assert requests <= elapsed / INTERVAL + 2, "one request an interval, however many wait"
 
     vectorize.server.reset_stats()
     clock.ahead += 3600
-    wait_until(lambda: count_deferred(home) == 0, 300, interval=1)
+    wait_until(lambda: count_deferred(home) == 0, 600, interval=1)
     # Twenty witnesses to a request.
     assert stats()["get_by_ids"] <= WAITS / 20 + 10
 
 
+@pytest.mark.long
 def test_a_triggerer_that_is_ended_while_tasks_wait_in_it(
     home: Path, env: dict[str, str], held: tuple[Vectorize, Clock]
 ) -> None:
