@@ -7,8 +7,8 @@ VENV2 := .venv-2.11
 VENV_SCALE := .venv-scale
 BIN := $(VENV)/bin
 BIN2 := $(VENV2)/bin
-# More processes than many a machine has cores: the tests wait half of the time.
-PYTEST_ARGS ?= -n 3
+# Two processes: the tests wait more than they compute.
+PYTEST_ARGS ?= -n 2
 
 MATRIX_ARGS ?=
 

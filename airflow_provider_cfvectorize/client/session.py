@@ -257,6 +257,8 @@ class VectorizeSession:
             )
             patience.add_throttle(blocked)
             if refused:
+                # A call that stop() wakes has not waited as long as the throttle asks, and gets here first.
+                self._raise_if_stopped(what)
                 raise VectorizeThrottledError(
                     f"{what}: not sent, since the account's request budget would let it start in "
                     f"{refused:.0f} s at the earliest, which is longer than the task has, or than a throttle "
@@ -269,8 +271,7 @@ class VectorizeSession:
         try:
             if self._gate is not None:
                 self._gate.wait(self._sleep)
-            if self._stopped.is_set():
-                raise VectorizeInterrupted(f"{what}: not sent, the task is being stopped")
+            self._raise_if_stopped(what)
             raw = self._transport.send(
                 method, f"{self._base_url}{path}", params=params, headers=headers, body=body
             )
@@ -289,6 +290,10 @@ class VectorizeSession:
                     throttled=throttle is not None,
                     retry_after=throttle.retry_after if throttle is not None else None,
                 )
+
+    def _raise_if_stopped(self, what: str) -> None:
+        if self._stopped.is_set():
+            raise VectorizeInterrupted(f"{what}: not sent, the task is being stopped")
 
 
 class _Patience:

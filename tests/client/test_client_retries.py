@@ -6,11 +6,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.pacer import Pacer
 from airflow_provider_cfvectorize.client.session import RetryPolicy, VectorizeSession
 from airflow_provider_cfvectorize.client.transport import RawResponse
 from airflow_provider_cfvectorize.exceptions import (
@@ -305,6 +307,21 @@ def test_stop_wakes_who_sleeps(serve: Serve, connect: Connect, caplog: pytest.Lo
     assert len(ended) == 3
     # The others wait for what the first one learns.
     assert len(server.requests) == 1
+
+
+def test_who_is_woken_first_is_told_of_the_stop(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(serve([refused(429, 971, Retry_After="500")]), retry=RetryPolicy())
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.list_indexes)
+        while "Waiting 500 s" not in caplog.text:
+            wait([call], 0.005)
+        # Those who wait for the pacer are woken last; by then this one has tried again.
+        monkeypatch.setattr(Pacer, "stop", lambda pacer: wait([call], 20))
+        client.session.stop()
+        with pytest.raises(VectorizeInterrupted, match="not sent, the task is being stopped"):
+            call.result()
 
 
 def test_after_stop_nothing_is_sent(serve: Serve, connect: Connect) -> None:
