@@ -181,7 +181,6 @@ def test_the_output_finds_its_receipt(vectorize: Vectorize, mode: str, overtaken
     run = run_dag(dag)
     assert run.state == "success", run.states
     evidence = run.pull("wait")
-    # Applied between the two requests of a look, it is known by the witnesses first.
     assert evidence["outcome"] in ({"read_back"} if overtaken else PROVEN)
     assert evidence["witnesses_checked"] == 5
 

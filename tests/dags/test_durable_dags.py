@@ -92,7 +92,6 @@ def test_a_delete_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
     # Six, one that is refused, and the rest.
     assert breaking.sent == (6 + 1 + 4 if KEEPS else 6 + 1 + 10)
     assert done.pull("write", "receipt")["count"] == 1000
-    # Which of them depends on whether the last job ends before the look or between its two questions.
     assert done.pull("write", "evidence")["outcome"] in PROVEN
     assert states_kept("durable_delete") == 0
 

@@ -206,7 +206,6 @@ def test_what_a_trigger_is_given(vectorize: Vectorize, verify: str, count: int, 
 # --- progress -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.airflow(since="3.0")
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.parametrize("verify", ["sample", "none"])
 def test_what_progress_has_in_it(
