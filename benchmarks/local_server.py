@@ -7,6 +7,8 @@ with bare sockets, since a client's library would take longer than the answer. T
 turns, and the table has the median of all turns. A machine that does other things beside this gives the
 server less than a core: what it would do with a whole one is in the column "a CPU second".
 
+It also measures how long `LocalVectorize.stop()` takes with idle connections: the median of several servers.
+
     python benchmarks/local_server.py [--brief] [--json PATH]
 """
 
@@ -28,8 +30,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from airflow_provider_cfvectorize.local import LocalVectorize
+
 CONNECTIONS = 8
 TARGET = 3000
+#: The most milliseconds that LocalVectorize may take to stop.
+STOP_TARGET = 20
 IDS = 1000
 
 
@@ -155,18 +161,39 @@ def measure(turns: int, seconds: float) -> list[dict[str, Any]]:
     ]
 
 
+def measure_stop(turns: int) -> float:
+    """Return how many milliseconds a server with idle connections takes to stop."""
+    took = []
+    for _ in range(turns):
+        with LocalVectorize() as server:
+            connections = [
+                socket.create_connection((server.host, server.port), 10) for _ in range(CONNECTIONS)
+            ]
+            for connection in connections:
+                connection.sendall(f"GET / HTTP/1.1\r\nHost: {server.host}:{server.port}\r\n\r\n".encode())
+                read_answer(connection)
+            begun = time.perf_counter()
+            server.stop()
+            took.append(time.perf_counter() - begun)
+            for connection in connections:
+                connection.close()
+    return statistics.median(took) * 1000
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--brief", action="store_true", help="a few seconds, for a look whether it runs")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the numbers to a file")
     options = parser.parse_args()
+    stop = measure_stop(3 if options.brief else 20)
     rows = measure(*((1, 0.3) if options.brief else (7, 1.0)))
     print(f"{'request':<22}{'a second':>12}{'a CPU second':>16}")
     for row in rows:
         print(f"{row['request']:<22}{row['per_second']:>12,}{row['per_cpu_second']:>16,}")
     slowest = min(row["per_cpu_second"] for row in rows)
     print(f"at least {TARGET:,} on one core: {'yes' if slowest >= TARGET else 'NO'}")
+    print(f"a stop takes {stop:.1f} ms, at most {STOP_TARGET}: {'yes' if stop <= STOP_TARGET else 'NO'}")
     if options.json:
         report = {
             "benchmark": "local_server",
@@ -174,6 +201,7 @@ def main() -> None:
             "target_per_second": TARGET,
             "brief": options.brief,
             "rows": rows,
+            "stop_ms": round(stop, 1),
         }
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     #: The open connections by the address of the client, as ASGI's scope has it.
@@ -19,21 +20,51 @@ _GRACE: Final = 1
 _KEEP_ALIVE: Final = 75
 
 
-def make_server(app: Any, connections: Connections) -> Any:
+def make_server(app: Any, connections: Connections, started: Callable[[], object]) -> Any:
     """
-    Return a server of uvicorn for an application.
+    Return a server of uvicorn for an application; its ``stop()``, called in its event loop, ends it.
 
     :param app: The ASGI application.
     :param connections: Where the server keeps its open connections.
+    :param started: Called once connections are accepted.
     """
     import uvicorn
 
-    return uvicorn.Server(
+    class Server(uvicorn.Server):
+        # uvicorn checks every 100 ms whether it must exit, and then sleeps for 100 ms more. A test suite pays
+        # that for each server that it stops.
+
+        def __init__(self, config: uvicorn.Config) -> None:
+            super().__init__(config)
+            self._stopping = asyncio.Event()
+
+        def stop(self) -> None:
+            self._stopping.set()
+
+        async def main_loop(self) -> None:
+            await self.on_tick(0)
+            started()
+            await self._stopping.wait()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for listener in [*self.servers, *(sockets or ())]:
+                listener.close()
+            for connection in list(self.server_state.connections):
+                # This closes an idle connection; a connection with an open request ends after its response.
+                connection.shutdown()
+            deadline = time.monotonic() + _GRACE
+            open_requests = self.server_state.tasks
+            while (self.server_state.connections or open_requests) and time.monotonic() < deadline:
+                await asyncio.sleep(0.001)
+            for request in list(open_requests):
+                request.cancel()
+
+    return Server(
         uvicorn.Config(
             app,
             http=_protocol(connections),
             log_config=None,
-            # That it starts and stops is for the command to say, and no news to a test.
+            # The command reports that the server starts and stops; a test does not need to know.
             log_level="warning",
             access_log=False,
             lifespan="off",
@@ -42,7 +73,6 @@ def make_server(app: Any, connections: Connections) -> Any:
             server_header=False,
             date_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=_GRACE,
         )
     )
 

@@ -298,7 +298,7 @@ class LocalVectorize:
             faults=injection,
             guard_local=not is_loopback(self.host),
         )
-        self._server = make_server(self._app, connections)
+        self._server = make_server(self._app, connections, self._ready.set)
         self._ready.clear()
         self._thread = threading.Thread(
             target=self._run, args=(listener,), name="vectorize-local", daemon=True
@@ -315,10 +315,10 @@ class LocalVectorize:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._server.should_exit = True
         with contextlib.suppress(RuntimeError):  # It has ended by itself.
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._started()[1].control.faults.close)
+                self._loop.call_soon_threadsafe(self._server.stop)
         thread.join()
 
     def _open_store(self) -> Store:
@@ -348,19 +348,12 @@ class LocalVectorize:
 
     async def _serve(self, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
-        helpers = [asyncio.create_task(self._announce())]
-        if self._foreign_rate:
-            helpers.append(asyncio.create_task(self._write_as_another()))
+        writer = asyncio.create_task(self._write_as_another()) if self._foreign_rate else None
         try:
             await self._server.serve(sockets=[listener])
         finally:
-            for helper in helpers:
-                helper.cancel()
-
-    async def _announce(self) -> None:
-        while not self._server.started:
-            await asyncio.sleep(0.001)
-        self._ready.set()
+            if writer is not None:
+                writer.cancel()
 
     async def _write_as_another(self) -> None:
         store, _ = self._started()

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from airflow_provider_cfvectorize.local import LocalVectorize
+from harness import wait_until
 from local.local_client import Client, mutation, refusal, result, vector
 
 NAMES = {
@@ -217,15 +218,18 @@ def test_a_failure_of_its_own_is_an_envelope_too(start, connect, monkeypatch, ca
     assert "TypeError" in caplog.text
 
 
-def test_stopping_is_quick_with_idle_connections(start, connect):
-    server = start()
-    clients = [connect(server) for _ in range(5)]
-    for client in clients:
-        client.send("GET")
-    begun = time.monotonic()
+def test_stopping_answers_open_requests_and_closes_idle_connections(start, connect):
+    server = start(latency=0.3)
+    idle, busy = connect(server), connect(server)
+    idle.send("GET")
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(busy.send("GET")))
+    asking.start()
+    wait_until(lambda: sum(server.stats().values()) == 2)
     server.stop()
+    asking.join(30)
 
-    assert time.monotonic() - begun < 1
+    assert [result(answer) for answer in answers] == [[]]
     assert not server.running
     server.stop()
 
