@@ -21,9 +21,10 @@ def open_checkpoint(
     """
     Return where the progress of a write is kept; None where there is no such place.
 
-    Other work than before, whose progress does not count, is what differs in any of these: the kind of
-    operator, account and index, the time the index was created, how often the DAG run was cleared (Airflow
-    3.3 keeps the state of a task that is cleared), and the parts.
+    Progress counts only for the same work: the same kind of operator, account, index, time the index was
+    created, and parts, in a task that was not cleared since. Airflow 3.3 keeps the state of a cleared task.
+    Clearing raises the task instance's ``max_tries``, which a retry leaves alone; and the run's
+    ``clear_number``, unless the run is not reset.
 
     :param operator: the task.
     :param context: its context.
@@ -49,6 +50,7 @@ def open_checkpoint(
         operator.index_name,
         created_on,
         getattr(context.get("dag_run"), "clear_number", None),
+        context["ti"].max_tries,
         *parts,
     )
     return Checkpoint(store, fingerprint, operator.log)

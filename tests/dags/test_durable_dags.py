@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -62,17 +62,39 @@ def connect(slow_index: tuple[Vectorize, Relay], monkeypatch: pytest.MonkeyPatch
 
 
 def run(dag_id: str, make: Any, **kwargs: Any) -> Run:
+    options = {
+        "task_id": "write",
+        "index_name": INDEX,
+        "retries": 2,
+        "retry_delay": timedelta(0),
+        "wait_for_completion": True,
+        "poll_interval": 0.05,
+    }
     with make_dag(dag_id) as dag:
-        make(
-            task_id="write",
-            index_name=INDEX,
-            retries=2,
-            retry_delay=timedelta(0),
-            wait_for_completion=True,
-            poll_interval=0.05,
-            **kwargs,
-        )
+        made = make(**options | kwargs)
+        if hasattr(made, "expand"):
+            made.expand(verify=["sample"])
     return run_dag(dag)
+
+
+def clear_once(monkeypatch: pytest.MonkeyPatch, state: str, before: Callable[[], object]) -> None:
+    """Clear the first task that comes to a state, without resetting its run, as soon as it does."""
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import clear_task_instances
+
+    update_state = DagRun.update_state
+    cleared: list[str] = []
+
+    def clear_first(dag_run: Any, *, session: Any, **kwargs: Any) -> Any:
+        tis = [ti for ti in dag_run.get_task_instances(session=session) if ti.state == state]
+        if tis and not cleared:
+            cleared.append(state)
+            before()
+            clear_task_instances(tis, session, dag_run_state=False)
+            session.commit()
+        return update_state(dag_run, session=session, **kwargs)
+
+    monkeypatch.setattr(DagRun, "update_state", clear_first)
 
 
 def states_kept(dag_id: str) -> int:
@@ -94,6 +116,27 @@ def test_a_delete_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
     assert done.pull("write", "receipt")["count"] == 1000
     assert done.pull("write", "evidence")["outcome"] in PROVEN
     assert states_kept("durable_delete") == 0
+
+
+@pytest.mark.airflow(since="3.3")
+@pytest.mark.parametrize("state", ["up_for_retry", "failed", "success"])
+def test_a_cleared_task_starts_over(
+    connect: tuple[Vectorize, Relay], monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    index, relay = connect
+    relay.meddle = breaking = Breaking("/delete_by_ids", 10**6 if state == "success" else 6)
+    clear_once(monkeypatch, state, lambda: index.fill(IDS))
+    done = run(
+        f"cleared_{state}",
+        DeleteVectorsByIdsOperator.partial,
+        ids=IDS,
+        concurrency=1,
+        retries=0 if state == "failed" else 2,
+    )
+    assert done.states == {"write[0]": "success"}
+    assert done.tries("write", 0) == 2
+    assert index.ids() == set()
+    assert breaking.sent == (10 + 10 if state == "success" else 6 + 1 + 10)
 
 
 def test_without_durable_everything_is_sent_again(connect: tuple[Vectorize, Relay]) -> None:
