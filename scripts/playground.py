@@ -125,6 +125,8 @@ class Airflow:
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            # Airflow 3 may fail a deferred task within so many seconds: docs/troubleshooting.md has its line.
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "NO_PROXY": "127.0.0.1,localhost",
         }
         self._token: str | None = None

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from airflow import __version__ as airflow_version
+from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_cfvectorize.exceptions import VectorizeError
@@ -15,6 +18,19 @@ from airflow_provider_cfvectorize.triggers.events import applied_event, error_ev
 
 if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.mutations import Decision
+
+#: The least number of seconds between the start of a trigger in a triggerer and its event.
+LEAST_SECONDS: Final = 6.0
+
+
+def _seconds_before_event() -> float:
+    # Airflow 3 fails a task that is queued again before the scheduler knows that the worker process which
+    # deferred it has ended (process_executor_events of 3.0.6 to 3.3.2). The supervisor of that process can
+    # notice its end so many seconds late. Airflow 2 has another supervisor.
+    if airflow_version.startswith("2."):
+        return 0.0
+    interval: float = conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0)
+    return max(LEAST_SECONDS, interval + 1)
 
 
 class VectorizeMutationTrigger(BaseTrigger):
@@ -69,15 +85,24 @@ class VectorizeMutationTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait and send one event: applied with the evidence, timed out, or failed for good."""
+        """
+        Wait and send one event: applied with the evidence, timed out, or failed for good.
+
+        A triggerer sends no event in the first seconds of a deferral, see ``LEAST_SECONDS``.
+        """
+        started = time.monotonic()
         try:
-            yield TriggerEvent(await self._wait())
+            event = await self._wait()
         except VectorizeError as e:
-            yield TriggerEvent(error_event(e))
+            event = error_event(e)
         except Exception as e:
             # An exception out of run() would reach the task as one that soft_fail skips.
             self.log.exception("The wait ended unexpectedly")
-            yield TriggerEvent(error_event(VectorizeError(f"the trigger failed: {type(e).__name__}: {e}")))
+            event = error_event(VectorizeError(f"the trigger failed: {type(e).__name__}: {e}"))
+        # Only a triggerer gives its triggers an id; dag.test() does not.
+        if self.trigger_id is not None:
+            await asyncio.sleep(started + _seconds_before_event() - time.monotonic())
+        yield TriggerEvent(event)
 
     async def _wait(self) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.looks import explain_timeout, is_unseen
