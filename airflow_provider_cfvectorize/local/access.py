@@ -78,9 +78,9 @@ class Access:
             return
         if self._read_only and hmac.compare_digest(token, self._read_only):
             if writes:
-                raise errors.authentication(self._behaviour.missing_permission_status)
+                raise errors.refusal("missing_permission", self._behaviour)
             return
-        raise errors.authentication(self._behaviour.wrong_token_status)
+        raise errors.refusal("unknown_credentials", self._behaviour)
 
     def knows(self, headers: Headers) -> bool:
         """
@@ -103,21 +103,21 @@ class Access:
         """
         header = headers.get("authorization")
         if header is None:
-            raise errors.missing_credentials()
+            raise errors.refusal("missing_credentials")
         token = bearer(header)
         if not hmac.compare_digest(token, self._full) and not (
             self._read_only and hmac.compare_digest(token, self._read_only)
         ):
-            raise errors.invalid_token()
+            raise errors.refusal("invalid_token")
 
     def _check_key(self, headers: Headers) -> None:
         email, key = headers.get("x-auth-email"), headers.get("x-auth-key")
         if email is None and key is None:
-            raise errors.missing_credentials()
+            raise errors.refusal("missing_credentials")
         if email is None or not _EMAIL.fullmatch(email):
-            raise errors.invalid_header(6102, "X-Auth-Email")
+            raise _invalid_header(6102, "X-Auth-Email")
         if key is None or not TOKEN_PATTERN.fullmatch(key):
-            raise errors.invalid_header(6103, "X-Auth-Key")
+            raise _invalid_header(6103, "X-Auth-Key")
         known_email, known_key = self._pair
         if (
             known_email is None
@@ -125,7 +125,7 @@ class Access:
             or email.lower() != known_email.lower()
             or not hmac.compare_digest(key.encode(), known_key.encode())
         ):
-            raise errors.authentication(self._behaviour.wrong_token_status)
+            raise errors.refusal("unknown_credentials", self._behaviour)
 
 
 def bearer(header: str) -> bytes:
@@ -137,8 +137,12 @@ def bearer(header: str) -> bytes:
     """
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not TOKEN_PATTERN.fullmatch(token):
-        raise errors.invalid_header(6111, "Authorization")
+        raise _invalid_header(6111, "Authorization")
     return token.encode("ascii")
+
+
+def _invalid_header(code: int, header: str) -> errors.ApiError:
+    return errors.refusal("invalid_header", chain=((code, f"Invalid format for {header} header"),))
 
 
 def is_loopback(host: str) -> bool:

@@ -229,7 +229,7 @@ class Api:
             found = index.vectors.get(asked.vector_id)
             if found is None:
                 if self._behaviour.unknown_vector_id == "refuse":
-                    raise errors.unknown_vector_id(asked.vector_id, self._behaviour)
+                    raise errors.refusal("unknown_vector_id", self._behaviour, id=asked.vector_id)
                 return {"count": 0, "matches": []}
             vector = found.floats()
         view = index.view()
@@ -279,20 +279,16 @@ class Api:
     async def _upload(self, request: Request, name: str, operation: str) -> dict[str, Any]:
         media_type = _media_type(request)
         if media_type not in ("application/x-ndjson", "multipart/form-data"):
-            raise errors.unknown_content_type()
+            raise errors.refusal("unknown_content_type")
         behavior = _query(request).get("unparsable-behavior")
         if behavior not in (None, "error", "discard") and self._behaviour.unknown_parameter_value == "refuse":
-            raise errors.ApiError(
-                400,
-                self._behaviour.invalid_parameter_code,
-                "unparsable-behavior must be one of: error, discard",
-            )
+            raise errors.refusal("invalid_parameter", self._behaviour)
         body: bytes | None = await read_body(request, self._store)
         index = self._store.index(name)
         if media_type == "multipart/form-data" and body is not None:
             body = multipart.field(body, request.headers.get("content-type", ""), "vectors")
             if body is None:
-                raise errors.not_ndjson(operation, None)
+                raise errors.refusal("not_ndjson", operation=operation, line=None)
         arguments = (
             body or b"",
             operation,
@@ -306,7 +302,7 @@ class Api:
             vectors = await asyncio.to_thread(validation.parse_vectors, *arguments)
             if self._store.index(name) is not index:
                 # Deleted and created again meanwhile: the request was for the index that is gone.
-                raise errors.index_deleted(name, self._behaviour)
+                raise errors.refusal("index_deleted", self._behaviour, name=name)
         kind: Any = operation
         return {"mutationId": index.accept(kind, self._store.now(), vectors=vectors)}
 
@@ -317,7 +313,7 @@ class Api:
 
     async def _json(self, request: Request) -> dict[str, Any]:
         if _media_type(request) != "application/json":
-            raise errors.expected_json()
+            raise errors.refusal("expected_json")
         return validation.parse_json(await read_body(request, self._store))
 
 
@@ -332,7 +328,8 @@ def choose(table: Mapping[str, T], method: str) -> T:
     try:
         return table[method]
     except KeyError:
-        raise errors.no_method(method, tuple(table)) from None
+        allow = ", ".join(table).encode("ascii")
+        raise errors.refusal("no_method", method=method, headers=((b"allow", allow),)) from None
 
 
 async def read_body(request: Request, store: Store) -> bytes:
@@ -345,13 +342,13 @@ async def read_body(request: Request, store: Store) -> bytes:
     """
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
-        raise errors.oversized_upload(limits.MAX_UPLOAD_BYTES, store.behaviour)
+        raise errors.refusal("oversized_upload", store.behaviour, limit=limits.MAX_UPLOAD_BYTES)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            raise errors.oversized_upload(limits.MAX_UPLOAD_BYTES, store.behaviour)
+            raise errors.refusal("oversized_upload", store.behaviour, limit=limits.MAX_UPLOAD_BYTES)
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

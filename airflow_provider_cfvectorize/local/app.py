@@ -165,7 +165,7 @@ class App:
             return
         self._access.check(headers, writes=endpoint.writes)
         if not path.startswith(self._indexes_path):
-            raise errors.no_route(path)
+            raise errors.refusal("no_route", path=path)
 
     def _check_host(self, headers: Headers) -> None:
         if not self._hosts.serves(headers.get("host")):
@@ -192,13 +192,13 @@ class App:
         if len(parts) < 8 or parts[:4] != ["", "client", "v4", "accounts"] or parts[5:8] != _TAIL:
             if path in self._verify_paths:
                 return choose({"GET": self._verify_token}, method), ""
-            raise errors.no_route(path)
+            raise errors.refusal("no_route", path=path)
         if len(parts) == 8:
             return choose(self._api.collection, method), ""
         name, slash, action = parts[8].partition("/")
         table = self._api.routes.get(action)
         if not name or table is None or (slash and not action):
-            raise errors.no_route(path)
+            raise errors.refusal("no_route", path=path)
         return choose(table, method), name
 
     def _http_date(self) -> bytes:

@@ -9,11 +9,7 @@ or the stricter reading, so that what works here does not fail there; the commen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
-
-#: The code of refusals for which no public record names one. It lies outside the codes that are on record, so
-#: that nobody comes to rely on a guess.
-UNPUBLISHED_CODE: Final = 40000
+from typing import Literal
 
 Choice = Literal["refuse", "accept"]
 
@@ -23,6 +19,8 @@ class Behaviour:
     """
     The switches; give :class:`~airflow_provider_cfvectorize.local.LocalVectorize` one with other values.
 
+    :param unpublished_code: Code of each refusal for which no public record names one: those in
+        ``errors.REFUSALS`` that name this switch.
     :param wrong_token_status: HTTP status of code 10000 for a token that is well formed but unknown.
     :param missing_permission_status: HTTP status of code 10000 for a token that may read but not write.
     :param not_found_status: HTTP status of code 3000, an index that never existed.
@@ -46,27 +44,13 @@ class Behaviour:
         them only from the first page.
     :param unknown_parameter_value: What to do with a value of ``unparsable-behavior`` that is not one of
         the schema's.
-    :param invalid_parameter_code: Code for the same, if it is refused.
-    :param invalid_name_code: Code for a name of an index that does not match the schema's pattern.
     :param invalid_config_code: Code of ``vectorize.index.invalid_config``.
-    :param invalid_ids_code: Code for empty ``ids``, missing ``ids`` and an empty id.
-    :param too_many_vectors_code: Code for more than 5,000 vectors in one insert or upsert.
     :param oversized_upload_status: HTTP status for a body of more than 100 MB.
-    :param oversized_upload_code: Code for the same.
-    :param invalid_namespace_code: Code for a namespace of more than 64 bytes.
-    :param invalid_metadata_key_code: Code for a metadata key that is empty, contains ``.`` or ``"``, or
-        starts with ``$``.
-    :param invalid_list_count_code: Code for a ``count`` of ``list`` that is not a number from 1 to 1,000.
-    :param invalid_cursor_code: Code for a ``list`` cursor that is expired, damaged or another index's.
     :param dot_product_score: Whether the score of a match in a dot-product index is the product, the largest
         first, or its negative, the smallest first. The order of the matches is the same.
     :param unknown_vector_id: Whether a query by the id of a vector that is not there is refused or has no
         matches.
-    :param unknown_vector_id_code: Code for the same, if it is refused.
     :param vector_and_vector_id: Whether a query with both is refused; otherwise ``vector`` counts.
-    :param vector_and_vector_id_code: Code for the same, if it is refused.
-    :param invalid_top_k_code: Code for a ``topK`` below 1.
-    :param invalid_filter_code: Code for a filter that breaks the documented rules.
     :param unindexed_filter_property: Whether a filter on a property that has no metadata index matches
         nothing or is refused.
     :param filter_value_of_other_type: Whether a filter value that is not of the metadata index's type is
@@ -79,10 +63,10 @@ class Behaviour:
     :param metadata_index_listed: Whether ``metadata_index/list`` shows what is ``applied``, or what is
         ``accepted`` already.
     :param metadata_index_not_found_status: HTTP status of code 40005, a metadata index that is not there.
-    :param too_many_metadata_indexes_code: Code for an eleventh metadata index.
-    :param invalid_property_name_code: Code for a ``propertyName`` that no filter could name.
     """
 
+    # It lies outside the codes that are on record, so that nobody relies on a guess.
+    unpublished_code: int = 40000
     # 401 and 403 are both on record, 401 for Vectorize itself.
     wrong_token_status: Literal[401, 403] = 401
     # The token is known, so 403 is what HTTP has for it.
@@ -113,30 +97,17 @@ class Behaviour:
     # Listing twenty million ids takes 20,000 requests: it could not end within one fixed lifetime.
     cursor_lifetime_restarts: bool = True
     unknown_parameter_value: Choice = "refuse"
-    invalid_parameter_code: int = UNPUBLISHED_CODE
-    invalid_name_code: int = UNPUBLISHED_CODE
     # On record once, in a note of 2026-08-19 on an index of too few dimensions; it is of the family of 3000.
     invalid_config_code: int = 3003
-    invalid_ids_code: int = UNPUBLISHED_CODE
-    too_many_vectors_code: int = UNPUBLISHED_CODE
     # What HTTP has for it.
     oversized_upload_status: Literal[400, 413] = 413
-    oversized_upload_code: int = UNPUBLISHED_CODE
-    invalid_namespace_code: int = UNPUBLISHED_CODE
-    invalid_metadata_key_code: int = UNPUBLISHED_CODE
-    invalid_list_count_code: int = UNPUBLISHED_CODE
-    invalid_cursor_code: int = UNPUBLISHED_CODE
     # The page on metrics says "negative dot product", -1000 being more similar than -500; no answer of such
     # an index is on record. A score that grows with the similarity, as for cosine, surprises least.
     dot_product_score: Literal["product", "negative"] = "product"
     # The documentation promises results for one that is there only. A refusal shows the mistake.
     unknown_vector_id: Literal["refuse", "no_match"] = "refuse"
-    unknown_vector_id_code: int = UNPUBLISHED_CODE
     # Nobody can mean both, and the documentation has one or the other.
     vector_and_vector_id: Choice = "refuse"
-    vector_and_vector_id_code: int = UNPUBLISHED_CODE
-    invalid_top_k_code: int = UNPUBLISHED_CODE
-    invalid_filter_code: int = UNPUBLISHED_CODE
     # The documentation asks for a metadata index, and no error for want of one is on record.
     unindexed_filter_property: Literal["no_match", "refuse"] = "no_match"
     # The documentation lets any filter value be a string, number, boolean or null.
@@ -150,5 +121,3 @@ class Behaviour:
     metadata_index_listed: Literal["applied", "accepted"] = "applied"
     # As for the other codes of this family.
     metadata_index_not_found_status: Literal[400, 404] = 400
-    too_many_metadata_indexes_code: int = UNPUBLISHED_CODE
-    invalid_property_name_code: int = UNPUBLISHED_CODE

@@ -66,7 +66,7 @@ class Control:
             raise ApiError(403, errors.LOCAL_CODE, "Not for web pages")
         table = self._routes.get(path.removeprefix(PREFIX))
         if table is None:
-            raise errors.no_route(path)
+            raise errors.refusal("no_route", path=path)
         return await choose(table, request.scope["method"])(request)
 
     # --- from Python -----------------------------------------------------------------------------------
@@ -126,9 +126,9 @@ class Control:
         name = given.get("index_name")
         count = given.get("count", 1)
         if name is not None and not isinstance(name, str):
-            raise errors.not_json("index_name: expected a string")
+            raise errors.refusal("not_json", detail="index_name: expected a string")
         if type(count) is not int or not 1 <= count <= MAX_FOREIGN_COUNT:
-            raise errors.not_json(f"count: expected a number from 1 to {MAX_FOREIGN_COUNT}")
+            raise errors.refusal("not_json", detail=f"count: expected a number from 1 to {MAX_FOREIGN_COUNT}")
         return {"mutationIds": self._store.foreign_writes(name, count)}
 
     async def _body(self, request: Request) -> dict[str, Any]:
@@ -138,4 +138,4 @@ class Control:
 
 def _check_fields(given: dict[str, Any], known: tuple[str, ...]) -> None:
     if unknown := given.keys() - set(known):
-        raise errors.not_json(f"{min(unknown)}: unknown; expected {', '.join(known)}")
+        raise errors.refusal("not_json", detail=f"{min(unknown)}: unknown; expected {', '.join(known)}")

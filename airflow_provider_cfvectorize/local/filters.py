@@ -45,20 +45,22 @@ def parse_filter(value: Any, behaviour: Behaviour) -> tuple[Condition, ...]:
     :raises ApiError: It breaks a rule.
     """
     if not isinstance(value, dict):
-        raise errors.not_json("filter: expected an object")
+        raise errors.refusal("not_json", detail="filter: expected an object")
     if not value:
-        raise errors.invalid_filter("must not be empty", behaviour)
+        raise errors.refusal("invalid_filter", behaviour, detail="must not be empty")
     conditions = tuple(
         condition for key, clause in value.items() for condition in _clause(key, clause, behaviour)
     )
     # After the clauses, which have no room for deep nesting, so that the encoder cannot run out of stack.
     size = utf8_length(ENCODER.encode(value))
     if size < 0:
-        raise errors.not_json("filter: lone surrogate")
+        raise errors.refusal("not_json", detail="filter: lone surrogate")
     if size >= limits.FILTER_BYTES:
-        raise errors.invalid_filter(
-            f"the compact JSON representation must be less than {limits.FILTER_BYTES} bytes, got {size}",
+        raise errors.refusal(
+            "invalid_filter",
             behaviour,
+            detail=f"the compact JSON representation must be less than {limits.FILTER_BYTES} bytes, "
+            f"got {size}",
         )
     return conditions
 
@@ -66,24 +68,26 @@ def parse_filter(value: Any, behaviour: Behaviour) -> tuple[Condition, ...]:
 def _clause(key: str, clause: Any, behaviour: Behaviour) -> list[Condition]:
     problem = key_problem(key)
     if problem is not None:
-        raise errors.invalid_filter(f"a key {problem}", behaviour)
+        raise errors.refusal("invalid_filter", behaviour, detail=f"a key {problem}")
     if not isinstance(clause, dict):
         return [Condition(key, "$eq", (_scalar(clause, "$eq", behaviour),))]
     for name in clause:
         if name not in _OPERATORS:
-            raise errors.invalid_filter(f"operators are {', '.join(_OPERATORS)}", behaviour)
+            raise errors.refusal("invalid_filter", behaviour, detail=f"operators are {', '.join(_OPERATORS)}")
     allowed = len(clause) == 1 or (
         len(clause) == 2 and len(clause.keys() & _UPPER.keys()) == len(clause.keys() & _LOWER.keys()) == 1
     )
     if not allowed:
-        raise errors.invalid_filter(
-            "a property takes one operator, or one of $lt and $lte with one of $gt and $gte", behaviour
+        raise errors.refusal(
+            "invalid_filter",
+            behaviour,
+            detail="a property takes one operator, or one of $lt and $lte with one of $gt and $gte",
         )
     found = []
     for name, operand in clause.items():
         if name in ("$in", "$nin"):
             if not isinstance(operand, list):
-                raise errors.invalid_filter(f"{name} takes an array", behaviour)
+                raise errors.refusal("invalid_filter", behaviour, detail=f"{name} takes an array")
             found.append(Condition(key, name, tuple(_scalar(item, name, behaviour) for item in operand)))
         else:
             found.append(Condition(key, name, (_scalar(operand, name, behaviour),)))
@@ -100,13 +104,15 @@ def _scalar(value: Any, name: str, behaviour: Behaviour) -> Value:
             number = float("inf")
         # 1e400 is JSON, and infinite for Python's decoder.
         if abs(number) == float("inf"):
-            raise errors.invalid_filter("a number is too large", behaviour)
+            raise errors.refusal("invalid_filter", behaviour, detail="a number is too large")
         return number
     if name in _RANGE:
-        raise errors.invalid_filter(f"{name} takes a string or a number", behaviour)
+        raise errors.refusal("invalid_filter", behaviour, detail=f"{name} takes a string or a number")
     if value is None or isinstance(value, bool):
         return value
-    raise errors.invalid_filter(f"{name} takes strings, numbers, booleans and null", behaviour)
+    raise errors.refusal(
+        "invalid_filter", behaviour, detail=f"{name} takes strings, numbers, booleans and null"
+    )
 
 
 def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Callable[[Value], bool]:
@@ -127,8 +133,10 @@ def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Ca
             cuts = behaviour.long_filter_strings == "cut" and isinstance(operand, str)
             operands.append(cut(str(operand)) if cuts else operand)
         elif behaviour.filter_value_of_other_type == "refuse":
-            raise errors.invalid_filter(
-                f'the metadata index of "{condition.property}" is of type {index_type}', behaviour
+            raise errors.refusal(
+                "invalid_filter",
+                behaviour,
+                detail=f'the metadata index of "{condition.property}" is of type {index_type}',
             )
     if condition.operator in _RANGE:
         if not operands:

@@ -271,7 +271,7 @@ def refuse(fault: Fault, behaviour: Behaviour) -> Reply:
             limits.ACCOUNT_REQUESTS, limits.ACCOUNT_WINDOW_SECONDS, int(fault.value or 0), behaviour
         )
     if fault.name == "40041":
-        raise errors.too_many_requests()
+        raise errors.refusal("too_many_requests")
     # Of a connection that is reset, nobody sees it.
     return Reply(200, {})
 

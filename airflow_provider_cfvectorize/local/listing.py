@@ -12,7 +12,7 @@ import secrets
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow_provider_cfvectorize.local.errors import ApiError
+from airflow_provider_cfvectorize.local.errors import ApiError, refusal
 from airflow_provider_cfvectorize.local.model import nanoseconds
 
 if TYPE_CHECKING:
@@ -136,4 +136,4 @@ class Listings:
         return snapshot, offset, expires_at
 
     def _refused(self) -> ApiError:
-        return ApiError(400, self._behaviour.invalid_cursor_code, "invalid or expired cursor")
+        return refusal("invalid_cursor", self._behaviour)

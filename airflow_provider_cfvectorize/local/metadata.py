@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors
-from airflow_provider_cfvectorize.local.errors import ApiError
 from airflow_provider_cfvectorize.local.model import MetadataIndex
 
 if TYPE_CHECKING:
@@ -68,14 +67,14 @@ def parse_property(body: dict[str, Any], behaviour: Behaviour) -> str:
     """
     name = body.get("propertyName")
     if not isinstance(name, str):
-        raise errors.not_json("propertyName: expected a string")
+        raise errors.refusal("not_json", detail="propertyName: expected a string")
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise errors.not_json("propertyName: lone surrogate") from None
+        raise errors.refusal("not_json", detail="propertyName: lone surrogate") from None
     problem = key_problem(name)
     if problem is not None:
-        raise ApiError(400, behaviour.invalid_property_name_code, f"invalid property name; it {problem}")
+        raise errors.refusal("invalid_property_name", behaviour, problem=problem)
     return name
 
 
@@ -88,7 +87,7 @@ def parse_type(body: dict[str, Any]) -> str:
     """
     index_type = body.get("indexType")
     if not isinstance(index_type, str) or index_type not in TYPES:
-        raise errors.not_json(f"indexType: expected one of {', '.join(TYPES)}")
+        raise errors.refusal("not_json", detail=f"indexType: expected one of {', '.join(TYPES)}")
     return index_type
 
 

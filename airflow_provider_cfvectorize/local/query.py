@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors
-from airflow_provider_cfvectorize.local.errors import ApiError
 from airflow_provider_cfvectorize.local.filters import Condition, parse_filter
 from airflow_provider_cfvectorize.local.validation import (
     NUMBERS,
@@ -60,24 +59,22 @@ def parse_query(body: dict[str, Any], dimensions: int, behaviour: Behaviour) -> 
     vector, vector_id = body.get("vector"), body.get("vectorId")
     if vector is not None and vector_id is not None:
         if behaviour.vector_and_vector_id == "refuse":
-            raise ApiError(
-                400, behaviour.vector_and_vector_id_code, "expected one of vector and vectorId, got both"
-            )
+            raise errors.refusal("vector_and_vector_id", behaviour)
         vector_id = None
     if vector_id is not None:
         _check_text("vectorId", vector_id)
         check_id_length(utf8_length(vector_id), behaviour)
     elif vector is None:
-        raise errors.not_json("missing field `vector`")
+        raise errors.refusal("not_json", detail="missing field `vector`")
     values = body.get("returnValues")
     if values is not None and not isinstance(values, bool):
-        raise errors.not_json("returnValues: expected a boolean")
+        raise errors.refusal("not_json", detail="returnValues: expected a boolean")
     metadata = body.get("returnMetadata")
     if metadata is None:
         metadata = "none"
     if not isinstance(metadata, str) or metadata not in _METADATA:
         # This text, for a boolean, is on record.
-        raise errors.not_json("returnMetadata: expected value")
+        raise errors.refusal("not_json", detail="returnMetadata: expected value")
     namespace = body.get("namespace")
     if namespace is not None:
         _check_text("namespace", namespace)
@@ -96,23 +93,23 @@ def parse_query(body: dict[str, Any], dimensions: int, behaviour: Behaviour) -> 
 
 def _check_text(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise errors.not_json(f"{name}: expected a string")
+        raise errors.refusal("not_json", detail=f"{name}: expected a string")
     if utf8_length(value) < 0:
-        raise errors.not_json(f"{name}: lone surrogate")
+        raise errors.refusal("not_json", detail=f"{name}: lone surrogate")
 
 
 def _parse_vector(vector: Any, dimensions: int) -> tuple[float, ...]:
     if not isinstance(vector, list) or not NUMBERS.issuperset(map(type, vector)):
-        raise errors.not_json("vector: expected a sequence of numbers")
+        raise errors.refusal("not_json", detail="vector: expected a sequence of numbers")
     try:
         # What is no float32 could make a score infinite, which no JSON can say.
         struct.pack(f"<{len(vector)}f", *vector)
     except (struct.error, OverflowError):
-        raise errors.not_json("vector: number out of range") from None
+        raise errors.refusal("not_json", detail="vector: number out of range") from None
     if not math.isfinite(sum(vector)):
-        raise errors.not_json("vector: number out of range")
+        raise errors.refusal("not_json", detail="vector: number out of range")
     if len(vector) != dimensions:
-        raise errors.wrong_query_dimensions(dimensions, len(vector))
+        raise errors.refusal("wrong_query_dimensions", expected=dimensions, got=len(vector))
     return tuple(map(float, vector))
 
 
@@ -123,11 +120,16 @@ def _parse_top_k(top_k: Any, with_data: bool, behaviour: Behaviour) -> int:
         # 5.0 is the same number as 5 for whoever writes JSON, and the schema asks for a number.
         top_k = int(top_k)
     if type(top_k) is not int:
-        raise errors.not_json("topK: expected a whole number")
+        raise errors.refusal("not_json", detail="topK: expected a whole number")
     if top_k < 1:
-        raise ApiError(400, behaviour.invalid_top_k_code, "top K must be at least 1")
+        raise errors.refusal("top_k_too_small", behaviour)
     limit = limits.MAX_TOP_K_WITH_DATA if with_data else limits.MAX_TOP_K
     if top_k > limit:
         # A number of 400 digits need not come back whole.
-        raise errors.top_k_too_large(with_data, limit, limits.MAX_TOP_K, min(top_k, 2**63 - 1))
+        raise errors.refusal(
+            "top_k_too_large_with_data" if with_data else "top_k_too_large",
+            limit=limit,
+            limit_without=limits.MAX_TOP_K,
+            got=min(top_k, 2**63 - 1),
+        )
     return top_k

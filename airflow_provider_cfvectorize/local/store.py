@@ -67,8 +67,8 @@ class Store:
         index = self._indexes.get(name)
         if index is None:
             if name in self._deleted:
-                raise errors.index_deleted(name, self.behaviour)
-            raise errors.index_not_found(name, self.behaviour)
+                raise errors.refusal("index_deleted", self.behaviour, name=name)
+            raise errors.refusal("index_not_found", self.behaviour, name=name)
         index.advance(self.now())
         return index
 
@@ -84,7 +84,7 @@ class Store:
         :raises ApiError: The name is taken.
         """
         if config.name in self._indexes:
-            raise errors.duplicate_name(config.name)
+            raise errors.refusal("duplicate_name", name=config.name)
         index = Index(self._journal.create_index(config), config, self._timing, self.behaviour, self._journal)
         index.remember(self._remembered)
         self._deleted.discard(config.name)

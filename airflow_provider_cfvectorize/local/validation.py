@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors
-from airflow_provider_cfvectorize.local.errors import ApiError
 from airflow_provider_cfvectorize.local.model import METRICS, PRESETS, IndexConfig, Vector
 
 if TYPE_CHECKING:
@@ -54,11 +53,13 @@ def parse_json(body: bytes) -> dict[str, Any]:
     try:
         parsed = _DECODER.decode(body.decode("utf-8"))
     except json.JSONDecodeError as e:
-        raise errors.not_json(f"expected value at line {e.lineno} column {e.colno}") from None
+        raise errors.refusal(
+            "not_json", detail=f"expected value at line {e.lineno} column {e.colno}"
+        ) from None
     except (ValueError, RecursionError):
-        raise errors.not_json("expected value") from None
+        raise errors.refusal("not_json", detail="expected value") from None
     if not isinstance(parsed, dict):
-        raise errors.not_json("expected a JSON object")
+        raise errors.refusal("not_json", detail="expected a JSON object")
     return parsed
 
 
@@ -89,20 +90,20 @@ def parse_ids(body: dict[str, Any], limit: int, behaviour: Behaviour) -> list[st
     ids = body.get("ids", _MISSING)
     if ids is _MISSING:
         if behaviour.missing_ids == "refuse":
-            raise ApiError(400, behaviour.invalid_ids_code, "missing field `ids`")
+            raise errors.refusal("missing_ids", behaviour)
         return []
     if not isinstance(ids, list):
-        raise errors.not_json("ids: expected a sequence")
+        raise errors.refusal("not_json", detail="ids: expected a sequence")
     if not ids and behaviour.empty_ids == "refuse":
-        raise ApiError(400, behaviour.invalid_ids_code, "no ids in payload")
+        raise errors.refusal("empty_ids", behaviour)
     if len(ids) > limit:
-        raise errors.too_many_ids(limit, len(ids))
+        raise errors.refusal("too_many_ids", limit=limit, got=len(ids))
     for position, vector_id in enumerate(ids):
         if not isinstance(vector_id, str):
-            raise errors.not_json(f"ids[{position}]: expected a string")
+            raise errors.refusal("not_json", detail=f"ids[{position}]: expected a string")
         length = utf8_length(vector_id)
         if length < 0:
-            raise errors.not_json(f"ids[{position}]: lone surrogate")
+            raise errors.refusal("not_json", detail=f"ids[{position}]: lone surrogate")
         check_id_length(length, behaviour)
     return ids
 
@@ -116,9 +117,9 @@ def check_id_length(length: int, behaviour: Behaviour) -> None:
     :raises ApiError: It is too long, or empty.
     """
     if length > limits.MAX_ID_BYTES:
-        raise errors.id_too_long(limits.MAX_ID_BYTES, length)
+        raise errors.refusal("id_too_long", limit=limits.MAX_ID_BYTES, got=length)
     if length == 0 and behaviour.empty_id == "refuse":
-        raise ApiError(400, behaviour.invalid_ids_code, "id must not be empty")
+        raise errors.refusal("empty_id", behaviour)
 
 
 def check_namespace_length(length: int, behaviour: Behaviour) -> None:
@@ -130,11 +131,7 @@ def check_namespace_length(length: int, behaviour: Behaviour) -> None:
     :raises ApiError: It is too long.
     """
     if length > limits.MAX_NAMESPACE_BYTES:
-        raise ApiError(
-            400,
-            behaviour.invalid_namespace_code,
-            f"namespace too long; max is {limits.MAX_NAMESPACE_BYTES} bytes, got {length} bytes",
-        )
+        raise errors.refusal("namespace_too_long", behaviour, limit=limits.MAX_NAMESPACE_BYTES, got=length)
 
 
 def parse_list_count(value: str | None, behaviour: Behaviour) -> int:
@@ -148,11 +145,7 @@ def parse_list_count(value: str | None, behaviour: Behaviour) -> int:
     if value is None:
         return limits.DEFAULT_LIST_COUNT
     if not _LIST_COUNT.fullmatch(value) or not 1 <= int(value) <= limits.MAX_LIST_COUNT:
-        raise ApiError(
-            400,
-            behaviour.invalid_list_count_code,
-            f"count must be a number from 1 to {limits.MAX_LIST_COUNT}",
-        )
+        raise errors.refusal("invalid_list_count", behaviour, limit=limits.MAX_LIST_COUNT)
     return int(value)
 
 
@@ -171,35 +164,43 @@ def parse_index(body: dict[str, Any], created_on: float, behaviour: Behaviour) -
         or len(name) > limits.MAX_INDEX_NAME_BYTES
         or not _INDEX_NAME.fullmatch(name)
     ):
-        raise errors.invalid_name(behaviour)
+        raise errors.refusal("invalid_name", behaviour)
     description = body.get("description")
     if description is None:
         description = ""
     if not isinstance(description, str) or utf8_length(description) < 0:
-        raise errors.not_json("description: expected a string")
+        raise errors.refusal("not_json", detail="description: expected a string")
     config = body.get("config")
     if config is None:
-        raise errors.invalid_config("Config must be provided", behaviour)
+        raise errors.refusal("invalid_config", behaviour, detail="Config must be provided")
     if not isinstance(config, dict):
-        raise errors.not_json("config: expected an object")
+        raise errors.refusal("not_json", detail="config: expected an object")
     preset = config.get("preset")
     if preset is not None:
         if config.get("dimensions") is not None and config.get("metric") is not None:
             # oneOf in the schema; taking one of them and dropping the other would hide a mistake.
-            raise errors.invalid_config(
-                "Config must have dimensions and metric, or a preset, not both", behaviour
+            raise errors.refusal(
+                "invalid_config",
+                behaviour,
+                detail="Config must have dimensions and metric, or a preset, not both",
             )
         if not isinstance(preset, str) or preset not in PRESETS:
-            raise errors.invalid_config(f"Preset must be one of: {', '.join(PRESETS)}", behaviour)
+            raise errors.refusal(
+                "invalid_config", behaviour, detail=f"Preset must be one of: {', '.join(PRESETS)}"
+            )
         return IndexConfig(name, description, *PRESETS[preset], preset, created_on)
     dimensions = config.get("dimensions")
     if type(dimensions) is not int or not limits.MIN_DIMENSIONS <= dimensions <= limits.MAX_DIMENSIONS:
-        raise errors.invalid_config(
-            f"Dimensions must be in range: [{limits.MIN_DIMENSIONS}, {limits.MAX_DIMENSIONS}]", behaviour
+        raise errors.refusal(
+            "invalid_config",
+            behaviour,
+            detail=f"Dimensions must be in range: [{limits.MIN_DIMENSIONS}, {limits.MAX_DIMENSIONS}]",
         )
     metric = config.get("metric")
     if not isinstance(metric, str) or metric not in METRICS:
-        raise errors.invalid_config(f"Metric must be one of: {', '.join(METRICS)}", behaviour)
+        raise errors.refusal(
+            "invalid_config", behaviour, detail=f"Metric must be one of: {', '.join(METRICS)}"
+        )
     return IndexConfig(name, description, dimensions, metric, None, created_on)
 
 
@@ -218,14 +219,10 @@ def parse_vectors(
     :raises ApiError: A line is not a vector, a vector does not fit the index, or there are too many.
     """
     if len(body) > limits.MAX_UPLOAD_BYTES:
-        raise errors.oversized_upload(limits.MAX_UPLOAD_BYTES, behaviour)
+        raise errors.refusal("oversized_upload", behaviour, limit=limits.MAX_UPLOAD_BYTES)
     lines = [(number, line) for number, line in enumerate(body.split(b"\n")) if line and not line.isspace()]
     if len(lines) > limits.MAX_UPSERT_VECTORS:
-        raise ApiError(
-            400,
-            behaviour.too_many_vectors_code,
-            f"too many vectors in payload; max vector count is {limits.MAX_UPSERT_VECTORS}, got {len(lines)}",
-        )
+        raise errors.refusal("too_many_vectors", behaviour, limit=limits.MAX_UPSERT_VECTORS, got=len(lines))
     vectors = []
     for number, line in lines:
         try:
@@ -233,10 +230,10 @@ def parse_vectors(
         except (ValueError, RecursionError):
             if discard:
                 continue
-            raise errors.not_ndjson(operation, number) from None
+            raise errors.refusal("not_ndjson", operation=operation, line=f"Some({number})") from None
         vectors.append(_check_vector(fields, dimensions, behaviour))
     if not vectors and behaviour.empty_upload == "refuse":
-        raise errors.not_ndjson(operation, None)
+        raise errors.refusal("not_ndjson", operation=operation, line=None)
     return vectors
 
 
@@ -294,21 +291,18 @@ def _check_vector(
     check_id_length(utf8_length(vector.id), behaviour)
     got = len(vector.values) // 4
     if got != dimensions:
-        raise errors.wrong_dimensions(vector.id, dimensions, got)
+        raise errors.refusal("wrong_dimensions", id=vector.id, expected=dimensions, got=got)
     if vector.namespace is not None:
         check_namespace_length(utf8_length(vector.namespace), behaviour)
     if metadata is not None and vector.metadata is not None:
         size = utf8_length(vector.metadata)
         if size > limits.MAX_METADATA_BYTES:
-            raise errors.oversized_metadata(vector.id, limits.MAX_METADATA_BYTES, size)
+            raise errors.refusal(
+                "oversized_metadata", id=vector.id, limit=limits.MAX_METADATA_BYTES, got=size
+            )
         for key in _keys(metadata):
             if not key or key.startswith("$") or "." in key or '"' in key:
-                raise ApiError(
-                    400,
-                    behaviour.invalid_metadata_key_code,
-                    f'invalid metadata key for vector id="{vector.id}"; keys must not be empty, contain . or '
-                    '", or start with $',
-                )
+                raise errors.refusal("invalid_metadata_key", behaviour, id=vector.id)
     return vector
 
 

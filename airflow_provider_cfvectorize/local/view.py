@@ -83,8 +83,10 @@ class View:
             if index is not None:
                 bound.append((index.property, predicate(condition, index.type, self._behaviour)))
             elif self._behaviour.unindexed_filter_property == "refuse":
-                raise errors.invalid_filter(
-                    f'there is no metadata index for property "{condition.property}"', self._behaviour
+                raise errors.refusal(
+                    "invalid_filter",
+                    self._behaviour,
+                    detail=f'there is no metadata index for property "{condition.property}"',
                 )
             else:
                 complete = False

@@ -106,12 +106,12 @@ def test_invalid_config(lab: Lab, probe: Probe, switch: Switch) -> None:
         probe(asked, response, (400, switch("invalid_config_code")))
 
 
-@unknown("The code of a name that is none", "invalid_name_code")
+@unknown("The code of a name that is none", "unpublished_code")
 def test_invalid_names(lab: Lab, probe: Probe, switch: Switch) -> None:
     name = lab.name("named")
     for odd in (f"{name}-", f"1{name}", f"X{name}", name.ljust(65, "x")):
         response = lab.create({"name": odd, "config": COSINE})
-        probe(odd.replace(name, "NAME"), response, (400, switch("invalid_name_code")))
+        probe(odd.replace(name, "NAME"), response, (400, switch("unpublished_code")))
 
 
 @unknown("An index that never was: 404 or 400", "not_found_status")
@@ -129,16 +129,16 @@ def test_deleted(vectorize: Service, gone: str, probe: Probe, switch: Switch) ->
 # --- list -----------------------------------------------------------------------------------------------
 
 
-@unknown("A count of list that is out of range", "invalid_list_count_code")
+@unknown("A count of list that is out of range", "unpublished_code")
 def test_list_counts(vectorize: Service, docs_index: str, probe: Probe, switch: Switch) -> None:
     for count in ("0", "-1", "1001", "many"):
         response = vectorize.page(docs_index, count=count)
-        probe(f"count={count}", response, (400, switch("invalid_list_count_code")))
+        probe(f"count={count}", response, (400, switch("unpublished_code")))
 
 
-@unknown("A cursor that is damaged, or another index's", "invalid_cursor_code")
+@unknown("A cursor that is damaged, or another index's", "unpublished_code")
 def test_cursors(vectorize: Service, docs_index: str, scratch: str, probe: Probe, switch: Switch) -> None:
-    expected = (400, switch("invalid_cursor_code"))
+    expected = (400, switch("unpublished_code"))
     cursor = result(vectorize.page(docs_index, count=1))["nextCursor"]
     probe("cursor=nonsense", vectorize.page(docs_index, cursor="nonsense"), expected)
     probe("another index's", vectorize.page(scratch, cursor=cursor), expected)
@@ -157,7 +157,7 @@ def test_the_life_of_a_cursor(vectorize: Service, docs_index: str, probe: Probe,
     probe("the next page's expires later", restarts, switch("cursor_lifetime_restarts"))
 
 
-@unknown("A cursor that has expired", "invalid_cursor_code", "cursor_lifetime")
+@unknown("A cursor that has expired", "unpublished_code", "cursor_lifetime")
 def test_an_expired_cursor(
     vectorize: Service, docs_index: str, probe: Probe, switch: Switch, slow: bool
 ) -> None:
@@ -170,7 +170,7 @@ def test_an_expired_cursor(
         return
     time.sleep(left)
     response = vectorize.page(docs_index, cursor=page["nextCursor"])
-    probe(f"after {left:.0f} s", response, (400, switch("invalid_cursor_code")))
+    probe(f"after {left:.0f} s", response, (400, switch("unpublished_code")))
 
 
 def _expiry(page: dict[str, Any]) -> datetime:
@@ -186,20 +186,20 @@ def test_no_metadata_index(vectorize: Service, scratch: str, probe: Probe, switc
     probe("metadata_index/delete", vectorize.delete_metadata_index(scratch, "unheard_of"), expected)
 
 
-@unknown("A property that no filter could name", "invalid_property_name_code")
+@unknown("A property that no filter could name", "unpublished_code")
 def test_property_names(vectorize: Service, scratch: str, probe: Probe, switch: Switch) -> None:
     for name in ("", "$size", 'si"ze', "si|ze", "s" * 513):
         response = vectorize.create_metadata_index(scratch, name, "string")
-        probe(f"propertyName {name[:10]!r}", response, (400, switch("invalid_property_name_code")))
+        probe(f"propertyName {name[:10]!r}", response, (400, switch("unpublished_code")))
 
 
-@unknown("An eleventh metadata index", "too_many_metadata_indexes_code")
+@unknown("An eleventh metadata index", "unpublished_code")
 def test_too_many_metadata_indexes(vectorize: Service, lab: Lab, probe: Probe, switch: Switch) -> None:
     index = lab.index("eleven")
     for number in range(10):
         mutation(vectorize.create_metadata_index(index, f"property_{number}", "string"))
     response = vectorize.create_metadata_index(index, "one_more", "string")
-    probe("metadata_index/create", response, (400, switch("too_many_metadata_indexes_code")))
+    probe("metadata_index/create", response, (400, switch("unpublished_code")))
     response = vectorize.create_metadata_index(index, "property_0", "number")
     probe("the first again, of another type", response, 200)
     lab.remove(index)

@@ -70,25 +70,25 @@ def test_result_info(vectorize: Service, docs_index: str, probe: Probe) -> None:
     probe("its fields", sorted(body), ["errors", "messages", "result", "result_info", "success"])
 
 
-@unknown("A query by the id of a vector that is not there", "unknown_vector_id", "unknown_vector_id_code")
+@unknown("A query by the id of a vector that is not there", "unknown_vector_id", "unpublished_code")
 def test_an_unknown_vector_id(vectorize: Service, docs_index: str, probe: Probe, switch: Switch) -> None:
-    refused = (400, switch("unknown_vector_id_code"))
+    refused = (400, switch("unpublished_code"))
     expected = refused if switch("unknown_vector_id") == "refuse" else 200
     probe("vectorId", vectorize.query(docs_index, vectorId="never"), expected)
 
 
-@unknown("A query with both vector and vectorId", "vector_and_vector_id", "vector_and_vector_id_code")
+@unknown("A query with both vector and vectorId", "vector_and_vector_id", "unpublished_code")
 def test_both(vectorize: Service, docs_index: str, probe: Probe, switch: Switch) -> None:
-    refused = (400, switch("vector_and_vector_id_code"))
+    refused = (400, switch("unpublished_code"))
     response = vectorize.query(docs_index, turned(0), vectorId="plain", topK=1)
     probe("both", response, refused if switch("vector_and_vector_id") == "refuse" else 200)
 
 
-@unknown("A topK below 1", "invalid_top_k_code")
+@unknown("A topK below 1", "unpublished_code")
 def test_top_k(vectorize: Service, docs_index: str, probe: Probe, switch: Switch) -> None:
     for top_k in (0, -1):
         response = vectorize.query(docs_index, turned(0), topK=top_k)
-        probe(f"topK {top_k}", response, (400, switch("invalid_top_k_code")))
+        probe(f"topK {top_k}", response, (400, switch("unpublished_code")))
 
 
 @unknown(
@@ -102,10 +102,10 @@ def test_top_k_above_all_limits(vectorize: Service, docs_index: str, probe: Prob
 # --- filters --------------------------------------------------------------------------------------------
 
 
-@unknown("The code of a filter that breaks the rules", "invalid_filter_code")
+@unknown("The code of a filter that breaks the rules", "unpublished_code")
 def test_invalid_filters(ask: Any, probe: Probe, switch: Switch) -> None:
     for conditions in ({}, {"": 1}, {"$a": 1}, {'a"b': 1}, {"a": {"$like": 1}}, {"a": {"$lt": True}}):
-        expected = (400, switch("invalid_filter_code"))
+        expected = (400, switch("unpublished_code"))
         probe(f"filter {json.dumps(conditions)}", ask(conditions), expected)
 
 

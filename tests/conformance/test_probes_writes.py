@@ -38,17 +38,17 @@ def refused_if(switch: Switch) -> Callable[[str, str], Any]:
 
 
 @pytest.mark.parametrize("route", ["delete_by_ids", "get_by_ids"])
-@unknown("Empty and missing ids, and an empty id", "empty_ids", "missing_ids", "empty_id", "invalid_ids_code")
+@unknown("Empty and missing ids, and an empty id", "empty_ids", "missing_ids", "empty_id", "unpublished_code")
 def test_no_ids(vectorize: Service, scratch: str, probe: Probe, refused_if: Any, route: str) -> None:
     for body, choice in (({"ids": []}, "empty_ids"), ({}, "missing_ids"), ({"ids": [""]}, "empty_id")):
         response = vectorize.send("POST", f"/{scratch}/{route}", json=body)
-        probe(f"{route} {json.dumps(body)}", response, refused_if(choice, "invalid_ids_code"))
+        probe(f"{route} {json.dumps(body)}", response, refused_if(choice, "unpublished_code"))
 
 
-@unknown("Empty and missing ids, and an empty id", "empty_id", "invalid_ids_code")
+@unknown("Empty and missing ids, and an empty id", "empty_id", "unpublished_code")
 def test_a_vector_with_an_empty_id(vectorize: Service, scratch: str, probe: Probe, refused_if: Any) -> None:
     response = vectorize.upsert(scratch, [vector("")])
-    probe('upsert of the id ""', response, refused_if("empty_id", "invalid_ids_code"))
+    probe('upsert of the id ""', response, refused_if("empty_id", "unpublished_code"))
 
 
 @unknown(
@@ -102,10 +102,10 @@ def test_empty_uploads(vectorize: Service, scratch: str, probe: Probe, switch: S
     probe("upsert of a discarded line", response, expected)
 
 
-@unknown("An unknown unparsable-behavior", "unknown_parameter_value", "invalid_parameter_code")
+@unknown("An unknown unparsable-behavior", "unknown_parameter_value", "unpublished_code")
 def test_an_unknown_parameter(vectorize: Service, scratch: str, probe: Probe, refused_if: Any) -> None:
     response = vectorize.upsert(scratch, [vector("x")], params={"unparsable-behavior": "ignore"})
-    probe("ignore", response, refused_if("unknown_parameter_value", "invalid_parameter_code"))
+    probe("ignore", response, refused_if("unknown_parameter_value", "unpublished_code"))
 
 
 @unknown(
@@ -118,14 +118,14 @@ def test_discarding_what_does_not_fit(vectorize: Service, scratch: str, probe: P
     probe("an id of 65 bytes", vectorize.upsert(scratch, [vector("x" * 65)], params=discard), (400, 40008))
 
 
-@unknown("More than 5,000 vectors", "too_many_vectors_code")
+@unknown("More than 5,000 vectors", "unpublished_code")
 def test_too_many_vectors(vectorize: Service, scratch: str, probe: Probe, switch: Switch) -> None:
     values = ",".join("1" * DIMENSIONS)
     body = "\n".join(f'{{"id":"w{number}","values":[{values}]}}' for number in range(5001))
-    probe("upsert of 5,001", vectorize.upsert(scratch, body), (400, switch("too_many_vectors_code")))
+    probe("upsert of 5,001", vectorize.upsert(scratch, body), (400, switch("unpublished_code")))
 
 
-@unknown("More than 100 MB", "oversized_upload_status", "oversized_upload_code")
+@unknown("More than 100 MB", "oversized_upload_status", "unpublished_code")
 def test_too_many_bytes(vectorize: Service, scratch: str, probe: Probe, switch: Switch, slow: bool) -> None:
     if not slow:
         text = "not asked: sends 101 MB; CONFORMANCE_SLOW is not set"
@@ -134,22 +134,22 @@ def test_too_many_bytes(vectorize: Service, scratch: str, probe: Probe, switch: 
     # White space between values, so that there is but one vector.
     line = json.dumps(vector("fat")).replace(", ", "," + " " * 3_260_000)
     response = vectorize.upsert(scratch, line)
-    expected = (switch("oversized_upload_status"), switch("oversized_upload_code"))
+    expected = (switch("oversized_upload_status"), switch("unpublished_code"))
     probe(f"upsert of {len(line) // 10**6} MB", response, expected)
 
 
-@unknown("The code of a namespace of more than 64 bytes", "invalid_namespace_code")
+@unknown("The code of a namespace of more than 64 bytes", "unpublished_code")
 def test_long_namespaces(vectorize: Service, scratch: str, probe: Probe, switch: Switch) -> None:
-    expected = (400, switch("invalid_namespace_code"))
+    expected = (400, switch("unpublished_code"))
     probe("upsert", vectorize.upsert(scratch, [vector("x", namespace="n" * 65)]), expected)
     probe("query", vectorize.query(scratch, turned(0), namespace="n" * 65), expected)
 
 
-@unknown("Metadata keys that the documentation forbids", "invalid_metadata_key_code")
+@unknown("Metadata keys that the documentation forbids", "unpublished_code")
 def test_metadata_keys(vectorize: Service, scratch: str, probe: Probe, switch: Switch) -> None:
     for key in ("", "a.b", 'a"b', "$a"):
         response = vectorize.upsert(scratch, [vector("key", metadata={key: 1})])
-        probe(f"metadata {json.dumps({key: 1})}", response, (400, switch("invalid_metadata_key_code")))
+        probe(f"metadata {json.dumps({key: 1})}", response, (400, switch("unpublished_code")))
 
 
 @unknown("Fields of a vector that nobody knows", "unknown_vector_field")

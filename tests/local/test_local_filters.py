@@ -289,7 +289,7 @@ def test_the_namespace_comes_before_the_filter(client: Client, clock):
 
 
 def test_an_unindexed_property_can_be_refused(served):
-    client = served(unindexed_filter_property="refuse", invalid_filter_code=41234)
+    client = served(unindexed_filter_property="refuse", unpublished_code=41234)
     assert refusal(ask(client, {"s": "apple", "other": 1})) == (
         400,
         41234,

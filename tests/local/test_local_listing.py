@@ -107,7 +107,7 @@ def test_a_cursor_expires(client: Client, clock):
 
 
 def test_the_lifetime_is_a_switch(start, connect, clock):
-    behaviour = Behaviour(cursor_lifetime=5, cursor_lifetime_restarts=False, invalid_cursor_code=41000)
+    behaviour = Behaviour(cursor_lifetime=5, cursor_lifetime_restarts=False, unpublished_code=41000)
     client = connect(start(clock=clock, apply_delay=0, behaviour=behaviour))
     client.create()
     fill(client, clock, "abcdef", 0)

@@ -99,7 +99,7 @@ def test_ten_metadata_indexes(client: Client, clock, served):
     clock.advance(2)
     assert len(client.metadata_indexes()) == 10
 
-    other = served(too_many_metadata_indexes_code=41234)
+    other = served(unpublished_code=41234)
     for number in range(10):
         mutation(other.create_metadata_index(f"k{number}", "string"))
     assert refusal(other.create_metadata_index("k10", "string"))[:2] == (400, 41234)
@@ -131,7 +131,7 @@ def test_properties_that_no_filter_could_name(client: Client, name):
 
 
 def test_their_code_is_a_switch(served):
-    other = served(invalid_property_name_code=41234)
+    other = served(unpublished_code=41234)
     assert refusal(other.create_metadata_index("$k", "string"))[:2] == (400, 41234)
 
 

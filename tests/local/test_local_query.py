@@ -7,7 +7,6 @@ import struct
 import pytest
 
 from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
-from airflow_provider_cfvectorize.local.behaviour import UNPUBLISHED_CODE
 from local.local_client import DIMENSIONS, Client, envelope, mutation, refusal, result, vector
 
 ASKED = [0.5] * DIMENSIONS
@@ -213,7 +212,7 @@ def test_top_k_without_data(client: Client):
 def test_what_is_no_top_k(client: Client, served):
     for top_k in (0, -1, -(10**30)):
         assert refusal(client.query(ASKED, topK=top_k)) == (400, 40000, "top K must be at least 1")
-    assert refusal(served(invalid_top_k_code=41234).query(ASKED, topK=0))[1] == 41234
+    assert refusal(served(unpublished_code=41234).query(ASKED, topK=0))[1] == 41234
     for top_k in ("5", 1.5, True, [5]):
         assert refusal(client.query(ASKED, topK=top_k)) == (
             400,
@@ -294,18 +293,18 @@ def test_by_the_id_of_a_vector(client: Client, clock):
 
 def test_by_an_id_that_is_not_there(client: Client, served):
     mutation(client.upsert([vector("a")]))
-    assert refusal(client.query(vectorId="a")) == (400, UNPUBLISHED_CODE, 'no vector with id="a"')
+    assert refusal(client.query(vectorId="a")) == (400, Behaviour.unpublished_code, 'no vector with id="a"')
     assert refusal(client.query(vectorId="b" * 65))[1] == 40008
-    assert refusal(client.query(vectorId=""))[1] == UNPUBLISHED_CODE
+    assert refusal(client.query(vectorId=""))[1] == Behaviour.unpublished_code
 
-    assert refusal(served(unknown_vector_id_code=41234).query(vectorId="b"))[1] == 41234
+    assert refusal(served(unpublished_code=41234).query(vectorId="b"))[1] == 41234
     assert matches(served(unknown_vector_id="no_match"), vectorId="b") == []
 
 
 def test_a_vector_and_an_id(client: Client, served):
     response = client.query(ASKED, vectorId="a")
     assert refusal(response) == (400, 40000, "expected one of vector and vectorId, got both")
-    assert refusal(served(vector_and_vector_id_code=41234).query(ASKED, vectorId="a"))[1] == 41234
+    assert refusal(served(unpublished_code=41234).query(ASKED, vectorId="a"))[1] == 41234
     assert matches(served(vector_and_vector_id="accept"), ASKED, vectorId="a") == []
 
 

@@ -21,7 +21,6 @@ from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.client.transport import MAX_RESPONSE_BYTES, TOTAL_TIME_FACTOR
 from airflow_provider_cfvectorize.local import Behaviour, faults
 from airflow_provider_cfvectorize.local.__main__ import build_parser
-from airflow_provider_cfvectorize.local.behaviour import UNPUBLISHED_CODE
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.retry import LONGEST_DELAY, fails_for_good
 from airflow_provider_cfvectorize.sensors import mutation as sensor_module
@@ -144,7 +143,7 @@ def test_the_switches_of_the_local_server() -> None:
         field.name: repr(field.default) for field in fields(Behaviour)
     }
     assert all(len(row[2]) > 20 for row in rows)
-    assert f"{UNPUBLISHED_CODE} is no code of the service" in words("docs/local-server.md")
+    assert f"{Behaviour.unpublished_code} is no code of the service" in words("docs/local-server.md")
 
 
 def test_the_faults_of_the_local_server() -> None:
