@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.openlineage.facet import Dataset, OutputDataset
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from airflow_provider_cfvectorize.operators.base import VectorizeOperator
-
 #: What is done to an index itself, in OpenLineage's words.
 Change = Literal["CREATE", "ALTER", "DROP"]
 
@@ -54,14 +52,14 @@ class Flow:
     output_paths: tuple[object, ...] = ()
 
 
-def to_openlineage(operator: VectorizeOperator, flow: Flow) -> OperatorLineage[Any, Any]:
+def to_openlineage(account_id: str | None, index_name: str, flow: Flow) -> OperatorLineage[Any, Any]:
     """
     Return what a task read and wrote in OpenLineage's terms; needs Airflow's provider for it.
 
-    An index is left out if the task ended before it knew its account.
-
-    :param operator: the task.
-    :param flow: what it read and wrote.
+    :param account_id: the account; None, for a task that ended before it knew its account, leaves the index
+        out.
+    :param index_name: the index.
+    :param flow: what the task read and wrote.
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset, OutputDataset
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -72,8 +70,8 @@ def to_openlineage(operator: VectorizeOperator, flow: Flow) -> OperatorLineage[A
     outputs: list[OutputDataset] = [
         OutputDataset(namespace=namespace, name=name) for namespace, name in _files(flow.output_paths)
     ]
-    if operator.used_account is not None:
-        namespace, name = dataset_names(operator.used_account, operator.index_name)
+    if account_id is not None:
+        namespace, name = dataset_names(account_id, index_name)
         if flow.reads_index:
             inputs.insert(0, Dataset(namespace=namespace, name=name))
         if flow.writes_index:

@@ -11,8 +11,7 @@ from typing import Any, BinaryIO, Final, cast
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.dispatch import Stopped
 from airflow_provider_cfvectorize.client.files import MAX_NDJSON_LINE_BYTES, lines_of
-from airflow_provider_cfvectorize.client.session import write_json
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import show, write_json
 from airflow_provider_cfvectorize.client.vectors import (
     Vectors,
     parse_line,

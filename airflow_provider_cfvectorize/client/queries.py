@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.ids import problem_with_id
-from airflow_provider_cfvectorize.client.session import write_json
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import show, write_json
 from airflow_provider_cfvectorize.client.types import INDEX_TYPES, RETURN_METADATA
 from airflow_provider_cfvectorize.client.vectors import problem_with_namespace, problem_with_values
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import threading
@@ -24,10 +23,10 @@ from airflow_provider_cfvectorize.client.answers import (
     read_answer,
 )
 from airflow_provider_cfvectorize.client.pacer import Pacer, StartGate
+from airflow_provider_cfvectorize.client.text import write_json
 from airflow_provider_cfvectorize.client.transport import RawResponse, Transport
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
-    VectorizeInputError,
     VectorizeInterrupted,
     VectorizeNotFoundError,
     VectorizeThrottledError,
@@ -35,9 +34,6 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 
 log = logging.getLogger(__name__)
-
-# One for all: json.dumps makes a new one each time.
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +81,6 @@ def may_be_done(error: BaseException) -> bool:
     if isinstance(error, VectorizeTransportError):
         return error.sent
     return is_server_fault(error)
-
-
-def write_json(value: object) -> bytes:
-    """
-    Return a value as compact JSON.
-
-    :param value: what can be JSON; of NaN and Infinity there is none, and the service's error would not say
-        where they stand.
-    :raises VectorizeInputError: it cannot be JSON.
-    """
-    try:
-        return _ENCODER.encode(value).encode()
-    except (ValueError, TypeError, RecursionError) as e:
-        problem = ascii(str(e))[:200]
-    raise VectorizeInputError(
-        f"this cannot be written as JSON: {problem}. Vectors are lists of finite numbers (of a numpy array: "
-        ".tolist()); ids, names and metadata are valid Unicode"
-    )
 
 
 class VectorizeSession:

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How text from outside (ids, bodies, names) is shown in logs and errors."""
+"""Text from outside (ids, bodies, names) as logs and errors show it, and values as compact JSON."""
 
 from __future__ import annotations
+
+import json
+
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+# One for all: json.dumps makes a new one each time.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def show(value: object, limit: int = 80) -> str:
@@ -21,3 +28,21 @@ def show(value: object, limit: int = 80) -> str:
     if isinstance(value, int):
         return repr(value) if value.bit_length() <= 256 else "an integer of more than 77 digits"
     return f"a {type(value).__name__}"
+
+
+def write_json(value: object) -> bytes:
+    """
+    Return a value as compact JSON.
+
+    :param value: what can be JSON; of NaN and Infinity there is none, and the service's error would not say
+        where they stand.
+    :raises VectorizeInputError: it cannot be JSON.
+    """
+    try:
+        return _ENCODER.encode(value).encode()
+    except (ValueError, TypeError, RecursionError) as e:
+        problem = ascii(str(e))[:200]
+    raise VectorizeInputError(
+        f"this cannot be written as JSON: {problem}. Vectors are lists of finite numbers (of a numpy array: "
+        ".tolist()); ids, names and metadata are valid Unicode"
+    )

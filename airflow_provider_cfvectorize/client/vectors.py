@@ -15,8 +15,7 @@ from typing import Any, BinaryIO, Final, NoReturn, TypeAlias
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.ids import problem_with_id
-from airflow_provider_cfvectorize.client.session import write_json
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import show, write_json
 from airflow_provider_cfvectorize.client.types import Vector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 

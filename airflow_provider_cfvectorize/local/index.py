@@ -14,6 +14,7 @@ from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors, metadata
 from airflow_provider_cfvectorize.local.history import History
 from airflow_provider_cfvectorize.local.model import (
+    Batch,
     IndexConfig,
     Kind,
     MetadataIndex,
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
 
 #: Versions of sets of ids that are past.
 _PAST: Final = itertools.count(-1, -1)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one job applied; readers see it from ``visible_at`` on, seconds since the epoch."""
-
-    visible_at: float
-    mutations: list[Mutation]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_provider_cfvectorize.local.index import Batch
     from airflow_provider_cfvectorize.local.model import (
+        Batch,
         IndexConfig,
         MetadataIndex,
         Mutation,

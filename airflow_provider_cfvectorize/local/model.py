@@ -127,3 +127,11 @@ def http_date(at: float) -> bytes:
     :param at: Seconds since the epoch.
     """
     return formatdate(int(at), usegmt=True).encode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one job applied; readers see it from ``visible_at`` on, seconds since the epoch."""
+
+    visible_at: float
+    mutations: list[Mutation]

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.local.errors import DataFileError
-from airflow_provider_cfvectorize.local.index import Batch
 from airflow_provider_cfvectorize.local.journal import Journal, Restored
 from airflow_provider_cfvectorize.local.model import (
+    Batch,
     IndexConfig,
     MetadataIndex,
     Mutation,

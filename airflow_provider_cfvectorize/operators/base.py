@@ -184,13 +184,13 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         """Return what the task has read and written; Airflow's OpenLineage provider asks, if there is one."""
         from airflow_provider_cfvectorize.lineage import to_openlineage
 
-        return to_openlineage(self, self.flow(failed=False))
+        return to_openlineage(self.used_account, self.index_name, self.flow(failed=False))
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return what the task has read, and what it may have written."""
         from airflow_provider_cfvectorize.lineage import to_openlineage
 
-        return to_openlineage(self, self.flow(failed=True))
+        return to_openlineage(self.used_account, self.index_name, self.flow(failed=True))
 
     def push(self, context: Context, key: str, value: dict[str, Any]) -> None:
         """Push an XCom, whatever ``do_xcom_push`` says: what waits downstream depends on it."""

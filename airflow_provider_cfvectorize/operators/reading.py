@@ -158,7 +158,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
 
     @staticmethod
     def _write(vectors: Iterator[dict[str, Any]], path: str) -> int:
-        from airflow_provider_cfvectorize.client.session import write_json
+        from airflow_provider_cfvectorize.client.text import write_json
 
         count = 0
         with write_file(path, "path") as file:
