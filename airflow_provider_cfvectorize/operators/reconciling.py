@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.reconciliation import Comparison
     from airflow_provider_cfvectorize.lineage import Flow
 
+#: The parameters that say which ids a task may delete.
+SCOPE: Final = ("index_name", "id_prefix", "conn_id", "account_id")
 #: Missing ids that the report has in it.
 SHOWN_MISSING: Final = 100
 
@@ -40,6 +42,11 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     this task stays. Without, the task owns the whole index, which the log says, and deletes whatever is not
     desired, whoever wrote it. To delete everything of a tenant, pass ``ids=[]``, the tenant's prefix as
     ``id_prefix`` and ``allow_empty=True``.
+
+    Instances of a mapped task that share a scope would delete each other's ids. A mapped task (or one in a
+    mapped task group) without ``id_prefix`` is refused, unless it is mapped over ``index_name`` alone and
+    all names differ; so is one that gives all its instances one ``id_prefix`` of one index.
+    ``owns_index=True`` says that each instance has an index of its own, where this cannot be told.
 
     Two guards stand before the delete; a refusal is a ``VectorizeInputError`` that says how to go on, and
     then nothing was deleted. An empty desired set needs ``allow_empty=True``. And no more than
@@ -73,6 +80,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     :param ids_path: a file of them, of any size: one id a line, or (``.ndjson``, ``.jsonl``) one JSON object
         with an ``id`` a line. A local path, or a URL of object storage. (templated)
     :param id_prefix: limit the task to ids that begin so; all desired ids must. (templated)
+    :param owns_index: the task owns the whole index, and each instance of a mapped task an index of its own.
     :param max_delete_fraction: the most of the listed ids that may be deleted, 0 to 1.
     :param allow_empty: accept an empty desired set, and delete everything in scope then.
     :param confirm_after: seconds after which to list again; None lists once.
@@ -117,6 +125,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         ids: Sequence[str | int] | str | None = None,
         ids_path: str | None = None,
         id_prefix: str | None = None,
+        owns_index: bool = False,
         max_delete_fraction: float = 0.2,
         allow_empty: bool = False,
         confirm_after: float | None = None,
@@ -147,6 +156,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.ids = ids
         self.ids_path = ids_path
         self.id_prefix = id_prefix
+        self.owns_index = owns_index
         self.max_delete_fraction = max_delete_fraction
         self.allow_empty = allow_empty
         self.confirm_after = confirm_after
@@ -178,6 +188,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.operators.inputs import read_id_source
 
         self._check_options()
+        self._check_scope(context)
         with (
             self.open_client(max_connections=self.concurrency) as client,
             Comparison(self.id_prefix) as comparison,
@@ -228,6 +239,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         if not isinstance(self.allow_empty, bool):
             # The text "False" would be true, and what it allows cannot be undone.
             raise VectorizeInputError(f"allow_empty is {show(self.allow_empty)}, expected True or False")
+        if not isinstance(self.owns_index, bool):
+            raise VectorizeInputError(f"owns_index is {show(self.owns_index)}, expected True or False")
         if not isinstance(self.is_dry_run, bool):
             raise VectorizeInputError(f"dry_run is {show(self.is_dry_run)}, expected True or False")
         if self.confirm_after is not None:
@@ -235,6 +248,34 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.check_number("concurrency", 1, whole=True)
         self.check_wait()
         self._check_paths()
+
+    def _check_scope(self, context: Context) -> None:
+        """Refuse an instance of a mapped task that may delete what another instance keeps."""
+        if self.owns_index or context["ti"].map_index in (None, -1):
+            return
+        # In a mapped task group the task itself is not mapped, and has no such input.
+        dag: Any = self.get_dag()
+        mapped = dag.get_task(self.task_id)
+        over: Any = getattr(getattr(mapped, "expand_input", None), "value", None)
+        if self.id_prefix is None:
+            if isinstance(over, dict) and over.keys() == {"index_name"}:
+                names = over["index_name"]
+                names = list(names.resolve(context) if hasattr(names, "resolve") else names)
+                # Two templates may give one name.
+                told = all(isinstance(name, str) and "{" not in name for name in names)
+                if told and len(set(names)) == len(names):
+                    return
+            scope = "no id_prefix"
+        else:
+            given = [str(mapped.partial_kwargs.get(name)) for name in SCOPE] if isinstance(over, dict) else []
+            if not given or not over.keys().isdisjoint(SCOPE) or "{" in "".join(given):
+                return
+            scope = f"the same id_prefix {show(self.id_prefix)} in each instance"
+        raise VectorizeInputError(
+            f"this mapped task has {scope}, so it would delete what its other instances keep in index "
+            f"{show(self.index_name)}: nothing was deleted. Pass the ids of all instances to one task, or "
+            "map over id_prefix. If each instance has an index of its own, set owns_index=True"
+        )
 
     def _check_paths(self) -> None:
         from airflow_provider_cfvectorize.operators.storage import path_of, place_of
@@ -271,10 +312,10 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         if desired.count == 0 and not self.is_dry_run:
             # Whatever is listed would be refused.
             self._raise(self._refusal(comparison))
-        if self.id_prefix is None:
+        if self.id_prefix is None and not self.owns_index:
             self.log.warning(
                 "Without id_prefix this task owns the whole index %s: whatever is not among the %d desired "
-                "ids counts as surplus, whoever wrote it.",
+                "ids counts as surplus, whoever wrote it. If it does, set owns_index=True.",
                 self.index_name,
                 comparison.desired,
             )

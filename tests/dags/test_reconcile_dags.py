@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import task
+from airflow.providers.common.compat.sdk import task, task_group
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.exceptions import VectorizeTransportError
@@ -152,6 +152,48 @@ def test_each_tenant_by_a_mapped_task(vectorize: Vectorize) -> None:
     assert vectorize.ids() == {"t1/a", "t3/a"}
     reports = [run.pull("reconcile", "report", map_index=i) for i in range(2)]
     assert [(report["id_prefix"], report["deleted"]) for report in reports] == [("t1/", 1), ("t2/", 2)]
+
+
+def test_mapped_tasks_do_not_delete_what_others_of_them_keep(vectorize: Vectorize) -> None:
+    mine = [Vectorize(vectorize.server, name) for name in ("one", "two", "three")]
+    for index in (vectorize, *mine):
+        index.fill(["a", "b", "old"])
+    with make_dag("chunks", params={"name": INDEX}) as dag:
+
+        @task
+        def names() -> list[str]:
+            return ["one", "two"]
+
+        @task
+        def chunks() -> list[list[str]]:
+            return [["a"], ["b"]]
+
+        def partial(task_id: str, **kwargs: Any) -> Any:
+            arguments = {"max_delete_fraction": 1, "poll_interval": 0.05, **kwargs}
+            return ReconcileVectorsOperator.partial(task_id=task_id, **arguments)
+
+        @task_group
+        def group(ids: list[str]) -> None:
+            ReconcileVectorsOperator(task_id="inside", index_name=INDEX, ids=ids, max_delete_fraction=1)
+
+        group.expand(ids=chunks())
+        partial("refused", index_name=INDEX).expand(ids=chunks())
+        partial("one_prefix", index_name=INDEX, id_prefix="old").expand(ids=[["old"], ["old2"]])
+        partial("one_name", ids=["a"]).expand(index_name=[INDEX, INDEX])
+        partial("templates", ids=["a"]).expand(index_name=[INDEX, "{{ params.name }}"])
+        partial("two_ways").expand(index_name=[INDEX], ids=chunks())
+        in_kwargs = [{"index_name": INDEX, "ids": [id_]} for id_ in ("a", "b")]
+        partial("in_kwargs").expand_kwargs(in_kwargs)
+        literal = partial("literal", ids=["a", "b"]).expand(index_name=["one", "two"])
+        literal >> partial("xcom", ids=["a"]).expand(index_name=names())
+        partial("owned", owns_index=True).expand_kwargs([{"index_name": "three", "ids": ["b"]}])
+    states = run_dag(dag).states
+    refused = ("group.inside", "refused", "one_prefix", "one_name", "templates", "two_ways", "in_kwargs")
+    assert {states[f"{name}[{i}]"] for name in refused for i in (0, 1)} == {"failed"}
+    good = ("literal[0]", "literal[1]", "xcom[0]", "xcom[1]", "owned[0]")
+    assert {states[name] for name in good} == {"success"}
+    assert vectorize.ids() == {"a", "b", "old"}
+    assert [index.ids() for index in mine] == [{"a"}, {"a"}, {"b"}]
 
 
 @pytest.mark.parametrize("native", [False, True])

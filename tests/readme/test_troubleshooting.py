@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_cfvectorize import exceptions
 from airflow_provider_cfvectorize.client import answers
@@ -127,6 +128,14 @@ def nothing_desired(bench: Bench) -> None:
     Vectorize(bench.server).fill(["a"])
     kwargs: dict[str, Any] = {"task_id": "t", "index_name": INDEX, "ids": [], "confirm_after": None}
     run_task(lambda: ReconcileVectorsOperator(**kwargs), make_context())
+
+
+def mapped_over_ids(bench: Bench) -> None:
+    context = make_context()
+    context["ti"].map_index = 0
+    with DAG("mapped"):
+        operator = ReconcileVectorsOperator(task_id="t", index_name=INDEX, ids=["a"])
+    operator.execute(context)
 
 
 def a_bad_vector_is_refused(bench: Bench) -> None:
@@ -286,6 +295,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
         lambda b: CloudflareVectorizeHook().upsert("docs", [{"values": [0.5]}]),  # type: ignore[list-item]
     ),
     ("index ...: there are no desired ids", "VectorizeInputError", nothing_desired),
+    ("this mapped task has no id_prefix", "VectorizeInputError", mapped_over_ids),
     (
         "... of ... ids are acknowledged",
         "VectorizeBatchNotFoundError",
