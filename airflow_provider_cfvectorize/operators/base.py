@@ -265,7 +265,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         if receipt.mutation_id is None:
             return self._end(context, evidence_of_nothing(receipt))
         if self.deferrable:
-            self._defer(receipt)
+            self._defer(context, receipt)
         client = self.make_hook().get_watching_conn()
         try:
             wait = Wait(client, self.index_name, [receipt], self.log)
@@ -277,26 +277,32 @@ class VectorizeWriteOperator(VectorizeOperator):
             client.close()
         return self._end(context, evidence)
 
-    def _defer(self, receipt: Receipt) -> None:
-        from airflow_provider_cfvectorize.triggers.events import deferral_timeout
+    def _defer(self, context: Context, receipt: Receipt) -> None:
+        from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 
+        seconds = seconds_to_wait(self.wait_timeout, self.execution_timeout)
         self.defer(
             trigger=VectorizeMutationTrigger(
                 conn_id=self.conn_id,
                 account_id=self.account_id,
                 index_name=self.index_name,
                 receipts=[receipt.as_dict()],
-                end_time=time.time() + self.wait_timeout,
-                wait_seconds=self.wait_timeout,
+                end_time=time.time() + seconds,
+                wait_seconds=seconds,
                 poll_interval=self.poll_interval,
             ),
             method_name="execute_complete",
             kwargs={
                 **self.to_resume(),
-                "done": {"account_id": receipt.account_id, "count": receipt.count, "change": self.change},
+                "done": {
+                    "account_id": receipt.account_id,
+                    "count": receipt.count,
+                    "change": self.change,
+                    "try_number": context["ti"].try_number,
+                },
             },
-            timeout=deferral_timeout(self.wait_timeout, self.execution_timeout),
+            timeout=deferral_timeout(seconds),
         )
 
     def flow(self, *, failed: bool) -> Flow:
@@ -327,8 +333,16 @@ class VectorizeWriteOperator(VectorizeOperator):
         :return: the mutation id.
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         """
-        from airflow_provider_cfvectorize.triggers.events import read_event
+        from airflow_provider_cfvectorize.triggers.events import (
+            check_execution_timeout,
+            is_of_an_earlier_try,
+            read_event,
+            start_over,
+        )
 
+        if done is not None and is_of_an_earlier_try(context, done.get("try_number")):
+            mutation_id: str | None = start_over(self, context)
+            return mutation_id
         self.has_written = True
         if done is not None:
             self.used_account, self.acknowledged = done["account_id"], done["count"]
@@ -336,6 +350,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         try:
             evidence = read_event(event)
         except VectorizeWaitTimeout as e:
+            check_execution_timeout(e, self.execution_timeout, "wait_timeout", self.wait_timeout)
             self._forget_what_is_lost(context, e)
             raise
         self.used_account = evidence.get("account_id")

@@ -143,7 +143,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
                 return self._end(evidence_of_nothing(nothing))
             self._wait = Wait(client, self.index_name, receipts, self.log)
             if self.deferrable:
-                return self._defer_unless_applied(receipts)
+                return self._defer_unless_applied(context, receipts)
             return self._poke_until_applied(context)
         finally:
             client.close()
@@ -160,7 +160,11 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         return PokeReturnValue(is_done=evidence is not None, xcom_value=evidence)
 
     def execute_complete(
-        self, context: Context, event: Any = None, account_id: str | None = None
+        self,
+        context: Context,
+        event: Any = None,
+        account_id: str | None = None,
+        try_number: int | None = None,
     ) -> dict[str, Any]:
         """
         End the task after a deferred wait.
@@ -168,15 +172,27 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :param context: the task's context.
         :param event: what the trigger sent.
         :param account_id: the account that the task has talked to, where it is known.
+        :param try_number: the try that deferred, where it is known.
         :return: the evidence.
         :raises VectorizeMutationTimeout: not seen to be applied in time.
+        :raises VectorizeWaitTimeout: the task's ``execution_timeout`` came before the sensor's ``timeout``.
         """
-        from airflow_provider_cfvectorize.triggers.events import read_event
+        from airflow_provider_cfvectorize.triggers.events import (
+            check_execution_timeout,
+            is_of_an_earlier_try,
+            read_event,
+            start_over,
+        )
 
+        evidence: dict[str, Any]
+        if is_of_an_earlier_try(context, try_number):
+            evidence = start_over(self, context)
+            return evidence
         self.used_account = account_id
         try:
             evidence = read_event(event)
         except VectorizeWaitTimeout as e:
+            check_execution_timeout(e, self.execution_timeout, "timeout", self.timeout)
             raise VectorizeMutationTimeout(str(e)) from None
         self.used_account = evidence.get("account_id")
         return self._end(evidence)
@@ -230,13 +246,14 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
 
     # --- deferrable -----------------------------------------------------------------------------------
 
-    def _defer_unless_applied(self, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    def _defer_unless_applied(self, context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.mutations import YOUNG
-        from airflow_provider_cfvectorize.triggers.events import deferral_timeout
+        from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 
         assert self._wait is not None  # noqa: S101 - for the type checker
         started = time.time()
+        seconds = seconds_to_wait(self.timeout, self.execution_timeout)
         young = datetime.now(UTC) - YOUNG
         # Of a bare id nothing but its own watermark would be accepted, which one look hardly meets.
         if not any(r.bare or (r.accepted_at is not None and r.accepted_at > young) for r in receipts):
@@ -252,12 +269,12 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
                     {**receipt.as_dict(), "bare": True} if receipt.bare else receipt.as_dict()
                     for receipt in receipts
                 ],
-                end_time=started + self.timeout,
-                wait_seconds=self.timeout,
+                end_time=started + seconds,
+                wait_seconds=seconds,
                 poll_interval=self.poke_interval,
             ),
             method_name="execute_complete",
-            kwargs={"account_id": self.used_account},
-            timeout=deferral_timeout(self.timeout, self.execution_timeout),
+            kwargs={"account_id": self.used_account, "try_number": context["ti"].try_number},
+            timeout=deferral_timeout(seconds),
         )
         raise AssertionError("defer() does not return")

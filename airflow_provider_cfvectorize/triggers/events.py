@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from airflow_provider_cfvectorize import exceptions
 from airflow_provider_cfvectorize.client.text import show
@@ -14,19 +14,73 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeWaitTimeout,
 )
 
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import BaseOperator, Context
+
 #: Seconds after the trigger's own deadline at which Airflow ends a deferral whose trigger said nothing.
 BACKSTOP_SECONDS: Final = 60
 
 
-def deferral_timeout(seconds: float, execution_timeout: timedelta | None) -> timedelta:
+def seconds_to_wait(seconds: float, execution_timeout: timedelta | None) -> float:
     """
-    Return when Airflow is to end a deferral by itself.
+    Return how long a trigger waits at most.
+
+    :param seconds: the limit of the wait.
+    :param execution_timeout: the task's, which Airflow 3 does not apply to a deferred task.
+    """
+    return seconds if execution_timeout is None else min(seconds, execution_timeout.total_seconds())
+
+
+def deferral_timeout(seconds: float) -> timedelta:
+    """
+    Return when Airflow is to end a deferral whose trigger sent nothing.
 
     :param seconds: how long the trigger waits.
-    :param execution_timeout: the task's; Airflow 3 does not end a deferred task at it unless it is told here.
     """
-    backstop = timedelta(seconds=seconds + BACKSTOP_SECONDS)
-    return backstop if execution_timeout is None else min(backstop, execution_timeout)
+    return timedelta(seconds=seconds + BACKSTOP_SECONDS)
+
+
+def check_execution_timeout(
+    error: VectorizeWaitTimeout, execution_timeout: timedelta | None, name: str, seconds: float
+) -> None:
+    """
+    Check that a wait ended at its own limit, and not at the task's ``execution_timeout``.
+
+    :param error: the end of the wait.
+    :param execution_timeout: the task's.
+    :param name: the parameter that is the limit.
+    :param seconds: its value.
+    :raises VectorizeWaitTimeout: the task's ``execution_timeout`` is shorter.
+    """
+    if execution_timeout is None or execution_timeout.total_seconds() >= seconds:
+        return
+    raise VectorizeWaitTimeout(
+        f"the task's execution_timeout of {execution_timeout.total_seconds():g} s ended the wait before its "
+        f"{name} of {seconds:g} s: {error} Make execution_timeout longer than {name}."
+    ) from None
+
+
+def is_of_an_earlier_try(context: Context, try_number: int | None) -> bool:
+    """
+    Return whether an event ended an earlier try: Airflow 3.0 resumes the next try with it.
+
+    :param context: the task's context.
+    :param try_number: the try that deferred; None if it is unknown.
+    """
+    return try_number is not None and try_number < context["ti"].try_number
+
+
+def start_over(task: BaseOperator, context: Context) -> Any:
+    """
+    Run a task from its beginning, although Airflow has resumed it.
+
+    :param task: the task.
+    :param context: its context.
+    """
+    task.log.info("Ignored the event of an earlier try: this try does the task's work.")
+    execute = type(task).execute
+    # Without Airflow's guard, which lets only its task runner call execute().
+    return getattr(execute, "__wrapped__", execute)(task, context)
 
 
 def applied_event(evidence: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.triggers.events import timeout_event
 from harness import INDEX, PROVEN, FakeTaskInstance, Vectorize, make_context, run_task, wait_until
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
@@ -339,10 +340,52 @@ def test_a_deferral_ends_with_the_execution_timeout(vectorize: Vectorize) -> Non
             wait_timeout=900,
             execution_timeout=timedelta(seconds=100),
         ).execute(make_context())
-    assert deferred.value.timeout == timedelta(seconds=100)
+    assert deferred.value.timeout == timedelta(seconds=160)
+    assert deferred.value.trigger.serialize()[1]["wait_seconds"] == 100
     with pytest.raises(TaskDeferred) as deferred:
         make(ids=["a"], wait_for_completion=True, deferrable=True, wait_timeout=900).execute(make_context())
     assert deferred.value.timeout == timedelta(seconds=960)
+
+
+def test_an_execution_timeout_that_ends_a_deferred_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalVectorize(apply_delay=3600) as server:
+        monkeypatch.setenv(CONN, server.connection)
+        Vectorize(server)
+        text = r"execution_timeout of 0\.2 s ended the wait before its wait_timeout of 5 s: not seen to be"
+        with pytest.raises(VectorizeWaitTimeout, match=text):
+            delete(
+                ids=["a"],
+                wait_for_completion=True,
+                deferrable=True,
+                wait_timeout=5,
+                execution_timeout=timedelta(seconds=0.2),
+            )
+
+
+def test_a_retry_that_is_resumed_with_the_first_try_s_event(vectorize: Vectorize) -> None:
+    # As Airflow 3.0 does it.
+    vectorize.fill(["a", "b"])
+    context = make_context()
+
+    def make_delete() -> DeleteVectorsByIdsOperator:
+        return make(ids=["a"], wait_for_completion=True, deferrable=True)
+
+    with pytest.raises(TaskDeferred) as deferred:
+        make_delete().execute(context)
+    event = timeout_event("not seen to be applied within 900 s")
+    kwargs = {**deferred.value.kwargs, "event": event}
+    with pytest.raises(VectorizeWaitTimeout):
+        make_delete().resume_execution("execute_complete", kwargs, context)
+
+    vectorize.settle()
+    vectorize.fill(["a"])
+    context["ti"].try_number = 2
+    with pytest.raises(TaskDeferred) as deferred:
+        make_delete().resume_execution("execute_complete", kwargs, context)
+    vectorize.settle()
+    assert vectorize.ids() == {"b"}
+    with pytest.raises(VectorizeWaitTimeout):
+        make_delete().resume_execution("execute_complete", {**deferred.value.kwargs, "event": event}, context)
 
 
 # --- failing ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,11 @@ def the_sensor_is_too_early(bench: Bench) -> None:
     bench.sense(receipt=bench.serve(apply_delay=3600).delete(["a"]))
 
 
+def the_execution_timeout_is_shorter(bench: Bench) -> None:
+    receipt = bench.serve(apply_delay=3600).delete(["a"])
+    bench.sense(receipt=receipt, deferrable=True, timeout=5, execution_timeout=timedelta(seconds=0.1))
+
+
 def a_view_that_lags(bench: Bench) -> None:
     vectorize = bench.serve()
     vectorize.fill(["a"])
@@ -315,6 +321,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
         "VectorizeMutationTimeout",
         the_sensor_is_too_early,
     ),
+    ("the task's execution_timeout", "VectorizeWaitTimeout", the_execution_timeout_is_shorter),
     ("mutation ... is applied", "VectorizeStillVisibleError", a_view_that_lags),
     ("mutation ... counts as applied", "VectorizeDiffersError", written_otherwise),
     ("the receipt of mutation ... is of index", "VectorizeInputError", of_another(index_name="other")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,9 +16,11 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeInputError,
     VectorizeNotFoundError,
     VectorizeStillVisibleError,
+    VectorizeWaitTimeout,
 )
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor, VectorizeMutationTimeout
+from airflow_provider_cfvectorize.triggers.events import error_event, timeout_event
 from harness import INDEX, MODES, PROVEN, Clock, Vectorize, make_context, outcome_of, run_task, wait_until
 
 IDS = [f"v{i}" for i in range(10)]
@@ -255,6 +258,34 @@ def test_soft_fail_does_not_skip_a_wrong_token(
     )
     state, error = outcome_of(lambda: sense(mode, receipt=receipt, soft_fail=True))
     assert (state, type(error)) == ("failed", VectorizeAuthError)
+
+
+@pytest.mark.parametrize("error", ["timeout", "failure"])
+def test_a_retry_that_is_resumed_with_the_first_try_s_event(make_server: Any, error: str) -> None:
+    # As Airflow 3.0 does it.
+    vectorize = make_server(apply_delay=0.02)
+    receipt = vectorize.delete(IDS)
+    vectorize.wait_for(receipt["mutation_id"])
+    context = make_context()
+    context["ti"].try_number = 2
+    sensor = VectorizeMutationSensor(task_id="wait", index_name=INDEX, receipt=receipt)
+    event = timeout_event("late") if error == "timeout" else error_event(VectorizeError("broken"))
+    kwargs = {"account_id": vectorize.server.account_id, "try_number": 1, "event": event}
+    evidence = sensor.resume_execution("execute_complete", kwargs, context)
+    assert evidence["outcome"] == "watermark"
+    with pytest.raises(VectorizeError, match=r"late|broken"):
+        sensor.resume_execution("execute_complete", {**kwargs, "try_number": 2}, context)
+
+
+def test_an_execution_timeout_that_ends_a_deferred_wait(make_server: Any) -> None:
+    vectorize = make_server(apply_delay=3600)
+    receipt = vectorize.delete(IDS)
+    limits = {"execution_timeout": timedelta(seconds=0.2), "timeout": 5, "soft_fail": True}
+    state, error = outcome_of(lambda: sense("deferrable", receipt=receipt, **limits))
+    # Failed, as in poke mode, where Airflow itself ends the task; and retried, as there.
+    assert (state, type(error)) == ("failed", VectorizeWaitTimeout)
+    assert "execution_timeout of 0.2 s ended the wait before its timeout of 5 s: not seen" in str(error)
+    assert receipt["mutation_id"] in str(error)
 
 
 def test_several_receipts(mode: str, make_server: Any) -> None:
