@@ -91,9 +91,7 @@ def main() -> None:
                         started = time.monotonic()
                         failed[name] = count_failed(instance, dag_id, options.tasks)
                         seconds = time.monotonic() - started
-                        print(
-                            f"{name}: {failed[name]} of {options.tasks} failed, {seconds:.0f} s", flush=True
-                        )
+                        say(f"{name}: {failed[name]} of {options.tasks} failed, {seconds:.0f} s")
                 log = instance.log.read_text()
                 say(f"log lines of the race: {log.count('finished with state success, but the task')}")
     print(json.dumps(failed))
