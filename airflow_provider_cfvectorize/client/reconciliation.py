@@ -6,8 +6,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from airflow_provider_cfvectorize.client import limits
@@ -35,8 +38,12 @@ _log = logging.getLogger(__name__)
 CACHE_KIB: Final = 16 * 1024
 #: How many ids outside of the prefix an error shows.
 SHOWN_OUTSIDE: Final = 5
+#: How many pairs of ids that look alike an error shows.
+SHOWN_LOOKALIKES: Final = 5
 
 _NOTHING_DELETED: Final = "nothing was deleted"
+#: What tools leave at either end of an id: white space, a byte order mark, NULs.
+_EDGES: Final = re.compile(r"^[\s\ufeff\0]+|[\s\ufeff\0]+$")
 
 
 def check_prefix(prefix: object) -> None:
@@ -59,8 +66,32 @@ def check_prefix(prefix: object) -> None:
         raise VectorizeInputError(f"id_prefix {show(prefix)} {problem}, so no id can begin with it")
 
 
+@dataclass(frozen=True)
+class Lookalikes:
+    """
+    Surplus ids that look like missing ones, so that a missing id is probably a damaged copy.
+
+    ``count`` is the number of surplus ids, ``pairs`` has the first few, each with its missing id.
+    """
+
+    count: int = 0
+    pairs: Sequence[tuple[str, str]] = ()
+
+
+def form_of(id_: str) -> str:
+    """Return what an id has in common with damaged copies of it: NFC, without what tools add at the ends."""
+    return unicodedata.normalize("NFC", _EDGES.sub("", id_))
+
+
 def refusal(
-    *, desired: int, listed: int, surplus: int, allow_empty: bool, max_delete_fraction: float
+    *,
+    desired: int,
+    listed: int,
+    surplus: int,
+    lookalikes: Lookalikes,
+    allow_empty: bool,
+    max_delete_fraction: float,
+    allow_lookalikes: bool,
 ) -> str | None:
     """
     Decide whether so much must not be deleted, and say why and how to go on; None if it may be.
@@ -68,8 +99,10 @@ def refusal(
     :param desired: number of ids that the index is to hold.
     :param listed: number of ids that it holds, of those in scope.
     :param surplus: number of those that are not desired.
+    :param lookalikes: those of the surplus that look like missing ids.
     :param allow_empty: an empty desired set is meant, and the fraction says nothing then.
     :param max_delete_fraction: the most of the listed ids that may be surplus, 0 to 1.
+    :param allow_lookalikes: ids that look alike are different ids.
     """
     if desired == 0:
         if allow_empty:
@@ -77,6 +110,15 @@ def refusal(
         return (
             f"there are no desired ids, so every id in scope would be deleted: {_NOTHING_DELETED}. Check "
             "what produced the ids; if nothing is to be left, set allow_empty=True"
+        )
+    if lookalikes.count and not allow_lookalikes:
+        pairs = [f"{show(surplus)} and the desired {show(missing)}" for surplus, missing in lookalikes.pairs]
+        more = "; ..." if lookalikes.count > len(pairs) else ""
+        return (
+            f"{lookalikes.count} of {surplus} ids that would be deleted look like missing ones: "
+            f"{'; '.join(pairs)}{more}: {_NOTHING_DELETED}. They differ in white space, byte order marks, "
+            "NULs or Unicode normalization only, or the last line of the file is cut short. Correct the "
+            "desired ids; if they are different ids, set allow_lookalikes=True"
         )
     # Not surplus > fraction * listed: 29 of 100 is more than 0.29 * 100 in floating point.
     if surplus == 0 or surplus / listed <= max_delete_fraction:
@@ -159,11 +201,15 @@ class Comparison:
 
         self._prefix = id_prefix or ""
         self._seen = False
+        self._last_line: bytes | None = None
         # The empty name is a private database on disk that vanishes with the connection.
         self._db = sqlite3.connect("")
         self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         for table in ("desired", "listed", "surplus", "missing"):
             self._db.execute(f"CREATE TABLE {table} (id BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._db.execute("CREATE TABLE forms (form BLOB PRIMARY KEY, id BLOB) WITHOUT ROWID")
+        self._db.execute("CREATE TABLE lookalikes (id BLOB PRIMARY KEY, missing BLOB) WITHOUT ROWID")
+        self._db.create_function("form_of", 1, lambda id_: form_of(id_.decode()).encode(), deterministic=True)
 
     def __enter__(self) -> Self:
         return self
@@ -171,13 +217,13 @@ class Comparison:
     def __exit__(self, *args: object) -> None:
         self._db.close()
 
-    def want(self, ids: IdSource, *, shown: bool = True) -> None:
+    def want(self, ids: IdSource, *, of_file: bool = False) -> None:
         """
         Take up what the index is to hold.
 
         :param ids: the desired ids.
-        :param shown: whether an error may show some of them; of a file it tells positions only (of an id
-            among the ids), since that may be any file.
+        :param of_file: they are the lines of a file, whose last may be cut short. As it may be any file, an
+            error shows none of them, but positions among the ids.
         :raises VectorizeInputError: some do not begin with the prefix.
         """
         outside = 0
@@ -188,9 +234,11 @@ class Comparison:
                 if not id_.startswith(self._prefix):
                     outside += 1
                     if len(examples) < SHOWN_OUTSIDE:
-                        examples.append(f"{show(id_) + ' ' if shown else ''}at position {position}")
+                        examples.append(f"{'' if of_file else show(id_) + ' '}at position {position}")
                 position += 1
             self._insert("desired", batch)
+            if of_file:
+                self._last_line = batch[-1].encode()
         if outside:
             raise VectorizeInputError(
                 f"{outside} of {ids.count} desired ids do not begin with the id_prefix {show(self._prefix)}: "
@@ -226,7 +274,25 @@ class Comparison:
                 "INSERT INTO missing SELECT id FROM desired "
                 "WHERE NOT EXISTS (SELECT 1 FROM listed WHERE listed.id = desired.id)"
             )
+            self._look_for_lookalikes()
         self._seen = True
+
+    def _look_for_lookalikes(self) -> None:
+        self._db.execute("DELETE FROM forms")
+        self._db.execute("DELETE FROM lookalikes")
+        if self.surplus.count == 0:
+            return
+        self._db.execute("INSERT OR IGNORE INTO forms SELECT form_of(id), id FROM missing")
+        self._db.execute(
+            "INSERT INTO lookalikes SELECT surplus.id, forms.id FROM surplus "
+            "CROSS JOIN forms ON forms.form = form_of(surplus.id)"
+        )
+        if self._last_line is not None:
+            self._db.execute(
+                "INSERT OR IGNORE INTO lookalikes SELECT surplus.id, missing.id FROM surplus, missing "
+                "WHERE missing.id = ?1 AND surplus.id > ?1 AND surplus.id < ?2",
+                (self._last_line, self._last_line + b"\xff"),  # a byte that is in no UTF-8
+            )
 
     @property
     def desired(self) -> int:
@@ -237,6 +303,14 @@ class Comparison:
     def listed(self) -> int:
         """Return the number of ids in scope of the last listing."""
         return _count(self._db, "listed")
+
+    @property
+    def lookalikes(self) -> Lookalikes:
+        """Return what of the surplus looks like missing ids."""
+        with _explained():
+            rows = self._db.execute("SELECT id, missing FROM lookalikes LIMIT ?", (SHOWN_LOOKALIKES,))
+            pairs = [(id_.decode(), missing.decode()) for id_, missing in rows]
+        return Lookalikes(_count(self._db, "lookalikes"), pairs)
 
     @property
     def surplus(self) -> StoredIds:

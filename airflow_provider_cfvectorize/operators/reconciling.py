@@ -48,10 +48,13 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     all names differ; so is one that gives all its instances one ``id_prefix`` of one index.
     ``owns_index=True`` says that each instance has an index of its own, where this cannot be told.
 
-    Two guards stand before the delete; a refusal is a ``VectorizeInputError`` that says how to go on, and
-    then nothing was deleted. An empty desired set needs ``allow_empty=True``. And no more than
-    ``max_delete_fraction`` of the listed ids may be surplus (with an empty desired set the fraction is not
-    looked at, since ``allow_empty`` has said it).
+    Three guards stand before the delete; a refusal is a ``VectorizeInputError`` that says how to go on, and
+    then nothing was deleted. An empty desired set needs ``allow_empty=True``. No surplus id may look like a
+    missing one, which a damaged list of ids would explain: they differ in white space, byte order marks and
+    NULs at the ends or in Unicode normalization only, or the surplus id begins with the last line of
+    ``ids_path``; ``allow_lookalikes=True`` goes on. And no more than ``max_delete_fraction`` of the listed
+    ids may be surplus (with an empty desired set the fraction is not looked at, since ``allow_empty`` has
+    said it).
 
     A vector that is written after the listing has begun is not in the listing and stays. Where others delete
     and write meanwhile, or where a listing lags, ``confirm_after`` lists a second time and deletes only what
@@ -79,10 +82,12 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         list, or a single id. Integers become strings. Give this or ``ids_path``. (templated)
     :param ids_path: a file of them, of any size: one id a line, or (``.ndjson``, ``.jsonl``) one JSON object
         with an ``id`` a line. A local path, or a URL of object storage. (templated)
-    :param id_prefix: limit the task to ids that begin so; all desired ids must. (templated)
+    :param id_prefix: limit the task to ids that begin so; all desired ids must. End it with a delimiter:
+        ``tenant-1`` takes the ids of ``tenant-10`` too, ``tenant-1/`` does not. (templated)
     :param owns_index: the task owns the whole index, and each instance of a mapped task an index of its own.
     :param max_delete_fraction: the most of the listed ids that may be deleted, 0 to 1.
     :param allow_empty: accept an empty desired set, and delete everything in scope then.
+    :param allow_lookalikes: delete ids that look like desired ones which are missing.
     :param confirm_after: seconds after which to list again; None lists once.
     :param dry_run: delete nothing, and write the surplus to a file; the guards do not end the task, the
         report says whether they would have.
@@ -128,6 +133,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         owns_index: bool = False,
         max_delete_fraction: float = 0.2,
         allow_empty: bool = False,
+        allow_lookalikes: bool = False,
         confirm_after: float | None = None,
         dry_run: bool = False,
         surplus_path: str | None = None,
@@ -159,6 +165,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.owns_index = owns_index
         self.max_delete_fraction = max_delete_fraction
         self.allow_empty = allow_empty
+        self.allow_lookalikes = allow_lookalikes
         self.confirm_after = confirm_after
         # Not dry_run: that is a method of Airflow's base class.
         self.is_dry_run = dry_run
@@ -241,6 +248,10 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             raise VectorizeInputError(f"allow_empty is {show(self.allow_empty)}, expected True or False")
         if not isinstance(self.owns_index, bool):
             raise VectorizeInputError(f"owns_index is {show(self.owns_index)}, expected True or False")
+        if not isinstance(self.allow_lookalikes, bool):
+            raise VectorizeInputError(
+                f"allow_lookalikes is {show(self.allow_lookalikes)}, expected True or False"
+            )
         if not isinstance(self.is_dry_run, bool):
             raise VectorizeInputError(f"dry_run is {show(self.is_dry_run)}, expected True or False")
         if self.confirm_after is not None:
@@ -308,7 +319,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     def _compare(self, client: VectorizeClient, comparison: Comparison, desired: IdSource) -> None:
         from airflow_provider_cfvectorize.client.reconciliation import pause, see_index
 
-        comparison.want(desired, shown=self.ids_path is None)
+        comparison.want(desired, of_file=self.ids_path is not None)
         if desired.count == 0 and not self.is_dry_run:
             # Whatever is listed would be refused.
             self._raise(self._refusal(comparison))
@@ -318,6 +329,12 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
                 "ids counts as surplus, whoever wrote it. If it does, set owns_index=True.",
                 self.index_name,
                 comparison.desired,
+            )
+        if self.id_prefix is not None and self.id_prefix[-1].isalnum():
+            self.log.warning(
+                "The id_prefix %s ends without a delimiter, so ids that begin with %s are in scope too. "
+                "End it with one, as in %s.",
+                *(show(self.id_prefix + end) for end in ("", "0", "/")),
             )
         see_index(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
         self._tell(comparison)
@@ -425,8 +442,10 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             desired=comparison.desired,
             listed=comparison.listed,
             surplus=comparison.surplus.count,
+            lookalikes=comparison.lookalikes,
             allow_empty=self.allow_empty,
             max_delete_fraction=self.max_delete_fraction,
+            allow_lookalikes=self.allow_lookalikes,
         )
 
     def _raise(self, refused: str | None) -> None:

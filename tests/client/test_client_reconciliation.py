@@ -19,8 +19,11 @@ from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Progress
 from airflow_provider_cfvectorize.client.ids import IdList
 from airflow_provider_cfvectorize.client.reconciliation import (
+    SHOWN_LOOKALIKES,
     Comparison,
+    Lookalikes,
     check_prefix,
+    form_of,
     pause,
     refusal,
     see_index,
@@ -46,6 +49,7 @@ POOL = [f"{i * 37 % 350}" for i in range(350)] + [
     "\U0001f600",
     "\ufffd",
     "a\x00",
+    "a",
     "1" * 64,
 ]
 
@@ -87,6 +91,10 @@ def test_what_is_surplus_in_every_listing_and_what_is_missing_in_the_last(
             assert stored.fingerprint == model.fingerprint
             assert stored.first(3) == flat(model)[:3]
         assert (comparison.desired, comparison.listed) == (len(desired), len(scopes[-1]))
+        forms = {form_of(id_) for id_ in desired - scopes[-1]}
+        alike = [id_ for id_ in sorted(surplus, key=str.encode) if form_of(id_) in forms]
+        assert comparison.lookalikes.count == len(alike)
+        assert [id_ for id_, _ in comparison.lookalikes.pairs] == alike[:SHOWN_LOOKALIKES]
 
 
 def test_a_listing_that_ended_early_counts_for_nothing() -> None:
@@ -116,7 +124,7 @@ def test_desired_ids_outside_of_the_prefix() -> None:
     assert "'e' at position 154, ..." in text
     assert "'f'" not in text
     with pytest.raises(VectorizeInputError) as e, Comparison("x") as comparison:
-        comparison.want(IdList(["hunter2"]), shown=False)
+        comparison.want(IdList(["hunter2"]), of_file=True)
     assert "1 of 1 desired ids do not begin with the id_prefix 'x': at position 0. They" in str(e.value)
 
 
@@ -171,8 +179,10 @@ def test_refusal(
         desired=desired,
         listed=listed,
         surplus=surplus,
+        lookalikes=Lookalikes(),
         allow_empty=allow_empty,
         max_delete_fraction=fraction,
+        allow_lookalikes=False,
     )
     if said is None:
         assert told is None

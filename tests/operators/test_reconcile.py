@@ -104,6 +104,57 @@ def test_everything_of_a_tenant(vectorize: Vectorize, deferrable: bool) -> None:
     assert (xcoms["report"]["desired"], xcoms["report"]["deleted"]) == (0, 2)
 
 
+# --- ids that look alike ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("doc-1 \ndoc-2\t\n\u00a0doc-3\n", "'doc-1' and the desired 'doc-1 '; 'doc-2' and"),
+        ("caf\u00e9\n", r"'cafe\u0301' and the desired 'caf\xe9'"),
+        ("doc-1\n\ufeffdoc-2\n", r"'doc-2' and the desired '\ufeffdoc-2'"),
+        ("doc-1\0\n", r"'doc-1' and the desired 'doc-1\x00'"),
+        ("doc-2\ndoc-10\ndoc-1", "'doc-11' and the desired 'doc-1'"),
+        ("\ufeff \0doc-\u00e9", r"'doc-e\u0301' and the desired ' \x00doc-\xe9'"),
+    ],
+    ids=["white space", "normalization", "byte order mark", "nul", "cut", "all"],
+)
+def test_a_damaged_file_deletes_nothing(vectorize: Vectorize, tmp_path: Path, text: str, shown: str) -> None:
+    ids = {"doc-2", "doc-3", "doc-10", "doc-11", "cafe\u0301", "doc-e\u0301"}
+    if not text.endswith("doc-1"):
+        ids.add("doc-1")
+    vectorize.fill(ids)
+    (tmp_path / "ids.txt").write_text(text)
+    report = report_of_failure(
+        VectorizeInputError, "look like missing ones", ids_path=str(tmp_path / "ids.txt")
+    )
+    assert shown in report["refused"]
+    assert "set allow_lookalikes=True" in report["refused"]
+    assert (vectorize.ids(), report["deleted"]) == (ids, 0)
+
+
+def test_ids_that_look_alike_go_if_that_is_meant(vectorize: Vectorize) -> None:
+    vectorize.fill(["doc-1", "doc-2"])
+    pushed(ids=["doc-1 ", "doc-2"], allow_lookalikes=True)
+    assert vectorize.ids() == {"doc-2"}
+
+
+def test_ids_that_only_seem_to_look_alike_go(vectorize: Vectorize) -> None:
+    # What is there does look like a desired one, which is there as well; and a list has no lines to be cut.
+    vectorize.fill(["doc-1", "doc-1 ", "doc-20"])
+    pushed(ids=["doc-1", "doc-2"])
+    assert vectorize.ids() == {"doc-1"}
+
+
+@pytest.mark.parametrize(("prefix", "warned"), [("tenant-1", True), ("tenant-1/", False)])
+def test_a_prefix_without_a_delimiter(
+    vectorize: Vectorize, told: Callable[[], str], prefix: str, warned: bool
+) -> None:
+    vectorize.fill(["tenant-1/a"])
+    reconcile(ids=["tenant-1/a"], id_prefix=prefix)
+    assert ("begin with 'tenant-10' are in scope too. End it with one, as in 'tenant-1/'" in told()) == warned
+
+
 # --- guards -------------------------------------------------------------------------------------------------
 
 

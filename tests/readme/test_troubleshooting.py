@@ -131,6 +131,14 @@ def nothing_desired(bench: Bench) -> None:
     run_task(lambda: ReconcileVectorsOperator(**kwargs), make_context())
 
 
+def desired_with_a_space(bench: Bench) -> None:
+    Vectorize(bench.server).fill(["a"])
+    run_task(
+        lambda: ReconcileVectorsOperator(task_id="t", index_name=INDEX, ids=["a "], max_delete_fraction=1),
+        make_context(),
+    )
+
+
 def mapped_over_ids(bench: Bench) -> None:
     context = make_context()
     context["ti"].map_index = 0
@@ -301,6 +309,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
         lambda b: CloudflareVectorizeHook().upsert("docs", [{"values": [0.5]}]),  # type: ignore[list-item]
     ),
     ("index ...: there are no desired ids", "VectorizeInputError", nothing_desired),
+    ("index ...: ... of ... ids that would be deleted look", "VectorizeInputError", desired_with_a_space),
     ("this mapped task has no id_prefix", "VectorizeInputError", mapped_over_ids),
     (
         "... of ... ids are acknowledged",
