@@ -10,11 +10,10 @@ from typing import Any, ClassVar, Final, Self
 
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.mapping import MARKS, fields_to_render
 
 #: Characters of a text that is read as a list or an object; a vector of 1,536 values takes 40,000.
 MAX_TEXT_CHARS: Final = 1024 * 1024
-
-_MARKS = ("{{", "{%", "{#")
 
 
 class VerbatimStringsMixin:
@@ -47,23 +46,24 @@ class VerbatimStringsMixin:
             "vectors_path",
         }
     )
-    #: Parameters that a mapped task was made with as None.
-    mapped_to_none: frozenset[str] = frozenset()
+    #: The arguments for template fields that Airflow has made a mapped task with; None in any other task.
+    mapped_with: Mapping[str, Any] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note what a mapped task is made with as None."""
+        """Note what a mapped task is made with."""
         self = super().__new__(cls)
-        # A mapped operator is made on the worker, of values; None among them is no absence, and looks like
-        # one to each constructor. The argument is Airflow's own, in 2.11 and in 3.
+        # A mapped operator is made on the worker, of values. None among them is no absence, and looks like
+        # one to each constructor; and what came out of XCom looks like a template.
         if kwargs.get("_airflow_from_mapped"):
+            fields = cls.template_fields  # type: ignore[attr-defined]
             # Not by setattr, for which Airflow's base class is not ready yet.
-            vars(self)["mapped_to_none"] = frozenset(name for name in kwargs if kwargs[name] is None)
+            vars(self)["mapped_with"] = {name: kwargs[name] for name in fields if name in kwargs}
         return self
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # To the end: in 2.11, a copy of a task is made attribute by attribute, Airflow's own first.
-        self.mapped_to_none = vars(self).pop("mapped_to_none", frozenset())
+        self.mapped_with = vars(self).pop("mapped_with", None)
 
     def render_template(
         self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
@@ -79,7 +79,7 @@ class VerbatimStringsMixin:
         if content is None or isinstance(content, int | float):
             # There may be hundreds of thousands of these, in vectors that stand in the DAG.
             return content
-        if isinstance(content, str) and not any(mark in content for mark in _MARKS):
+        if isinstance(content, str) and not any(mark in content for mark in MARKS):
             return content
         if isinstance(content, list | tuple):
             jinja_env = self._text_env(jinja_env or self.get_template_env())  # type: ignore[attr-defined]
@@ -95,17 +95,24 @@ class VerbatimStringsMixin:
     ) -> None:
         # The one place, of mapped tasks too, where Airflow has both the fields' names and the environment.
         render = super()._do_render_template_fields  # type: ignore[misc]
-        names = list(template_fields)
+        if parent is not self:
+            render(parent, template_fields, context, jinja_env, seen_oids)
+            return
+        names = template_fields
+        if self.mapped_with is not None:
+            # Not with what Airflow has seen: that has values of the DAG file among those out of XCom.
+            names, seen_oids = fields_to_render(self, names, context), set()
         text_env = self._text_env(jinja_env)
-        if parent is self and text_env is not jinja_env:
-            for name in [name for name in names if name in self.text_fields]:
-                names.remove(name)
-                template = getattr(self, name)
-                render(parent, [name], context, text_env, seen_oids)
+        for name in names:
+            env = text_env if name in self.text_fields else jinja_env
+            template = getattr(self, name)
+            render(self, [name], context, env, seen_oids)
+            if getattr(self, name) is template:
+                # Before 3.3, Airflow keeps the template if it renders to nothing.
+                setattr(self, name, self.render_template(template, context, env, seen_oids))
+            elif env is not jinja_env and isinstance(template, str) and getattr(self, name) == "None":
                 # What gives None stays None in such a DAG.
-                if isinstance(template, str) and template != getattr(self, name) == "None":
-                    setattr(self, name, None)
-        render(parent, names, context, jinja_env, seen_oids)
+                setattr(self, name, None)
 
     def _text_env(self, jinja_env: Any) -> Any:
         """Return an environment that renders to text: the one at hand if it does, for making one is slow."""
@@ -180,7 +187,7 @@ def is_given(operator: Any, name: str, value: object) -> bool:
     :param name: the parameter.
     :param value: what the constructor got.
     """
-    return value is not None or name in operator.mapped_to_none
+    return value is not None or name in (operator.mapped_with or ())
 
 
 def check_account(operator: Any, given: object) -> None:
