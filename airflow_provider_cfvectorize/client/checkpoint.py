@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeGuard
 
 from airflow_provider_cfvectorize.client.receipts import Receipt
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
@@ -188,15 +188,54 @@ class Checkpoint:
 
 def forget(store: Store, log: Any = _log) -> None:
     """
-    Forget what a store holds.
+    Delete the progress of a write that was lost, so that the next try sends everything again.
 
-    :param store: where it was kept.
-    :param log: where to say that it could not be forgotten; the next try checks that it is of the same work.
+    :param store: where the progress is.
+    :param log: where to say that it cannot be deleted.
     """
     try:
         store.delete(KEY)
     except Exception as e:
-        log.warning("What was kept of this task's progress stays: %s", ascii(str(e))[:300])
+        log.warning("Airflow does not delete this task's saved progress: %s", ascii(str(e))[:300])
+
+
+def keep_evidence(store: Store, evidence: Mapping[str, Any], log: Any = _log) -> None:
+    """
+    Keep the evidence that a write is applied beside its receipt, so that no later try waits for it again.
+
+    :param store: where the progress is.
+    :param evidence: how it is known that the write is applied.
+    :param log: where to say that it cannot be kept.
+    """
+    try:
+        value = store.get(KEY)
+        if _is_of(value, evidence["mutation_id"]):
+            store.set(KEY, {**value, "evidence": evidence})
+    except Exception as e:
+        log.warning("Airflow does not keep this task's evidence: %s", ascii(str(e))[:300])
+
+
+def kept_evidence(store: Store, mutation_id: str) -> dict[str, Any] | None:
+    """
+    Return the evidence of an earlier try that a write is applied; None if there is none.
+
+    :param store: where the progress is.
+    :param mutation_id: the last mutation of the write.
+    """
+    try:
+        value = store.get(KEY)
+    except Exception:
+        # The wait that follows finds out by itself.
+        return None
+    evidence = value.get("evidence") if _is_of(value, mutation_id) else None
+    return evidence if isinstance(evidence, dict) else None
+
+
+def _is_of(value: object, mutation_id: str | None) -> TypeGuard[dict[str, Any]]:
+    match value:
+        case {"v": version, "receipt": {"mutation_id": str() as kept}}:
+            return version == _VERSION and kept == mutation_id
+    return False
 
 
 def _read(value: object, fingerprint: str) -> Kept | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
+from airflow_provider_cfvectorize.client.checkpoint import forget, keep_evidence, kept_evidence
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import (
@@ -19,6 +20,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeWaitTimeout,
 )
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
+from airflow_provider_cfvectorize.operators.durable import store_of
 from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account
 
 if TYPE_CHECKING:
@@ -260,10 +262,13 @@ class VectorizeWriteOperator(VectorizeOperator):
         self.push(context, "receipt", receipt.as_dict())
         self.has_written, self.acknowledged = receipt.mutation_id is not None, receipt.count
         if not self.wait_for_completion:
-            self._forget_progress(context)
             return receipt.mutation_id
         if receipt.mutation_id is None:
             return self._end(context, evidence_of_nothing(receipt))
+        store = store_of(self, context)
+        if store is not None and (evidence := kept_evidence(store, receipt.mutation_id)) is not None:
+            self.log.info("An earlier try saw that the write is applied; this one does not wait again.")
+            return self._finish(context, evidence)
         if self.deferrable:
             self._defer(context, receipt)
         client = self.make_hook().get_watching_conn()
@@ -358,24 +363,23 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     def _end(self, context: Context, evidence: dict[str, Any]) -> str | None:
         evidence = self.complete_evidence(evidence)
+        mutation_id = self._finish(context, evidence)
+        if (store := store_of(self, context)) is not None:
+            keep_evidence(store, evidence, self.log)
+        return mutation_id
+
+    def _finish(self, context: Context, evidence: dict[str, Any]) -> str | None:
         # Before the task may fail over it: what was seen is worth the most then.
         self.push(context, "evidence", evidence)
         self.report(evidence)
-        self._forget_progress(context)
         mutation_id: str | None = evidence["mutation_id"]
         return mutation_id
 
     def _forget_what_is_lost(self, context: Context, timeout: VectorizeWaitTimeout) -> None:
         # Else every further try would only wait again for a mutation that may never come.
-        if self.durable and timeout.is_unseen:
+        if timeout.is_unseen and (store := store_of(self, context)) is not None:
             self.log.warning("No sign of the mutation: the next try sends everything again.")
-            self._forget_progress(context)
-
-    def _forget_progress(self, context: Context) -> None:
-        if self.durable:
-            from airflow_provider_cfvectorize.operators.durable import forget_progress
-
-            forget_progress(self, context)
+            forget(store, self.log)
 
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
         """

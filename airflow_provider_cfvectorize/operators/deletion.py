@@ -147,8 +147,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
     def _open_checkpoint(self, context: Context, client: VectorizeClient, ids: IdSource) -> Checkpoint | None:
         from airflow_provider_cfvectorize.operators.durable import open_checkpoint
 
-        # Of a single request there is nothing to resume but the wait.
-        if not self.durable or not ids.count or (ids.batches == 1 and not self.wait_for_completion):
+        if not self.durable or not ids.count:
             return None
         return open_checkpoint(self, context, client)
 

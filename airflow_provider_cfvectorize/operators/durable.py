@@ -31,7 +31,7 @@ def open_checkpoint(
     :param client: asks for the index.
     :param parts: what else tells its work from other work; values of JSON.
     """
-    store = _store_of(context)
+    store = store_of(operator, context)
     if store is None:
         return None
     from airflow_provider_cfvectorize.client.checkpoint import Checkpoint, fingerprint_of
@@ -56,19 +56,11 @@ def open_checkpoint(
     return Checkpoint(store, fingerprint, operator.log)
 
 
-def forget_progress(operator: VectorizeWriteOperator, context: Context) -> None:
+def store_of(operator: VectorizeWriteOperator, context: Context) -> Any:
     """
-    Forget what was kept.
+    Return where the progress of a task is kept; None where it is not.
 
     :param operator: the task.
     :param context: its context.
     """
-    store = _store_of(context)
-    if store is not None:
-        from airflow_provider_cfvectorize.client.checkpoint import forget
-
-        forget(store, operator.log)
-
-
-def _store_of(context: Context) -> Any:
-    return context.get("task_state_store")
+    return context.get("task_state_store") if operator.durable else None
