@@ -120,6 +120,10 @@ class VectorizeClient:
     def __repr__(self) -> str:
         return f"VectorizeClient(account_id={self.account_id!r}, base_url={self.base_url!r})"
 
+    def replaces(self, other: VectorizeClient) -> bool:
+        """Say whether this client has other credentials than another one, for the same account and host."""
+        return self.identity[:2] == other.identity[:2] and self.identity != other.identity
+
     def close(self) -> None:
         """Close all connections."""
         self.session.close()

@@ -38,6 +38,9 @@ FRESH_SHARE: Final = 1 / 50
 LINE_JITTER: Final = 0.2
 RESERVE_JITTER: Final = 0.5
 
+#: The most seconds for which a throttle keeps a wait from looking: three blocks of five minutes.
+LONGEST_BLOCK: Final = 900.0
+
 _PARAMETER: Final = re.compile(r";\s*([a-z])\s*=\s*([0-9]{1,9})(?![0-9])")
 
 

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.client import VectorizeClient
@@ -20,6 +21,7 @@ from airflow_provider_cfvectorize.client.looks import (
     summarize,
 )
 from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict
+from airflow_provider_cfvectorize.client.pacing import LONGEST_BLOCK
 from airflow_provider_cfvectorize.client.types import MetadataIndex
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -29,9 +31,13 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeInterrupted,
     VectorizeNotFoundError,
     VectorizeStillVisibleError,
-    VectorizeThrottledError,
     VectorizeWaitTimeout,
 )
+
+#: Seconds between two readings of a connection whose credentials are refused.
+REREAD_SECONDS: Final = 60.0
+
+Result = TypeVar("Result")
 
 _KEY: Final = "wait"
 _INTERRUPTED: Final = "told to stop while waiting; the write itself is accepted and will be applied"
@@ -40,6 +46,65 @@ _INTERRUPTED: Final = "told to stop while waiting; the write itself is accepted 
 def ends_a_wait(error: BaseException) -> bool:
     """Say whether an error is for good; all others pass, and only the deadline ends the wait then."""
     return isinstance(error, VectorizeAuthError | VectorizeNotFoundError | VectorizeInputError)
+
+
+def pause_after(error: VectorizeError) -> float:
+    """Return the seconds for which a wait does not look again, after a look that failed."""
+    return min(getattr(error, "retry_after", None) or 0.0, LONGEST_BLOCK)
+
+
+class WatchingClient:
+    """
+    A client of a wait, which takes up new credentials when those it has are refused.
+
+    :param client: makes single attempts.
+    :param renew: makes a client from the connection as it is now; None if that is not to be asked.
+    :param log: where to tell of new credentials.
+    """
+
+    def __init__(
+        self, client: VectorizeClient, renew: Callable[[], VectorizeClient] | None, log: Any
+    ) -> None:
+        self.current = client
+        self._renew = renew
+        self._log = log
+        self._read_at = -math.inf
+
+    def ask(self, call: Callable[[VectorizeClient], Result]) -> Result:
+        """
+        Return what a call returns; after a refusal it is made again if the connection has new credentials.
+
+        :param call: is given the client.
+        """
+        try:
+            return call(self.current)
+        except VectorizeAuthError:
+            if not self._takes_up_new_credentials():
+                raise
+        return call(self.current)
+
+    def close(self) -> None:
+        """Close the client."""
+        self.current.close()
+
+    def _takes_up_new_credentials(self) -> bool:
+        if self._renew is None or time.monotonic() < self._read_at + REREAD_SECONDS:
+            return False
+        self._read_at = time.monotonic()
+        try:
+            fresh = self._renew()
+        except Exception as e:
+            # The refusal is what the wait ends with, not that.
+            self._log.debug("Reading the connection again failed: %s", type(e).__name__)
+            return False
+        stale = self.current
+        if not fresh.replaces(stale):
+            fresh.close()
+            return False
+        self._log.info("The connection has new credentials; the wait goes on with them.")
+        self.current = fresh
+        stale.close()
+        return True
 
 
 def read_state(answer: Answer) -> IndexState:
@@ -132,7 +197,7 @@ def _sleep_until(wake: float, stopped: Callable[[], bool]) -> None:
 
 
 def watch_metadata_indexes(
-    client: VectorizeClient,
+    client: WatchingClient,
     index_name: str,
     lack: Callable[[list[MetadataIndex]], str],
     *,
@@ -144,7 +209,7 @@ def watch_metadata_indexes(
     """
     Look at the metadata indexes of an index until they are as they should be.
 
-    :param client: asks; makes single attempts, since the next look is the retry.
+    :param client: asks; the next look is the retry.
     :param index_name: the index.
     :param lack: says of the metadata indexes what is not as it should be, with an empty text if nothing; may
         raise what ends the wait.
@@ -163,14 +228,15 @@ def watch_metadata_indexes(
         last = time.monotonic() >= deadline
         pause = 0.0
         try:
-            listed = attend(lambda: client.list_metadata_indexes(index_name), stopped)
+            listed = attend(
+                lambda: client.ask(lambda current: current.list_metadata_indexes(index_name)), stopped
+            )
         except Stopped:
             raise VectorizeInterrupted(_INTERRUPTED) from None
         except VectorizeError as e:
             if ends_a_wait(e):
                 raise
-            if isinstance(e, VectorizeThrottledError):
-                pause = e.retry_after or 0.0
+            pause = pause_after(e)
             seen = f"this look failed, which does not end the wait: {e}"
         else:
             seen = lack(listed)
@@ -192,12 +258,19 @@ class Wait:
     :param index_name: the index.
     :param receipts: what is waited for; at least one.
     :param log: where to tell what was seen.
+    :param renew: makes a client from the connection as it is now, for when the credentials are refused; asked
+        once a minute at most.
     """
 
     def __init__(
-        self, client: VectorizeClient, index_name: str, receipts: Sequence[Receipt], log: Any
+        self,
+        client: VectorizeClient,
+        index_name: str,
+        receipts: Sequence[Receipt],
+        log: Any,
+        renew: Callable[[], VectorizeClient] | None = None,
     ) -> None:
-        self._client = client
+        self._client = WatchingClient(client, renew, log)
         self._index_name = index_name
         self._receipts = receipts
         self._log = log
@@ -207,6 +280,10 @@ class Wait:
         self._told = ""
         #: Seconds for which the service does not want to be asked again, after the last look.
         self.pause = 0.0
+
+    def close(self) -> None:
+        """Close the client."""
+        self._client.close()
 
     def look(self, *, last: bool = False) -> dict[str, Any] | None:
         """
@@ -218,12 +295,11 @@ class Wait:
         """
         self.pause = 0.0
         try:
-            look = self._ask(last)
+            look = self._client.ask(lambda client: self._ask(client, last))
         except VectorizeError as e:
             if ends_a_wait(e):
                 raise
-            if isinstance(e, VectorizeThrottledError):
-                self.pause = e.retry_after or 0.0
+            self.pause = pause_after(e)
             self._trouble = str(e)
             self._tell(f"This look failed, which does not end the wait: {e}", warning=True)
             return None
@@ -235,7 +311,7 @@ class Wait:
                 self._receipts,
                 self._decisions,
                 look.state,
-                account_id=self._client.account_id,
+                account_id=self._client.current.account_id,
                 index_name=self._index_name,
             )
         pending = next(d for d in self._decisions if d.verdict is not Verdict.APPLIED)
@@ -271,11 +347,11 @@ class Wait:
                 )
             _sleep_until(min(deadline, time.monotonic() + max(interval, self.pause)), stopped)
 
-    def _ask(self, last: bool) -> Look:
-        state = read_state(self._client.ask_info(self._index_name))
+    def _ask(self, client: VectorizeClient, last: bool) -> Look:
+        state = read_state(client.ask_info(self._index_name))
         look = Look({_KEY: self._receipts}, state, last=[_KEY] if last else [])
         while ids := look.next_read():
-            look.feed(found_among(self._client.get_by_ids(self._index_name, ids)))
+            look.feed(found_among(client.get_by_ids(self._index_name, ids)))
         return look
 
     def _tell(self, text: str, *, warning: bool = False) -> None:

@@ -271,15 +271,17 @@ class VectorizeWriteOperator(VectorizeOperator):
             return self._finish(context, evidence)
         if self.deferrable:
             self._defer(context, receipt)
-        client = self.make_hook().get_watching_conn()
+        hook = self.make_hook()
+        wait = Wait(
+            hook.get_watching_conn(), self.index_name, [receipt], self.log, renew=hook.get_watching_conn
+        )
         try:
-            wait = Wait(client, self.index_name, [receipt], self.log)
             evidence = wait.until(self.wait_timeout, interval=self.poll_interval, stopped=self.is_killed)
         except VectorizeWaitTimeout as e:
             self._forget_what_is_lost(context, e)
             raise
         finally:
-            client.close()
+            wait.close()
         return self._end(context, evidence)
 
     def _defer(self, context: Context, receipt: Receipt) -> None:

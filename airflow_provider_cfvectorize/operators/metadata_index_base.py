@@ -50,9 +50,10 @@ class MetadataIndexOperator(VectorizeWriteOperator):
         :raises VectorizeWaitTimeout: it was not in time.
         :raises VectorizeInterrupted: the task is to stop.
         """
-        from airflow_provider_cfvectorize.client.waiting import watch_metadata_indexes
+        from airflow_provider_cfvectorize.client.waiting import WatchingClient, watch_metadata_indexes
 
-        with closing(self.make_hook().get_watching_conn()) as client:
+        hook = self.make_hook()
+        with closing(WatchingClient(hook.get_watching_conn(), hook.get_watching_conn, self.log)) as client:
             watch_metadata_indexes(
                 client,
                 self.index_name,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,11 +18,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
-from airflow_provider_cfvectorize.exceptions import (
-    VectorizeError,
-    VectorizeInputError,
-    VectorizeWaitTimeout,
-)
+from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account
 
@@ -32,9 +27,9 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.mutations import Receipt
     from airflow_provider_cfvectorize.client.waiting import Wait
+    from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
 
 class VectorizeMutationTimeout(VectorizeError, AirflowSensorTimeout):  # noqa: N818 - as Airflow's own
@@ -59,10 +54,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     insert or upsert with witnesses also ``differing``; for several mutations also ``mutation_count`` and
     ``mutations``, the evidence of each.
 
-    It ends with the same in each mode, at the same deadline. Of what Airflow's other sensors take,
-    ``never_fail`` is refused: Airflow skips different errors in each mode and version.
-    ``exponential_backoff``, ``max_wait`` and ``silent_fail`` have no effect on a deferred wait, and its log
-    says so.
+    It ends with the same in each mode, at the same deadline.
 
     :param index_name: the index. (templated)
     :param mutation_id: a mutation id, a receipt, a sequence of either (the output of a mapped task, a list of
@@ -78,7 +70,6 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     :param account_id: the account; the connection's login if not given. (templated)
     :param poke_interval: seconds between two looks.
     :param timeout: seconds to wait at most.
-    :raises VectorizeInputError: ``never_fail`` is set.
     """
 
     template_fields: Sequence[str] = (
@@ -110,11 +101,6 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
-        if self.never_fail:
-            raise VectorizeInputError(
-                "never_fail is True, expected False: Airflow skips different errors in each mode with it, a "
-                "refused token among them. Use soft_fail=True, which skips a timeout in every mode."
-            )
         self.index_name = index_name
         self.mutation_id = mutation_id
         self.receipt = receipt
@@ -144,7 +130,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         from airflow_provider_cfvectorize.sensors.inputs import check_receipts, read_waits
 
         check_path_name(self.index_name)
-        client = self._make_client()
+        hook = self._make_hook()
+        client = hook.get_watching_conn()
         self.used_account = client.account_id
         try:
             receipts = check_receipts(
@@ -155,12 +142,12 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
             if not receipts:
                 nothing = Receipt(None, self.index_name, client.account_id)
                 return self._end(evidence_of_nothing(nothing))
-            self._wait = Wait(client, self.index_name, receipts, self.log)
+            self._wait = Wait(client, self.index_name, receipts, self.log, renew=hook.get_watching_conn)
             if self.deferrable:
                 return self._defer_unless_applied(context, receipts)
             return self._poke_until_applied(context)
         finally:
-            client.close()
+            (self._wait or client).close()
 
     def poke(self, context: Context) -> PokeReturnValue:
         """
@@ -211,11 +198,11 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         self.used_account = evidence.get("account_id")
         return self._end(evidence)
 
-    def _make_client(self) -> VectorizeClient:
+    def _make_hook(self) -> CloudflareVectorizeHook:
         from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
         check_account(self, self._given_account)
-        return CloudflareVectorizeHook(self.conn_id, self.account_id).get_watching_conn()
+        return CloudflareVectorizeHook(self.conn_id, self.account_id)
 
     def _end(self, evidence: dict[str, Any]) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.waiting import report_evidence
@@ -232,8 +219,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         # says nothing of what was seen; so it is told not to skip, and soft_fail is carried out here.
         soft_fail, self.soft_fail = self.soft_fail, False
         try:
-            # Past Airflow 2's guard, which takes the call of super() for one from outside of Airflow.
-            evidence = inspect.unwrap(BaseSensorOperator.execute)(self, context)
+            evidence = super().execute(context)
         except AirflowSensorTimeout:
             evidence = self._look_a_last_time(soft_fail)
         finally:
@@ -275,9 +261,6 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
             evidence = self._wait.look()
             if evidence is not None:
                 return self._end(evidence)
-        ignored = [name for name in ("exponential_backoff", "max_wait", "silent_fail") if getattr(self, name)]
-        if ignored:
-            self.log.warning("Ignored while the sensor is deferred: %s.", ", ".join(ignored))
         self.defer(
             trigger=VectorizeMutationTrigger(
                 conn_id=self.conn_id,

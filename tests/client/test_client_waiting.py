@@ -24,7 +24,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeTransportError,
     VectorizeWaitTimeout,
 )
-from client.servers import Reply, ScriptedServer, ok, refused
+from client.servers import TOKEN, Reply, ScriptedServer, ok, refused
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]
@@ -93,6 +93,47 @@ def test_a_look_at_a_time(serve: Serve, connect: Connect, caplog: pytest.LogCapt
     assert [text.split(":")[0] for text in told] == ["Not applied yet"] * 3 + [
         "This look failed, which does not end the wait"
     ] * 3
+
+
+@pytest.mark.parametrize(("asked", "pause"), [("7", 7), ("86400", 900)])
+def test_a_throttle_has_a_longest_pause(serve: Serve, connect: Connect, asked: str, pause: float) -> None:
+    wait = Wait(connect(serve([refused(429, 971, Retry_After=asked)])), "docs", [RECEIPT], log)
+    wait.look()
+    assert wait.pause == pause
+
+
+def test_a_connection_is_read_again_once_a_minute(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(lambda request: refused(403, 10000))
+    clock = [100.0]
+    monkeypatch.setattr("airflow_provider_cfvectorize.client.waiting.time.monotonic", lambda: clock[0])
+    read: list[float] = []
+
+    def renew() -> VectorizeClient:
+        read.append(clock[0])
+        return connect(server, api_token=f"token-{len(read)}") if len(read) < 3 else connect(server)
+
+    wait = Wait(connect(server), "docs", [RECEIPT], log, renew=renew)
+    for now in (100, 101, 160, 161):
+        clock[0] = now
+        with pytest.raises(VectorizeAuthError):
+            wait.look()
+    assert read == [100, 160]
+    # Two of the four looks were made again, with the new credentials.
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize(("account_id", "token"), [("a" * 32, TOKEN), ("b" * 32, "another-token")])
+def test_a_connection_with_nothing_new_for_the_account_ends_the_wait(
+    serve: Serve, connect: Connect, account_id: str, token: str
+) -> None:
+    server = serve([refused(403, 10000)])
+    client = VectorizeClient("a" * 32, api_token=TOKEN, base_url=server.base_url, retry=None)
+    fresh = VectorizeClient(account_id, api_token=token, base_url=server.base_url, retry=None)
+    with pytest.raises(VectorizeAuthError):
+        Wait(client, "docs", [RECEIPT], log, renew=lambda: fresh).look()
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("reply", [refused(403, 10000), refused(404, 3000), refused(410, 3005)])
