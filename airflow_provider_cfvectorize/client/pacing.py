@@ -38,8 +38,20 @@ FRESH_SHARE: Final = 1 / 50
 LINE_JITTER: Final = 0.2
 RESERVE_JITTER: Final = 0.5
 
+#: The share of what is not reserved that the polls of a process use at most: half of it, and a quarter while
+#: others use as much as that.
+POLL_SHARE: Final = 0.5
+POLL_SHARE_BESIDE_OTHERS: Final = 0.25
+#: What others use is measured over this share of the window: ten seconds of the account's.
+OTHERS_SHARE: Final = 1 / 30
+#: By so much of the window may a look that has begun be ahead of the polls' pace.
+CONTINUED_SHARE: Final = 1 / 30
+#: Requests of an account's polls that may be in flight at once.
+MOST_POLLS_IN_FLIGHT: Final = 4
 #: The most seconds for which a throttle keeps a wait from looking: three blocks of five minutes.
 LONGEST_BLOCK: Final = 900.0
+#: The seconds of a throttle that does not say how long it lasts.
+UNKNOWN_BLOCK: Final = 1.0
 
 _PARAMETER: Final = re.compile(r";\s*([a-z])\s*=\s*([0-9]{1,9})(?![0-9])")
 
@@ -211,14 +223,78 @@ def pause_before_start(
     return 0.0 if in_flight < allowed else math.inf
 
 
-def poll_pause(interval: float, budget: Budget | None, reserve: float) -> float:
-    """
-    Return the seconds until the next poll.
+# --- polls -------------------------------------------------------------------------------------------------
 
-    :param interval: what the waits asked for.
-    :param budget: what is left; None if unknown.
-    :param reserve: share of the budget that is left to others: at or below it, the next window is waited for.
+
+def pause_before_poll(
+    standing: Standing | None,
+    *,
+    now: float,
+    spent_until: float,
+    in_flight: int,
+    others: float,
+    reserve: float,
+    is_last: bool = False,
+    is_continued: bool = False,
+) -> float:
     """
-    if budget is not None and budget.remaining <= reserve * budget.quota:
-        return max(interval, budget.reset)
-    return interval
+    Return the seconds until the polls of an account may send one more request.
+
+    They share one pace in a process. They take at most half of what is left and not reserved, spread evenly
+    over what is left of the window; the more others use, the less, down to a quarter. So a job that writes
+    finds most of the budget. See :func:`poll_gap`.
+
+    :param standing: what is known of the budget; None before the first answer, and after a throttle: then one
+        request goes ahead alone.
+    :param now: the present.
+    :param spent_until: when the polls' share allows the next start; each start moves it on by the gap.
+    :param in_flight: requests of polls that are not answered yet.
+    :param others: requests a second that others have used lately.
+    :param reserve: share of the budget that is left to others, from 0 to below 1.
+    :param is_last: a wait has reached its deadline. Its last look may use the reserve, but never draws a
+        throttle knowingly.
+    :param is_continued: the request reads back for a look that has begun: a few of these need not wait.
+    :return: 0 for at once; infinity if it takes an answer to know.
+    """
+    if in_flight >= MOST_POLLS_IN_FLIGHT:
+        return math.inf
+    alone = math.inf if in_flight and not is_last else 0.0
+    if standing is None:
+        return alone
+    floor = 0.0 if is_last else reserve * standing.quota
+    if standing.remaining - in_flight <= floor:
+        rest = max(
+            standing.reset_at - standing.answered_at,
+            (floor - standing.remaining + 1) * standing.window / standing.quota,
+        )
+        wake = standing.answered_at + rest * (1 + RESERVE_JITTER * standing.jitter)
+        return wake - now if now < wake else alone
+    if now >= standing.reset_at:
+        return alone
+    ahead = CONTINUED_SHARE * standing.window if is_continued else 0.0
+    gap = poll_gap(standing, now=now, in_flight=in_flight, others=others, reserve=reserve, is_last=is_last)
+    # The gap, too: it may be shorter than when the last request started.
+    return max(0.0, min(spent_until - ahead, now + gap, standing.reset_at) - now)
+
+
+def poll_gap(
+    standing: Standing, *, now: float, in_flight: int, others: float, reserve: float, is_last: bool = False
+) -> float:
+    """
+    Return the seconds that the polls of an account leave between two starts.
+
+    :param standing: what is known of the budget.
+    :param now: the present.
+    :param in_flight: requests of polls that are not answered yet.
+    :param others: requests a second that others have used lately.
+    :param reserve: share of the budget that is left to others.
+    :param is_last: a wait has reached its deadline.
+    """
+    kept = reserve * standing.quota
+    even = (standing.quota - kept) / standing.window
+    if is_last:
+        return 1 / even
+    left = max(1.0, standing.reset_at - now)
+    share = max(POLL_SHARE_BESIDE_OTHERS, POLL_SHARE - others / even)
+    rate = share * min(even, max(0.0, standing.remaining - in_flight - kept) / left)
+    return min(1 / rate if rate > 0 else math.inf, left)

@@ -124,6 +124,7 @@ class VectorizeMutationTrigger(BaseTrigger):
             interval=self.poll_interval,
             # The poll keeps a clock that is never set; the deadline is kept by the wall clock.
             seconds_left=lambda: self.end_time - time.time(),
+            renew=self._make_client,
         )
         async with aclosing(seeing):
             async for seen in seeing:

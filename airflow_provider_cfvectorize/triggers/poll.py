@@ -3,8 +3,7 @@
 The poll that all waits on one index share in the triggerer.
 
 A thousand waits on one index cost one ``info`` request an interval, and witnesses are read back twenty to a
-request whoever's they are. Requests run in a few threads of their own, so that the event loop, and with it
-every other trigger of the process, is never blocked; nothing sleeps or retries in a thread.
+request whoever's they are. When a poll may send a request, the account's pace decides; see ``sending.py``.
 """
 
 from __future__ import annotations
@@ -13,31 +12,25 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import math
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.looks import Look, found_among
-from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt
-from airflow_provider_cfvectorize.client.pacing import poll_pause, read_budget
-from airflow_provider_cfvectorize.client.waiting import ends_a_wait, read_state
+from airflow_provider_cfvectorize.client.mutations import YOUNG, Decision, IndexState, Receipt
+from airflow_provider_cfvectorize.client.polling import Turn
+from airflow_provider_cfvectorize.client.waiting import REREAD_SECONDS, ends_a_wait, read_state
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
-from airflow_provider_cfvectorize.exceptions import (
-    VectorizeError,
-    VectorizeThrottledError,
-    VectorizeTransportError,
-)
+from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeError
+from airflow_provider_cfvectorize.triggers.sending import AccountRequests
 
 log = logging.getLogger(__name__)
 
-#: Threads for requests: the account's budget of four requests a second makes more of them useless.
-REQUEST_THREADS: Final = 4
-#: A request that has not ended after so many timeouts is given up; its own bounds end it before that.
-HUNG_AFTER_TIMEOUTS: Final = 4
 #: The most by which an interval is stretched at random, so that the polls of many indexes do not keep in
 #: step.
 JITTER: Final = 0.1
@@ -48,7 +41,6 @@ WAITS_AT_A_TIME: Final = 20
 #: The most seconds for which the first poll gathers further waits.
 GATHER_SECONDS: Final = 1.0
 
-_threads = ThreadPoolExecutor(REQUEST_THREADS, thread_name_prefix="cfvectorize-poll")
 _polls: dict[Any, IndexPoll] = {}
 
 Result = TypeVar("Result")
@@ -64,6 +56,7 @@ class Seen:
     :param is_over: all of them are applied.
     :param is_last: the wait's deadline is over.
     :param trouble: why this poll failed; empty if it did not.
+    :param is_refused: it failed because the credentials were refused.
     """
 
     state: IndexState | None
@@ -71,6 +64,7 @@ class Seen:
     is_over: bool = False
     is_last: bool = False
     trouble: str = ""
+    is_refused: bool = False
 
 
 class _Ended(Exception):  # noqa: N818 - a signal between coroutines
@@ -83,6 +77,8 @@ class _Wait:
     interval: float
     seconds_left: Callable[[], float]
     heard: asyncio.Queue[Seen | BaseException]
+    #: From then on the newest mutation is old enough to be applied, in seconds of the monotonic clock.
+    ripe_at: float
     last: Seen = Seen(None, None)
 
     def tell(self, seen: Seen | BaseException) -> None:
@@ -98,6 +94,7 @@ async def watch(
     *,
     interval: float,
     seconds_left: Callable[[], float],
+    renew: Callable[[], Awaitable[VectorizeClient]],
 ) -> AsyncGenerator[Seen, None]:
     """
     Yield what each poll of an index shows of some receipts, until the deadline.
@@ -105,14 +102,19 @@ async def watch(
     :param client: makes single attempts; closed if the index is being polled already, with an equal one.
     :param index_name: the index.
     :param receipts: what is waited for.
-    :param interval: seconds between two polls; a poll that others share may be more frequent.
+    :param interval: seconds between two polls; a poll that others share may be more frequent, and one of many
+        indexes less.
     :param seconds_left: says how long it is to the deadline.
+    :param renew: makes a client from the connection as it is now; asked after a refusal, once a minute at
+        most. With new credentials the wait goes on.
     :raises VectorizeError: an error that ends the wait for good.
     """
+    read_at = -math.inf
     while True:
         poll = _join(client, index_name)
-        wait = _Wait(receipts, interval, seconds_left, asyncio.Queue())
+        wait = _Wait(receipts, interval, seconds_left, asyncio.Queue(), time.monotonic() + _youth(receipts))
         poll.add(wait)
+        renewed = None
         try:
             while True:
                 seen: Seen | BaseException
@@ -124,6 +126,14 @@ async def watch(
                     seen = replace(wait.last, is_last=True, trouble="the last look did not end")
                 if isinstance(seen, _Ended):
                     break
+                is_refused = (
+                    seen.is_refused if isinstance(seen, Seen) else isinstance(seen, VectorizeAuthError)
+                )
+                if is_refused and time.monotonic() >= read_at + REREAD_SECONDS:
+                    read_at = time.monotonic()
+                    renewed = await _renewed(client, renew)
+                    if renewed is not None:
+                        break
                 if isinstance(seen, BaseException):
                     raise seen
                 yield seen
@@ -131,8 +141,37 @@ async def watch(
                     return
         finally:
             poll.remove(wait)
+        if renewed is not None:
+            client = renewed
+            continue
         # Not at once: whatever ended the poll might end the next one just as fast.
         await asyncio.sleep(min(interval, max(0.0, seconds_left())) * random.random())  # noqa: S311
+
+
+async def _renewed(
+    client: VectorizeClient, renew: Callable[[], Awaitable[VectorizeClient]]
+) -> VectorizeClient | None:
+    """Return a client with new credentials for the same account; None if the connection has none."""
+    try:
+        fresh = await renew()
+    except Exception as e:
+        # The refusal is what the wait ends with, not that.
+        log.debug("Reading the connection again failed: %s", type(e).__name__)
+        return None
+    if fresh.replaces(client):
+        log.info("The connection has new credentials; the wait goes on with them.")
+        return fresh
+    fresh.close()
+    return None
+
+
+def _youth(receipts: Sequence[Receipt]) -> float:
+    """Return the seconds for which the newest mutation is too young to be applied."""
+    accepted = max((receipt.accepted_at for receipt in receipts if receipt.accepted_at), default=None)
+    if accepted is None:
+        return 0.0
+    # By two clocks, of which one may be wrong.
+    return min(max(accepted + YOUNG - datetime.now(UTC), timedelta(0)), YOUNG).total_seconds()
 
 
 def _join(client: VectorizeClient, index_name: str) -> IndexPoll:
@@ -169,9 +208,9 @@ class IndexPoll:
         self._forget = forget
         self._waits: set[_Wait] = set()
         self._joined = asyncio.Event()
-        self._not_before = 0.0
-        self._throttle = ""
-        self._pause = 0.0
+        self._requests = AccountRequests.of(client)
+        self._turn: Turn | None = None
+        self._answered_at = -math.inf
         self.has_ended = False
         # In an empty context: its log lines are no task's, though a task's trigger happens to start it.
         self._task = asyncio.get_running_loop().create_task(
@@ -182,6 +221,9 @@ class IndexPoll:
         """Let a wait take part."""
         self._waits.add(wait)
         self._joined.set()
+        if self._turn is not None:
+            self._adjust(self._turn)
+            self._requests.reconsider()
 
     def remove(self, wait: _Wait) -> None:
         """Let a wait leave; the last one ends the poll."""
@@ -204,12 +246,10 @@ class IndexPoll:
         reason: BaseException = _Ended()
         try:
             await asyncio.sleep(min(GATHER_SECONDS, self._interval() * JITTER) * random.random())  # noqa: S311
-            started = time.monotonic()
-            await self._poll()
+            started = await self._poll()
             while self._waits:
                 await self._sleep_until_due(started)
-                started = time.monotonic()
-                await self._poll()
+                started = await self._poll()
         except VectorizeError as e:
             reason = e
         except Exception:
@@ -225,9 +265,7 @@ class IndexPoll:
         while True:
             self._joined.clear()
             now = time.monotonic()
-            due = max(started + max(self._interval() * stretch, self._pause), self._not_before)
-            deadline = now + min((wait.seconds_left() for wait in self._waits), default=0.0)
-            left = min(due, deadline) - now
+            left = min(started + self._interval() * stretch, self._deadline()) - now
             if left <= 0:
                 return
             # A wait that joins may have a shorter interval, or a nearer deadline.
@@ -236,30 +274,56 @@ class IndexPoll:
                 async with asyncio.timeout(left):
                     await self._joined.wait()
 
-    async def _poll(self) -> None:
-        """Look once for everybody; raises what ends all waits, and tells everything else to each."""
+    def _deadline(self) -> float:
+        return time.monotonic() + min((wait.seconds_left() for wait in self._waits), default=0.0)
+
+    def _adjust(self, turn: Turn) -> None:
+        turn.last_at = self._deadline()
+        turn.ripe_at = min((wait.ripe_at for wait in self._waits), default=-math.inf)
+
+    async def _wait_for_turn(self) -> None:
+        turn = self._turn = Turn(self._answered_at, reserve=self.client.rate_reserve)
+        self._adjust(turn)
+        try:
+            await self._requests.turn(turn)
+        finally:
+            self._turn = None
+
+    async def _poll(self) -> float:
+        """
+        Look once for everybody; raises what ends all waits, and tells everything else to each.
+
+        :return: when it started.
+        """
+        await self._wait_for_turn()
+        started = time.monotonic()
         waits = {wait: wait.receipts for wait in self._waits}
         last = {wait for wait in waits if wait.seconds_left() <= 0}
         try:
-            if time.monotonic() < self._not_before:
-                raise VectorizeThrottledError(f"not asked again yet, since {self._throttle}")
-            answer = await self._in_thread(lambda: self.client.ask_info(self._index_name))
-            budget = read_budget(answer.headers)
-            self._pause = poll_pause(0.0, budget, self.client.rate_reserve)
+            answer = await self._send(lambda: self.client.ask_info(self._index_name))
+            self._answered_at = time.monotonic()
             look = Look(waits, read_state(answer), last)
             while ids := look.next_read():
-                look.feed(await self._in_thread(lambda ids=ids: self._read_back(ids)))  # type: ignore[misc]
+                await self._requests.turn(
+                    Turn(
+                        self._answered_at,
+                        last_at=-math.inf if last else self._deadline(),
+                        reserve=self.client.rate_reserve,
+                        is_continued=True,
+                    )
+                )
+                look.feed(await self._send(lambda ids=ids: self._read_back(ids)))  # type: ignore[misc]
         except VectorizeError as e:
+            self._answered_at = time.monotonic()
             if ends_a_wait(e):
                 raise
-            if isinstance(e, VectorizeThrottledError) and e.retry_after:
-                self._not_before = time.monotonic() + e.retry_after
-                self._throttle = str(e)
+            seen = Seen(None, None, trouble=str(e), is_refused=isinstance(e, VectorizeAuthError))
             for wait in waits:
+                known = wait.last
                 self._tell(
-                    wait, Seen(wait.last.state, wait.last.decisions, is_last=wait in last, trouble=str(e))
+                    wait, replace(seen, state=known.state, decisions=known.decisions, is_last=wait in last)
                 )
-            return
+            return started
         for number, wait in enumerate(waits, start=1):
             self._tell(
                 wait,
@@ -267,6 +331,7 @@ class IndexPoll:
             )
             if number % WAITS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
+        return started
 
     def _tell(self, wait: _Wait, seen: Seen) -> None:
         if seen.is_last or seen.is_over:
@@ -274,13 +339,8 @@ class IndexPoll:
             self._waits.discard(wait)
         wait.tell(seen)
 
+    async def _send(self, call: Callable[[], Result]) -> Result:
+        return await self._requests.send(call, timeout=self.client.timeout)
+
     def _read_back(self, ids: list[str]) -> dict[str, WitnessVector]:
         return found_among(self.client.get_by_ids(self._index_name, ids))
-
-    async def _in_thread(self, call: Callable[[], Result]) -> Result:
-        seconds = HUNG_AFTER_TIMEOUTS * self.client.timeout
-        try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.get_running_loop().run_in_executor(_threads, call)
-        except TimeoutError:
-            raise VectorizeTransportError(f"a request has not ended after {seconds:g} s") from None

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,10 +13,13 @@ from airflow_provider_cfvectorize.client.pacer import PROCESS_GATE, StartGate
 from airflow_provider_cfvectorize.client.pacing import (
     MAX_REQUESTS_PER_SECOND,
     Budget,
+    Standing,
+    learn,
     next_start,
-    poll_pause,
+    pause_before_poll,
     read_budget,
 )
+from airflow_provider_cfvectorize.client.polling import PollPacer, Turn
 from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.exceptions import VectorizeTransportError
 from client.servers import make_client
@@ -144,21 +149,49 @@ def test_any_headers_are_read_without_an_error(limit: str, policy: str) -> None:
     if budget is not None:
         assert budget.quota >= 1
         assert budget.remaining >= 0
-        assert poll_pause(5, budget, 0.2) >= 5
+
+
+def poll_standing(remaining: int, reset: int = 200) -> Standing:
+    return learn(None, Budget(remaining, reset), started_at=99.0, now=100.0, jitter=0.0)
 
 
 @pytest.mark.parametrize(
-    ("budget", "reserve", "pause"),
+    ("standing", "changed", "pause"),
     [
-        (None, 0.2, 10),
-        (Budget(241, 100, 1200), 0.2, 10),
-        (Budget(240, 100, 1200), 0.2, 100),
-        (Budget(240, 3, 1200), 0.2, 10),
-        (Budget(0, 300, 1200), 0.0, 300),
-        (Budget(1, 300, 1200), 0.0, 10),
+        (None, {}, 0),
+        (None, {"in_flight": 1}, math.inf),
+        # Half of 960 requests in 300 s, a quarter beside others; of what is left, if that is less.
+        (poll_standing(1100), {}, 0.625),
+        (poll_standing(1100), {"others": 0.16}, 1 / 1.44),
+        (poll_standing(1100), {"others": 5}, 1.25),
+        (poll_standing(340), {}, 1 / (0.5 * 0.5)),
+        (poll_standing(1100), {"in_flight": 4}, math.inf),
+        (poll_standing(1100), {"is_continued": True}, 0),
+        # At the reserve, the next window; but the last look may use the reserve.
+        (poll_standing(240), {}, 200),
+        (poll_standing(240), {"is_last": True}, 0.3125),
+        (poll_standing(0), {"is_last": True}, 200),
+        (poll_standing(1100), {"now": 300.0}, 0),
+        (poll_standing(1100), {"now": 300.0, "in_flight": 1}, math.inf),
     ],
 )
-def test_a_poll_waits_for_the_next_window_at_the_reserve(
-    budget: Budget | None, reserve: float, pause: float
-) -> None:
-    assert poll_pause(10, budget, reserve) == pause
+def test_when_a_poll_may_send(standing: Standing | None, changed: dict[str, Any], pause: float) -> None:
+    arguments: dict[str, Any] = {
+        "now": 100.0,
+        "in_flight": 0,
+        "others": 0.0,
+        "reserve": 0.2,
+        "spent_until": 107.0,
+    }
+    assert pause_before_poll(standing, **arguments | changed) == pytest.approx(pause)
+
+
+@pytest.mark.parametrize(("retry_after", "pause"), [(86400.0, 900), (7.0, 7), (None, 1)])
+def test_how_long_a_throttle_keeps_polls_from_asking(retry_after: float | None, pause: float) -> None:
+    clock = Clock()
+    pacer = PollPacer(assumed=None, clock=clock)
+    pacer.ask(Turn())
+    assert pacer.start_next()[0] is not None
+    pacer.end(clock.now, None, throttled=True, retry_after=retry_after)
+    pacer.ask(Turn(last_at=clock.now + 1000))
+    assert pacer.start_next() == (None, pause)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,
@@ -23,6 +25,7 @@ from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSenso
 from airflow_provider_cfvectorize.triggers.events import error_event, timeout_event
 from harness import INDEX, MODES, PROVEN, Clock, Vectorize, make_context, outcome_of, run_task, wait_until
 
+CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 IDS = [f"v{i}" for i in range(10)]
 
 
@@ -288,25 +291,6 @@ def test_an_execution_timeout_that_ends_a_deferred_wait(make_server: Any) -> Non
     assert receipt["mutation_id"] in str(error)
 
 
-def test_never_fail_is_refused(mode: str) -> None:
-    with pytest.raises(VectorizeInputError, match=r"never_fail is True, expected False.*soft_fail=True"):
-        sense(mode, never_fail=True)
-    with pytest.raises(VectorizeInputError, match="never_fail"):
-        sense(mode, default_args={"never_fail": True})
-
-
-def test_what_a_deferred_wait_ignores(
-    mode: str, make_server: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    vectorize = make_server(apply_delay=0.02)
-    receipt = vectorize.delete(IDS)
-    ignored = {"exponential_backoff": True, "max_wait": 5, "silent_fail": True}
-    sense(mode, receipt=receipt, **ignored)
-    logged = caplog.text + capfd.readouterr().out
-    line = "Ignored while the sensor is deferred: exponential_backoff, max_wait, silent_fail."
-    assert (line in logged) is (mode == "deferrable")
-
-
 def test_several_receipts(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.3)
     vectorize.fill(IDS)
@@ -359,3 +343,22 @@ def test_a_receipt_of_elsewhere(mode: str, vectorize: Vectorize, field: str) -> 
     with pytest.raises(VectorizeInputError, match="f" * 32) as error:
         sense(mode, receipt=receipt)
     assert isinstance(error.value, VectorizeError)
+
+
+def test_credentials_that_are_replaced_during_the_wait(
+    mode: str, make_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectorize = make_server(apply_delay=0.02)
+    receipt = vectorize.delete(IDS)
+    vectorize.wait_for(receipt["mutation_id"])
+    right = vectorize.server.connection
+    monkeypatch.setenv(CONN, json.dumps(json.loads(right) | {"password": "withdrawn-0123456789abcdef012345"}))
+    original = VectorizeClient.ask_info
+
+    def ask_info(client: VectorizeClient, index_name: str) -> Any:
+        # Every wait has read the connection by now.
+        monkeypatch.setenv(CONN, right)
+        return original(client, index_name)
+
+    monkeypatch.setattr(VectorizeClient, "ask_info", ask_info)
+    assert sense(mode, receipt=receipt)["outcome"] == "watermark"

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the polls of several indexes have in common: a budget, a host, a credential."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.triggers import poll
+from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
+from harness import Clock, Vectorize, first_event
+
+CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
+WRONG = {"password": "wrong-token-0123456789abcdef0123456789"}
+
+
+@pytest.fixture(autouse=True)
+def every_mutation_is_old_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poll, "YOUNG", timedelta(0), raising=False)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the indexes that are looked at, in order."""
+    asked: list[str] = []
+    original = VectorizeClient.ask_info
+
+    def ask_info(client: VectorizeClient, index_name: str) -> Any:
+        asked.append(index_name)
+        return original(client, index_name)
+
+    monkeypatch.setattr(VectorizeClient, "ask_info", ask_info)
+    return asked
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, clock: Clock, **options: Any) -> LocalVectorize:
+    server = LocalVectorize(apply_delay=3600, clock=clock, **options)
+    server.start()
+    monkeypatch.setenv(CONN, server.connection)
+    return server
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[LocalVectorize]:
+    server = serve(monkeypatch, clock)
+    yield server
+    server.stop()
+
+
+def wait(receipt: dict[str, Any], seconds: float = 30, **kwargs: Any) -> VectorizeMutationTrigger:
+    arguments: dict[str, Any] = {
+        "conn_id": "cloudflare_vectorize_default",
+        "index_name": receipt["index_name"],
+        "receipts": [receipt],
+        "end_time": time.time() + seconds,
+        "wait_seconds": seconds,
+        "poll_interval": 0.1,
+        **kwargs,
+    }
+    return VectorizeMutationTrigger(**arguments)
+
+
+def test_many_indexes_are_polled_evenly_and_within_the_budget(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str]
+) -> None:
+    server = serve(monkeypatch, clock, rate_limit="120/2")
+    receipts = [Vectorize(server, f"index-{i}").delete(["a"]) for i in range(20)]
+    clock.ahead += 2
+    before = len(server.rate_limit_report())
+
+    async def run() -> list[Any]:
+        return await asyncio.gather(*(first_event(wait(receipt, 4)) for receipt in receipts))
+
+    events = asyncio.run(run())
+    server.stop()
+    report = server.rate_limit_report()[before:]
+    assert {event["status"] for event in events} == {"timeout"}
+    assert not any("last look" in event["message"] for event in events), "each wait has had its last look"
+    assert [window["refused"] for window in report] == [0] * len(report)
+    # Half of what is not reserved, and the last looks at the end.
+    assert all(window["accepted"] <= 0.5 * 0.8 * 120 + 4 for window in report[:2])
+    *evenly, _ = (Counter(looks[i : i + 20]) for i in range(0, len(looks) - 40, 20))
+    assert all(max(counts.values()) <= 2 for counts in evenly), "the oldest answer first"
+
+
+def test_a_mutation_that_is_too_young_is_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str]
+) -> None:
+    server = serve(monkeypatch, clock, rate_limit="120/2")
+    old, young = (Vectorize(server, name).delete(["a"]) for name in ("old", "young"))
+
+    async def run() -> None:
+        first = asyncio.create_task(first_event(wait(old, 2)))
+        while len(looks) < 2:
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(poll, "YOUNG", timedelta(seconds=20), raising=False)
+        event = await first_event(wait(young, 1))
+        assert looks.count("young") == 1, "the last look, at the deadline"
+        assert event["status"] == "timeout"
+        await first
+
+    asyncio.run(run())
+    server.stop()
+
+
+def test_a_host_that_hangs_costs_only_its_own_waits(
+    server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    receipt = Vectorize(server).delete(["a"])
+    monkeypatch.setattr(poll, "LAST_LOOK_SECONDS", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for i in range(8):
+            # Of several accounts, each of which has a pace of its own.
+            hanging = {"host": host, "login": f"{i:032x}", "extra": {"timeout": 5}}
+            monkeypatch.setenv(
+                f"AIRFLOW_CONN_SILENT_{i}", json.dumps(json.loads(server.connection) | hanging)
+            )
+
+        async def run() -> tuple[Any, list[Any]]:
+            theirs = [
+                asyncio.create_task(first_event(wait(receipt, 3, conn_id=f"silent_{i}"))) for i in range(8)
+            ]
+            await asyncio.sleep(0.5)
+            clock.ahead += 3600
+            ours = await first_event(wait(receipt, 2))
+            return ours, await asyncio.gather(*theirs)
+
+        ours, theirs = asyncio.run(run())
+    assert ours["status"] == "applied"
+    assert all("the last look did not end" in event["message"] for event in theirs)
+
+
+def test_a_long_throttle_does_not_take_the_last_look(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    server = serve(monkeypatch, clock, faults=["429:info#1=86400"])
+    receipt = Vectorize(server).delete(["a"])
+    clock.ahead += 3600
+    event = asyncio.run(first_event(wait(receipt, 1)))
+    looks = server.stats()["info"]
+    server.stop()
+    assert (event["status"], event.get("evidence", {}).get("outcome")) == ("applied", "watermark")
+    assert looks == 2
+
+
+def test_new_credentials_go_on(
+    server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str]
+) -> None:
+    receipt = Vectorize(server).delete(["a"])
+    clock.ahead += 3600
+    right = server.connection
+    monkeypatch.setenv(CONN, json.dumps(json.loads(right) | WRONG))
+
+    async def run() -> Any:
+        task = asyncio.create_task(first_event(wait(receipt)))
+        while not poll._polls:
+            await asyncio.sleep(0)
+        # The trigger has read the connection, and has not been refused yet.
+        monkeypatch.setenv(CONN, right)
+        return await task
+
+    assert asyncio.run(run())["status"] == "applied"
+    assert len(looks) == 2
+    assert poll._polls == {}
+
+
+def test_credentials_that_are_refused_and_stay_end_the_wait(
+    server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, looks: list[str]
+) -> None:
+    receipt = Vectorize(server).delete(["a"])
+    monkeypatch.setenv(CONN, json.dumps(json.loads(server.connection) | WRONG))
+    event = asyncio.run(first_event(wait(receipt)))
+    assert (event["status"], event["error"], event["http_status"]) == ("error", "VectorizeAuthError", 401)
+    assert len(looks) == 1
