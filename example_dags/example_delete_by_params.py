@@ -22,9 +22,10 @@ with DAG(
         "ids": Param(
             ["chunk-0", "chunk-1"],
             type="array",
-            items={"type": "string"},
+            # An empty line, as after the last id, would be an id of no character: the form refuses it.
+            items={"type": "string", "minLength": 1},
             title="Ids to delete",
-            description="One a line.",
+            description="One a line, without an empty line at the end.",
         ),
     },
 ) as dag:

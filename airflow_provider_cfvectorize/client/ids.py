@@ -156,13 +156,14 @@ def integer_as_id(value: int) -> str | None:
     return digits if 0 < len(digits) <= limits.MAX_ID_BYTES else None
 
 
-def read_ids(value: object, *, max_ids: int | None = None) -> IdList:
+def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = None) -> IdList:
     """
     Check what was passed as ids and return it, duplicates dropped, order kept.
 
     :param value: a list, a tuple, a lazy XCom sequence or any other sequence of strings and integers; or a
         string: the text of such a list (what Jinja makes of one), or a single id.
     :param max_ids: refuse more than so many.
+    :param origin: where it comes from, for errors, such as ``the param "ids"``.
     :raises VectorizeInputError: anything else, with what arrived and how to pass it.
     """
     if isinstance(value, str):
@@ -198,11 +199,16 @@ def read_ids(value: object, *, max_ids: int | None = None) -> IdList:
         else:
             bad += 1
             if len(problems) < SHOWN_PROBLEMS:
-                problems.append(f"at position {position}, {show(item)} {problem}")
+                problems.append(f"ids[{position}]: {show(item)} {problem}")
     if bad:
         more = f"; and {bad - len(problems)} more" if bad > len(problems) else ""
+        # In a form, who ends the last line adds an empty one.
+        remedy = (
+            f"They come from {origin}: correct them there, and leave no line empty" if origin else _ADVICE
+        )
         raise VectorizeInputError(
-            f"ids: {bad} of {len(value)} cannot be ids: {'; '.join(problems)}{more}. {_ADVICE}"
+            f"{'; '.join(problems)}{more} (of {len(value)}, counted from ids[0]). An id has 1 to "
+            f"{limits.MAX_ID_BYTES} bytes of UTF-8. {remedy}"
         )
     check_max_ids(len(checked), max_ids)
     return IdList(list(checked))

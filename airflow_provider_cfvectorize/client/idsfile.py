@@ -138,9 +138,10 @@ class IdsFile:
             if len(problems) == SHOWN_PROBLEMS:
                 break
         if problems:
+            kind = ", as an object with an id of that kind" if self._ndjson else ""
             raise VectorizeInputError(
-                f"ids_path {show(self.path, 200)}: {'; '.join(problems)}. Expected one id of 1 to 64 bytes a "
-                f"line{', as an object with an id of that kind' if self._ndjson else ''}, in UTF-8"
+                f"ids_path {show(self.path, 200)}: {'; '.join(problems)} (counted from line 1). Expected one "
+                f"id of 1 to 64 bytes a line{kind}, in UTF-8: correct the file, or what writes it"
             )
 
     def _read_line(self, line: bytes) -> tuple[str | None, str | None]:

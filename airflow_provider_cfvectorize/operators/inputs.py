@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
@@ -12,21 +13,52 @@ from airflow_provider_cfvectorize.templating import is_given, read_nothing
 if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.ids import IdSource
 
+#: A template's expression that takes a param, or an upstream task's XCom.
+_SOURCE: Final = re.compile(
+    r"""\{\{\s*(?:params(?:\.|\[['"])(\w+)|(?:ti|task_instance)\.xcom_pull\((?:task_ids=)?['"]([\w.-]+))"""
+)
 
-def read_id_source(ids: object, ids_path: object, *, max_ids: int | None = None, log: Any) -> IdSource:
+
+def origin_of(operator: Any, name: str) -> str | None:
+    """
+    Return where a parameter's value comes from, None if the DAG does not tell.
+
+    :param operator: the operator, at run time.
+    :param name: the parameter.
+    """
+    dag = operator.get_dag()
+    # What runs is a copy, whose templates are rendered; the DAG has the original, or a mapped operator.
+    task = operator if dag is None else dag.get_task(operator.task_id)
+    over = getattr(getattr(task, "expand_input", None), "value", None)
+    given = getattr(task, "partial_kwargs", vars(task)).get(name)
+    if given is None:
+        given = over.get(name) if isinstance(over, dict) else over
+    if hasattr(given, "iter_references"):
+        tasks = {f'"{upstream.task_id}"' for upstream, _ in given.iter_references()}
+        return f"the upstream task {', '.join(sorted(tasks))}"
+    if isinstance(given, str) and (match := _SOURCE.search(given)):
+        param, task_id = match.groups()
+        return f'the param "{param}"' if param else f'the upstream task "{task_id}"'
+    return None
+
+
+def read_id_source(
+    ids: object, ids_path: object, *, max_ids: int | None = None, origin: str | None = None, log: Any
+) -> IdSource:
     """
     Return checked ids, out of either of two parameters.
 
     :param ids: see :func:`~airflow_provider_cfvectorize.client.ids.read_ids`.
     :param ids_path: a file; see :class:`~airflow_provider_cfvectorize.client.idsfile.IdsFile`.
     :param max_ids: refuse more than so many.
+    :param origin: where ``ids`` come from, for errors.
     :param log: where to say what a file has.
     :raises VectorizeInputError: both are given, or what is given cannot be ids.
     """
     if ids_path is None:
         from airflow_provider_cfvectorize.client.ids import read_ids
 
-        return read_ids(ids, max_ids=max_ids)
+        return read_ids(ids, max_ids=max_ids, origin=origin)
     if ids is not None:
         raise VectorizeInputError("both ids and ids_path are given: pass one of them")
     from airflow_provider_cfvectorize.client.idsfile import IdsFile

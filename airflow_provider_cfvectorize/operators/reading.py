@@ -11,7 +11,7 @@ from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
-from airflow_provider_cfvectorize.operators.inputs import Narrowing, read_id_source
+from airflow_provider_cfvectorize.operators.inputs import Narrowing, origin_of, read_id_source
 from airflow_provider_cfvectorize.operators.storage import path_of, place_of, write_file
 from airflow_provider_cfvectorize.operators.xcom import SmallList
 
@@ -92,7 +92,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
             raise VectorizeInputError(f"return_values is {show(self.return_values)}, expected True or False")
         path = self._check_path()
         with self.open_client(max_connections=self.concurrency) as client:
-            ids = read_id_source(self.ids, self.ids_path, log=self.log)
+            ids = read_id_source(self.ids, self.ids_path, origin=origin_of(self, "ids"), log=self.log)
             self._asked = ids.count > 0
             missing: list[str] = []
             vectors = self._read(client, ids, missing)

@@ -192,7 +192,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         """
         from airflow_provider_cfvectorize.client.reconciliation import Comparison
         from airflow_provider_cfvectorize.operators.durable import open_checkpoint
-        from airflow_provider_cfvectorize.operators.inputs import read_id_source
+        from airflow_provider_cfvectorize.operators.inputs import origin_of, read_id_source
 
         self._check_options()
         self._check_scope(context)
@@ -200,7 +200,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             self.open_client(max_connections=self.concurrency) as client,
             Comparison(self.id_prefix) as comparison,
         ):
-            desired = read_id_source(self.ids, self.ids_path, log=self.log)
+            desired = read_id_source(self.ids, self.ids_path, origin=origin_of(self, "ids"), log=self.log)
             checkpoint = None
             if self.durable and not self.is_dry_run:
                 checkpoint = open_checkpoint(self, context, client, desired.fingerprint, self.id_prefix)

@@ -172,15 +172,15 @@ def test_what_is_no_list_is_refused(value: object, said: str) -> None:
 )
 def test_what_is_no_id_is_refused(item: object, said: str) -> None:
     text = refusal(["fine", item])
-    assert "ids: 1 of 2 cannot be ids: at position 1, " in text
+    assert text.startswith("ids[1]: ")
+    assert "(of 2, counted from ids[0]). An id has 1 to 64 bytes of UTF-8. Pass a list" in text
     assert said in text
 
 
 def test_the_first_ten_bad_ids_are_listed_with_their_positions() -> None:
     text = refusal([f"ok-{i}" if i % 2 else None for i in range(50)])
-    assert "25 of 50 cannot be ids" in text
-    assert [int(part.split(",")[0]) for part in text.split("at position ")[1:]] == list(range(0, 20, 2))
-    assert "; and 15 more." in text
+    assert [int(part.split("]")[0]) for part in text.split("ids[")[1:11]] == list(range(0, 20, 2))
+    assert "; and 15 more (of 50, counted from ids[0])." in text
 
 
 @pytest.mark.parametrize(
@@ -235,11 +235,11 @@ def test_text_that_begins_like_a_list_and_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[null]", "at position 0, None is neither"),
-        ("['a', None]", "at position 1, None is neither"),
+        ("[null]", "ids[0]: None is neither"),
+        ("['a', None]", "ids[1]: None is neither"),
         ("[1e5]", "100000.0 is neither"),
-        ("['a', 1.5, True]", "2 of 3 cannot be ids"),
-        ("[['a'], ['b']]", "2 of 2 cannot be ids: at position 0, a list is neither"),
+        ("['a', 1.5, True]", "ids[1]: 1.5 is neither a string nor an integer; ids[2]: True is"),
+        ("[['a'], ['b']]", "ids[0]: a list is neither"),
         ("[('a', 'b'), ('c',)]", "flattened"),
         ('[["a"]]', "flattened"),
         ("[{'id': 'a'}]", "a dict is neither"),

@@ -102,6 +102,48 @@ def test_templates_in_a_list_give_text(vectorize: Vectorize, native: bool) -> No
     assert vectorize.ids() == {"31", "100000.0", "007"}
 
 
+def test_a_bad_id_is_shown_with_where_it_came_from(vectorize: Vectorize) -> None:
+    errors: dict[str, str] = {}
+
+    def note(context: Any) -> None:
+        errors[context["ti"].task_id] = str(context["exception"])
+
+    def give(task_id: str, value: Any) -> Any:
+        @task(task_id=task_id)
+        def returns() -> Any:
+            return value
+
+        return returns()
+
+    def mapped(task_id: str) -> Any:
+        return DeleteVectorsByIdsOperator.partial(task_id=task_id, index_name=INDEX)
+
+    bad = ["a", ""]
+    params = {"ids": Param(bad, type="array")}
+    with make_dag("bad", params=params, default_args={"on_failure_callback": note}) as dag:
+        chosen = give("choose", bad)
+        delete("literal", ids=bad)
+        delete("param", ids="{{ params.ids }}")
+        delete("item", ids="{{ params['ids'] }}")
+        delete("xcom", ids=chosen)
+        chosen >> delete("pulled", ids="{{ ti.xcom_pull('choose') }}")
+        mapped("expand").expand(ids=give("chunks", [bad]))
+        mapped("kwargs").expand_kwargs(give("arguments", [{"ids": bad}]))
+    run_dag(dag)
+    shown = "ids[1]: '' is empty (of 2, counted from ids[0]). An id has 1 to 64 bytes of UTF-8. "
+    assert [error for error in errors.values() if not error.startswith(shown)] == []
+    assert errors.pop("literal").removeprefix(shown).startswith("Pass a list of strings")
+    advice = "They come from the {}: correct them there, and leave no line empty"
+    assert {task_id: error.removeprefix(shown) for task_id, error in errors.items()} == {
+        "param": advice.format('param "ids"'),
+        "item": advice.format('param "ids"'),
+        "xcom": advice.format('upstream task "choose"'),
+        "pulled": advice.format('upstream task "choose"'),
+        "expand": advice.format('upstream task "chunks"'),
+        "kwargs": advice.format('upstream task "arguments"'),
+    }
+
+
 def test_ids_as_json(vectorize: Vectorize) -> None:
     vectorize.fill([*IDS, "other"])
     with make_dag("json", params={"ids": IDS}) as dag:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from airflow import __version__ as airflow_version
+from airflow.exceptions import ParamValidationError
 from airflow.models import DagBag
 
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
@@ -68,6 +70,12 @@ def test_they_do_what_they_say(
     waited = [task_id for task_id in run.states if task_id.startswith("wait")]
     evidence = run.pull(waited[0]) if waited else run.pull("delete", "evidence")
     assert evidence["outcome"] in PROVEN
+
+
+def test_the_form_refuses_an_empty_line() -> None:
+    params = copy.deepcopy(load("example_delete_by_params").dag.params)
+    with pytest.raises(ParamValidationError, match=r"(?s)Invalid input for param ids: '' .*minLength"):
+        params.update({"ids": ["chunk-0", ""]})
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_a_single_id(vectorize: Vectorize) -> None:
         ({"ids": "a "}, "white space"),
         ({"ids": ["x" * 65]}, "65 bytes"),
         ({"ids": ["é" * 32 + "x"]}, "65 bytes"),
-        ({"ids": ["a", ""]}, "at position 1, '' is empty"),
+        ({"ids": ["a", ""]}, "ids[1]: '' is empty"),
         ({"ids": [1.5]}, "1.5 is neither"),
         ({"ids": [True]}, "True is neither"),
         ({"ids": {"a": 1}}, "keys or values"),

@@ -109,9 +109,9 @@ def bad_ids(bench: Bench) -> None:
     vectorize = bench.vectorize()
     for bad in ("", "a" * 65, "é" * 33, 1.5, None, True, ["a"], b"a"):
         error = bench.delete(ids=["fine", bad])
-        assert "1 of 2 cannot be ids: at position 1" in str(error)
+        assert str(error).startswith("ids[1]: ")
     error = bench.delete(ids=[""] * 12)
-    assert str(error).count("at position") == 10
+    assert str(error).count("]: '' is empty") == 10
     assert "and 2 more" in str(error)
     stats = vectorize.server.stats()
     assert (stats["delete_by_ids"], stats["get_by_ids"]) == (0, 0)

@@ -282,7 +282,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
     ("ids: the string ... begins like a list", "VectorizeInputError", lambda b: b.delete(ids="['a'")),
     ("ids: got 31", "VectorizeInputError", lambda b: b.delete(ids=0x1F)),
     ("ids: got a ", "VectorizeInputError", lambda b: b.delete(ids={"a"})),
-    ("ids: ... of ... cannot be ids", "VectorizeInputError", lambda b: b.delete(ids=["a", ["b"]])),
+    ("ids[...]: ...", "VectorizeInputError", lambda b: b.delete(ids=["a", ["b"]])),
     ("there are ... ids and max_ids", "VectorizeInputError", lambda b: b.delete(ids=["a", "b"], max_ids=1)),
     ("both ids and ids_path", "VectorizeInputError", lambda b: b.delete(ids=["a"], ids_path="ids.txt")),
     (
