@@ -154,6 +154,10 @@ class VectorizeWaitTimeout(VectorizeError):  # noqa: N818 - a timeout, as in Tim
         self.is_unseen = is_unseen
 
 
+class VectorizeIndexRecreatedError(VectorizeError):
+    """The index was deleted and created again after it accepted the mutation, which is lost with it."""
+
+
 class VectorizeStillVisibleError(VectorizeError):
     """The mutation is applied and yet some of its vectors can be read, and the caller wants them absent."""
 

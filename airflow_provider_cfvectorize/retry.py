@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeFileError,
+    VectorizeIndexRecreatedError,
     VectorizeInputError,
     VectorizeNotFoundError,
     VectorizeThrottledError,
@@ -45,7 +46,11 @@ def fails_for_good(error: BaseException) -> bool:
     if isinstance(error, VectorizeFileError):
         # The file may be there later, or on another worker.
         return False
-    return isinstance(error, VectorizeAuthError | VectorizeNotFoundError | VectorizeInputError)
+    # A wait for what a recreated index has lost never ends well; whether to write it again, a person decides.
+    return isinstance(
+        error,
+        VectorizeAuthError | VectorizeNotFoundError | VectorizeIndexRecreatedError | VectorizeInputError,
+    )
 
 
 def delay_asked_for(error: BaseException) -> timedelta | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,16 +22,19 @@ from airflow_provider_cfvectorize.client.mutations import (
     decide,
     format_time,
     is_later,
+    parse_time,
     settle,
 )
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
+from airflow_provider_cfvectorize.exceptions import VectorizeIndexRecreatedError
 
 #: Read-back requests of one look that may find nothing new before the rest is left to the next look.
 FRUITLESS_READS: Final = 3
 #: Mutations that the error at the end of a wait tells about, and that evidence of several lists.
 EXPLAINED_WAITS: Final = 3
 LISTED_MUTATIONS: Final = 100
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class Look:
@@ -42,6 +46,8 @@ class Look:
         look = Look({"mine": receipts}, state)
         while ids := look.next_read():
             look.feed(found_among(client.get_by_ids(index_name, ids)))
+        if look.needs_creation():
+            look.feed_creation(created_on(client.get_index(index_name)))
         look.is_over("mine")
 
     A wait is over when all its receipts are applied *in this look*; nothing is remembered from earlier ones,
@@ -64,16 +70,22 @@ class Look:
         self.state = state
         self._waits = waits
         self._last = last
-        self._decisions = {
-            key: settle(receipts, [decide(receipt, state, at_deadline=key in last) for receipt in receipts])
-            for key, receipts in waits.items()
-        }
+        self._found: dict[Any, dict[int, Mapping[str, WitnessVector]]] = {key: {} for key in waits}
+        self._decisions = {key: self._decide(key) for key in waits}
         self._unread = {key: unread for key in waits if (unread := self._to_read(key))}
         self._order = list(self._unread)
         random.shuffle(self._order)
         self._order.sort(key=lambda key: key not in last)
         self._reading: list[tuple[Any, int]] = []
         self._fruitless = 0
+
+    def _decide(self, key: Any) -> list[Decision]:
+        receipts, found = self._waits[key], self._found[key]
+        decisions = [
+            decide(receipt, self.state, found.get(i), at_deadline=key in self._last)
+            for i, receipt in enumerate(receipts)
+        ]
+        return settle(receipts, decisions, self.state)
 
     def _to_read(self, key: Any) -> list[int]:
         decisions = self._decisions[key]
@@ -85,8 +97,10 @@ class Look:
         if lost and key not in self._last:
             return []
         # At the end, also what the error will tell: which witnesses are still there.
+        if key in self._last:
+            pending += [i for i, decision in enumerate(decisions) if decision.verdict is Verdict.CREATION]
         wanted += [i for i in pending if receipts[i].to_read_back][:EXPLAINED_WAITS]
-        return sorted(wanted, key=lambda i: receipts[i].accepted_at or datetime.min.replace(tzinfo=UTC))
+        return sorted(wanted, key=lambda i: receipts[i].accepted_at or _LONG_AGO)
 
     def next_read(self) -> list[str]:
         """Return up to 20 ids to read back; none when the look is over."""
@@ -110,18 +124,38 @@ class Look:
 
         :param found: the vectors that exist; see :func:`found_among`.
         """
-        fruitful = False
         for key, i in self._reading:
-            last = key in self._last
-            decisions = self._decisions[key]
-            decisions[i] = decide(self._waits[key][i], self.state, found, at_deadline=last)
-            decisions[:] = settle(self._waits[key], decisions)
-            applied = decisions[i].verdict is Verdict.APPLIED
-            fruitful = fruitful or applied
-            if not applied and not last:
+            self._found[key][i] = found
+        for key in dict.fromkeys(key for key, _ in self._reading):
+            self._decisions[key] = self._decide(key)
+        pending = {(key, i) for key, i in self._reading if self._is_pending(key, i)}
+        for key, _ in pending:
+            if key not in self._last:
                 self._unread[key].clear()
-        if not fruitful:
+        if len(pending) == len(self._reading):
             self._fruitless += 1
+
+    def _is_pending(self, key: Any, i: int) -> bool:
+        return self._decisions[key][i].verdict is Verdict.PENDING
+
+    def needs_creation(self) -> bool:
+        """Say whether the end of a wait depends on when the index was created; ask when all is read."""
+        return self.state.created_on is None and any(map(self._needs_creation, self._waits))
+
+    def _needs_creation(self, key: Any) -> bool:
+        verdicts = {decision.verdict for decision in self._decisions[key]}
+        is_open = key not in self._last and not verdicts.isdisjoint((Verdict.PENDING, Verdict.READ_BACK))
+        return Verdict.CREATION in verdicts and not is_open
+
+    def feed_creation(self, created_on: datetime) -> None:
+        """
+        Take in when the index was created.
+
+        :param created_on: the time, by the server's clock; see :func:`created_on`.
+        """
+        self.state = replace(self.state, created_on=created_on)
+        for key in self._waits:
+            self._decisions[key] = self._decide(key)
 
     def decisions(self, key: Any) -> list[Decision]:
         """Return what was decided on each receipt of a wait, in their order."""
@@ -130,6 +164,34 @@ class Look:
     def is_over(self, key: Any) -> bool:
         """Say whether all receipts of a wait are applied."""
         return all(decision.verdict is Verdict.APPLIED for decision in self._decisions[key])
+
+    def loss(self, key: Any, index_name: str) -> VectorizeIndexRecreatedError | None:
+        """
+        Return the error that ends a wait whose index was created again; None if it was not.
+
+        :param key: the wait's.
+        :param index_name: the index.
+        """
+        decided = zip(self._waits[key], self._decisions[key], strict=True)
+        lost = [receipt for receipt, decision in decided if decision.verdict is Verdict.RECREATED]
+        if not lost:
+            return None
+        newest = max(lost, key=lambda receipt: receipt.accepted_at or _LONG_AGO)
+        more = f" and {len(lost) - 1} more mutations of this wait" if len(lost) > 1 else ""
+        return VectorizeIndexRecreatedError(
+            f"index {show(index_name)} was created again at {format_time(self.state.created_on)}: mutation "
+            f"{newest.mutation_id} (accepted at {format_time(newest.accepted_at)}, {newest.amount}){more} "
+            "was lost with the earlier index. Run the task that wrote it again if the new index needs it"
+        )
+
+
+def created_on(index: Mapping[str, Any]) -> datetime:
+    """
+    Return when an index was created; an index of which the service does not tell counts as old.
+
+    :param index: the index, as the service describes it.
+    """
+    return parse_time(index.get("created_on")) or _LONG_AGO
 
 
 def found_among(vectors: Iterable[Mapping[str, Any]]) -> dict[str, WitnessVector]:
@@ -212,6 +274,9 @@ def explain_timeout(
                 )
             else:
                 text += f": {state}" if state else ""
+            if state is not None and state.created_on not in (None, _LONG_AGO):
+                text += f". The index was created at {format_time(state.created_on)}: it lacks what was "
+                text += "accepted before"
         else:
             text += f", accepted at {format_time(receipt.accepted_at)}"
             if decision is not None and decision.reason:

@@ -11,7 +11,7 @@ here and nowhere else: the sensor in each of its modes, the trigger and the wait
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
@@ -66,11 +66,14 @@ class IndexState:
     :param watermark: ``processedUpToMutation``; None before the first mutation.
     :param processed_up_to: ``processedUpToDatetime``; None where it is absent or null.
     :param observed_at: the server's clock when it said so.
+    :param created_on: when the index was created, by the same clock; None as long as nobody has asked. It
+        takes a request of its own: :attr:`Verdict.CREATION`.
     """
 
     watermark: str | None
     processed_up_to: datetime | None
     observed_at: datetime
+    created_on: datetime | None = None
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any], observed_at: datetime) -> IndexState:
@@ -95,6 +98,10 @@ class Verdict(Enum):
     PENDING = "pending"
     #: Whether it is applied depends on the witnesses: read them and ask again.
     READ_BACK = "read_back"
+    #: The index may have been deleted and created again since: ask when it was created and decide again.
+    CREATION = "creation"
+    #: The index was created after it accepted the mutation, so this index never had it.
+    RECREATED = "recreated"
     APPLIED = "applied"
 
 
@@ -135,6 +142,45 @@ def decide(
     :param found: those witnesses that could be read, by id; None if they were not asked for.
     :param at_deadline: this is the last look.
     """
+    decision = _decide_in_one_index(receipt, state, found, at_deadline)
+    if decision.verdict is Verdict.PENDING:
+        is_doubtful = at_deadline or (state.watermark is None and _must_have_applied(receipt, state))
+    elif decision.verdict is Verdict.APPLIED:
+        contrary = bool(decision.still_visible or decision.differing)
+        is_doubtful = decision.outcome == "inferred" or (contrary and decision.outcome != "watermark")
+    else:
+        is_doubtful = False
+    return _unless_recreated(receipt, state, decision) if is_doubtful else decision
+
+
+def _unless_recreated(receipt: Receipt, state: IndexState, decision: Decision) -> Decision:
+    """Return a decision that holds only in the index that has accepted the mutation."""
+    if state.created_on is None:
+        return replace(decision, verdict=Verdict.CREATION, outcome=None)
+    if receipt.accepted_at is None or state.created_on - receipt.accepted_at <= CLOCK_TOLERANCE:
+        return decision
+    reason = f"the index was created at {format_time(state.created_on)}, after this mutation was accepted"
+    return Decision(Verdict.RECREATED, reason=reason)
+
+
+def _must_have_applied(receipt: Receipt, state: IndexState) -> bool:
+    """Say whether the index that has accepted a mutation must have applied one by now."""
+    had_vectors = receipt.witness_ids or any(witness.before for witness in receipt.witness_vectors)
+    return bool(had_vectors) or _is_old(receipt, state)
+
+
+def _is_old(receipt: Receipt, state: IndexState) -> bool:
+    """Say whether a mutation was accepted longer ago than mutations take to be applied."""
+    if receipt.accepted_at is None:
+        return False
+    jobs = max(receipt.batches // limits.MUTATIONS_PER_JOB, receipt.count // limits.VECTORS_PER_JOB)
+    return state.observed_at - receipt.accepted_at >= INFERENCE_TIME + jobs * INFERENCE_TIME_PER_JOB
+
+
+def _decide_in_one_index(
+    receipt: Receipt, state: IndexState, found: Mapping[str, WitnessVector] | None, at_deadline: bool
+) -> Decision:
+    """Decide as if the index were the one that has accepted the mutation."""
     if receipt.mutation_id is None:
         return Decision(Verdict.APPLIED, "nothing_to_do", "nothing was sent")
     if state.watermark == receipt.mutation_id:
@@ -151,16 +197,11 @@ def decide(
         return decision(Verdict.PENDING, reason=f"{state}, before this mutation was accepted")
     # Another mutation's watermark, not older than this one: perhaps overtaken, perhaps still behind a
     # backlog.
-    age = state.observed_at - receipt.accepted_at
-    jobs = max(receipt.batches // limits.MUTATIONS_PER_JOB, receipt.count // limits.VECTORS_PER_JOB)
-    old_enough = (
-        stamp is not None
-        and stamp >= receipt.accepted_at
-        and age >= INFERENCE_TIME + jobs * INFERENCE_TIME_PER_JOB
-    )
+    old_enough = stamp is not None and stamp >= receipt.accepted_at and _is_old(receipt, state)
     if receipt.to_read_back:
         return _decide_by_witnesses(receipt, state, found, old_enough, at_deadline)
     if old_enough:
+        age = state.observed_at - receipt.accepted_at
         return Decision(
             Verdict.APPLIED,
             "inferred",
@@ -273,7 +314,7 @@ def is_later(one: Receipt, other: Receipt) -> bool:
     return one.accepted_at - other.accepted_at > CLOCK_TOLERANCE
 
 
-def settle(receipts: Sequence[Receipt], decisions: Sequence[Decision]) -> list[Decision]:
+def settle(receipts: Sequence[Receipt], decisions: Sequence[Decision], state: IndexState) -> list[Decision]:
     """
     Decide on those pending mutations of a wait that came before one which is known to be applied.
 
@@ -282,6 +323,7 @@ def settle(receipts: Sequence[Receipt], decisions: Sequence[Decision]) -> list[D
 
     :param receipts: mutations of one index.
     :param decisions: what :func:`decide` said of each.
+    :param state: what the index shows.
     :return: the decisions, with those that follow from others.
     """
     proofs = [
@@ -298,6 +340,8 @@ def settle(receipts: Sequence[Receipt], decisions: Sequence[Decision]) -> list[D
         visible = decision.still_visible if all(proof.witness_ids for proof, _ in later) else ()
         outcome = min((outcome for _, outcome in later), key=lambda outcome: outcome != "watermark")
         reason = "a later mutation of this wait is known to be applied"
-        return Decision(Verdict.APPLIED, outcome, reason, visible, decision.witnesses_checked)
+        proven = Decision(Verdict.APPLIED, outcome, reason, visible, decision.witnesses_checked)
+        # The order holds within one index, and the later mutation may be of another of the same name.
+        return _unless_recreated(receipt, state, proven)
 
     return [settled(receipt, decision) for receipt, decision in zip(receipts, decisions, strict=True)]

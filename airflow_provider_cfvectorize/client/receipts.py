@@ -78,6 +78,12 @@ class Receipt:
         """Return the ids of all witnesses."""
         return self.witness_ids or tuple(witness.id for witness in self.witness_vectors)
 
+    @property
+    def amount(self) -> str:
+        """Return how much was written, for people."""
+        what = "ids" if self.witness_ids else "vectors" if self.witness_vectors else "ids or vectors"
+        return f"{what}: {self.count}"
+
     def as_dict(self) -> dict[str, Any]:
         """Return the receipt as it goes into XCom and into a trigger's arguments."""
         receipt: dict[str, Any] = {

@@ -14,6 +14,7 @@ from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Stopped, attend, rest
 from airflow_provider_cfvectorize.client.looks import (
     Look,
+    created_on,
     explain_timeout,
     found_among,
     is_unseen,
@@ -292,6 +293,7 @@ class Wait:
         :param last: this is the last look.
         :raises VectorizeAuthError: the credentials are refused.
         :raises VectorizeNotFoundError: the index is not there, or was deleted.
+        :raises VectorizeIndexRecreatedError: the index was created again since.
         """
         self.pause = 0.0
         try:
@@ -306,6 +308,8 @@ class Wait:
         self._trouble = ""
         self._state = look.state
         self._decisions = look.decisions(_KEY)
+        if (loss := look.loss(_KEY, self._index_name)) is not None:
+            raise loss
         if look.is_over(_KEY):
             return evidence_of(
                 self._receipts,
@@ -333,6 +337,7 @@ class Wait:
         :param interval: seconds between two looks.
         :param stopped: says whether to stop.
         :raises VectorizeWaitTimeout: it was not seen to be applied in time.
+        :raises VectorizeIndexRecreatedError: the index was created again since.
         :raises VectorizeInterrupted: it was told to stop.
         """
         deadline = time.monotonic() + seconds
@@ -352,6 +357,8 @@ class Wait:
         look = Look({_KEY: self._receipts}, state, last=[_KEY] if last else [])
         while ids := look.next_read():
             look.feed(found_among(client.get_by_ids(self._index_name, ids)))
+        if look.needs_creation():
+            look.feed_creation(created_on(client.get_index(self._index_name)))
         return look
 
     def _tell(self, text: str, *, warning: bool = False) -> None:

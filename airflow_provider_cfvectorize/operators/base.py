@@ -256,6 +256,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         :param receipt: what the service acknowledged.
         :return: the mutation id, None if nothing was sent.
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
         """
         from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
 

@@ -120,6 +120,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :return: the evidence.
         :raises VectorizeMutationTimeout: not seen to be applied in time.
         :raises VectorizeNotFoundError: the index is not there, or was deleted.
+        :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
         :raises VectorizeAuthError: the credentials are refused.
         :raises VectorizeInputError: what was passed is no mutation, or one of another index or account.
         :raises VectorizeStillVisibleError: with ``require_absent``.

@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.looks import Look, found_among
+from airflow_provider_cfvectorize.client.looks import Look, created_on, found_among
 from airflow_provider_cfvectorize.client.mutations import YOUNG, Decision, IndexState, Receipt
 from airflow_provider_cfvectorize.client.polling import Turn
 from airflow_provider_cfvectorize.client.waiting import REREAD_SECONDS, ends_a_wait, read_state
@@ -304,15 +304,10 @@ class IndexPoll:
             self._answered_at = time.monotonic()
             look = Look(waits, read_state(answer), last)
             while ids := look.next_read():
-                await self._requests.turn(
-                    Turn(
-                        self._answered_at,
-                        last_at=-math.inf if last else self._deadline(),
-                        reserve=self.client.rate_reserve,
-                        is_continued=True,
-                    )
-                )
-                look.feed(await self._send(lambda ids=ids: self._read_back(ids)))  # type: ignore[misc]
+                look.feed(await self._send_more(lambda ids=ids: self._read_back(ids), bool(last)))  # type: ignore[misc]
+            if look.needs_creation():
+                index = await self._send_more(lambda: self.client.get_index(self._index_name), bool(last))
+                look.feed_creation(created_on(index))
         except VectorizeError as e:
             self._answered_at = time.monotonic()
             if ends_a_wait(e):
@@ -325,22 +320,33 @@ class IndexPoll:
                 )
             return started
         for number, wait in enumerate(waits, start=1):
-            self._tell(
-                wait,
-                Seen(look.state, look.decisions(wait), is_over=look.is_over(wait), is_last=wait in last),
-            )
+            loss = look.loss(wait, self._index_name)
+            seen = Seen(look.state, look.decisions(wait), is_over=look.is_over(wait), is_last=wait in last)
+            self._tell(wait, seen if loss is None else loss)
             if number % WAITS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
         return started
 
-    def _tell(self, wait: _Wait, seen: Seen) -> None:
-        if seen.is_last or seen.is_over:
+    def _tell(self, wait: _Wait, seen: Seen | VectorizeError) -> None:
+        if isinstance(seen, VectorizeError) or seen.is_last or seen.is_over:
             # It has heard its last; were it looked for again before it leaves, it would only cost requests.
             self._waits.discard(wait)
         wait.tell(seen)
 
     async def _send(self, call: Callable[[], Result]) -> Result:
         return await self._requests.send(call, timeout=self.client.timeout)
+
+    async def _send_more(self, call: Callable[[], Result], is_last: bool) -> Result:
+        """Send a further request of a look, in its turn."""
+        await self._requests.turn(
+            Turn(
+                self._answered_at,
+                last_at=-math.inf if is_last else self._deadline(),
+                reserve=self.client.rate_reserve,
+                is_continued=True,
+            )
+        )
+        return await self._send(call)
 
     def _read_back(self, ids: list[str]) -> dict[str, WitnessVector]:
         return found_among(self.client.get_by_ids(self._index_name, ids))

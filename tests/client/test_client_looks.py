@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_cfvectorize.client.looks import (
     FRUITLESS_READS,
     Look,
+    created_on,
     explain_timeout,
     found_among,
     make_evidence,
@@ -30,7 +31,7 @@ from airflow_provider_cfvectorize.client.waiting import evidence_of_nothing
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 
 T0 = datetime(2026, 1, 31, 12, tzinfo=UTC)
-STATE = IndexState("other", T0 + timedelta(seconds=60), T0 + timedelta(seconds=70))
+STATE = IndexState("other", T0 + timedelta(seconds=60), T0 + timedelta(seconds=70), T0 - timedelta(days=1))
 
 
 def receipt(name: str, witnesses: int = 5, second: int = 0, **more: Any) -> Receipt:
@@ -156,6 +157,38 @@ def test_a_last_look_takes_its_own_watermark_though_witnesses_are_visible() -> N
         assert look.is_over("k") is over
 
 
+def test_the_creation_of_the_index_is_asked_for_when_a_wait_depends_on_it() -> None:
+    asked = replace(STATE, created_on=None, observed_at=T0 + timedelta(seconds=400))
+    old, young = receipt("old", 0), receipt("young", 0, second=59)
+    for receipts, needs in (
+        ([receipt("m")], False),
+        ([old], True),
+        # Not before the others are applied too, which would be a request a look.
+        ([old, replace(young, batches=9000)], False),
+        # The order of acceptance proves the earlier one, within one index.
+        ([receipt("earlier", 0, batches=9000), receipt("later", second=9)], True),
+    ):
+        look = Look({"k": receipts}, asked)
+        drive(look)
+        assert look.needs_creation() is needs
+        assert look.is_over("k") is (receipts == [receipt("m")])
+        if needs:
+            look.feed_creation(T0 + timedelta(seconds=2))
+            assert look.is_over("k")
+            assert look.loss("k", "docs") is None
+            assert not look.needs_creation()
+            look.feed_creation(T0 + timedelta(seconds=5))
+            assert not look.is_over("k")
+            error = str(look.loss("k", "docs"))
+            assert "index 'docs' was created again at 2026-01-31T12:00:05Z: mutation" in error
+            assert "(accepted at 2026-01-31T12:00:00Z, ids or vectors: 100) was lost" in error
+
+
+def test_an_index_whose_creation_is_not_told_counts_as_old() -> None:
+    assert created_on({}) == created_on({"created_on": 5}) < T0
+    assert created_on({"created_on": "2026-01-31T12:00:00.000001Z"}) == T0 + timedelta(microseconds=1)
+
+
 cases = st.lists(
     st.lists(
         st.builds(
@@ -181,7 +214,7 @@ def test_a_wait_is_over_exactly_if_each_receipt_is_applied(
     complete = last or sum(not set(ids) - exist for ids in reads) < FRUITLESS_READS
     for key, receipts in waits.items():
         decisions = [decide(one, STATE, found(exist), at_deadline=last) for one in receipts]
-        decisions = settle(receipts, decisions)
+        decisions = settle(receipts, decisions, STATE)
         over = all(decision.verdict is Verdict.APPLIED for decision in decisions)
         if over != look.is_over(key):
             # Only ever too early to say, and only where reads were spared.

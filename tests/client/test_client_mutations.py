@@ -28,6 +28,8 @@ from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 T0 = datetime(2026, 1, 31, 12, tzinfo=UTC)
 MINE, OTHER = "mine-1", "other-2"
 PENDING, READ_BACK, APPLIED = Verdict.PENDING, Verdict.READ_BACK, Verdict.APPLIED
+CREATION, RECREATED = Verdict.CREATION, Verdict.RECREATED
+LONG_BEFORE = -(10**6)
 
 WITH = Receipt(MINE, "docs", "a" * 32, T0, 100, 1, ("w1", "w2"))
 WITHOUT = replace(WITH, witness_ids=())
@@ -41,11 +43,13 @@ def seconds(number: float | None) -> datetime | None:
     return None if number is None else T0 + timedelta(seconds=number)
 
 
-def state(watermark: str | None, stamp: float | None, now: float) -> IndexState:
-    """What is seen: the watermark, its time and the present, in seconds after the receipt's time."""
+def state(
+    watermark: str | None, stamp: float | None, now: float, created: float | None = LONG_BEFORE
+) -> IndexState:
+    """What is seen: the watermark, its time, the present and the index's creation, in seconds after T0."""
     at = seconds(now)
     assert at is not None
-    return IndexState(watermark, seconds(stamp), at)
+    return IndexState(watermark, seconds(stamp), at, seconds(created))
 
 
 ALL, ONE, NONE = (dict.fromkeys(ids, V1) for ids in (("w1", "w2", "x"), ("w1",), ("x",)))
@@ -196,6 +200,36 @@ def test_decide(
     assert decision.differing == tuple(differing)
 
 
+ASKED: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool]] = [
+    ("inferred without a witness", WITHOUT, (OTHER, 3, 300), None, False),
+    ("inferred though all is visible", WITH, (OTHER, 0, 300), ALL, False),
+    ("read back in part", WITH, (OTHER, 299, 300), ONE, False),
+    ("an upsert inferred", WRITTEN, (OTHER, 0, 300), {}, False),
+    ("an upsert read back in part", WRITTEN, (OTHER, 3, 300), EQUAL_1, False),
+    ("present, but different", WRITTEN, (OTHER, 0, 300), OTHERS, False),
+    ("the deadline", WITH, (OTHER, 3, 5), ALL, True),
+    ("the deadline without a witness", WITHOUT, (OTHER, -3, 5), None, True),
+    ("no watermark, though there were vectors", WITH, (None, None, 1), None, False),
+    ("no watermark, though a vector was replaced", REPLACED, (None, None, 1), None, False),
+    ("no watermark for long", WITHOUT, (None, None, 300), None, False),
+]
+
+
+@pytest.mark.parametrize(
+    ("receipt", "seen", "visible", "last"), [pytest.param(*row[1:], id=row[0]) for row in ASKED]
+)
+def test_what_depends_on_the_creation_of_the_index(
+    receipt: Receipt, seen: Any, visible: Any, last: bool
+) -> None:
+    for created, verdict in ((None, CREATION), (2.5, RECREATED)):
+        decision = decide(receipt, state(*seen, created), visible, at_deadline=last)
+        assert (decision.verdict, decision.outcome) == (verdict, None)
+        assert decision.reason
+    # The receipt's time has whole seconds: an index created within two of them may have had the mutation.
+    just_then = decide(receipt, state(*seen, 2), visible, at_deadline=last)
+    assert just_then == decide(receipt, state(*seen), visible, at_deadline=last)
+
+
 witnesses = st.lists(st.sampled_from(["w1", "w2", "w3"]), unique=True).map(tuple)
 receipts = st.builds(
     Receipt,
@@ -273,6 +307,21 @@ def test_nothing_is_applied_before_the_first_watermark(
 ) -> None:
     decision = decide(receipt, replace(seen, watermark=None), visible, at_deadline=last)
     assert decision.verdict is PENDING
+
+
+@given(receipts | st.just(BARE), states, seen_ids, st.booleans())
+def test_a_mutation_that_is_seen_needs_no_creation(
+    receipt: Receipt, seen: IndexState, visible: dict[str, WitnessVector] | None, last: bool
+) -> None:
+    known, unknown = (
+        decide(receipt, replace(seen, created_on=created), visible, at_deadline=last)
+        for created in (seen.created_on, None)
+    )
+    assert unknown == known or (
+        unknown.verdict is CREATION
+        and known.outcome != "watermark"
+        and (known.outcome != "read_back" or known.still_visible or known.differing)
+    )
 
 
 dates = st.datetimes(timezones=st.timezones() | st.just(UTC))
@@ -426,7 +475,7 @@ def test_the_state_for_people() -> None:
 
 def wait_of(*waits: tuple[float, Decision], **more: Any) -> list[Decision]:
     receipts = [replace(WITH, accepted_at=seconds(second), **more) for second, _ in waits]
-    return settle(receipts, [decision for _, decision in waits])
+    return settle(receipts, [decision for _, decision in waits], state(OTHER, 9, 9))
 
 
 STILL = Decision(PENDING, reason="still there", still_visible=("w1",), witnesses_checked=2)
@@ -441,8 +490,15 @@ def test_a_later_mutation_proves_an_earlier_one() -> None:
     assert earlier.outcome == "read_back"
     # What an upsert has made visible again says nothing against an earlier delete.
     receipts = [WITH, replace(WRITTEN, accepted_at=seconds(3))]
-    earlier, _ = settle(receipts, [STILL, PROOF])
+    earlier, _ = settle(receipts, [STILL, PROOF], state(OTHER, 9, 9))
     assert (earlier.verdict, earlier.still_visible) == (APPLIED, ())
+
+
+@pytest.mark.parametrize(("created", "verdict"), [(None, CREATION), (2, APPLIED), (2.5, RECREATED)])
+def test_a_later_mutation_proves_an_earlier_one_of_the_same_index(created: Any, verdict: Verdict) -> None:
+    receipts = [WITH, replace(WITH, accepted_at=seconds(3))]
+    earlier, later = settle(receipts, [STILL, PROOF], state(OTHER, 9, 9, created))
+    assert (earlier.verdict, later) == (verdict, PROOF)
 
 
 @pytest.mark.parametrize(

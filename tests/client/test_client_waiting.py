@@ -40,6 +40,7 @@ def info(watermark: str | None, stamp: str = "2026-01-31T12:00:05Z", date: str =
     return ok(result, Date=f"Sat, 31 Jan 2026 {date} GMT")
 
 
+CREATED = ok({"name": "docs", "created_on": "2026-01-30T12:00:00Z"})
 SEEN, GONE = ok([{"id": "w"}]), ok([])
 
 
@@ -64,7 +65,9 @@ def test_a_look_at_a_time(serve: Serve, connect: Connect, caplog: pytest.LogCapt
     server = serve(
         [
             info(None),
+            CREATED,
             info(None),
+            CREATED,
             info("older", "2026-01-31T11:00:00Z"),
             info("other"),
             SEEN,
@@ -143,11 +146,11 @@ def test_what_is_for_good_ends_a_look(serve: Serve, connect: Connect, reply: Rep
 
 
 def test_the_deadline_ends_a_wait_with_what_was_seen(serve: Serve, connect: Connect) -> None:
-    server = serve([info("other"), SEEN])
+    server = serve([info("other"), SEEN, CREATED])
     wait = Wait(connect(server), "docs", [RECEIPT], log)
     with pytest.raises(VectorizeWaitTimeout, match=r"within 0 s: mutation mine, .*; still visible: 'w'"):
         wait.until(0, interval=1, stopped=lambda: False)
-    assert len(server.requests) == 2
+    assert len(server.requests) == 3
 
 
 def test_a_last_look_that_fails_is_told(serve: Serve, connect: Connect) -> None:
@@ -157,14 +160,14 @@ def test_a_last_look_that_fails_is_told(serve: Serve, connect: Connect) -> None:
 
 
 def test_a_wait_goes_on_until_it_is_applied(serve: Serve, connect: Connect) -> None:
-    server = serve([info(None), info("other"), SEEN, "reset", info("mine"), GONE])
+    server = serve([info(None), CREATED, info("other"), SEEN, "reset", info("mine"), GONE])
     evidence = Wait(connect(server), "docs", [RECEIPT], log).until(60, interval=0.001, stopped=lambda: False)
     assert evidence["outcome"] == "watermark"
-    assert len(server.requests) == 6
+    assert len(server.requests) == 7
 
 
 def test_a_wait_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
-    server = serve([info(None)])
+    server = serve([info("older", "2026-01-31T11:00:00Z")])
     with pytest.raises(VectorizeInterrupted, match="the write itself is accepted"):
         Wait(connect(server), "docs", [RECEIPT], log).until(60, interval=30, stopped=lambda: True)
     assert len(server.requests) == 1

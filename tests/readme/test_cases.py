@@ -17,13 +17,17 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSki
 
 from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict, decide
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
-from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeNotFoundError
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeIndexRecreatedError,
+    VectorizeNotFoundError,
+)
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 from dags.running import make_dag, run_dag
-from harness import INDEX, MODES, Vectorize, make_context, outcome_of, run_task, wait_until
+from harness import DIMENSIONS, INDEX, MODES, Vectorize, make_context, outcome_of, run_task, wait_until
 from readme.markdown import read
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
@@ -204,6 +208,10 @@ def no_index(bench: Bench) -> None:
     vectorize.client.delete_index(INDEX)
     assert isinstance(bench.delete(ids=IDS), VectorizeNotFoundError)
     bench.sense(receipt=receipt)
+    bench.clock.ahead = 5
+    vectorize.client.create_index(INDEX, dimensions=DIMENSIONS, metric="cosine")
+    assert isinstance(bench.sense(receipt=receipt, timeout=0), VectorizeIndexRecreatedError)
+    vectorize.client.delete_index(INDEX)
     with pytest.raises(VectorizeNotFoundError):
         CloudflareVectorizeHook().info(INDEX)
 
@@ -278,6 +286,7 @@ def decided(
     watermark: str | None = "other",
     stamp_age: float = 1,
     age: float = 5,
+    index_age: float | None = 9000,
     witnesses: tuple[str, ...] = (),
     visible: tuple[str, ...] | None = None,
     read: tuple[WitnessVector, ...] | None = None,
@@ -291,7 +300,8 @@ def decided(
         "witness_ids": witnesses,
         **receipt,
     }
-    state = IndexState(watermark, NOW - timedelta(seconds=stamp_age) if watermark else None, NOW)
+    created_on = None if index_age is None else NOW - timedelta(seconds=index_age)
+    state = IndexState(watermark, NOW - timedelta(seconds=stamp_age) if watermark else None, NOW, created_on)
     if visible is not None:
         read = tuple(WitnessVector.of({"id": id_}) for id_ in visible)
     if read is not None and not witnesses:
@@ -351,10 +361,27 @@ RULES: dict[str, list[Decision]] = {
         decided(read=OTHERS[:1], last=True),
         decided(read=(), age=300, stamp_age=301, last=True),
     ],
+    "24": [
+        decided(witnesses=WITNESSES, visible=("a",), age=300, stamp_age=0, index_age=None),
+        decided(witnesses=WITNESSES, visible=WITNESSES, age=300, stamp_age=300, index_age=None),
+        decided(age=300, index_age=None),
+        decided(read=VECTORS[:1], age=300, stamp_age=0, index_age=None),
+        decided(read=OTHERS, last=True, index_age=None),
+        decided(read=(), age=300, stamp_age=300, index_age=None),
+        decided(last=True, index_age=None),
+        decided(watermark=None, witnesses=WITNESSES, index_age=None),
+        decided(watermark=None, age=300, index_age=None),
+    ],
+    "25": [decided(age=300, index_age=297), decided(last=True, age=5, index_age=2)],
 }
 RULE_ROWS = [
     row
-    for heading in ("the-rules", "of-an-upsert-or-insert", "of-several-writes-at-once")
+    for heading in (
+        "the-rules",
+        "of-an-upsert-or-insert",
+        "of-several-writes-at-once",
+        "of-an-index-that-was-created-again",
+    )
     for row in read("docs/decision.md").rows(heading)
 ]
 
@@ -375,7 +402,7 @@ def test_rule(row: list[str]) -> None:
 
 
 def test_every_rule_is_stated() -> None:
-    assert [row[0] for row in RULE_ROWS] == [*RULES, "23"]
+    assert [row[0] for row in RULE_ROWS] == sorted([*RULES, "23"], key=int)
 
 
 def test_rules_that_need_witnesses_read_them() -> None:

@@ -202,6 +202,11 @@ def the_execution_timeout_is_shorter(bench: Bench) -> None:
     bench.sense(receipt=receipt, deferrable=True, timeout=5, execution_timeout=timedelta(seconds=0.1))
 
 
+def accepted_by_an_earlier_index(bench: Bench) -> None:
+    receipt = bench.serve(apply_delay=3600).delete(["a"])
+    bench.sense(receipt={**receipt, "accepted_at": "2026-01-01T00:00:00Z"})
+
+
 def a_view_that_lags(bench: Bench) -> None:
     vectorize = bench.serve()
     vectorize.fill(["a"])
@@ -331,6 +336,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
         the_sensor_is_too_early,
     ),
     ("the task's execution_timeout", "VectorizeWaitTimeout", the_execution_timeout_is_shorter),
+    ("index ... was created again", "VectorizeIndexRecreatedError", accepted_by_an_earlier_index),
     ("mutation ... is applied", "VectorizeStillVisibleError", a_view_that_lags),
     ("mutation ... counts as applied", "VectorizeDiffersError", written_otherwise),
     ("the receipt of mutation ... is of index", "VectorizeInputError", of_another(index_name="other")),

@@ -15,6 +15,7 @@ from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,
+    VectorizeIndexRecreatedError,
     VectorizeInputError,
     VectorizeNotFoundError,
     VectorizeStillVisibleError,
@@ -183,6 +184,40 @@ def test_a_deleted_index_fails_at_once(mode: str, make_server: Any) -> None:
     assert (state, type(error)) == ("failed", VectorizeNotFoundError)
     assert "deleted" in str(error)
     assert error.code == 3005
+
+
+@pytest.mark.parametrize("is_filled", [True, False], ids=["filled", "empty"])
+@pytest.mark.parametrize("witnesses", [IDS[:5], []], ids=["witnesses", "no witness"])
+def test_a_mutation_that_was_lost_with_its_index(
+    mode: str, make_server: Any, clock: Clock, witnesses: list[str], is_filled: bool
+) -> None:
+    vectorize = make_server(apply_delay=0.02)
+    receipt = {**vectorize.delete(IDS), "witness_ids": witnesses}
+    vectorize.client.delete_index(INDEX)
+    clock.ahead = 5
+    vectorize.client.create_index(INDEX, dimensions=32, metric="cosine")
+    if is_filled:
+        vectorize.fill(IDS)
+    clock.ahead = 320
+    state, error = outcome_of(lambda: sense(mode, receipt=receipt, soft_fail=True))
+    assert (state, type(error)) == ("failed", VectorizeIndexRecreatedError)
+    assert receipt["mutation_id"] in str(error)
+    assert f"{'ids' if witnesses else 'ids or vectors'}: 10" in str(error)
+
+
+def test_a_recreated_index_at_the_deadline(mode: str, make_server: Any, clock: Clock) -> None:
+    vectorize = make_server(apply_delay=3600)
+    receipt = {**vectorize.delete(IDS), "witness_ids": []}
+    vectorize.client.delete_index(INDEX)
+    clock.ahead = 5
+    vectorize.client.create_index(INDEX, dimensions=32, metric="cosine")
+    vectorize.server.reset_stats()
+    state, error = outcome_of(lambda: sense(mode, receipt=receipt, timeout=0.3))
+    assert (state, type(error)) == ("failed", VectorizeIndexRecreatedError)
+    assert vectorize.server.stats()["get_index"] == 1, "only the last look asks"
+    state, error = outcome_of(lambda: sense(mode, mutation_id=receipt["mutation_id"], timeout=0))
+    assert (state, type(error)) == ("failed", VectorizeMutationTimeout)
+    assert "The index was created at" in str(error)
 
 
 def test_written_again_since(
