@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, ClassVar, Final, Self
 
 from airflow_provider_cfvectorize.client.text import show
@@ -44,6 +45,22 @@ class VerbatimStringsMixin:
             "surplus_path",
             "vector_id",
             "vectors_path",
+        }
+    )
+    #: Parameters that are True or False.
+    flags: ClassVar[frozenset[str]] = frozenset(
+        {
+            "allow_empty",
+            "allow_lookalikes",
+            "deferrable",
+            "dry_run",
+            "durable",
+            "fail_if_none_exist",
+            "owns_index",
+            "require_absent",
+            "require_equal",
+            "return_values",
+            "wait_for_completion",
         }
     )
     #: The arguments for template fields that Airflow has made a mapped task with; None in any other task.
@@ -206,6 +223,32 @@ def check_account(operator: Any, given: object) -> None:
             f"account_id was given, and is {show(account_id)} now that it is rendered: the connection's own "
             "account is not taken instead. Check where it comes from, or leave it out"
         )
+
+
+def check_flags(operator: Any) -> None:
+    """
+    Refuse a flag that is neither True nor False: the text "False", which a Variable gives, would be true.
+
+    :param operator: has the parameters.
+    :raises VectorizeInputError: one is something else.
+    """
+    for name in sorted(operator.flags):
+        # dry_run is a method of Airflow's base class.
+        value = getattr(operator, "is_dry_run" if name == "dry_run" else name, False)
+        if not isinstance(value, bool):
+            raise VectorizeInputError(
+                f"{name} is {show(value)}, expected True or False. A Variable or a template gives text: "
+                'compare it, as in Variable.get("x") == "true"'
+            )
+
+
+def to_seconds(duration: timedelta | float) -> float:
+    """
+    Return a duration as seconds; what is none as it is, to be refused when the task runs.
+
+    :param duration: seconds, or a ``timedelta``.
+    """
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
 
 
 def plain(value: object) -> object:

@@ -21,9 +21,16 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.operators.durable import store_of
-from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account
+from airflow_provider_cfvectorize.templating import (
+    VerbatimStringsMixin,
+    check_account,
+    check_flags,
+    to_seconds,
+)
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
@@ -207,9 +214,9 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     :param index_name: the index. (templated)
     :param wait_for_completion: end only when the write is applied.
-    :param poll_interval: seconds between two looks while waiting.
-    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
-        retried if it has retries.
+    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
+    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
+        ``VectorizeWaitTimeout``, and is retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
@@ -226,8 +233,8 @@ class VectorizeWriteOperator(VectorizeOperator):
         *,
         index_name: str,
         wait_for_completion: bool = False,
-        poll_interval: float = 10,
-        wait_timeout: float = 900,
+        poll_interval: timedelta | float = 10,
+        wait_timeout: timedelta | float = 900,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         conn_id: str = DEFAULT_CONN_ID,
         account_id: str | None = None,
@@ -235,16 +242,17 @@ class VectorizeWriteOperator(VectorizeOperator):
     ) -> None:
         super().__init__(index_name=index_name, conn_id=conn_id, account_id=account_id, **kwargs)
         self.wait_for_completion = wait_for_completion
-        self.poll_interval = poll_interval
-        self.wait_timeout = wait_timeout
+        self.poll_interval = to_seconds(poll_interval)
+        self.wait_timeout = to_seconds(wait_timeout)
         self.deferrable = deferrable
 
     def check_wait(self) -> None:
         """
-        Check the numbers of the wait.
+        Check the flags, and the numbers of the wait.
 
         :raises VectorizeInputError: one of them cannot be.
         """
+        check_flags(self)
         self.check_number("poll_interval", 0)
         self.check_number("wait_timeout", 0)
 

@@ -13,6 +13,8 @@ from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.checkpoint import Checkpoint
@@ -43,9 +45,9 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         ``.jsonl``) one JSON object with an ``id`` a line. A local path, or a URL of object storage.
         (templated)
     :param wait_for_completion: end only when the delete is applied.
-    :param poll_interval: seconds between two looks while waiting.
-    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
-        retried if it has retries.
+    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
+    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
+        ``VectorizeWaitTimeout``, and is retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
     :param durable: on Airflow 3.3 or newer, keep how far the task came, so that a retry goes on after the
         last acknowledged batch, or straight to the wait. Other ids, a cleared task or an index that was
@@ -70,8 +72,8 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         ids: Sequence[str | int] | str | None = None,
         ids_path: str | None = None,
         wait_for_completion: bool = False,
-        poll_interval: float = 10,
-        wait_timeout: float = 900,
+        poll_interval: timedelta | float = 10,
+        wait_timeout: timedelta | float = 900,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         durable: bool = True,
         verify: str = "sample",
@@ -218,13 +220,13 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         return {**evidence, **found}
 
     def _check_options(self) -> None:
+        self.check_wait()
         self.check_choice("verify", "sample", "all", "none")
         if self.verify == "all" and not (self.wait_for_completion or self.is_dry_run):
             raise VectorizeInputError(
                 "verify='all' reads every id back when the delete is applied: set wait_for_completion=True"
             )
         self.check_number("concurrency", 1, whole=True)
-        self.check_wait()
         if self.max_ids is not None:
             self.check_number("max_ids", 0, whole=True)
 

@@ -16,6 +16,8 @@ from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
 from airflow_provider_cfvectorize.templating import read_nothing, read_structure
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
@@ -49,8 +51,8 @@ class _FillOperator(VectorizeWriteOperator):
         vectors_kwargs: Mapping[str, Any] | None = None,
         on_unparsable: str = "error",
         wait_for_completion: bool = False,
-        poll_interval: float = 10,
-        wait_timeout: float = 900,
+        poll_interval: timedelta | float = 10,
+        wait_timeout: timedelta | float = 900,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         durable: bool = True,
         verify: str = "sample",
@@ -162,6 +164,7 @@ class _FillOperator(VectorizeWriteOperator):
         )
 
     def _check_options(self) -> None:
+        self.check_wait()
         self.check_choice("on_unparsable", "error", "discard")
         self.check_choice("verify", "sample", "none")
         if self.require_equal and (self.verify == "none" or not self.wait_for_completion):
@@ -169,7 +172,6 @@ class _FillOperator(VectorizeWriteOperator):
                 "require_equal compares what was written with what can be read when the wait ends: it needs "
                 "wait_for_completion=True and verify='sample'"
             )
-        self.check_wait()
         names = ("vectors", "vectors_path", "vectors_callable")
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
@@ -254,9 +256,9 @@ class UpsertVectorsOperator(_FillOperator):
     :param on_unparsable: ``error``, or ``discard`` to leave out, count and log lines that are no vectors. A
         vector beyond a cap of the service is an error in any case.
     :param wait_for_completion: end only when the write is applied.
-    :param poll_interval: seconds between two looks while waiting.
-    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
-        retried if it has retries.
+    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
+    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
+        ``VectorizeWaitTimeout``, and is retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
     :param durable: on Airflow 3.3 or newer and with ``vectors_path``, keep how far the task came, so that a
         retry goes on after the last acknowledged request, or straight to the wait. Another file content, a
@@ -289,9 +291,9 @@ class InsertVectorsOperator(_FillOperator):
     :param on_unparsable: ``error``, or ``discard`` to leave out, count and log lines that are no vectors. A
         vector beyond a cap of the service is an error in any case.
     :param wait_for_completion: end only when the write is applied.
-    :param poll_interval: seconds between two looks while waiting.
-    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
-        retried if it has retries.
+    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
+    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
+        ``VectorizeWaitTimeout``, and is retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
     :param durable: on Airflow 3.3 or newer and with ``vectors_path``, keep how far the task came, so that a
         retry goes on after the last acknowledged request, or straight to the wait. Another file content, a

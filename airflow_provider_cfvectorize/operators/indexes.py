@@ -26,6 +26,8 @@ from airflow_provider_cfvectorize.operators.metadata_indexes import (
 from airflow_provider_cfvectorize.templating import read_integer, read_nothing, read_structure
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
@@ -75,9 +77,9 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         way; those it has beyond these are left alone. (templated)
     :param wait_for_completion: end only when the metadata indexes are applied, and have the types wanted. A
         task that does not wait does not see that somebody else has just created one of another type.
-    :param poll_interval: seconds between two looks while waiting.
-    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
-        retried if it has retries.
+    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
+    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
+        ``VectorizeWaitTimeout``, and is retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
@@ -107,8 +109,8 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         metadata_indexes: Mapping[str, str] | str | None = None,
         if_exists: str = "fail",
         wait_for_completion: bool = False,
-        poll_interval: float = 10,
-        wait_timeout: float = 900,
+        poll_interval: timedelta | float = 10,
+        wait_timeout: timedelta | float = 900,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         conn_id: str = DEFAULT_CONN_ID,
         account_id: str | None = None,

@@ -19,6 +19,8 @@ from airflow_provider_cfvectorize.operators.metadata_index_base import (
 from airflow_provider_cfvectorize.templating import read_nothing
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
@@ -48,9 +50,9 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
     :param if_exists: ``skip`` to take a metadata index of that type, or ``fail`` if one is listed. One of
         another type is an error in any case. (templated)
     :param wait_for_completion: end only when the metadata index is applied, and has the type wanted.
-    :param poll_interval: seconds between two looks while waiting.
-    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
-        retried if it has retries.
+    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
+    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
+        ``VectorizeWaitTimeout``, and is retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
@@ -73,8 +75,8 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
         index_type: str,
         if_exists: str = "skip",
         wait_for_completion: bool = False,
-        poll_interval: float = 10,
-        wait_timeout: float = 900,
+        poll_interval: timedelta | float = 10,
+        wait_timeout: timedelta | float = 900,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         conn_id: str = DEFAULT_CONN_ID,
         account_id: str | None = None,
@@ -188,9 +190,9 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
     :param if_missing: ``fail`` if the index has no such metadata index; ``skip`` to take that as done.
         (templated)
     :param wait_for_completion: end only when the deletion is applied.
-    :param poll_interval: seconds between two looks while waiting.
-    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
-        retried if it has retries.
+    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
+    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
+        ``VectorizeWaitTimeout``, and is retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
@@ -205,8 +207,8 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
         property_name: str,
         if_missing: str = "fail",
         wait_for_completion: bool = False,
-        poll_interval: float = 10,
-        wait_timeout: float = 900,
+        poll_interval: timedelta | float = 10,
+        wait_timeout: timedelta | float = 900,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         conn_id: str = DEFAULT_CONN_ID,
         account_id: str | None = None,

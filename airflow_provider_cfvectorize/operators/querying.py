@@ -13,6 +13,7 @@ from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.inputs import Narrowing
 from airflow_provider_cfvectorize.operators.xcom import check_small
 from airflow_provider_cfvectorize.templating import (
+    check_flags,
     count_nones,
     plain,
     read_integer,
@@ -103,6 +104,7 @@ class QueryVectorsOperator(VectorizeOperator):
         :raises VectorizeInputError: something passed or configured cannot work, or the matches are too large
             for an XCom.
         """
+        check_flags(self)
         question: dict[str, Any] = {
             "vector": self._read_vector(),
             "vector_id": read_nothing(self.vector_id),

@@ -14,6 +14,7 @@ from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.inputs import Narrowing, origin_of, read_id_source
 from airflow_provider_cfvectorize.operators.storage import path_of, place_of, write_file
 from airflow_provider_cfvectorize.operators.xcom import SmallList
+from airflow_provider_cfvectorize.templating import check_flags
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -88,8 +89,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
             for an XCom.
         """
         self.check_number("concurrency", 1, whole=True)
-        if not isinstance(self.return_values, bool):
-            raise VectorizeInputError(f"return_values is {show(self.return_values)}, expected True or False")
+        check_flags(self)
         path = self._check_path()
         with self.open_client(max_connections=self.concurrency) as client:
             ids = read_id_source(self.ids, self.ids_path, origin=origin_of(self, "ids"), log=self.log)

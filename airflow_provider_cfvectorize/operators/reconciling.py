@@ -14,9 +14,11 @@ from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
-from airflow_provider_cfvectorize.templating import is_given
+from airflow_provider_cfvectorize.templating import is_given, to_seconds
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.checkpoint import Checkpoint
@@ -88,7 +90,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     :param max_delete_fraction: the most of the listed ids that may be deleted, 0 to 1.
     :param allow_empty: accept an empty desired set, and delete everything in scope then.
     :param allow_lookalikes: delete ids that look like desired ones which are missing.
-    :param confirm_after: seconds after which to list again; None lists once.
+    :param confirm_after: seconds, or a ``timedelta``, after which to list again; None lists once.
     :param dry_run: delete nothing, and write the surplus to a file; the guards do not end the task, the
         report says whether they would have.
     :param surplus_path: a file for the surplus, written before anything is deleted, in a form that
@@ -97,9 +99,9 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     :param missing_path: a file for all missing ids, likewise. (templated)
     :param wait_for_completion: end only when the delete is applied. By default, unlike in other operators,
         because what this task promises is the state of the index.
-    :param poll_interval: seconds between two looks while waiting.
-    :param wait_timeout: seconds to wait at most; then the task fails with ``VectorizeWaitTimeout``, and is
-        retried if it has retries.
+    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
+    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
+        ``VectorizeWaitTimeout``, and is retried if it has retries.
     :param deferrable: wait in the triggerer, without a worker's slot.
     :param durable: on Airflow 3.3 or newer, keep how far the task came: a retry lists again, and does not
         send what was acknowledged of the same surplus; or goes straight to the wait, if all was. Other ids,
@@ -134,13 +136,13 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         max_delete_fraction: float = 0.2,
         allow_empty: bool = False,
         allow_lookalikes: bool = False,
-        confirm_after: float | None = None,
+        confirm_after: timedelta | float | None = None,
         dry_run: bool = False,
         surplus_path: str | None = None,
         missing_path: str | None = None,
         wait_for_completion: bool = True,
-        poll_interval: float = 10,
-        wait_timeout: float = 900,
+        poll_interval: timedelta | float = 10,
+        wait_timeout: timedelta | float = 900,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         durable: bool = True,
         verify: str = "sample",
@@ -166,7 +168,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.max_delete_fraction = max_delete_fraction
         self.allow_empty = allow_empty
         self.allow_lookalikes = allow_lookalikes
-        self.confirm_after = confirm_after
+        self.confirm_after = None if confirm_after is None else to_seconds(confirm_after)
         # Not dry_run: that is a method of Airflow's base class.
         self.is_dry_run = dry_run
         self.surplus_path = surplus_path
@@ -230,6 +232,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     def _check_options(self) -> None:
         from airflow_provider_cfvectorize.client.reconciliation import check_prefix
 
+        self.check_wait()
         if self.id_prefix is None and is_given(self, "id_prefix", self._given_prefix):
             raise VectorizeInputError(
                 "id_prefix was given and became None: a template or an upstream task gave nothing, and the "
@@ -243,21 +246,9 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
                 f"max_delete_fraction is {show(self.max_delete_fraction)}, expected a number from 0 to 1: "
                 "the part of the listed ids that may be deleted, 0.2 for 20 %"
             )
-        if not isinstance(self.allow_empty, bool):
-            # The text "False" would be true, and what it allows cannot be undone.
-            raise VectorizeInputError(f"allow_empty is {show(self.allow_empty)}, expected True or False")
-        if not isinstance(self.owns_index, bool):
-            raise VectorizeInputError(f"owns_index is {show(self.owns_index)}, expected True or False")
-        if not isinstance(self.allow_lookalikes, bool):
-            raise VectorizeInputError(
-                f"allow_lookalikes is {show(self.allow_lookalikes)}, expected True or False"
-            )
-        if not isinstance(self.is_dry_run, bool):
-            raise VectorizeInputError(f"dry_run is {show(self.is_dry_run)}, expected True or False")
         if self.confirm_after is not None:
             self.check_number("confirm_after", 0)
         self.check_number("concurrency", 1, whole=True)
-        self.check_wait()
         self._check_paths()
 
     def _check_scope(self, context: Context) -> None:

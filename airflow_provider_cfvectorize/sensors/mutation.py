@@ -20,7 +20,7 @@ from airflow_provider_cfvectorize.client.addresses import check_path_name
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
-from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account
+from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account, check_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +130,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
         from airflow_provider_cfvectorize.sensors.inputs import check_receipts, read_waits
 
+        check_flags(self)
         check_path_name(self.index_name)
         hook = self._make_hook()
         client = hook.get_watching_conn()

@@ -308,6 +308,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
         lambda b: CloudflareVectorizeHook(account_id="").get_conn(),
     ),
     ("max_ids is", "VectorizeInputError", lambda b: b.delete(ids=["a"], max_ids="many")),
+    ("dry_run is", "VectorizeInputError", lambda b: b.delete(ids=["a"], dry_run="False")),
     (
         "vectors: at position",
         "VectorizeInputError",
