@@ -18,7 +18,7 @@ from airflow_provider_cfvectorize.local import control, errors
 from airflow_provider_cfvectorize.local.access import Access, Credentials, Hosts
 from airflow_provider_cfvectorize.local.api import Api, Endpoint, choose
 from airflow_provider_cfvectorize.local.control import Control
-from airflow_provider_cfvectorize.local.errors import ApiError
+from airflow_provider_cfvectorize.local.errors import ApiError, DataFileError
 from airflow_provider_cfvectorize.local.faults import VERIFY_TOKEN
 from airflow_provider_cfvectorize.local.injection import PLAN, refuse
 from airflow_provider_cfvectorize.local.model import http_date
@@ -106,6 +106,10 @@ class App:
             reply = Reply(e.status, e.envelope(), e.headers)
         except ClientDisconnect:
             return
+        except DataFileError as e:
+            log.error("%s %s failed: %s", ascii(scope["method"]), ascii(scope["path"]), e)
+            failure = ApiError(500, errors.LOCAL_CODE, f"vectorize-local: {e}")
+            reply = Reply(failure.status, failure.envelope())
         except Exception:
             log.exception("%s %s failed", ascii(scope["method"]), ascii(scope["path"]))
             failure = ApiError(500, errors.LOCAL_CODE, "internal error of vectorize-local; see its log")

@@ -52,7 +52,7 @@ class ApiError(Exception):
 
 
 class DataFileError(Exception):
-    """The file given as ``--data`` cannot be used; the text says why."""
+    """The file given as ``--data`` cannot be used, or not be written any more; the text says why."""
 
 
 class MissingExtraError(ImportError):

@@ -36,6 +36,14 @@ APPLICATION_ID: Final = 0x4346564C
 LAYOUT: Final = 2
 #: Seconds to wait for another process to let go of the file: one that was just killed.
 _LOCK_TIMEOUT: Final = 1.0
+#: What SQLite's errors mean for the file, and what to do, see https://www.sqlite.org/rescode.html
+_CAUSES: Final = {
+    sqlite3.SQLITE_FULL: "the disk is full: free some space",
+    sqlite3.SQLITE_IOERR: "an I/O error: check that the disk has space and is in order",
+    sqlite3.SQLITE_READONLY: "it is read-only: allow writing to the file and its directory",
+    sqlite3.SQLITE_CANTOPEN: "check the permissions of the file and its directory",
+    sqlite3.SQLITE_BUSY: "it is locked: end the other process that uses it",
+}
 
 _TABLES: Final = (
     # A deleted index leaves its name behind: the service answers differently for it.
@@ -69,9 +77,17 @@ _ON_CONFLICT: Final = {
 }
 
 
+def _explain(error: sqlite3.Error) -> str:
+    # The low byte is the error, the rest says more about it. What Python raises by itself has no code.
+    cause = _CAUSES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    return str(error) if cause is None else f"{cause} (SQLite: {error})"
+
+
 class SqliteJournal(Journal):
     """
     A journal in a file.
+
+    What cannot be written is undone and raises a ``DataFileError``; what was written before stays.
 
     :param path: The file; it is created if it does not exist.
     :raises DataFileError: It cannot be used.
@@ -90,7 +106,7 @@ class SqliteJournal(Journal):
                 self._path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
             )
         except sqlite3.Error as e:
-            raise DataFileError(f"{self._path} cannot be opened: {e}") from e
+            raise DataFileError(f"{self._path} cannot be opened: {_explain(e)}") from e
         try:
             self._prepare()
         except BaseException:
@@ -128,7 +144,7 @@ class SqliteJournal(Journal):
         except sqlite3.OperationalError as e:
             if "locked" in str(e):
                 raise DataFileError(f"{self._path} is in use by another vectorize-local") from e
-            raise DataFileError(f"{self._path} cannot be used: {e}") from e
+            raise DataFileError(f"{self._path} cannot be used: {_explain(e)}") from e
         except sqlite3.DatabaseError as e:
             raise DataFileError(f"{self._path} is not a file of vectorize-local: {e}") from e
 
@@ -138,14 +154,17 @@ class SqliteJournal(Journal):
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
         try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as e:
+            raise DataFileError(f"{self._path} cannot be written: {_explain(e)}") from e
 
     # --- reading ---------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import requests
@@ -17,9 +17,6 @@ from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.local.errors import DataFileError
 from airflow_provider_cfvectorize.local.persistence import APPLICATION_ID, LAYOUT
 from local.local_client import Client, FakeClock, mutation, refusal, result, vector
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -210,26 +207,48 @@ def test_a_file_in_use(path, start):
     start(data=path)
 
 
-def test_a_mutation_that_cannot_be_kept_is_not_acknowledged(path, connect, start, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("limit", "lift", "said"),
+    [
+        ("max_page_count=1", "max_page_count=100000", "the disk is full: free some space"),
+        ("query_only=ON", "query_only=OFF", "it is read-only: allow writing"),
+    ],
+)
+def test_a_file_that_cannot_be_written_any_more(path, connect, start, caplog, limit, lift, said):
     server = start(data=path, apply_delay=0)
     client = connect(server)
     client.create()
-    mutation(client.upsert([vector("a")]))
-    client.info()
-    journal = server._store._journal
-    with monkeypatch.context() as patch:
-        patch.setattr(journal, "append", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("full")))
-        assert client.delete(["a"]).status_code == 500
-    assert client.ids("a") == ["a"]
-    assert "database or disk is full" in caplog.text or "full" in caplog.text
+    acknowledged = [mutation(client.upsert([vector("v0")]))]
+    db = server._store._journal._db
+    # Any number of pages below those that there are is taken as all of them.
+    db.execute(f"PRAGMA {limit}")
+    while (response := client.upsert([vector(f"v{len(acknowledged)}")])).status_code == 200:
+        acknowledged.append(mutation(response))
+    (error,) = response.json()["errors"]
+    assert (response.status_code, error["code"]) == (500, 1999)
+    assert error["message"].startswith(f"vectorize-local: {path} cannot be written: {said}")
+    assert f"failed: {path} cannot be written: {said}" in caplog.text
+    assert "Traceback" not in caplog.text
+    server.stop()
 
-    last = mutation(client.delete(["a"]))
-    with monkeypatch.context() as patch:
-        patch.setattr(journal, "fold", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("full")))
-        assert client.send("GET", "/docs/info").status_code == 500
-    # What a job could not write is applied once it can.
+    # Nothing that was acknowledged is lost, and nothing else is there.
+    server = start(data=path, apply_delay=0)
+    client = connect(server)
+    assert client.info()["vectorCount"] == len(acknowledged)
+    server._store._journal._db.execute(f"PRAGMA {limit}")
+    while client.upsert([vector(f"v{len(acknowledged)}")]).status_code == 200:
+        acknowledged.append("")
+    server._store._journal._db.execute(f"PRAGMA {lift}")
+    acknowledged.append(mutation(client.upsert([vector(f"v{len(acknowledged)}")])))
     info = client.info()
-    assert (info["processedUpToMutation"], info["vectorCount"]) == (last, 0)
+    assert (info["processedUpToMutation"], info["vectorCount"]) == (acknowledged[-1], len(acknowledged))
+
+
+def test_a_file_without_permission():
+    # There, not even root may create one.
+    assert refused(Path("/proc/vectors.db")).startswith(
+        "/proc/vectors.db cannot be opened: check the permissions of the file and its directory"
+    )
 
 
 # --- kill -9 ---------------------------------------------------------------------------------------------
