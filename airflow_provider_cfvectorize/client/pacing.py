@@ -4,11 +4,16 @@ When a request may start: pure functions.
 
 An account has one budget of requests for everything that its owner runs (1,200 in five minutes), and going
 over blocks all of it for five minutes. Every answer says what is left, so any number of tasks on any number
-of workers share the budget without a coordinator: each goes by the newest answer it has. Three quarters of
-what is not reserved are spread evenly over the window, along a line that falls to the reserve at its end; the
-quarter above the line is there for bursts. What others use is seen in what is left, and is given way to.
+of workers share the budget without a coordinator: each goes by the newest answer it has.
 
-The rule was chosen by simulation, which is a test: ``tests/client/test_pacing_simulation.py``.
+A share of what is not reserved is spread evenly over the window, along a line that falls to the reserve at
+the window's end. What is above the line is free for bursts. The share is three quarters while a process does
+not know yet who else uses the account, and while others use much of it. It falls to two fifths while nobody
+does. What others use shows in what is left: that falls faster than the process's own answers explain.
+
+The rule was chosen by simulation, which is a test: ``tests/client/test_pacing_simulation.py``. A foreign
+client that begins after a burst gets no throttle up to two fifths of the account's limit. A larger reserve
+protects one that sends more.
 """
 
 from __future__ import annotations
@@ -26,8 +31,13 @@ from airflow_provider_cfvectorize.client import limits
 #: other programs behind the same address share.
 MAX_REQUESTS_PER_SECOND: Final = 50
 
-#: The share of the budget beside the reserve that is spread over the window; the rest is free for bursts.
-SPREAD_SHARE: Final = 0.75
+#: The bounds of the share of what is not reserved that is spread over a window; bursts may take the rest.
+LEAST_SPREAD: Final = 0.4
+MOST_SPREAD: Final = 0.75
+#: The most is spread in the opening of a window, which is this share of its length.
+OPENING_SHARE: Final = 1 / 30
+#: After that, so many times the share of what is not reserved that others use.
+SPREAD_PER_FOREIGN: Final = 1.5
 #: So many requests above the line allow one more at a time.
 HEADROOM_PER_REQUEST: Final = 16
 #: More than one request at a time only while the newest answer is younger than so many round trips, or than
@@ -133,6 +143,9 @@ class Standing:
     :param started_at: when the request started that the newest answer is for.
     :param answered_at: when the newest answer came.
     :param jitter: from 0 to below 1: where waits for this answer's sake end within their bounds.
+    :param first_remaining: requests left, as the first answer in this window said.
+    :param first_at: when the first answer came.
+    :param own_answers: answers of this process since the first one.
     """
 
     remaining: int
@@ -142,6 +155,9 @@ class Standing:
     started_at: float
     answered_at: float
     jitter: float
+    first_remaining: int
+    first_at: float
+    own_answers: int
 
 
 def learn(
@@ -159,18 +175,94 @@ def learn(
     # The seconds are rounded up, and the answer was some time on its way: so never too early, and the
     # earliest of a window's is the best.
     reset_at = now + budget.reset
+    first_remaining, first_at, own_answers = budget.remaining, now, 0
     if standing is not None and (standing.quota, standing.window) == (budget.quota, budget.window):
-        if reset_at <= standing.reset_at + 1:
+        # Of the same window, the estimate can be later by the second and the time on the way.
+        if reset_at <= standing.reset_at + 1 + (now - started_at):
             reset_at = min(reset_at, standing.reset_at)
+            own_answers = standing.own_answers + 1
             if started_at < standing.started_at:
                 # Overtaken on its way by the answer to a later request, which knows more.
-                return replace(standing, reset_at=reset_at)
+                return replace(standing, reset_at=reset_at, own_answers=own_answers)
+            first_remaining, first_at = standing.first_remaining, standing.first_at
         elif started_at < standing.started_at:
             return standing
-    return Standing(budget.remaining, budget.quota, budget.window, reset_at, started_at, now, jitter)
+    return Standing(
+        remaining=budget.remaining,
+        quota=budget.quota,
+        window=budget.window,
+        reset_at=reset_at,
+        started_at=started_at,
+        answered_at=now,
+        jitter=jitter,
+        first_remaining=first_remaining,
+        first_at=first_at,
+        own_answers=own_answers,
+    )
 
 
 # --- the decision ------------------------------------------------------------------------------------------
+
+
+def foreign_rate(standing: Standing) -> float:
+    """
+    Return how many requests a second others have sent in this window.
+
+    :param standing: what is known of the budget.
+    """
+    seconds = standing.answered_at - standing.first_at
+    foreign = standing.first_remaining - standing.remaining - standing.own_answers
+    return max(0, foreign) / seconds if seconds > 0 else 0.0
+
+
+def spread_share(standing: Standing, reserve: float, when: float) -> float:
+    """
+    Return the share of what is not reserved that is spread over the window.
+
+    :param standing: what is known of the budget.
+    :param reserve: share of the budget that is left to others, from 0 to below 1.
+    :param when: the time that is asked about, in this window.
+    """
+    if when < standing.first_at + OPENING_SHARE * standing.window:
+        return MOST_SPREAD
+    foreign = foreign_rate(standing) * standing.window / ((1 - reserve) * standing.quota)
+    return min(MOST_SPREAD, max(LEAST_SPREAD, SPREAD_PER_FOREIGN * foreign))
+
+
+def line(standing: Standing, reserve: float, when: float) -> float:
+    """
+    Return how many requests must be left for one more to start.
+
+    :param standing: what is known of the budget.
+    :param reserve: share of the budget that is left to others, from 0 to below 1.
+    :param when: the time that is asked about, in this window.
+    """
+    kept = reserve * standing.quota
+    left = min(1.0, (standing.reset_at - when) / standing.window)
+    return kept + spread_share(standing, reserve, when) * (standing.quota - kept) * left
+
+
+def line_reached(standing: Standing, reserve: float, free: int) -> float:
+    """
+    Return when the line will have fallen to a number of requests.
+
+    :param standing: what is known of the budget.
+    :param reserve: share of the budget that is left to others, from 0 to below 1.
+    :param free: the number of requests, less than the line is at the newest answer.
+    """
+    kept = reserve * standing.quota
+
+    def reached(since: float) -> float:
+        spread = spread_share(standing, reserve, since) * (standing.quota - kept)
+        return standing.reset_at - max(0.0, free - kept) / spread * standing.window
+
+    opening = OPENING_SHARE * standing.window
+    opened = standing.first_at + opening
+    known = reached(standing.answered_at)
+    if standing.answered_at >= opened or standing.first_at < standing.reset_at - standing.window + opening:
+        return known
+    # Who came later than the window's own opening has had no burst yet, and learns of others from one answer.
+    return min(known, max(opened, reached(opened)))
 
 
 def pause_before_start(
@@ -201,16 +293,11 @@ def pause_before_start(
         return wake - now if now < wake else alone
     if now >= standing.reset_at:
         return alone
-    slope = SPREAD_SHARE * (standing.quota - kept) / standing.window
     free = standing.remaining - in_flight - 1
-
-    def headroom(when: float) -> float:
-        return free - kept - slope * min(standing.window, standing.reset_at - when)
-
-    if headroom(standing.answered_at) < 0:
+    if free < line(standing, reserve, standing.answered_at):
         if in_flight:
             return math.inf
-        reached = standing.reset_at - max(0.0, free - kept) / slope
+        reached = line_reached(standing, reserve, free)
         stretched = standing.answered_at + (reached - standing.answered_at) * (
             1 + LINE_JITTER * standing.jitter
         )
@@ -219,7 +306,9 @@ def pause_before_start(
     fresh = age < max(
         FRESH_ROUND_TRIPS * (standing.answered_at - standing.started_at), FRESH_SHARE * standing.window
     )
-    allowed = min(concurrency, 1 + headroom(now) // HEADROOM_PER_REQUEST) if fresh else 1
+    allowed = (
+        min(concurrency, 1 + (free - line(standing, reserve, now)) // HEADROOM_PER_REQUEST) if fresh else 1
+    )
     return 0.0 if in_flight < allowed else math.inf
 
 

@@ -82,13 +82,18 @@ class Simulation:
         self.now = 0.0
         self.foreign_refused = 0
         self.foreign_accepted = 0
+        #: When processes with so many requests had them all answered.
+        self.ended: list[float] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
 
     def at(self, when: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._numbers), what))
 
-    def add_process(self, *, reserve: float, concurrency: int, begins: float) -> None:
+    def add_process(
+        self, *, reserve: float, concurrency: int, begins: float, requests: float = math.inf
+    ) -> None:
+        """Let one of our processes send so many requests, as fast as its pacer lets it."""
         pacer = Pacer(
             reserve=reserve,
             concurrency=concurrency,
@@ -97,16 +102,18 @@ class Simulation:
             draw=self.random.random,
         )
         idle = concurrency
+        unsent = unanswered = requests
 
         def send() -> None:
-            nonlocal idle
-            while idle:
+            nonlocal idle, unsent
+            while idle and unsent:
                 pause = pacer.try_start()
                 if pause:
                     if math.isfinite(pause):
                         self.at(self.now + pause, send)
                     return
                 idle -= 1
+                unsent -= 1
                 started_at = self.now
                 there, back = (self.latency / 2 * self.random.uniform(0.2, 1) for _ in range(2))
                 self.at(self.now + there, lambda s=started_at, b=back: arrive(s, b))  # type: ignore[misc]
@@ -116,14 +123,20 @@ class Simulation:
             self.at(self.now + back, lambda: answer(started_at, headers))
 
         def answer(started_at: float, headers: dict[str, str] | None) -> None:
-            nonlocal idle
+            nonlocal idle, unsent, unanswered
             idle += 1
+            if headers is None:
+                unsent += 1
+            else:
+                unanswered -= 1
+                if not unanswered:
+                    self.ended.append(self.now)
             pacer.end(started_at, headers, throttled=headers is None, retry_after=float(self.limit.window))
             send()
 
         self.at(begins, send)
 
-    def add_foreign_client(self, per_window: float) -> None:
+    def add_foreign_client(self, per_window: float, begins: float = 0.0) -> None:
         """Let somebody else send at a steady rate, whatever comes back."""
         pause = self.limit.window / per_window
 
@@ -134,7 +147,7 @@ class Simulation:
                 self.foreign_accepted += 1
             self.at(self.now + pause, send)
 
-        self.at(pause * self.random.random(), send)
+        self.at(begins + pause * self.random.random(), send)
 
     def run(self, seconds: float) -> None:
         while self._events and self._events[0][0] <= seconds:

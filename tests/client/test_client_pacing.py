@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client.pacer import PROCESS_GATE, StartGate
 from airflow_provider_cfvectorize.client.pacing import (
+    LEAST_SPREAD,
     MAX_REQUESTS_PER_SECOND,
+    MOST_SPREAD,
     Budget,
     Standing,
     learn,
     next_start,
     pause_before_poll,
     read_budget,
+    spread_share,
 )
 from airflow_provider_cfvectorize.client.polling import PollPacer, Turn
 from airflow_provider_cfvectorize.client.session import RetryPolicy
@@ -153,6 +156,40 @@ def test_any_headers_are_read_without_an_error(limit: str, policy: str) -> None:
 
 def poll_standing(remaining: int, reset: int = 200) -> Standing:
     return learn(None, Budget(remaining, reset), started_at=99.0, now=100.0, jitter=0.0)
+
+
+def after(*answers: tuple[float, int, int]) -> Standing:
+    """Return what is known after answers: when each came, 0.1 s after its request, and its r and t."""
+    standing = None
+    for now, remaining, reset in answers:
+        standing = learn(standing, Budget(remaining, reset), started_at=now - 0.1, now=now, jitter=0)
+    assert standing is not None
+    return standing
+
+
+@pytest.mark.parametrize(
+    ("answers", "share"),
+    [
+        # Nothing is known of others in the first ten seconds, wherever in the window they are.
+        ([(0, 1199, 300)], MOST_SPREAD),
+        ([(0, 1199, 300), (9.9, 1198, 291)], MOST_SPREAD),
+        ([(150, 900, 150), (159, 899, 141)], MOST_SPREAD),
+        ([(0, 1199, 300), (10, 1198, 290)], LEAST_SPREAD),
+        # An answer that was overtaken is our own, too.
+        ([(0, 1199, 300), (10, 1197, 290), (9, 1198, 291)], LEAST_SPREAD),
+        # Others sent 10 in 10 s, which makes 300 in a window, of 960 that are not reserved.
+        ([(0, 1199, 300), (10, 1188, 290)], pytest.approx(1.5 * 300 / 960)),
+        ([(0, 1199, 300), (10, 1168, 290)], MOST_SPREAD),
+        # Rounding makes a reset up to a second later; then the window is the same. The next is a new one.
+        ([(0, 1199, 300), (10.05, 1198, 291)], LEAST_SPREAD),
+        ([(0, 1199, 300), (250, 1198, 50), (301, 1199, 300)], MOST_SPREAD),
+        # A window that slides gives back.
+        ([(0, 900, 300), (10, 950, 290)], LEAST_SPREAD),
+    ],
+)
+def test_the_share_that_is_spread(answers: list[tuple[float, int, int]], share: float) -> None:
+    standing = after(*answers)
+    assert spread_share(standing, 0.2, standing.answered_at) == share
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from client.pacing_simulation import Limit, Simulation
 
-WINDOWS = 12
+WINDOWS = 8
 RESERVE = 0.2
 KINDS = ["fixed", "first_request", "sliding"]
 #: The account's limit with a usual latency: quota, window, latency.
@@ -65,3 +65,36 @@ def test_short_windows(kind: str, processes: int, foreign: float, seed: int) -> 
     assert simulation.limit.refused == 0
     # With the whole seconds of a reset, a window of three that slides is made out only roughly.
     assert used(simulation) >= (0.7 if kind == "sliding" else 0.95) * (1 - RESERVE)
+
+
+@pytest.mark.parametrize(("requests", "seconds"), [(250, 12), (500, 22), (700, 100), (900, 256)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_nobody_else_wants_is_free_for_a_burst(kind: str, requests: int, seconds: float) -> None:
+    quota, window, latency = ACCOUNT
+    simulation = Simulation(Limit(kind, quota, window, phase=0), latency=latency, seed=0)
+    simulation.add_process(reserve=RESERVE, concurrency=4, begins=0, requests=requests)
+    simulation.run(2 * window)
+    assert [ended <= seconds for ended in simulation.ended] == [True]
+
+
+def test_a_second_job_finds_what_the_first_left() -> None:
+    quota, window, latency = ACCOUNT
+    simulation = Simulation(Limit("fixed", quota, window, phase=0), latency=latency, seed=0)
+    simulation.add_process(reserve=RESERVE, concurrency=4, begins=0, requests=500)
+    simulation.add_process(reserve=RESERVE, concurrency=4, begins=30, requests=100)
+    simulation.run(window)
+    assert [ended < most for ended, most in zip(simulation.ended, (22, 50), strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("begins", [12, 30, 60, 120, 250])
+@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_somebody_else_who_begins_after_the_burst(kind: str, processes: int, begins: int) -> None:
+    quota, window, latency = ACCOUNT
+    simulation = Simulation(Limit(kind, quota, window, phase=0), latency=latency, seed=begins)
+    for _ in range(processes):
+        simulation.add_process(reserve=RESERVE, concurrency=4, begins=simulation.random.random())
+    # The bound: beyond two fifths of the limit, only a larger reserve protects such a client.
+    simulation.add_foreign_client(0.4 * quota, begins=begins)
+    simulation.run(3 * window)
+    assert simulation.limit.refused == 0

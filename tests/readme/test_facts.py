@@ -24,6 +24,7 @@ from airflow_provider_cfvectorize.local.__main__ import build_parser
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.retry import LONGEST_DELAY, fails_for_good
 from airflow_provider_cfvectorize.sensors import mutation as sensor_module
+from client.pacing_simulation import Limit, Simulation
 from readme.markdown import ROOT, documents, read
 
 PACKAGE = ROOT / "airflow_provider_cfvectorize"
@@ -250,6 +251,19 @@ def test_the_numbers_of_deleting_at_scale() -> None:
         assert requests / per_second == pytest.approx(seconds, rel=0.05)
     assert not told
     assert f"{per_second * limits.MAX_DELETE_IDS:.0f} ids a second" in words("docs/deleting-at-scale.md")
+
+
+def test_the_simulated_jobs() -> None:
+    for requests, ids, seconds in read("docs/performance.md").rows("simulated-jobs"):
+        count = int(requests.replace(",", ""))
+        assert f"{count * limits.MAX_DELETE_IDS:,}" == ids
+        limit = Limit("fixed", limits.ACCOUNT_REQUESTS, limits.ACCOUNT_WINDOW_SECONDS, phase=0)
+        simulation = Simulation(limit, latency=0.25, seed=0)
+        simulation.add_process(
+            reserve=connection.DEFAULT_RATE_RESERVE, concurrency=4, begins=0, requests=count
+        )
+        simulation.run(2 * limit.window)
+        assert simulation.ended == [pytest.approx(int(seconds), rel=0.02, abs=1)]
 
 
 def test_the_table_of_the_retry_policy() -> None:
