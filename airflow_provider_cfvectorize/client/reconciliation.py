@@ -242,8 +242,8 @@ class Comparison:
         if outside:
             raise VectorizeInputError(
                 f"{outside} of {ids.count} desired ids do not begin with the id_prefix {show(self._prefix)}: "
-                f"{', '.join(examples)}{', ...' if outside > len(examples) else ''}. They can never be in "
-                f"scope, so {_NOTHING_DELETED}: pass the ids of one prefix, with that prefix"
+                f"{', '.join(examples)}{', ...' if outside > len(examples) else ''} (counted from 0). They "
+                f"can never be in scope, so {_NOTHING_DELETED}: pass the ids of one prefix, with that prefix"
             )
 
     def see(self, listing: Iterable[str]) -> None:

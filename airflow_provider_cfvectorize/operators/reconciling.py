@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: The parameters that say which ids a task may delete.
 SCOPE: Final = ("index_name", "id_prefix", "conn_id", "account_id")
+#: A template that may give each instance of a mapped task something else.
+_OF_INSTANCE: Final = re.compile(r"\{[{%].*\b(ti|task_instance|task)\b", re.DOTALL)
 #: Missing ids that the report has in it.
 SHOWN_MISSING: Final = 100
 
@@ -269,8 +272,10 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
                     return
             scope = "no id_prefix"
         else:
-            given = [str(mapped.partial_kwargs.get(name)) for name in SCOPE] if isinstance(over, dict) else []
-            if not given or not over.keys().isdisjoint(SCOPE) or "{" in "".join(given):
+            if not isinstance(over, dict) or not over.keys().isdisjoint(SCOPE):
+                return
+            given = [mapped.partial_kwargs.get(name) for name in SCOPE]
+            if any(isinstance(value, str) and _OF_INSTANCE.search(value) for value in given):
                 return
             scope = f"the same id_prefix {show(self.id_prefix)} in each instance"
         raise VectorizeInputError(

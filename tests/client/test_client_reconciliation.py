@@ -125,7 +125,9 @@ def test_desired_ids_outside_of_the_prefix() -> None:
     assert "'f'" not in text
     with pytest.raises(VectorizeInputError) as e, Comparison("x") as comparison:
         comparison.want(IdList(["hunter2"]), of_file=True)
-    assert "1 of 1 desired ids do not begin with the id_prefix 'x': at position 0. They" in str(e.value)
+    assert "1 of 1 desired ids do not begin with the id_prefix 'x': at position 0 (counted from 0)" in str(
+        e.value
+    )
 
 
 @pytest.mark.parametrize(

@@ -178,19 +178,21 @@ def test_mapped_tasks_do_not_delete_what_others_of_them_keep(vectorize: Vectoriz
 
         group.expand(ids=chunks())
         partial("refused", index_name=INDEX).expand(ids=chunks())
-        partial("one_prefix", index_name=INDEX, id_prefix="old").expand(ids=[["old"], ["old2"]])
+        partial("one_prefix", index_name="{{ params.name }}", id_prefix="old").expand(ids=[["old"], ["old2"]])
         partial("one_name", ids=["a"]).expand(index_name=[INDEX, INDEX])
         partial("templates", ids=["a"]).expand(index_name=[INDEX, "{{ params.name }}"])
         partial("two_ways").expand(index_name=[INDEX], ids=chunks())
         in_kwargs = [{"index_name": INDEX, "ids": [id_]} for id_ in ("a", "b")]
         partial("in_kwargs").expand_kwargs(in_kwargs)
+        template = "{{ ['a', 'b'][ti.map_index] }}"
+        partial("prefixes", index_name=INDEX, id_prefix=template).expand(ids=chunks())
         literal = partial("literal", ids=["a", "b"]).expand(index_name=["one", "two"])
         literal >> partial("xcom", ids=["a"]).expand(index_name=names())
         partial("owned", owns_index=True).expand_kwargs([{"index_name": "three", "ids": ["b"]}])
     states = run_dag(dag).states
     refused = ("group.inside", "refused", "one_prefix", "one_name", "templates", "two_ways", "in_kwargs")
     assert {states[f"{name}[{i}]"] for name in refused for i in (0, 1)} == {"failed"}
-    good = ("literal[0]", "literal[1]", "xcom[0]", "xcom[1]", "owned[0]")
+    good = ("prefixes[0]", "prefixes[1]", "literal[0]", "literal[1]", "xcom[0]", "xcom[1]", "owned[0]")
     assert {states[name] for name in good} == {"success"}
     assert vectorize.ids() == {"a", "b", "old"}
     assert [index.ids() for index in mine] == [{"a"}, {"a"}, {"b"}]
