@@ -62,7 +62,7 @@ class CloudflareVectorizeHook(BaseHook):
         super().__init__()
         self.conn_id = conn_id
         self.account_id = account_id
-        #: Requests under way at once; set before the first request.
+        #: Requests in flight at once; set before the first request.
         self.max_connections = DEFAULT_CONCURRENCY
 
     # --- connection -----------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class CloudflareVectorizeHook(BaseHook):
 
     def get_conn(self) -> VectorizeClient:
         """
-        Return the client, made on first use.
+        Return the client, made on first use, and anew for a call with a higher ``concurrency``.
 
         :raises VectorizeInputError: the connection cannot be used, with the field that is wrong.
         """
@@ -107,6 +107,13 @@ class CloudflareVectorizeHook(BaseHook):
         :raises VectorizeInputError: the connection cannot be used, with the field that is wrong.
         """
         return client_of(self.get_connection(self.conn_id), account_id=self.account_id, retry=None)
+
+    def _conn_for(self, concurrency: int) -> VectorizeClient:
+        """Return the client, made anew if it has fewer connections than requests are to be in flight."""
+        if concurrency > self.max_connections:
+            self.max_connections = concurrency
+            self.__dict__.pop("_client", None)
+        return self.get_conn()
 
     @cached_property
     def _client(self) -> VectorizeClient:
@@ -248,8 +255,8 @@ class CloudflareVectorizeHook(BaseHook):
         :raises VectorizeBatchError: not all were accepted; says how many were.
         """
         checked = read_ids(ids)
-        self.max_connections = max(self.max_connections, concurrency)
-        receipt = delete_ids(self.get_conn(), index_name, checked, concurrency=concurrency, log=self.log)
+        client = self._conn_for(concurrency)
+        receipt = delete_ids(client, index_name, checked, concurrency=concurrency, log=self.log)
         return receipt.as_dict()
 
     def get_by_ids(
@@ -268,8 +275,7 @@ class CloudflareVectorizeHook(BaseHook):
         :param concurrency: requests in flight at once.
         """
         checked = read_ids(ids)
-        self.max_connections = max(self.max_connections, concurrency)
-        return read_vectors(self.get_conn(), index_name, checked, concurrency=concurrency)
+        return read_vectors(self._conn_for(concurrency), index_name, checked, concurrency=concurrency)
 
     def list_vectors(
         self, index_name: str, *, count: int | None = None, cursor: str | None = None

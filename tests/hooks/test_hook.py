@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize
+from client.servers import ACCOUNT, Reply, Request, ScriptedServer, accepted, ok
 from harness import INDEX, Vectorize
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
@@ -74,6 +77,29 @@ def test_a_name_that_cannot_be_one(server: LocalVectorize, name: str) -> None:
     with pytest.raises(VectorizeInputError, match="concurrency is 0"):
         CloudflareVectorizeHook().get_by_ids("docs", ["a"], concurrency=0)
     assert sum(server.stats().values()) == 0
+
+
+@pytest.mark.parametrize(("method", "ids"), [("delete_by_ids", 1800), ("get_by_ids", 340)])
+def test_the_concurrency_of_a_call_that_is_not_the_first(
+    method: str, ids: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = itertools.count()
+    all_at_once = threading.Barrier(16)
+
+    def answer(request: Request) -> Reply:
+        # The first goes alone.
+        if request.path.endswith(f"/{method}") and 0 < next(numbers) <= all_at_once.parties:
+            all_at_once.wait(20)
+        return accepted() if request.path.endswith("/delete_by_ids") else ok([])
+
+    server = ScriptedServer(answer)
+    connection = {"conn_type": "cloudflare_vectorize", "login": ACCOUNT, "password": "secret"}
+    monkeypatch.setenv(CONN, json.dumps({**connection, "host": server.base_url}))
+    hook = CloudflareVectorizeHook()
+    hook.list_indexes()
+    getattr(hook, method)("docs", [str(i) for i in range(ids)], concurrency=16)
+    server.close()
+    assert not all_at_once.broken
 
 
 def test_any_number_of_vectors(vectorize: Vectorize, tmp_path: Path) -> None:
