@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Final, Self
 
+from airflow_provider_cfvectorize.client.files import path_text
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.mapping import MARKS, fields_to_render
@@ -121,8 +122,11 @@ class VerbatimStringsMixin:
             names, seen_oids = fields_to_render(self, names, context), set()
         text_env = self._text_env(jinja_env)
         for name in names:
-            env = text_env if name in self.text_fields else jinja_env
-            template = getattr(self, name)
+            env, template = jinja_env, getattr(self, name)
+            if name in self.text_fields:
+                # Of path objects, Airflow renders some, leaves some, and fails at some.
+                env, template = text_env, path_text(template)
+                setattr(self, name, template)
             render(self, [name], context, env, seen_oids)
             if getattr(self, name) is template:
                 # Before 3.3, Airflow keeps the template if it renders to nothing.

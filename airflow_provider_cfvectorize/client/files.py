@@ -26,6 +26,11 @@ _SYSTEM_DIRECTORIES: Final = ("/proc", "/dev", "/sys")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
+def path_text(value: object) -> object:
+    """Return a path object, one of object storage too, as text; all else as it is."""
+    return str(value) if isinstance(value, os.PathLike) or hasattr(value, "protocol") else value
+
+
 def has_scheme(path: str) -> bool:
     """Say whether a path is a URL of a store other than the local file system."""
     return bool(_SCHEME.match(path)) and not path.lower().startswith("file://")

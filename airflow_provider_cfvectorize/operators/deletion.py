@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.ids import IdSource
     from airflow_provider_cfvectorize.lineage import Flow
+    from airflow_provider_cfvectorize.operators.storage import FilePath
 
 
 class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
@@ -70,7 +71,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         *,
         index_name: str,
         ids: Sequence[str | int] | str | None = None,
-        ids_path: str | None = None,
+        ids_path: FilePath | None = None,
         wait_for_completion: bool = False,
         poll_interval: timedelta | float = 10,
         wait_timeout: timedelta | float = 900,

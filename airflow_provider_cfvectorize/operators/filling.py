@@ -13,6 +13,7 @@ from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
+from airflow_provider_cfvectorize.operators.storage import open_file, path_of
 from airflow_provider_cfvectorize.templating import read_nothing, read_structure
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.types import Written
     from airflow_provider_cfvectorize.client.vectors import Vectors
     from airflow_provider_cfvectorize.lineage import Flow
+    from airflow_provider_cfvectorize.operators.storage import FilePath
 
 
 class _FillOperator(VectorizeWriteOperator):
@@ -46,7 +48,7 @@ class _FillOperator(VectorizeWriteOperator):
         *,
         index_name: str,
         vectors: Sequence[Mapping[str, Any]] | str | None = None,
-        vectors_path: str | None = None,
+        vectors_path: FilePath | None = None,
         vectors_callable: Callable[..., Vectors] | None = None,
         vectors_kwargs: Mapping[str, Any] | None = None,
         on_unparsable: str = "error",
@@ -114,7 +116,8 @@ class _FillOperator(VectorizeWriteOperator):
 
         checkpoint = None
         if self.durable and self.vectors_path is not None:
-            checkpoint = open_checkpoint(self, context, client, self.vectors_path, self.on_unparsable)
+            path = path_of(self.vectors_path, "vectors_path")
+            checkpoint = open_checkpoint(self, context, client, path, self.on_unparsable)
         while True:
             with ExitStack() as stack:
                 vectors, name = self._source(stack)
@@ -190,8 +193,6 @@ class _FillOperator(VectorizeWriteOperator):
     def _source(self, stack: ExitStack) -> tuple[Vectors, str]:
         """Return the vectors, and what errors call them."""
         if self.vectors_path is not None:
-            from airflow_provider_cfvectorize.operators.storage import open_file, path_of
-
             path = path_of(self.vectors_path, "vectors_path")
             return stack.enter_context(open_file(path, "vectors_path")), f"vectors_path {show(path, 200)}"
         if self.vectors_callable is not None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.ids import IdSource
     from airflow_provider_cfvectorize.lineage import Flow
+    from airflow_provider_cfvectorize.operators.storage import FilePath
 
 #: Ids without a vector that a report names.
 SHOWN_MISSING: Final = 100
@@ -62,8 +63,8 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         *,
         index_name: str,
         ids: Sequence[str | int] | str | None = None,
-        ids_path: str | None = None,
-        path: str | None = None,
+        ids_path: FilePath | None = None,
+        path: FilePath | None = None,
         return_values: bool = True,
         concurrency: int = 4,
         conn_id: str = DEFAULT_CONN_ID,
@@ -200,7 +201,7 @@ class ListVectorsOperator(VectorizeOperator):
         *,
         index_name: str,
         prefix: str | None = None,
-        path: str | None = None,
+        path: FilePath | None = None,
         max_ids: int = 10_000,
         conn_id: str = DEFAULT_CONN_ID,
         account_id: str | None = None,

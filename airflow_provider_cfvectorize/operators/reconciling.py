@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.mutations import Receipt
     from airflow_provider_cfvectorize.client.reconciliation import Comparison
     from airflow_provider_cfvectorize.lineage import Flow
+    from airflow_provider_cfvectorize.operators.storage import FilePath
 
 #: The parameters that say which ids a task may delete.
 SCOPE: Final = ("index_name", "id_prefix", "conn_id", "account_id")
@@ -133,7 +134,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         *,
         index_name: str,
         ids: Sequence[str | int] | str | None = None,
-        ids_path: str | None = None,
+        ids_path: FilePath | None = None,
         id_prefix: str | None = None,
         owns_index: bool = False,
         max_delete_fraction: float = 0.2,
@@ -141,8 +142,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         allow_lookalikes: bool = False,
         confirm_after: timedelta | float | None = None,
         dry_run: bool = False,
-        surplus_path: str | None = None,
-        missing_path: str | None = None,
+        surplus_path: FilePath | None = None,
+        missing_path: FilePath | None = None,
         wait_for_completion: bool = True,
         poll_interval: timedelta | float = 10,
         wait_timeout: timedelta | float = 900,
@@ -459,11 +460,12 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             comparison.missing.count,
         )
 
-    def _write(self, ids: IdSource, path: str, name: str) -> None:
+    def _write(self, ids: IdSource, given: FilePath, name: str) -> None:
         from airflow_provider_cfvectorize.client.files import is_ndjson
         from airflow_provider_cfvectorize.client.idsfile import write_ids
-        from airflow_provider_cfvectorize.operators.storage import write_file
+        from airflow_provider_cfvectorize.operators.storage import path_of, write_file
 
+        path = path_of(given, name)
         with write_file(path, name) as file:
             write_ids(file, ids, ndjson=is_ndjson(path))
         self.log.info("Wrote %d ids to the %s %s.", ids.count, name, show(path, 200))

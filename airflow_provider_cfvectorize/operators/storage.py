@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 from airflow_provider_cfvectorize.client.files import (
     CHUNK_BYTES,
@@ -17,9 +16,18 @@ from airflow_provider_cfvectorize.client.files import (
     new_file,
     no_room_explained,
     open_local,
+    path_text,
 )
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
+
+if TYPE_CHECKING:
+    import os
+
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+#: What a parameter that names a file takes.
+FilePath: TypeAlias = "str | os.PathLike[str] | ObjectStoragePath"
 
 
 def path_of(value: object, name: str) -> str:
@@ -30,7 +38,7 @@ def path_of(value: object, name: str) -> str:
     :param name: the parameter, for errors.
     :raises VectorizeInputError: it is something else, or nothing.
     """
-    text = str(value) if isinstance(value, os.PathLike) or hasattr(value, "protocol") else value
+    text = path_text(value)
     if not isinstance(text, str) or text in ("", "None"):
         raise VectorizeInputError(
             f"{name} is {show(value)}, expected a path such as /data/file.txt or s3://conn_id@bucket/file.txt"
