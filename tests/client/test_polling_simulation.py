@@ -158,7 +158,7 @@ def test_polls_give_way_to_somebody_else() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("begins", [0.0, 431.0])
+@pytest.mark.parametrize("begins", [0.0, 431.0, 560.0])
 @pytest.mark.parametrize("indexes", [100, 400])
 def test_a_job_beside_polls(kind: str, indexes: int, begins: float) -> None:
     def run(polled: int) -> float:
