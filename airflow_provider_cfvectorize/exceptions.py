@@ -34,6 +34,9 @@ class VectorizeResponseError(VectorizeError):
     :param code: the first error code of the envelope, or None where there was no envelope or no code.
     """
 
+    #: It is a refusal that may pass: the service has accepted the same credentials a short time before.
+    is_passing: bool = False
+
     def __init__(self, message: str, *, status: int | None = None, code: int | None = None) -> None:
         super().__init__(message)
         self.status = status
@@ -73,11 +76,14 @@ class VectorizeTransportError(VectorizeError):
 
     :param message: what happened.
     :param sent: whether the request may have been sent, and so carried out; no if there was no connection.
+    :param is_final: sending it again does not help: the certificate does not verify, or nothing has answered
+        for as long as a task is patient.
     """
 
-    def __init__(self, message: str, *, sent: bool = True) -> None:
+    def __init__(self, message: str, *, sent: bool = True, is_final: bool = False) -> None:
         super().__init__(message)
         self.sent = sent
+        self.is_final = is_final
 
 
 class VectorizeBatchError(VectorizeError):

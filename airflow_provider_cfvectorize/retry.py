@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
+    VectorizeBatchAuthError,
     VectorizeFileError,
     VectorizeIndexRecreatedError,
     VectorizeInputError,
@@ -45,6 +46,9 @@ def fails_for_good(error: BaseException) -> bool:
     """
     if isinstance(error, VectorizeFileError):
         # The file may be there later, or on another worker.
+        return False
+    if isinstance(error, VectorizeBatchAuthError) and error.acknowledged:
+        # The service has accepted these credentials before.
         return False
     # A wait for what a recreated index has lost never ends well; whether to write it again, a person decides.
     return isinstance(

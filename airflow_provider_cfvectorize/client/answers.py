@@ -61,6 +61,12 @@ _AUTH_ADVICE: Final = (
     "the permission 'Vectorize: Edit'; it is for this account. (With api_email set, the password is the "
     "Global API Key)"
 )
+_PAGE_ADVICE: Final = (
+    "This says nothing about the API token: something before the API has answered, such as a proxy, a "
+    "firewall or a challenge for browsers. Check the connection's host, and the way to it from this worker"
+)
+#: An error code is smaller than this; what is larger is none.
+_MOST_CODE: Final = 10**9
 
 #: Seconds for which a refusal passes that follows an answer: longer than any that was reported as spurious.
 REFUSAL_PATIENCE: Final = 300.0
@@ -101,6 +107,11 @@ def is_server_fault(error: BaseException) -> bool:
     )
 
 
+def is_refusal(error: VectorizeResponseError) -> bool:
+    """Say whether an error is a refusal of the caller: by the API, or by something on the way to it."""
+    return error.status in (401, 403) or isinstance(error, VectorizeAuthError)
+
+
 def read_date(headers: Mapping[str, str]) -> datetime | None:
     """Return the ``Date`` header as an aware time, None where there is none that can be read."""
     return _read_http_date(headers.get("Date", ""))
@@ -135,9 +146,10 @@ def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -
     :param what: the request, for errors: method and path.
     :param secrets: texts that no error may show.
     :raises VectorizeThrottledError: the account's request budget is used up.
-    :raises VectorizeAuthError: the credentials are refused.
+    :raises VectorizeAuthError: the API refuses the credentials.
     :raises VectorizeNotFoundError: no such index or account.
-    :raises VectorizeResponseError: any other refusal, and any answer that is not the API's.
+    :raises VectorizeResponseError: any other refusal, and any answer that is not the API's, such as a page
+        with HTTP 403.
     """
 
     def shown(text: object) -> str:
@@ -154,7 +166,7 @@ def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -
     errors = envelope.get("errors") if envelope is not None else None
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
     code = first.get("code")
-    code = code if isinstance(code, int) and not isinstance(code, bool) else None
+    code = code if isinstance(code, int) and not isinstance(code, bool) and 0 <= code < _MOST_CODE else None
     succeeded = envelope is not None and envelope.get("success") is True and 200 <= raw.status < 300
     if envelope is not None and succeeded:
         return Answer(envelope.get("result"), read_date(raw.headers), raw.headers)
@@ -169,12 +181,11 @@ def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -
             retry_after=retry_after,
         )
     if envelope is None or not isinstance(envelope.get("success"), bool):
-        if raw.status in (401, 403):
-            raise VectorizeAuthError(f"{what}: HTTP {raw.status}. {_AUTH_ADVICE}", status=raw.status)
+        advice = f". {_PAGE_ADVICE}" if raw.status in (401, 403) else ""
         raise VectorizeResponseError(
             f"{what}: HTTP {raw.status} with a body that is not the API's JSON: "
             # All of it, since half of a secret at the end of a part would not be recognized.
-            f"{shown(raw.body.decode('utf-8', 'replace'))}",
+            f"{shown(raw.body.decode('utf-8', 'replace'))}{advice}",
             status=raw.status,
         )
     said = f"{what}: HTTP {raw.status}, code {code}: {shown(first.get('message'))}"

@@ -21,6 +21,7 @@ from airflow_provider_cfvectorize.client.indexes import index_config
 from airflow_provider_cfvectorize.client.listing import iter_ids
 from airflow_provider_cfvectorize.client.pacer import PROCESS_GATE, OwnCount, Pacer
 from airflow_provider_cfvectorize.client.queries import check_index_type, check_property_name, query_body
+from airflow_provider_cfvectorize.client.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.results import (
     expect,
     read_index,
@@ -71,6 +72,8 @@ class VectorizeClient:
     :param max_connections: requests under way at once; further threads wait.
     :param user_agent: the ``User-Agent`` header.
     :param retry: how long a call goes on; None for a single attempt that never sleeps.
+    :param history: what the service has answered to the credentials, shared with other clients of the task.
+    :param conn_id: the Airflow connection that this comes from, for errors about the host.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class VectorizeClient:
         max_connections: int = 4,
         user_agent: str = "airflow-provider-cfvectorize",
         retry: RetryPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
+        history: CredentialHistory | None = None,
+        conn_id: str | None = None,
     ) -> None:
         self.account_id = check_account_id(account_id)
         self.base_url = check_base_url(base_url, allow_http_hosts=allow_http_hosts)
@@ -115,6 +120,8 @@ class VectorizeClient:
                 own_count=OwnCount() if is_cloudflare else None,
             ),
             gate=PROCESS_GATE if is_cloudflare else None,
+            history=history,
+            conn_id=conn_id,
         )
 
     def __repr__(self) -> str:

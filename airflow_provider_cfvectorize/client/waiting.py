@@ -32,6 +32,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeInterrupted,
     VectorizeNotFoundError,
     VectorizeStillVisibleError,
+    VectorizeTransportError,
     VectorizeWaitTimeout,
 )
 
@@ -46,7 +47,11 @@ _INTERRUPTED: Final = "told to stop while waiting; the write itself is accepted 
 
 def ends_a_wait(error: BaseException) -> bool:
     """Say whether an error is for good; all others pass, and only the deadline ends the wait then."""
-    return isinstance(error, VectorizeAuthError | VectorizeNotFoundError | VectorizeInputError)
+    if isinstance(error, VectorizeTransportError):
+        return error.is_final
+    if isinstance(error, VectorizeAuthError):
+        return not error.is_passing
+    return isinstance(error, VectorizeNotFoundError | VectorizeInputError)
 
 
 def pause_after(error: VectorizeError) -> float:

@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_cfvectorize import __version__, connection
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.deletion import DEFAULT_CONCURRENCY
+from airflow_provider_cfvectorize.client.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
@@ -28,6 +29,7 @@ def client_of(
     account_id: str | None = None,
     max_connections: int = DEFAULT_CONCURRENCY,
     retry: RetryPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
+    history: CredentialHistory | None = None,
 ) -> VectorizeClient:
     """
     Return a client with what a connection says.
@@ -36,6 +38,7 @@ def client_of(
     :param account_id: the account; the connection's login if not given.
     :param max_connections: requests under way at once.
     :param retry: how long a call goes on; None for a single attempt that never sleeps.
+    :param history: what the service has answered to the credentials, shared with other clients of the task.
     :raises VectorizeInputError: the connection is of another type, or a field is wrong.
     """
     # Before anything else: a templated conn_id must not send some database's password to some host.
@@ -87,6 +90,8 @@ def client_of(
         max_connections=max_connections,
         user_agent=f"airflow-provider-cfvectorize/{__version__} apache-airflow/{airflow_version}",
         retry=retry,
+        history=history,
+        conn_id=conn.conn_id,
     )
 
 

@@ -15,6 +15,7 @@ from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.deletion import DEFAULT_CONCURRENCY, delete_ids
 from airflow_provider_cfvectorize.client.ids import read_ids
 from airflow_provider_cfvectorize.client.reading import read_vectors
+from airflow_provider_cfvectorize.client.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import (
     Index,
@@ -64,6 +65,8 @@ class CloudflareVectorizeHook(BaseHook):
         self.account_id = account_id
         #: Requests in flight at once; set before the first request.
         self.max_connections = DEFAULT_CONCURRENCY
+        #: What the service has answered to the credentials; all clients of this hook share it.
+        self.history = CredentialHistory()
 
     # --- connection -----------------------------------------------------------------------------------
 
@@ -106,7 +109,9 @@ class CloudflareVectorizeHook(BaseHook):
 
         :raises VectorizeInputError: the connection cannot be used, with the field that is wrong.
         """
-        return client_of(self.get_connection(self.conn_id), account_id=self.account_id, retry=None)
+        return client_of(
+            self.get_connection(self.conn_id), account_id=self.account_id, retry=None, history=self.history
+        )
 
     def _conn_for(self, concurrency: int) -> VectorizeClient:
         """Return the client, made anew if it has fewer connections than requests are to be in flight."""
@@ -121,6 +126,7 @@ class CloudflareVectorizeHook(BaseHook):
             self.get_connection(self.conn_id),
             account_id=self.account_id,
             max_connections=self.max_connections,
+            history=self.history,
         )
 
     def test_connection(self) -> tuple[bool, str]:

@@ -86,6 +86,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "500": Kind(effect="instead"),
     "503": Kind(effect="instead"),
     "504": Kind(effect="instead"),
+    "refuse": Kind(effect="instead"),
+    "challenge": Kind(effect="instead"),
     "truncated": Kind(effect="answer"),
     "hang": Kind(effect="answer", value=Value(what="seconds between two bytes", least=0.01)),
     "stuck-watermark": Kind(effect="view", endpoints=("info",)),

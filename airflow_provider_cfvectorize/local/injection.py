@@ -36,9 +36,10 @@ _RESET: Final = struct.pack("ii", 1, 0)
 _BEGINNING: Final = b'{"result":'
 _MORE: Final = b" "
 _PAGES: Final = {
-    "500": "500 Internal Server Error",
-    "503": "503 Service Temporarily Unavailable",
-    "504": "504 Gateway Time-out",
+    "500": (500, "500 Internal Server Error"),
+    "503": (503, "503 Service Temporarily Unavailable"),
+    "504": (504, "504 Gateway Time-out"),
+    "challenge": (403, "Just a moment..."),
 }
 
 
@@ -263,15 +264,17 @@ def refuse(fault: Fault, behaviour: Behaviour) -> Reply:
     :raises ApiError: The answer is one of the service's own refusals.
     """
     if fault.name in _PAGES:
-        title = _PAGES[fault.name]
+        status, title = _PAGES[fault.name]
         page = f"<html>\r\n<head><title>{title}</title></head>\r\n<body>{title}</body>\r\n</html>\r\n"
-        return Reply(int(fault.name), {}, page=page.encode("ascii"))
+        return Reply(status, {}, page=page.encode("ascii"))
     if fault.name == "429":
         raise errors.rate_limited(
             limits.ACCOUNT_REQUESTS, limits.ACCOUNT_WINDOW_SECONDS, int(fault.value or 0), behaviour
         )
     if fault.name == "40041":
         raise errors.refusal("too_many_requests")
+    if fault.name == "refuse":
+        raise errors.refusal("missing_permission", behaviour)
     # Of a connection that is reset, nobody sees it.
     return Reply(200, {})
 

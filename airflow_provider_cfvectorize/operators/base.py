@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_cfvectorize.client.checkpoint import forget, keep_evidence, kept_evidence
+from airflow_provider_cfvectorize.client.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import (
@@ -77,6 +78,7 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         self.conn_id = conn_id
         self.account_id = account_id
         self._given_account = account_id
+        self._history = CredentialHistory()
         self._killed = False
 
     def on_kill(self) -> None:
@@ -126,7 +128,10 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
         check_account(self, self._given_account)
-        return CloudflareVectorizeHook(self.conn_id, self.account_id)
+        hook = CloudflareVectorizeHook(self.conn_id, self.account_id)
+        # What a write has been answered counts for the wait after it.
+        hook.history = self._history
+        return hook
 
     def make_client(self, *, max_connections: int) -> VectorizeClient:
         """
@@ -370,6 +375,8 @@ class VectorizeWriteOperator(VectorizeOperator):
             self._forget_what_is_lost(context, e)
             raise
         self.used_account = evidence.get("account_id")
+        # The trigger has read the index with the same connection.
+        self._history.note_accepted(reading=True)
         return self._end(context, evidence)
 
     def _end(self, context: Context, evidence: dict[str, Any]) -> str | None:

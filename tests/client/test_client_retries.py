@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -13,6 +15,7 @@ import pytest
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.pacer import Pacer
+from airflow_provider_cfvectorize.client.refusals import refusal_passes
 from airflow_provider_cfvectorize.client.session import RetryPolicy, VectorizeSession
 from airflow_provider_cfvectorize.client.transport import RawResponse
 from airflow_provider_cfvectorize.exceptions import (
@@ -67,7 +70,11 @@ class Service:
         self.sleeps.append(seconds)
         self.now += seconds
 
-    def session(self, retry: RetryPolicy | None = RetryPolicy()) -> VectorizeSession:  # noqa: B008
+    def session(
+        self,
+        retry: RetryPolicy | None = RetryPolicy(),  # noqa: B008
+        **options: Any,
+    ) -> VectorizeSession:
         clock = lambda: self.now  # noqa: E731
         return VectorizeSession(
             self,
@@ -76,6 +83,7 @@ class Service:
             retry=retry,
             clock=clock,
             sleep=self.sleep,
+            **options,
         )
 
     def ask(self, **options: Any) -> Any:
@@ -117,7 +125,7 @@ def test_backoff_is_bounded_in_all(seconds: float) -> None:
     with pytest.raises(VectorizeResponseError, match="HTTP 503"):
         service.ask()
     assert max(service.sleeps) <= 30
-    assert sum(service.sleeps) + seconds * (service.sent - 1) <= 120
+    assert sum(service.sleeps) + seconds * (service.sent - 1) <= 120.001
     assert service.sent >= 2
 
 
@@ -332,3 +340,118 @@ def test_after_stop_nothing_is_sent(serve: Serve, connect: Connect) -> None:
         with pytest.raises(VectorizeInterrupted):
             client.list_indexes()
     assert server.requests == []
+
+
+# --- refusals ---------------------------------------------------------------------------------------------
+
+PAGE = Reply(403, b"<html>Just a moment...</html>")
+
+
+@pytest.mark.parametrize("refusal", [refused(403, 10000), refused(401, 9109), refused(400, 6003), PAGE])
+def test_a_refusal_is_final_if_it_is_the_first_answer(refusal: Reply) -> None:
+    service = Service(BUSY, refusal, ok())
+    with pytest.raises(VectorizeResponseError) as e:
+        service.ask()
+    assert (service.sent, e.value.is_passing) == (2, False)
+    assert "has accepted" not in str(e.value)
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+@pytest.mark.parametrize("refusal", [refused(403, 10000), refused(401, 9109), refused(400, 6003), PAGE])
+def test_a_refusal_after_a_success_passes(
+    refusal: Reply, repeatable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(ok(), refusal, refusal, ok("there"))
+    session = service.session()
+    session.request("POST", "/x")
+    assert session.request("POST", "/x", repeatable=repeatable).result == "there"
+    assert service.sent == 4
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "The service has accepted these credentials before. Trying again" in warning.getMessage()
+
+
+def test_a_refusal_that_stays_is_final_after_three_minutes() -> None:
+    service = Service(ok(), refused(403, 10000))
+    session = service.session()
+    session.request("POST", "/x")
+    with pytest.raises(VectorizeAuthError, match=r"credentials before, and has refused them now for") as e:
+        session.request("POST", "/x")
+    assert 180 <= sum(service.sleeps) < 215
+    assert (e.value.status, e.value.code, e.value.is_passing) == (403, 10000, False)
+    # And from then on at once.
+    sent = service.sent
+    with pytest.raises(VectorizeAuthError):
+        session.request("POST", "/x")
+    assert service.sent == sent + 1
+
+
+def test_the_time_of_refusals_starts_again_with_a_success() -> None:
+    service = Service(ok(), *[refused(403, 10000), ok()] * 20, seconds=60)
+    session = service.session()
+    for _ in range(20):
+        session.request("POST", "/x")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "proven", "refused_for", "passes"),
+    [
+        (False, False, 0, False),
+        (True, True, 0, True),
+        (True, True, 179, True),
+        (True, True, 180, False),
+        (True, False, 4, True),
+        (True, False, 5, False),
+    ],
+)
+def test_when_a_refusal_passes(accepted: bool, proven: bool, refused_for: float, passes: bool) -> None:
+    assert refusal_passes(accepted=accepted, proven=proven, refused_for=refused_for) is passes
+
+
+def test_a_token_that_may_only_read_is_refused_after_seconds() -> None:
+    service = Service(ok(), refused(403, 10000))
+    session = service.session()
+    session.request("POST", "/get_by_ids")
+    with pytest.raises(VectorizeAuthError, match=r"before, for reading, and has refused them now for"):
+        session.request("POST", "/delete_by_ids")
+    assert 5 <= sum(service.sleeps) < 21
+
+
+# --- a host that does not answer --------------------------------------------------------------------------
+
+
+def test_patience_is_that_of_the_task(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(VectorizeTransportError("no answer from api.example", sent=False))
+    session = service.session(conn_id="vectors")
+    with pytest.raises(VectorizeTransportError) as e:
+        session.request("GET", "/x")
+    assert e.value.is_final
+    assert re.fullmatch(
+        r"GET /x: no answer from api\.example\. Nothing has answered for 1\d\d s\. Check the host of "
+        r"connection 'vectors' and, on this worker, its network, firewall, proxies and CA bundle",
+        str(e.value),
+    )
+    assert 119 < sum(service.sleeps) < 121
+    assert [record.levelno for record in caplog.records].count(logging.WARNING) == 1
+    # The next request of the task does not wait for as long again.
+    sent, sleeps = service.sent, len(service.sleeps)
+    with pytest.raises(VectorizeTransportError, match="Nothing has answered for"):
+        session.request("GET", "/y")
+    assert (service.sent, len(service.sleeps)) == (sent + 1, sleeps)
+
+
+@pytest.mark.parametrize("answer", [ok(), BUSY, refused(404, 3000)])
+def test_any_answer_shows_that_the_host_is_there(answer: Reply) -> None:
+    service = Service(*[LOST] * 5, answer, ok(), *[LOST] * 5, ok("there"), seconds=15)
+    session = service.session()
+    with contextlib.suppress(VectorizeNotFoundError):
+        session.request("GET", "/x")
+    while session.request("GET", "/y").result != "there":
+        pass
+    assert service.sent == 13
+
+
+def test_what_is_final_is_not_sent_again() -> None:
+    service = Service(VectorizeTransportError("no trusted TLS connection", sent=False, is_final=True), ok())
+    with pytest.raises(VectorizeTransportError, match=r"GET /x of connection 'vectors': no trusted TLS"):
+        service.session(conn_id="vectors").request("GET", "/x")
+    assert service.sent == 1

@@ -76,7 +76,7 @@ def test_success_is_success_whatever_else_the_envelope_has(extra: dict[str, obje
         (refused(403, 9109), VectorizeAuthError, 9109),
         (refused(400, 6003), VectorizeAuthError, 6003),
         (refused(401, None), VectorizeAuthError, None),
-        (Reply(403, b"<html>no</html>"), VectorizeAuthError, None),
+        (Reply(403, b"<html>no</html>"), VectorizeResponseError, None),
         (refused(404, 3000), VectorizeNotFoundError, 3000),
         (refused(400, 3000), VectorizeNotFoundError, 3000),
         (refused(410, 3005), VectorizeNotFoundError, 3005),
@@ -95,6 +95,8 @@ def test_success_is_success_whatever_else_the_envelope_has(extra: dict[str, obje
         (envelope(500, success=True, result=1), VectorizeResponseError, None),
         # Odd shapes
         (refused(400, "40041"), VectorizeResponseError, None),
+        (refused(400, 10**4000), VectorizeResponseError, None),
+        (refused(400, -1), VectorizeResponseError, None),
         (refused(400, True), VectorizeResponseError, None),
         (refused(400, 1.5), VectorizeResponseError, None),
         (envelope(400, success=False), VectorizeResponseError, None),
@@ -119,7 +121,7 @@ def test_the_kind_of_error(reply: Reply, kind: type, code: int | None) -> None:
     ("reply", "advice"),
     [
         (refused(401, 10000), "Check, in this order: the API token .*'Vectorize: Edit'.*this account"),
-        (Reply(401), "Check, in this order"),
+        (Reply(403, b"<html>Just a moment"), "'<html>Just a moment'. This says nothing about the API token"),
         (refused(404, 3000), "Check index_name and the account id, or create the index first"),
         (refused(410, 3005), "create it again"),
         (refused(404, 7003), "Check the account id and the connection's host"),

@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import DAG, task
 from airflow_provider_cfvectorize import exceptions
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
+    VectorizeBatchAuthError,
     VectorizeBatchThrottledError,
     VectorizeError,
     VectorizeThrottledError,
@@ -304,6 +305,11 @@ def test_the_delay_is_what_the_service_asks_for(kind: type[VectorizeThrottledErr
     # The scheduler adds it to the date.
     assert datetime.now(UTC) + LONGEST_DELAY
     assert delay_asked_for(RuntimeError("why")) is None
+
+
+def test_a_refusal_after_a_part_was_acknowledged_is_no_end() -> None:
+    assert fails_for_good(VectorizeBatchAuthError("why", status=403, acknowledged=0, failed=100))
+    assert not fails_for_good(VectorizeBatchAuthError("why", status=403, acknowledged=1400, failed=100))
 
 
 @pytest.mark.airflow(since="3.3")

@@ -26,7 +26,12 @@ from airflow_provider_cfvectorize.local.faults import (
 from local.local_client import Client, FakeClock, mutation, refusal, result, vector
 
 BEGIN = 1_790_000_000.25
-PAGES = {"500": "500 Internal Server Error", "503": "503 Service ", "504": "504 Gateway Time-out"}
+PAGES = {
+    "500": "500 Internal Server Error",
+    "503": "503 Service ",
+    "504": "504 Gateway Time-out",
+    "challenge": "Just a moment...",
+}
 
 
 @pytest.fixture
@@ -116,11 +121,17 @@ def test_40041(faulty):
     assert client.ids("a") == ["a"]
 
 
+def test_a_refusal_of_good_credentials(faulty):
+    _, client = faulty("refuse:delete_by_ids")
+    assert refusal(client.delete(["a"])) == (403, 10000, "Authentication error")
+    assert client.ids("a") == ["a"]
+
+
 @pytest.mark.parametrize("kind", PAGES)
 def test_a_page_in_place_of_json(faulty, kind):
     server, client = faulty(f"{kind}:delete_by_ids")
     response = client.delete(["a"])
-    assert response.status_code == int(kind)
+    assert response.status_code == (403 if kind == "challenge" else int(kind))
     assert response.headers["Content-Type"] == "text/html; charset=UTF-8"
     assert f"<title>{PAGES[kind]}" in response.text
     assert client.ids("a") == ["a"]

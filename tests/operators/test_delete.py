@@ -29,6 +29,7 @@ from airflow_provider_cfvectorize.exceptions import (
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.triggers.events import timeout_event
+from client.stores import Store
 from harness import INDEX, PROVEN, FakeTaskInstance, Vectorize, make_context, run_task, wait_until
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
@@ -391,13 +392,36 @@ def test_a_retry_that_is_resumed_with_the_first_try_s_event(vectorize: Vectorize
 # --- failing ------------------------------------------------------------------------------------------------
 
 
-def test_a_token_that_is_refused(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_refused(
+    vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     token = "wrong-token-0123456789abcdef0123456789ab"
     monkeypatch.setenv(CONN, vectorize.server.connection_with(token))
     with pytest.raises(VectorizeAuthError, match="Vectorize: Edit") as error:
         delete(ids=["a"])
-    assert isinstance(error.value, VectorizeBatchError)
     assert token not in str(error.value)
+    # The question about witnesses has the first answer, and it ends the task without a warning.
+    assert (vectorize.server.stats()["delete_by_ids"], str(error.value).count("Check, in this order")) == (
+        0,
+        1,
+    )
+    assert "witnesses" not in caplog.text
+    context = make_context() | {"task_state_store": Store()}
+    with pytest.raises(VectorizeAuthError, match=f"GET .*/{INDEX}: HTTP 401"):
+        make(ids=["a"], wait_for_completion=True).execute(context)
+    assert "No progress is kept" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["refuse", "challenge"])
+def test_a_spurious_refusal_in_the_middle(vectorize: Vectorize, kind: str) -> None:
+    ids = [f"v{i}" for i in range(3000)]
+    vectorize.server.set_faults([f"{kind}:delete_by_ids#15", f"{kind}:get_by_ids#2", f"{kind}:info#1-2"])
+    try:
+        # The wait has a client of its own, and knows what the write was answered.
+        delete(ids=ids, wait_for_completion=True, poll_interval=0.05)
+    finally:
+        vectorize.server.set_faults([])
+    assert vectorize.server.injected()[kind] == 4
 
 
 def test_a_token_without_the_permission(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,8 +440,7 @@ def test_an_index_that_is_not_there(vectorize: Vectorize) -> None:
     with pytest.raises(VectorizeNotFoundError, match="Check index_name") as error:
         delete(ids=[str(i) for i in range(250)], index_name="other")
     assert error.value.code == 3000
-    assert isinstance(error.value, VectorizeBatchError)
-    assert (error.value.acknowledged, error.value.failed + error.value.not_sent) == (0, 250)
+    assert vectorize.server.stats()["delete_by_ids"] == 0
     vectorize.client.delete_index(INDEX)
     with pytest.raises(VectorizeNotFoundError, match="was deleted"):
         delete(ids=["a"])

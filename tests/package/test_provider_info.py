@@ -236,11 +236,7 @@ import airflow_provider_cfvectorize.{module}
 print(*sorted(set(sys.modules) - before))
 """
     added = set(run_python(code).split())
-    assert not {
-        name
-        for name in added
-        if name.split(".")[0] in ("requests", "urllib3", "tenacity", "numpy", "sqlite3")
-    }
+    assert not {name for name in added if name.split(".")[0] in ("requests", "urllib3", "numpy", "sqlite3")}
     assert not {name for name in added if name.startswith("airflow_provider_cfvectorize.local")}
     assert not {name for name in added if name.startswith("airflow_provider_cfvectorize.hooks.")}
 
@@ -276,7 +272,7 @@ def test_nothing_of_ours_is_deprecated() -> None:
     code = f"""
 import warnings
 import airflow, airflow.providers.common.compat.sdk, airflow.triggers.base
-import requests, tenacity, starlette, uvicorn, numpy
+import requests, starlette, uvicorn, numpy
 warnings.simplefilter("error")
 import importlib
 for name in {MODULES!r}:

@@ -201,6 +201,12 @@ def wrong_token(bench: Bench) -> None:
         CloudflareVectorizeHook().info(INDEX)
 
 
+def refused_once(bench: Bench) -> None:
+    vectorize = bench.vectorize()
+    vectorize.server.set_faults(["refuse:delete_by_ids#2"])
+    assert bench.delete(ids=[f"v{i}" for i in range(300)])
+
+
 def no_index(bench: Bench) -> None:
     vectorize = bench.vectorize()
     receipt = vectorize.delete(IDS)
@@ -254,6 +260,7 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "another writer's mutation overtakes": overtaken,
     "somebody inserts the ids again while you wait": inserted_again,
     "a wrong token, or one without the permission": wrong_token,
+    "a token that is refused once, in the middle": refused_once,
     "an index that is not there, or was deleted": no_index,
     "a retry of the delete": retry,
     "a kill of the task": kill,

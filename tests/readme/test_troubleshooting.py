@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_cfvectorize import exceptions
 from airflow_provider_cfvectorize.client import answers
+from airflow_provider_cfvectorize.client.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.transport import RawResponse
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
@@ -96,6 +97,18 @@ def may_only_read(bench: Bench) -> None:
     bench.serve(read_only_token=TOKEN)
     bench.connect(password=TOKEN)
     bench.delete(ids=["a"])
+
+
+def revoked_since(bench: Bench) -> None:
+    bench.answers(refused(403, 10000))
+    hook = CloudflareVectorizeHook()
+    hook.history = CredentialHistory(accepted=True, accepted_to_write=True, refused_since=-1e6)
+    hook.list_indexes()
+
+
+def challenged(bench: Bench) -> None:
+    bench.answers(Reply(403, b"<html>Just a moment"))
+    bench.ask()
 
 
 def through_a_closed_proxy(bench: Bench) -> None:
@@ -252,6 +265,8 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
         lambda b: b.ask(host="http://vectorize:8787"),
     ),
     ("GET ...: HTTP ..., code ...: .... Check", "VectorizeAuthError", lambda b: b.ask(password=TOKEN)),
+    ("... The service has accepted these credentials", "VectorizeAuthError", revoked_since),
+    ("GET ...: HTTP 403 with a body", "VectorizeResponseError", challenged),
     ("... ids are acknowledged, ... failed with code 10000", "VectorizeBatchAuthError", may_only_read),
     (
         "GET ...: no answer",
