@@ -6,9 +6,9 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from airflow_provider_cfvectorize.client.dispatch import (
 )
 from airflow_provider_cfvectorize.client.ids import IdList, IdSource, in_reads, sha256_of_sorted, spread
 from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt
+from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.waiting import ends_a_wait
 from airflow_provider_cfvectorize.exceptions import (
@@ -41,21 +42,23 @@ _log = logging.getLogger(__name__)
 DEFAULT_CONCURRENCY: Final = 4
 #: Ids still visible that an evidence lists after everything was read back.
 SHOWN_VISIBLE: Final = 20
+#: Ids of a sample that do not exist, as the log shows them.
+SHOWN_MISSING: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """
-    What asking about a few ids, before anything is sent, has shown.
+    What is known of a few of the ids before anything is sent.
 
     :param held_back: position of the batch to send last.
-    :param witness_ids: those ids of that batch that were asked for and exist.
+    :param witnesses: ids that exist, each with the position of its batch, the batch to send last first.
     :param asked: number of ids asked about.
     :param exist: number of those that exist.
     """
 
     held_back: int
-    witness_ids: tuple[str, ...] = ()
+    witnesses: tuple[tuple[int, str], ...] = ()
     asked: int = 0
     exist: int = 0
 
@@ -67,24 +70,31 @@ def take_sample(
     log: Any = _log,
     *,
     strict: bool = False,
+    fail_if_none_exist: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Sample:
     """
-    Find a batch with ids that exist, since the absence of one that never existed proves nothing.
+    Find ids that exist, since the absence of one that never existed proves nothing.
 
-    About 20 ids of a batch are asked for, of up to three batches spread over the input, until one shows one:
-    the last batch first, since that is the least likely to have been sent by an earlier try or run whose
-    deletes are still to be applied. Every try asks the same, and so holds the same batch back.
+    This asks about 20 ids of each of up to three batches spread over the input. The last one that has an id
+    that exists is sent last, since it is the least likely to have been sent by an earlier try or run whose
+    deletes are still to be applied. Every try asks the same, and so holds the same batch back. The witnesses
+    come from each of the batches, since somebody else may delete the ids of one.
 
     :param client: asks.
     :param index_name: the index.
     :param ids: what is going to be deleted.
-    :param log: where to say that asking failed: it costs the witnesses, never the delete.
+    :param log: where to say that asking failed (it costs the witnesses, never the delete), and which ids do
+        not exist.
     :param strict: a refusal is an error all the same; for a rehearsal, which has nothing else to tell.
+    :param fail_if_none_exist: it is an error if none of the ids asked about exists.
     :param stopped: says whether to stop; asked on this thread.
+    :raises VectorizeInputError: with ``fail_if_none_exist``.
     :raises VectorizeInterrupted: it was told to stop.
     """
-    asked = 0
+    asked: list[str] = []
+    missing: list[str] = []
+    seen: list[list[tuple[int, str]]] = []
     # A batch of an id or two has few witnesses to give, and one that is written again leaves none.
     for position, batch in sorted(ids.samples(), key=lambda sample: len(sample[1]) < MAX_WITNESSES):
         some = [batch[i] for i in spread(len(batch), limits.MAX_GET_IDS)]
@@ -98,12 +108,45 @@ def take_sample(
                 raise
             log.warning("No witnesses, and so a weaker proof later: asking for some of the ids failed: %s", e)
             break
-        asked += len(some)
         found = {vector["id"] for vector in vectors}
-        exist = [id_ for id_ in some if id_ in found]
-        if exist:
-            return Sample(position, tuple(exist), asked, len(exist))
-    return Sample(ids.batches - 1, asked=asked)
+        asked += some
+        missing += [id_ for id_ in some if id_ not in found]
+        if exist := [(position, id_) for id_ in some if id_ in found]:
+            # More than are needed of the first, since those that stand in another batch as well drop out.
+            seen.append(exist[:MAX_WITNESSES] if seen else exist)
+    if missing:
+        _tell_missing(index_name, missing, len(asked), log, fail=fail_if_none_exist)
+    return Sample(
+        held_back=seen[0][0][0] if seen else ids.batches - 1,
+        witnesses=tuple(itertools.chain(*seen)),
+        asked=len(asked),
+        exist=len(asked) - len(missing),
+    )
+
+
+def _tell_missing(index_name: str, missing: list[str], asked: int, log: Any, *, fail: bool) -> None:
+    exist = asked - len(missing)
+    examples = ", ".join(show(id_) for id_ in missing[:SHOWN_MISSING])
+    text = f"{exist or 'None'} of {asked} sampled ids exist{'' if exist > 1 else 's'} in index {index_name}"
+    if fail and not exist:
+        raise VectorizeInputError(
+            f"fail_if_none_exist: {text}, so nothing was sent. Missing are, for example, {examples}. Check "
+            "the ids (typing errors, white space, another index), or whether they are deleted already"
+        )
+    log.warning("%s; missing are, for example, %s", text, examples)
+
+
+def _choose(positions: Mapping[str, int]) -> tuple[str, ...]:
+    """
+    Return the witnesses for a receipt: of each batch one, then of each another, and so on.
+
+    :param positions: the batch of each id that may be one; the batch to send last comes first.
+    """
+    groups: dict[int, list[str]] = {}
+    for id_, position in positions.items():
+        groups.setdefault(position, []).append(id_)
+    in_turn = (id_ for ids in itertools.zip_longest(*groups.values()) for id_ in ids if id_ is not None)
+    return tuple(itertools.islice(in_turn, MAX_WITNESSES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +167,7 @@ def delete_ids(
     *,
     concurrency: int = DEFAULT_CONCURRENCY,
     witnesses: bool = True,
+    fail_if_none_exist: bool = False,
     checkpoint: Checkpoint | None = None,
     stopped: Callable[[], bool] = lambda: False,
     log: Any = _log,
@@ -138,6 +182,7 @@ def delete_ids(
     :param ids: what to delete.
     :param concurrency: batches in flight at once.
     :param witnesses: ask for witnesses before.
+    :param fail_if_none_exist: with witnesses, send nothing if none of the ids asked about exists.
     :param checkpoint: keeps how far it came; what an earlier try had acknowledged of the same ids is not sent
         again.
     :param stopped: says whether to stop; asked on this thread, between batches.
@@ -145,25 +190,27 @@ def delete_ids(
     :raises VectorizeBatchError: a batch failed for good; says how many ids are acknowledged and how many not
         sent.
     :raises VectorizeInterrupted: it was told to stop; likewise.
-    :raises VectorizeInputError: the index name cannot be one, or a file changed while it was read.
+    :raises VectorizeInputError: the index name cannot be one, a file changed while it was read, or none of
+        the ids asked about exists, with ``fail_if_none_exist``.
     """
     check_path_name(index_name)
     check_concurrency(concurrency)
     if not ids.count:
-        return Receipt(None, index_name, client.account_id)
+        return Receipt(None, index_name, client.account_id, sampled=0, existing=0)
     kept = _load(checkpoint, ids, log)
     if kept.receipt is not None:
         return kept.receipt
     if kept.details is not None:
-        sample = Sample(kept.details["held_back"], tuple(kept.details["witness_ids"]))
+        sample = _read_sample(kept.details)
     elif witnesses:
-        sample = take_sample(client, index_name, ids, log, stopped=stopped)
+        sample = take_sample(
+            client, index_name, ids, log, fail_if_none_exist=fail_if_none_exist, stopped=stopped
+        )
     else:
         sample = Sample(ids.batches - 1)
     details = {
         "ids": ids.fingerprint if checkpoint is not None else "",
-        "held_back": sample.held_back,
-        "witness_ids": list(sample.witness_ids),
+        "sample": {**asdict(sample), "witnesses": [list(witness) for witness in sample.witnesses]},
     }
     progress = Progress(log, f"deleting from {index_name}", count=ids.count, batches=ids.batches)
     acknowledged = Acknowledged(kept.done, _missing(kept))
@@ -184,17 +231,18 @@ def delete_ids(
         stopped=stopped,
     )
     held_back: list[_Batch] = []
-    witness_ids = sample.witness_ids
+    witness_ids = {id_: position for position, id_ in sample.witnesses}
 
     def all_but_one() -> Iterator[_Batch]:
-        nonlocal witness_ids
         numbers = itertools.count()
         for position, batch in enumerate(ids):
+            # Of a file, an id may stand in several batches; it proves none of them.
+            for id_ in witness_ids.keys() & batch:
+                if witness_ids[id_] != position:
+                    del witness_ids[id_]
             if position == sample.held_back:
                 held_back.append(_Batch(ids.batches - 1, batch))
                 continue
-            # Of a file, an id may stand in several batches; an earlier one would remove it.
-            witness_ids = tuple(id_ for id_ in witness_ids if id_ not in batch)
             number = next(numbers)
             if number in sent_before:
                 progress.skip(len(batch))
@@ -228,11 +276,19 @@ def delete_ids(
         client.account_id,
         count=ids.count,
         batches=ids.batches,
-        witness_ids=witness_ids[:MAX_WITNESSES],
+        witness_ids=_choose(witness_ids),
+        sampled=sample.asked,
+        existing=sample.exist,
     )
     if checkpoint is not None:
         checkpoint.keep_receipt(receipt, {**details, "missing": []})
     return receipt
+
+
+def _read_sample(details: Mapping[str, Any]) -> Sample:
+    sample = details["sample"]
+    witnesses = tuple((position, id_) for position, id_ in sample["witnesses"])
+    return Sample(**{**sample, "witnesses": witnesses})
 
 
 def _missing(kept: Kept) -> list[int]:
@@ -247,8 +303,7 @@ def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:
     match kept.details:
         case {
             "ids": str() as of,
-            "held_back": int() as held_back,
-            "witness_ids": list(),
+            "sample": {"held_back": int() as held_back, "witnesses": list(), "asked": int(), "exist": int()},
             "missing": list() as missing,
         } if (
             of == ids.fingerprint

@@ -56,11 +56,13 @@ class Receipt:
     :param accepted_at: the server's clock when it accepted the last batch, whole seconds.
     :param count: number of ids sent.
     :param batches: number of requests they were sent in.
-    :param witness_ids: of a delete, ids that existed before, in the batch of the last mutation; their absence
-        proves it.
+    :param witness_ids: of a delete, ids that existed before, in the batch of the last mutation and in up to
+        two others; their absence proves it.
     :param bare: there is no receipt, only a mutation id.
     :param witness_vectors: of an insert or upsert, vectors of the batch of the last mutation that were not so
         before; that they read back as they were written proves it.
+    :param sampled: of a delete, number of ids asked about before anything was sent.
+    :param existing: of a delete, number of those that existed.
     """
 
     mutation_id: str | None
@@ -72,6 +74,8 @@ class Receipt:
     witness_ids: tuple[str, ...] = ()
     bare: bool = False
     witness_vectors: tuple[WitnessVector, ...] = ()
+    sampled: int | None = None
+    existing: int | None = None
 
     @property
     def to_read_back(self) -> tuple[str, ...]:
@@ -95,6 +99,8 @@ class Receipt:
             "batches": self.batches,
             "witness_ids": list(self.witness_ids),
         }
+        if self.sampled is not None:
+            receipt |= {"sampled": self.sampled, "existing": self.existing}
         if self.witness_vectors:
             receipt["witness_vectors"] = [witness.as_dict() for witness in self.witness_vectors]
         return receipt
@@ -110,6 +116,8 @@ class Receipt:
         batches: int,
         witness_ids: tuple[str, ...] = (),
         witness_vectors: tuple[WitnessVector, ...] = (),
+        sampled: int | None = None,
+        existing: int | None = None,
     ) -> Receipt:
         """
         Return the receipt of a write.
@@ -121,6 +129,8 @@ class Receipt:
         :param batches: number of requests they were sent in.
         :param witness_ids: the witnesses of a delete.
         :param witness_vectors: the witnesses of an insert or upsert.
+        :param sampled: number of ids that a delete asked about.
+        :param existing: number of those that existed.
         """
         return cls(
             mutation["mutationId"],
@@ -131,6 +141,8 @@ class Receipt:
             batches=batches,
             witness_ids=witness_ids,
             witness_vectors=witness_vectors,
+            sampled=sampled,
+            existing=existing,
         )
 
     @classmethod
@@ -190,7 +202,7 @@ class Receipt:
                 f"{limits.MAX_GET_IDS}, and no witness_ids beside it"
             )
         numbers: dict[str, int] = {}
-        for name in ("count", "batches"):
+        for name in ("count", "batches", "sampled", "existing"):
             number = value.get(name, 0)
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= MAX_COUNT:
                 raise VectorizeInputError(
@@ -210,6 +222,8 @@ class Receipt:
             accepted_at=accepted_at,
             count=numbers["count"],
             batches=numbers["batches"],
+            sampled=numbers["sampled"] if "sampled" in value else None,
+            existing=numbers["existing"] if "existing" in value else None,
             witness_ids=tuple(witnesses),
             witness_vectors=tuple(WitnessVector.from_dict(vector) for vector in vectors),
         )

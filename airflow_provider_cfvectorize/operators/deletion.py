@@ -59,6 +59,8 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
     :param concurrency: requests in flight at once.
     :param max_ids: fail, before anything is sent, if there are more ids than this.
     :param dry_run: check and count the ids, ask about a few of them, and delete nothing.
+    :param fail_if_none_exist: fail, before anything is sent, if none of the ids asked about exists. Without,
+        the log warns. It needs ``verify="sample"`` or ``"all"``.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -81,6 +83,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         concurrency: int = 4,
         max_ids: int | None = None,
         dry_run: bool = False,
+        fail_if_none_exist: bool = False,
         conn_id: str = DEFAULT_CONN_ID,
         account_id: str | None = None,
         **kwargs: Any,
@@ -103,6 +106,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         self.max_ids = max_ids
         # Not dry_run: that is a method of Airflow's base class.
         self.is_dry_run = dry_run
+        self.fail_if_none_exist = fail_if_none_exist
         #: What tells the ids that were sent from others, kept over a deferral.
         self._sent = ""
 
@@ -131,6 +135,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
                 ids,
                 concurrency=self.concurrency,
                 witnesses=self.verify != "none",
+                fail_if_none_exist=self.fail_if_none_exist,
                 checkpoint=self._open_checkpoint(context, client, ids),
                 stopped=self.is_killed,
                 log=self.log,
@@ -227,6 +232,11 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
             raise VectorizeInputError(
                 "verify='all' reads every id back when the delete is applied: set wait_for_completion=True"
             )
+        if self.fail_if_none_exist and self.verify == "none":
+            raise VectorizeInputError(
+                "fail_if_none_exist asks about a few of the ids, and verify='none' asks nothing: set "
+                "verify='sample'"
+            )
         self.check_number("concurrency", 1, whole=True)
         if self.max_ids is not None:
             self.check_number("max_ids", 0, whole=True)
@@ -239,12 +249,24 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         )
 
     def _rehearse(self, context: Context, client: VectorizeClient, ids: IdSource) -> None:
-        from airflow_provider_cfvectorize.client.deletion import take_sample
+        from airflow_provider_cfvectorize.client.deletion import Sample, take_sample
         from airflow_provider_cfvectorize.client.mutations import Receipt
 
         self.log.info("Dry run: %d ids in %d batches would be deleted.", ids.count, ids.batches)
+        sample = Sample(0)
         if ids.count and self.verify != "none":
-            sample = take_sample(client, self.index_name, ids, self.log, strict=True, stopped=self.is_killed)
+            sample = take_sample(
+                client,
+                self.index_name,
+                ids,
+                self.log,
+                strict=True,
+                fail_if_none_exist=self.fail_if_none_exist,
+                stopped=self.is_killed,
+            )
             self.log.info("Dry run: of %d ids asked about, %d exist now.", sample.asked, sample.exist)
-        receipt = Receipt(None, self.index_name, client.account_id).as_dict()
-        self.push(context, "receipt", {**receipt, "dry_run": True, "would_delete": ids.count})
+        receipt = Receipt(
+            None, self.index_name, client.account_id, sampled=sample.asked, existing=sample.exist
+        )
+        rehearsed = {"dry_run": True, "would_delete": ids.count}
+        self.push(context, "receipt", {**receipt.as_dict(), **rehearsed})

@@ -23,6 +23,8 @@ class Store:
         self._check()
         self.sets += 1
         self.values[key] = json.dumps(value)
+        # Airflow refuses what is not JSON, such as a tuple.
+        assert json.loads(self.values[key]) == value
 
     def delete(self, key: str) -> None:
         self._check()

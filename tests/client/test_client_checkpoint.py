@@ -115,9 +115,9 @@ def test_a_delete_goes_on_after_the_last_acknowledged_batch(
     assert {id_ for batch in first + second for id_ in batch} == set(IDS)
     assert (receipt.count, receipt.batches) == (1000, 10)
     # The batch held back is the same, and it comes last.
-    assert set(receipt.witness_ids) <= set(second[-1])
+    assert receipt.witness_ids[0] in second[-1]
     # Until something is kept, the same is asked again.
-    assert service.questions == (1 if accepted_before else 2)
+    assert service.questions == (3 if accepted_before else 6)
     assert IDS[-1] in second[-1]
 
 
@@ -233,8 +233,7 @@ def test_a_store_that_fails_costs_the_progress_and_not_the_delete(
                 "done": 5,
                 "details": {
                     "ids": read_ids(IDS).fingerprint,
-                    "held_back": 9,
-                    "witness_ids": [],
+                    "sample": {"held_back": 9, "witnesses": [], "asked": 0, "exist": 0},
                     "missing": missing,
                 },
                 "receipt": None,
@@ -279,7 +278,7 @@ def test_what_is_kept_is_small_and_says_little(serve: Serve, connect: Connect) -
     ids = [f"{i:064}" for i in range(1000)]
     delete_ids(client, "docs", read_ids(ids), checkpoint=checkpoint(store))
     assert len(store.values[KEY]) < 4096
-    assert sum(id_ in store.values[KEY] for id_ in ids) <= 20
+    assert sum(id_ in store.values[KEY] for id_ in ids) <= 30
 
 
 @given(st.permutations(range(12)), st.integers(0, 12), st.integers(0, 12))

@@ -65,16 +65,17 @@ class Index:
 
 def test_the_batch_with_witnesses_is_sent_last(serve: Serve, connect: Connect) -> None:
     ids = numbered(1234)
-    # Of the first of the samples nothing exists, of the second (batch 6) something does.
+    # Of the first and the third of the samples nothing exists, of the second (batch 6) something does.
     index = Index(set(ids[600:700]))
     receipt = delete_ids(connect(serve(index), retry=AT_ONCE), "docs", read_ids(ids), log=log)
     assert index.deletes[-1] == ids[600:700]
     assert sorted(map(tuple, index.deletes)) == sorted(map(tuple, read_ids(ids)))
-    assert [len(asked) for asked in index.questions] == [20, 20]
+    assert [len(asked) for asked in index.questions] == [20, 20, 20]
     assert receipt.mutation_id == "mutation-id-600"
     assert len(receipt.witness_ids) == 5
     assert set(receipt.witness_ids) <= set(index.questions[1])
     assert (receipt.count, receipt.batches) == (1234, 13)
+    assert (receipt.sampled, receipt.existing) == (60, 20)
     assert (receipt.index_name, receipt.account_id) == ("docs", "0123456789abcdef" * 2)
     assert receipt.accepted_at is not None
     assert Receipt.from_dict(receipt.as_dict()) == receipt
@@ -118,7 +119,44 @@ def test_fewer_witnesses_where_fewer_exist(serve: Serve, connect: Connect) -> No
     client = connect(serve(index))
     sample = take_sample(client, "docs", read_ids(numbered(7)))
     assert (sample.held_back, sample.asked, sample.exist) == (0, 7, 2)
-    assert sample.witness_ids == ("id-0", "id-3")
+    assert sample.witnesses == ((0, "id-0"), (0, "id-3"))
+
+
+def test_a_delete_of_the_last_batch_by_somebody_else_proves_nothing(serve: Serve, connect: Connect) -> None:
+    ids = numbered(300)
+    index = Index(set(ids))
+
+    def answer(request: Request) -> Reply:
+        if request.path.endswith("info"):
+            return ok({"processedUpToMutation": "theirs", "processedUpToDatetime": "2999-01-01T00:00:00Z"})
+        return index(request)
+
+    client = connect(serve(answer))
+    receipt = delete_ids(client, "docs", read_ids(ids))
+    wait = Wait(client, "docs", [receipt], log)
+    # They deleted what we sent last, just before; of what we sent, nothing is applied yet.
+    index.exist -= set(index.deletes[-1])
+    assert wait.look() is None
+    index.exist.clear()
+    assert wait.look()["outcome"] == "read_back"
+
+
+@pytest.mark.parametrize(
+    ("exist", "told"),
+    [
+        (0, "None of 20 sampled ids exists in index docs; missing are, for example, 'id-0', 'id-5', 'id-10'"),
+        (1, "1 of 20 sampled ids exists in index docs; missing are, for example, 'id-5', 'id-10', 'id-16'"),
+        (100, ""),
+    ],
+)
+def test_a_warning_names_ids_that_do_not_exist(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, exist: int, told: str
+) -> None:
+    index = Index(set(numbered(exist)))
+    receipt = delete_ids(connect(serve(index)), "docs", read_ids(numbered(100)), log=log)
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ([told] if told else [])
+    assert (receipt.sampled, receipt.existing) == (20, min(exist, 20))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +183,7 @@ def test_a_failed_question_costs_the_witnesses_only(
 
 def test_nothing_is_sent_for_no_ids(connect: Connect) -> None:
     receipt = delete_ids(connect("http://127.0.0.1:9"), "docs", read_ids([]))
-    assert receipt == Receipt(None, "docs", "0123456789abcdef" * 2)
+    assert receipt == Receipt(None, "docs", "0123456789abcdef" * 2, sampled=0, existing=0)
     assert (receipt.count, receipt.as_dict()["mutation_id"]) == (0, None)
 
 

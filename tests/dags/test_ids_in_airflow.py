@@ -231,7 +231,7 @@ def test_what_progress_has_in_it(
                 task_id="delete", index_name=INDEX, ids=ids, verify=verify, retry_delay=timedelta(0)
             )
         assert run_dag(dag).state == "failed"
-        assert places(mark).get(column, 0) == (20 if verify == "sample" else 0)
+        assert places(mark).get(column, 0) == (25 if verify == "sample" else 0)
     finally:
         relay.close()
 
@@ -245,7 +245,7 @@ def test_progress_stays_after_success(vectorize: Vectorize) -> None:
             task_id="delete", index_name=INDEX, ids=ids, wait_for_completion=True, poll_interval=0.05
         )
     assert run_dag(dag).state == "success"
-    assert places("markforgotten")["task_state_store.value"] == 20
+    assert places("markforgotten")["task_state_store.value"] == 25
 
 
 # --- the evidence -------------------------------------------------------------------------------------------

@@ -96,6 +96,8 @@ def test_exactly_these_ids(vectorize: Vectorize, tmp_path: Path, count: int, how
         "count",
         "batches",
         "witness_ids",
+        "sampled",
+        "existing",
     }
 
 
@@ -482,7 +484,25 @@ def test_an_id_in_two_batches_is_no_witness(vectorize: Vectorize, tmp_path: Path
     path.write_text("\n".join([*ids[:100], *ids[:18], *ids[100:102]]))
     context = make_context()
     delete(context, ids_path=str(path))
-    assert set(context["ti"].pushed["receipt"]["witness_ids"]) == set(ids[100:102])
+    witness_ids = context["ti"].pushed["receipt"]["witness_ids"]
+    assert (witness_ids[0], witness_ids[2]) == (ids[100], ids[101])
+    assert set(witness_ids) <= set(ids[18:102])
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_nothing_is_sent_if_none_exists(vectorize: Vectorize, dry_run: bool) -> None:
+    vectorize.fill(["a"])
+    options = {"fail_if_none_exist": True, "dry_run": dry_run}
+    with pytest.raises(VectorizeInputError, match="None of 3 sampled ids exists in index docs, so"):
+        delete(ids=["chnk-1", "chnk-2", "a "], **options)
+    assert vectorize.server.stats()["delete_by_ids"] == 0
+    context = make_context()
+    delete(context, ids=["chnk-1", "a"], **options)
+    receipt = context["ti"].pushed["receipt"]
+    assert (receipt["sampled"], receipt["existing"]) == (2, 1)
+    delete(ids=[], **options)
+    with pytest.raises(VectorizeInputError, match="verify='none' asks nothing"):
+        delete(ids=["a"], verify="none", **options)
 
 
 # --- stopping -----------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def test_the_numbers_of_the_other_documents() -> None:
     decision = words("docs/decision.md")
     for phrase in (
         f"up to {mutations.MAX_WITNESSES} **witnesses**",
-        f"about {limits.MAX_GET_IDS} ids of a batch",
+        f"about {limits.MAX_GET_IDS} ids of each of up to three batches",
         f"more than {mutations.CLOCK_TOLERANCE.total_seconds():g} s before",
         f"less than {mutations.VISIBILITY_PATIENCE.total_seconds():g} s ago",
         f"accepted {mutations.INFERENCE_TIME.total_seconds():g} s ago",

@@ -138,6 +138,11 @@ def a_file_that_changes(bench: Bench) -> None:
     run_task(lambda: Changing(task_id="t", index_name=INDEX, ids_path=str(path)), make_context())
 
 
+def nothing_exists(bench: Bench) -> None:
+    Vectorize(bench.server)
+    bench.delete(ids=["a"], fail_if_none_exist=True)
+
+
 def nothing_desired(bench: Bench) -> None:
     Vectorize(bench.server).fill(["a"])
     kwargs: dict[str, Any] = {"task_id": "t", "index_name": INDEX, "ids": [], "confirm_after": None}
@@ -304,6 +309,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
     ("ids: got a ", "VectorizeInputError", lambda b: b.delete(ids={"a"})),
     ("ids[...]: ...", "VectorizeInputError", lambda b: b.delete(ids=["a", ["b"]])),
     ("there are ... ids and max_ids", "VectorizeInputError", lambda b: b.delete(ids=["a", "b"], max_ids=1)),
+    ("fail_if_none_exist", "VectorizeInputError", nothing_exists),
     ("both ids and ids_path", "VectorizeInputError", lambda b: b.delete(ids=["a"], ids_path="ids.txt")),
     (
         "ids_path ... cannot be read: No such file",
