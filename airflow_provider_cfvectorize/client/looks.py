@@ -177,7 +177,8 @@ class Look:
         if not lost:
             return None
         newest = max(lost, key=lambda receipt: receipt.accepted_at or _LONG_AGO)
-        more = f" and {len(lost) - 1} more mutations of this wait" if len(lost) > 1 else ""
+        others = sum(receipt.mutations for receipt in lost) - 1
+        more = f" and {others} more mutations of this wait" if others else ""
         return VectorizeIndexRecreatedError(
             f"index {show(index_name)} was created again at {format_time(self.state.created_on)}: mutation "
             f"{newest.mutation_id} (accepted at {format_time(newest.accepted_at)}, {newest.amount}){more} "
@@ -229,6 +230,8 @@ def make_evidence(
     }
     if receipt.witness_vectors:
         evidence["differing"] = list(decision.differing)
+    if receipt.mutations > 1:
+        evidence["mutation_count"] = receipt.mutations
     return evidence
 
 
@@ -264,6 +267,8 @@ def explain_timeout(
     shown = []
     for receipt, decision in waits[:EXPLAINED_WAITS]:
         text = f"mutation {receipt.mutation_id}"
+        if receipt.mutations > 1:
+            text += f" and {receipt.mutations - 1} more"
         if receipt.bare:
             if state is not None and state.watermark is not None:
                 at = format_time(state.processed_up_to) or "a time the service does not say"
@@ -286,7 +291,8 @@ def explain_timeout(
             if decision is not None and decision.differing:
                 text += f"; absent or different: {', '.join(show(id_) for id_ in decision.differing[:5])}"
         shown.append(text)
-    more = f"; and {len(waits) - EXPLAINED_WAITS} more" if len(waits) > EXPLAINED_WAITS else ""
+    others = sum(receipt.mutations for receipt, _ in waits[EXPLAINED_WAITS:])
+    more = f"; and {others} more" if others else ""
     after = f" The last look failed: {trouble}" if trouble else ""
     return f"not seen to be applied within {seconds:g} s: {'; '.join(shown)}{more}.{after}"
 
@@ -313,6 +319,6 @@ def summarize(evidence: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "decided_at": max(single["decided_at"] for single in every),
         "witnesses_checked": sum(single["witnesses_checked"] for single in every),
         "still_visible": [id_ for single in every for id_ in single["still_visible"]][: limits.MAX_GET_IDS],
-        "mutation_count": len(every),
+        "mutation_count": sum(single.get("mutation_count", 1) for single in every),
         "mutations": every[:LISTED_MUTATIONS],
     }

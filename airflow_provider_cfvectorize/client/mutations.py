@@ -157,7 +157,8 @@ def _unless_recreated(receipt: Receipt, state: IndexState, decision: Decision) -
     """Return a decision that holds only in the index that has accepted the mutation."""
     if state.created_on is None:
         return replace(decision, verdict=Verdict.CREATION, outcome=None)
-    if receipt.accepted_at is None or state.created_on - receipt.accepted_at <= CLOCK_TOLERANCE:
+    accepted_at = receipt.first_accepted_at or receipt.accepted_at
+    if accepted_at is None or state.created_on - accepted_at <= CLOCK_TOLERANCE:
         return decision
     reason = f"the index was created at {format_time(state.created_on)}, after this mutation was accepted"
     return Decision(Verdict.RECREATED, reason=reason)
@@ -183,7 +184,8 @@ def _decide_in_one_index(
     """Decide as if the index were the one that has accepted the mutation."""
     if receipt.mutation_id is None:
         return Decision(Verdict.APPLIED, "nothing_to_do", "nothing was sent")
-    if state.watermark == receipt.mutation_id:
+    # The watermark of one of its mutations proves nothing of a stand-in's others.
+    if state.watermark == receipt.mutation_id and receipt.mutations == 1:
         return _decide_by_watermark(receipt, state, found, at_deadline)
     if receipt.bare or receipt.accepted_at is None:
         return Decision(
@@ -316,7 +318,9 @@ def is_later(one: Receipt, other: Receipt) -> bool:
 
 def settle(receipts: Sequence[Receipt], decisions: Sequence[Decision], state: IndexState) -> list[Decision]:
     """
-    Decide on those pending mutations of a wait that came before one which is known to be applied.
+    Decide on those mutations of a wait that came before one which is known to be applied.
+
+    These are the pending ones, and those that were inferred to be applied, which is known better now.
 
     Mutations are applied in the order of their acceptance. So of two writes of the same ids the later one
     proves the earlier, of which nothing may be left to see.
@@ -334,7 +338,8 @@ def settle(receipts: Sequence[Receipt], decisions: Sequence[Decision], state: In
 
     def settled(receipt: Receipt, decision: Decision) -> Decision:
         later = [proof for proof in proofs if is_later(proof[0], receipt)]
-        if decision.verdict is not Verdict.PENDING or not later:
+        is_open = decision.verdict is Verdict.PENDING or decision.outcome == "inferred"
+        if not is_open or not later:
             return decision
         # What is seen now may be the later one's doing; but no delete makes a vector visible.
         visible = decision.still_visible if all(proof.witness_ids for proof, _ in later) else ()

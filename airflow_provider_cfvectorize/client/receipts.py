@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeGuard
 
@@ -20,6 +21,12 @@ from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 MAX_COUNT: Final = 10**12
 #: Witnesses in a receipt that this package writes; those of others may have as many as one request can read.
 MAX_WITNESSES: Final = 5
+#: Characters of JSON that the receipts of one wait may take among a trigger's arguments. With the other
+#: arguments and Fernet, which adds a third, that makes a row of less than 16 KiB; MySQL takes 64 KiB.
+MAX_ARGUMENT_CHARS: Final = 8 * 1024
+#: What Airflow 2 adds to each of them to say that it is a dict.
+_DICT_MARK_CHARS: Final = 32
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 _MUTATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.MAX_MUTATION_ID_CHARS}}}", re.ASCII)
 
@@ -63,6 +70,8 @@ class Receipt:
         before; that they read back as they were written proves it.
     :param sampled: of a delete, number of ids asked about before anything was sent.
     :param existing: of a delete, number of those that existed.
+    :param mutations: number of mutations; more than 1 for a stand-in, see ``condense``.
+    :param first_accepted_at: of a stand-in, when the first of its mutations was accepted.
     """
 
     mutation_id: str | None
@@ -76,6 +85,8 @@ class Receipt:
     witness_vectors: tuple[WitnessVector, ...] = ()
     sampled: int | None = None
     existing: int | None = None
+    mutations: int = 1
+    first_accepted_at: datetime | None = None
 
     @property
     def to_read_back(self) -> tuple[str, ...]:
@@ -89,7 +100,7 @@ class Receipt:
         return f"{what}: {self.count}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the receipt as it goes into XCom and into a trigger's arguments."""
+        """Return the receipt as it goes into XCom."""
         receipt: dict[str, Any] = {
             "mutation_id": self.mutation_id,
             "index_name": self.index_name,
@@ -104,6 +115,28 @@ class Receipt:
         if self.witness_vectors:
             receipt["witness_vectors"] = [witness.as_dict() for witness in self.witness_vectors]
         return receipt
+
+    def as_argument(self) -> dict[str, Any]:
+        """Return the receipt as it goes into a trigger's arguments, which name index and account once."""
+        left_out = ("index_name", "account_id", "sampled", "existing")
+        argument = {name: value for name, value in self.as_dict().items() if value and name not in left_out}
+        if self.bare:
+            argument["bare"] = True
+        if self.mutations > 1:
+            argument["mutations"] = self.mutations
+            argument["first_accepted_at"] = format_time(self.first_accepted_at)
+        return argument
+
+    @classmethod
+    def from_argument(cls, value: Mapping[str, Any]) -> Receipt:
+        """
+        Read a receipt back.
+
+        :param value: what :meth:`as_argument` returned.
+        """
+        receipt = cls.of_bare_id(value["mutation_id"]) if value.get("bare") else cls.from_dict(value)
+        first = parse_time(value.get("first_accepted_at"))
+        return replace(receipt, mutations=value.get("mutations", 1), first_accepted_at=first)
 
     @classmethod
     def of(
@@ -227,3 +260,36 @@ class Receipt:
             witness_ids=tuple(witnesses),
             witness_vectors=tuple(WitnessVector.from_dict(vector) for vector in vectors),
         )
+
+
+def condense(receipts: Sequence[Receipt]) -> Sequence[Receipt]:
+    """
+    Return receipts of a size that a trigger's row can hold; waiting for them is waiting for all.
+
+    The newest receipts stay. All others become one stand-in without witnesses, which is decided on as the
+    hardest of them would be without its own: it has the latest time of acceptance and the largest counts.
+    A newer mutation that is known to be applied proves it, as it proves any other. So does its age.
+
+    :param receipts: mutations of one index, each once.
+    """
+    # Bare ids first: of these nothing but its own watermark proves one, so no newer one may replace it.
+    newest_first = sorted(receipts, key=lambda one: (one.bare, one.accepted_at or _NEVER), reverse=True)
+    room = MAX_ARGUMENT_CHARS
+    for count, receipt in enumerate(newest_first):
+        room -= len(json.dumps(receipt.as_argument())) + _DICT_MARK_CHARS
+        if room < 0 and count:
+            return [*newest_first[:count], _stand_in(newest_first[count:])]
+    return receipts
+
+
+def _stand_in(newest_first: Sequence[Receipt]) -> Receipt:
+    newest, oldest = newest_first[0], newest_first[-1]
+    return Receipt(
+        newest.mutation_id,
+        accepted_at=newest.accepted_at,
+        count=max(receipt.count for receipt in newest_first),
+        batches=max(receipt.batches for receipt in newest_first),
+        bare=newest.bare,
+        mutations=len(newest_first),
+        first_accepted_at=oldest.accepted_at,
+    )

@@ -308,7 +308,7 @@ class VectorizeWriteOperator(VectorizeOperator):
                 conn_id=self.conn_id,
                 account_id=self.account_id,
                 index_name=self.index_name,
-                receipts=[receipt.as_dict()],
+                receipts=[receipt.as_argument()],
                 end_time=time.time() + seconds,
                 wait_seconds=seconds,
                 poll_interval=self.poll_interval,

@@ -36,7 +36,8 @@ def read_waits(mutation_id: Any, receipt: Any, context: Context, *, index_name: 
     if bare or not known:
         found = list(_upstream_receipts(context))
         if bare:
-            known |= {r.mutation_id: r for r in found if r.mutation_id in bare}
+            wanted = set(bare)
+            known |= {r.mutation_id: r for r in found if r.mutation_id in wanted}
         else:
             # Upstream tasks may also write to other indexes, which other sensors wait for.
             ours = [r for r in found if r.index_name == index_name]

@@ -126,7 +126,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :raises VectorizeStillVisibleError: with ``require_absent``.
         :raises VectorizeDiffersError: with ``require_equal``.
         """
-        from airflow_provider_cfvectorize.client.mutations import Receipt
+        from airflow_provider_cfvectorize.client.receipts import Receipt, condense
         from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
         from airflow_provider_cfvectorize.sensors.inputs import check_receipts, read_waits
 
@@ -144,6 +144,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
             if not receipts:
                 nothing = Receipt(None, self.index_name, client.account_id)
                 return self._end(evidence_of_nothing(nothing))
+            # In each mode, so that each mode ends with the same.
+            receipts = condense(receipts)
             self._wait = Wait(client, self.index_name, receipts, self.log, renew=hook.get_watching_conn)
             if self.deferrable:
                 return self._defer_unless_applied(context, receipts)
@@ -268,10 +270,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
                 conn_id=self.conn_id,
                 account_id=self.account_id,
                 index_name=self.index_name,
-                receipts=[
-                    {**receipt.as_dict(), "bare": True} if receipt.bare else receipt.as_dict()
-                    for receipt in receipts
-                ],
+                receipts=[receipt.as_argument() for receipt in receipts],
                 end_time=started + seconds,
                 wait_seconds=seconds,
                 poll_interval=self.poke_interval,

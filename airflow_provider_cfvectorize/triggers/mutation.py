@@ -43,7 +43,7 @@ class VectorizeMutationTrigger(BaseTrigger):
 
     :param conn_id: the connection.
     :param index_name: the index.
-    :param receipts: what is waited for, as dicts; of a bare mutation id, one with ``bare`` set.
+    :param receipts: what is waited for, each as ``Receipt.as_argument`` returns it; ``condense`` bounds them.
     :param end_time: the deadline, seconds since the epoch, so that it holds across processes.
     :param wait_seconds: the length of the whole wait, for the error at its end.
     :param poll_interval: seconds between two looks.
@@ -111,10 +111,7 @@ class VectorizeMutationTrigger(BaseTrigger):
         from airflow_provider_cfvectorize.client.waiting import evidence_of
         from airflow_provider_cfvectorize.triggers.poll import watch
 
-        receipts = [
-            Receipt.of_bare_id(value["mutation_id"]) if value.get("bare") else Receipt.from_dict(value)
-            for value in self.receipts
-        ]
+        receipts = [Receipt.from_argument(value) for value in self.receipts]
         client = await self._make_client()
         told = ""
         seeing = watch(
