@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cfvectorize.client.mutations import Receipt
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 RECEIPT_KEY = "receipt"
 
 
-def read_waits(mutation_id: Any, receipt: Any, context: Context, *, index_name: str) -> list[Receipt]:
+def read_waits(
+    mutation_id: Any,
+    receipt: Any,
+    context: Context,
+    *,
+    index_name: str,
+    texts: Collection[str] = (),
+) -> list[Receipt]:
     """
     Return what to wait for, each once; nothing where nothing was sent.
 
@@ -27,23 +34,41 @@ def read_waits(mutation_id: Any, receipt: Any, context: Context, *, index_name: 
     :param context: the task's context, whose direct upstream tasks are asked for receipts where none is
         passed.
     :param index_name: the sensor's index.
-    :raises VectorizeInputError: this is nothing that can be waited for.
+    :param texts: those of the first two parameters that were given as a text, such as a template.
+    :raises VectorizeInputError: this is nothing that can be waited for; or a template came to nothing, and no
+        upstream task's receipt says that there was nothing to do.
     """
+    given = {"mutation_id": mutation_id, "receipt": receipt}
+    lost = [name for name, value in given.items() if _is_lost(value, is_text=name in texts)]
     passed = [*_flatten(receipt, "receipt"), *_flatten(mutation_id, "mutation_id")]
     known = {r.mutation_id: r for r in passed if not r.bare}
     bare = [r.mutation_id for r in passed if r.bare and r.mutation_id not in known]
     # A receipt, even one that says that nothing was sent, leaves nothing to look for; None and bare ids do.
-    if bare or not known:
+    if bare or lost or not known:
         found = list(_upstream_receipts(context))
+        # Upstream tasks may also write to other indexes, which other sensors wait for.
+        ours = [r for r in found if r.index_name == index_name]
+        if lost and not any(r.mutation_id is None for r in ours) and (passed or not ours):
+            raise VectorizeInputError(
+                f"{lost[0]} is {show(given[lost[0]], 200)} now that it is rendered, and no task directly "
+                f"upstream has pushed a receipt for index {show(index_name)} that says that there was "
+                "nothing to do. Check the task id in the template, or pass the task's output: "
+                "mutation_id=delete.output"
+            )
         if bare:
             wanted = set(bare)
             known |= {r.mutation_id: r for r in found if r.mutation_id in wanted}
-        else:
-            # Upstream tasks may also write to other indexes, which other sensors wait for.
-            ours = [r for r in found if r.index_name == index_name]
+        elif not known:
             known = {r.mutation_id: r for r in ours or found}
     waits = [r for id_, r in known.items() if id_ is not None]
     return waits + [Receipt.of_bare_id(id_) for id_ in dict.fromkeys(bare) if id_ not in known]
+
+
+def _is_lost(value: Any, *, is_text: bool) -> bool:
+    """Say whether a template came to nothing, also one in a list; what Airflow resolves gives None itself."""
+    if isinstance(value, list | tuple):
+        return any(_is_lost(item, is_text=False) for item in value)
+    return read_nothing(value) is None and (is_text or value is not None)
 
 
 def check_receipts(receipts: Sequence[Receipt], *, index_name: str, account_id: str) -> Sequence[Receipt]:

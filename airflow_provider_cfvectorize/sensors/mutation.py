@@ -110,6 +110,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         self.conn_id = conn_id
         self.account_id = account_id
         self._given_account = account_id
+        given = {"mutation_id": mutation_id, "receipt": receipt}
+        self._given_texts = {name for name, value in given.items() if isinstance(value, str)}
         self._wait: Wait | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -137,7 +139,13 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         self.used_account = client.account_id
         try:
             receipts = check_receipts(
-                read_waits(self.mutation_id, self.receipt, context, index_name=self.index_name),
+                read_waits(
+                    self.mutation_id,
+                    self.receipt,
+                    context,
+                    index_name=self.index_name,
+                    texts=self._given_texts,
+                ),
                 index_name=self.index_name,
                 account_id=client.account_id,
             )

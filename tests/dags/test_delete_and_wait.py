@@ -316,6 +316,16 @@ def test_what_jinja_makes_of_it(vectorize: Vectorize, native: bool, template: di
     assert run.pull("wait")["outcome"] == "read_back"
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_a_template_of_a_misspelt_task(vectorize: Vectorize, native: bool) -> None:
+    with make_dag("misspelt", render_template_as_native_obj=native) as dag:
+        wait("misspelt", mutation_id="{{ ti.xcom_pull('delte') }}")
+        wait("empty", receipt="{{ '' }}")
+        delete(ids=[]) >> wait("nothing", mutation_id="{{ ti.xcom_pull('delete') }}")
+    run = run_dag(dag)
+    assert run.states == {"misspelt": "failed", "empty": "failed", "delete": "success", "nothing": "success"}
+
+
 def test_a_list_of_outputs_one_of_them_empty(vectorize: Vectorize) -> None:
     vectorize.fill(IDS)
     with make_dag("outputs") as dag:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.sensors.inputs import read_waits
 from harness import make_context
 
@@ -39,6 +40,27 @@ def test_the_receipt_of_the_mutation() -> None:
 def test_no_receipt_of_the_mutation() -> None:
     assert waits("m") == [("m", True)]
     assert waits("m", receipt("n")) == [("m", True)]
+
+
+@pytest.mark.parametrize(
+    ("mutation_id", "pushed", "expected"),
+    [
+        ("None", [], None),
+        ("", [receipt(None, "other")], None),
+        (["m", "None"], [receipt("m")], None),
+        (["None"], [], None),
+        ("None", [receipt(None)], []),
+        ("None", [receipt("m")], [("m", False)]),
+        (["m", "None"], [receipt("m"), receipt(None)], [("m", False)]),
+        ([None], [], []),
+    ],
+)
+def test_a_template_that_came_to_nothing(mutation_id: Any, pushed: list[Any], expected: Any) -> None:
+    if expected is not None:
+        assert waits(mutation_id, *pushed) == expected
+        return
+    with pytest.raises(VectorizeInputError, match=r"^mutation_id is .* now that it is rendered, and no task"):
+        waits(mutation_id, *pushed)
 
 
 def test_none_takes_what_there_is_of_its_index() -> None:
