@@ -68,9 +68,6 @@ _PAGE_ADVICE: Final = (
 #: An error code is smaller than this; what is larger is none.
 _MOST_CODE: Final = 10**9
 
-#: Seconds for which a refusal passes that follows an answer: longer than any that was reported as spurious.
-REFUSAL_PATIENCE: Final = 300.0
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -85,19 +82,6 @@ class Answer:
     result: Any
     date: datetime | None
     headers: Mapping[str, str]
-
-
-def refusal_may_pass(*, was_accepted: bool, refused_for: float) -> bool:
-    """
-    Decide whether a refusal (401, 403) is a passing fault; a pure function.
-
-    The service refuses now and then what it accepts a moment later. So a refusal says nothing as long as the
-    same credential was accepted before, and not refused for long since.
-
-    :param was_accepted: a request with the same credential has succeeded before, in the same task or process.
-    :param refused_for: seconds since the first refusal after that; 0 for the first.
-    """
-    return was_accepted and refused_for < REFUSAL_PATIENCE
 
 
 def is_server_fault(error: BaseException) -> bool:

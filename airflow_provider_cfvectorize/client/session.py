@@ -181,7 +181,8 @@ class VectorizeSession:
         self._retry = retry
         self._pacer = pacer if retry is not None else None
         self._gate = gate if retry is not None else None
-        self._history = history or CredentialHistory()
+        #: What the service has answered to the credentials; clients that have the same ones may share it.
+        self.history = history or CredentialHistory()
         self._of = "" if conn_id is None else f" of connection {show(conn_id)}"
         self._clock = clock
         # All threads share these: what one has an answer to, no other takes for silence.
@@ -346,7 +347,7 @@ class VectorizeSession:
                     throttled=throttle is not None,
                     retry_after=throttle.retry_after if throttle is not None else None,
                 )
-        self._history.note_accepted(reading=is_reading(method, path))
+        self.history.note_accepted(reading=is_reading(method, path))
         return answer
 
     def _send(
@@ -380,9 +381,9 @@ class VectorizeSession:
 
     def _judged(self, refusal: VectorizeResponseError, reading: bool) -> VectorizeResponseError:
         """Return a refusal as a passing fault, or as final with what there was before it."""
-        accepted = self._history.accepted
-        proven = accepted and (reading or self._history.accepted_to_write)
-        refused_for = self._history.note_refused(self._clock())
+        accepted = self.history.accepted
+        proven = accepted and (reading or self.history.accepted_to_write)
+        refused_for = self.history.note_refused(self._clock())
         patience = REFUSED_SECONDS if self._retry is None else self._retry.refusal_total
         is_passing = refusal_passes(
             accepted=accepted, proven=proven, refused_for=refused_for, patience=patience

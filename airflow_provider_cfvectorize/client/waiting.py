@@ -23,6 +23,7 @@ from airflow_provider_cfvectorize.client.looks import (
 )
 from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict
 from airflow_provider_cfvectorize.client.pacing import LONGEST_BLOCK
+from airflow_provider_cfvectorize.client.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.types import MetadataIndex
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -108,6 +109,8 @@ class WatchingClient:
             fresh.close()
             return False
         self._log.info("The connection has new credentials; the wait goes on with them.")
+        # What was answered to the other ones says nothing of these.
+        fresh.session.history = CredentialHistory()
         self.current = fresh
         stale.close()
         return True

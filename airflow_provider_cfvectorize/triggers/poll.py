@@ -209,6 +209,7 @@ class IndexPoll:
         self._waits: set[_Wait] = set()
         self._joined = asyncio.Event()
         self._requests = AccountRequests.of(client)
+        self._requests.share_history(client)
         self._turn: Turn | None = None
         self._answered_at = -math.inf
         self.has_ended = False

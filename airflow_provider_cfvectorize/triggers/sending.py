@@ -23,6 +23,7 @@ from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.pacing import MOST_POLLS_IN_FLIGHT
 from airflow_provider_cfvectorize.client.polling import DOCUMENTED, PollPacer, Turn
+from airflow_provider_cfvectorize.client.refusals import CredentialHistory
 from airflow_provider_cfvectorize.exceptions import VectorizeThrottledError, VectorizeTransportError
 
 #: Threads for the requests to one host: the budget of four requests a second makes more of them useless.
@@ -89,6 +90,7 @@ class AccountRequests:
         self._host = HostThreads.of(client.base_url)
         # Over plain http there is never Cloudflare: only what such a server tells of is kept to.
         self._pacer = PollPacer(assumed=DOCUMENTED if client.base_url.startswith("https:") else None)
+        self._histories: dict[Any, CredentialHistory] = {}
         self._starts: dict[Turn, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -100,6 +102,10 @@ class AccountRequests:
         if shared is None:
             shared = cls._shared[key] = cls(client)
         return shared
+
+    def share_history(self, client: VectorizeClient) -> None:
+        """Let a refusal count by what was answered to the same credentials, whichever index was asked for."""
+        client.session.history = self._histories.setdefault(client.identity, CredentialHistory())
 
     async def turn(self, turn: Turn) -> None:
         """

@@ -16,7 +16,6 @@ from airflow_provider_cfvectorize.client.answers import (
     read_answer,
     read_date,
     read_retry_after,
-    refusal_may_pass,
 )
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.transport import RawResponse
@@ -270,14 +269,6 @@ def test_something_else_than_an_object_is_an_error(serve: Serve, connect: Connec
 )
 def test_retry_after(value: str, seconds: float | None) -> None:
     assert read_retry_after({"Retry-After": value, "Date": DATE}) == seconds
-
-
-@pytest.mark.parametrize(
-    ("was_accepted", "refused_for", "may_pass"),
-    [(False, 0.0, False), (True, 0.0, True), (True, 299.0, True), (True, 300.0, False)],
-)
-def test_which_refusals_may_pass(was_accepted: bool, refused_for: float, may_pass: bool) -> None:
-    assert refusal_may_pass(was_accepted=was_accepted, refused_for=refused_for) is may_pass
 
 
 def test_retry_after_is_absent() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_cfvectorize.client import session
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.triggers import poll
@@ -188,3 +189,37 @@ def test_credentials_that_are_refused_and_stay_end_the_wait(
     event = asyncio.run(first_event(wait(receipt)))
     assert (event["status"], event["error"], event["http_status"]) == ("error", "VectorizeAuthError", 401)
     assert len(looks) == 1
+
+
+def test_a_refusal_between_answers_passes(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str]
+) -> None:
+    # The second look, which is the first one at the second index, and the third.
+    server = serve(monkeypatch, clock, faults=["refuse:info#2,3"])
+    receipts = [Vectorize(server, name).delete(["a"]) for name in ("one", "other")]
+
+    async def run() -> list[Any]:
+        waits = [asyncio.create_task(first_event(wait(receipts[0], poll_interval=0.3)))]
+        while not looks:
+            await asyncio.sleep(0.01)
+        waits.append(asyncio.create_task(first_event(wait(receipts[1]))))
+        while len(looks) < 5:
+            await asyncio.sleep(0.01)
+        clock.ahead += 3600
+        return await asyncio.gather(*waits)
+
+    events = asyncio.run(run())
+    server.stop()
+    assert [event["status"] for event in events] == ["applied", "applied"]
+
+
+def test_a_refusal_that_lasts_ends_the_wait(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str]
+) -> None:
+    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.3)
+    server = serve(monkeypatch, clock, faults=["refuse:info#2-"])
+    event = asyncio.run(first_event(wait(Vectorize(server).delete(["a"]))))
+    server.stop()
+    assert (event["status"], event["error"], event["http_status"]) == ("error", "VectorizeAuthError", 403)
+    assert "has accepted these credentials before, and has refused them now for" in event["message"]
+    assert len(looks) >= 3
