@@ -12,6 +12,7 @@ import functools
 import http.client
 import io
 import os
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,13 +29,20 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from airflow_provider_cfvectorize.client.addresses import is_loopback
-from airflow_provider_cfvectorize.exceptions import VectorizeTransportError
+from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeFileError,
+    VectorizeInputError,
+    VectorizeTransportError,
+)
 
 #: The most bytes of a response that are read. The largest honest one is ``get_by_ids`` of 20 vectors with
 #: 1,536 values and 10 KiB of metadata each: under 2 MB.
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 #: A response may take this many times the timeout of one read, from its first byte to its last.
 TOTAL_TIME_FACTOR = 3
+#: Where the library looks for CA certificates other than its own.
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 #: A request's body of more bytes than this is sent in steps.
 MAX_STEP_BYTES = 64 * 1024
 
@@ -114,6 +122,13 @@ class _BoundedHTTPResponse(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         raw = self.fp.detach()
         self.fp = io.BufferedReader(_DeadlineReader(raw, sock))
+
+    def begin(self) -> None:
+        """Read the status line and the headers, and forget the lines that are no headers."""
+        super().begin()
+        # The library would log them as they are, and they may echo a credential.
+        self.msg.defects.clear()
+        self.msg.set_payload("")
 
 
 class _BoundedHTTPConnection(HTTPConnection):
@@ -197,6 +212,7 @@ class RequestsTransport:
     :param auth_headers: the headers that carry the credentials.
     :param timeout: seconds to connect, and for each read.
     :param max_connections: how many requests may be under way at once; further ones wait for a connection.
+    :raises VectorizeInputError: the environment's proxy or file of CA certificates cannot be used.
     """
 
     def __init__(
@@ -204,11 +220,14 @@ class RequestsTransport:
     ) -> None:
         self._auth = CredentialAuth(auth_headers)
         self._headers = dict(requests.utils.default_headers())
-        self._verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        self._verify = next((value for name in CA_VARIABLES if (value := os.environ.get(name))), True)
+        if base_url.startswith("https:"):
+            _check_ca_file(self._verify)
         # Once: what a later change of the environment would bring in is not asked for.
         self._proxies: dict[str, str] = {}
         if not is_loopback(urlsplit(base_url).hostname or ""):
             self._proxies.update(requests.utils.get_environ_proxies(base_url))
+            _check_proxy(base_url, self._proxies)
         self._adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=max_connections, pool_block=True)
         self._timeout = timeout
 
@@ -242,9 +261,10 @@ class RequestsTransport:
         ) as e:
             failure = self._explain(e, url)
             sent = _was_sent(e)
+            is_final = any(isinstance(layer, ssl.SSLCertVerificationError) for layer in _layers(e))
         # Not in the except block, where "from None" would only hide it: as the context of the new exception,
         # the library's own would live on, and it holds the request and so the credentials.
-        raise VectorizeTransportError(failure, sent=sent)
+        raise VectorizeTransportError(failure, sent=sent, is_final=is_final)
 
     def close(self) -> None:
         """Close all idle connections at once, and those in use when their request ends."""
@@ -311,8 +331,52 @@ class RequestsTransport:
         if isinstance(error, requests.exceptions.ProxyError):
             return f"the proxy on the way to {host} failed: {type(inner).__name__}"
         if isinstance(error, requests.exceptions.SSLError):
-            return f"no trusted TLS connection to {host}: {ascii(str(inner))[:200]}"
-        return f"no answer from {host}: {type(inner).__name__}: {ascii(str(inner))[:200]}"
+            remedy = ""
+            if isinstance(inner, ssl.SSLCertVerificationError):
+                remedy = (
+                    ". If a CA of your own, or a proxy's, has signed it, name the file of that CA's "
+                    f"certificate in {CA_VARIABLES[0]}, on every worker; else check the connection's host"
+                )
+            return f"no trusted TLS connection to {host}: {str(inner)!a}{remedy}"
+        return f"no answer from {host}: {type(inner).__name__}: {str(inner)!a}"
+
+
+def _check_ca_file(verify: str | bool) -> None:
+    """Check that CA certificates can be read from where the environment says, if it does."""
+    if not isinstance(verify, str):
+        return
+    try:
+        where = "capath" if os.path.isdir(verify) else "cafile"
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(**{where: verify})
+    except OSError as e:
+        problem = e.strerror or str(e)
+    else:
+        return
+    names = " or ".join(name for name in CA_VARIABLES if os.environ.get(name) == verify)
+    raise VectorizeFileError(
+        f"no CA certificates can be read from {show(verify, 200)} ({ascii(problem)[:200]}), which {names} "
+        "names: put a file of PEM certificates there, on this worker, or unset the variable"
+    )
+
+
+def _check_proxy(base_url: str, proxies: dict[str, str]) -> None:
+    """Check that the environment's proxy, if it is used, has an address."""
+    proxy = requests.utils.select_proxy(base_url, proxies)
+    if proxy is None:
+        return
+    try:
+        url = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+        if url.host and url.scheme in ("http", "https", "socks4", "socks4a", "socks5", "socks5h"):
+            return
+    except urllib3.exceptions.LocationParseError:
+        pass
+    # The value itself is not shown: it may have a password in it.
+    api = urlsplit(base_url)
+    raise VectorizeInputError(
+        f"the environment's proxy for {api.hostname} is no address: write {api.scheme}_proxy (or all_proxy, "
+        "in small letters or capitals) like http://proxy.example:3128, with user:password@ before the host "
+        "where the proxy asks for it"
+    )
 
 
 def _layers(error: BaseException) -> list[BaseException]:

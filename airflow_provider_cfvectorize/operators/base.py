@@ -89,21 +89,25 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         """Say whether the task is to stop."""
         return self._killed
 
-    def check_number(self, name: str, least: float, *, whole: bool = False) -> None:
+    def check_number(
+        self, name: str, least: float, most: float = MOST, *, whole: bool = False, hint: str = ""
+    ) -> None:
         """
         Check a numeric parameter.
 
         :param name: the parameter.
         :param least: the least it may be.
+        :param most: the most it may be.
         :param whole: whether it must be a whole number.
+        :param hint: the end of the error's text.
         :raises VectorizeInputError: it is not.
         """
         value = getattr(self, name)
         fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not fits or not least <= value <= MOST:
+        if not fits or not least <= value <= most:
             raise VectorizeInputError(
                 f"{name} is {show(value)}, expected a {'whole ' if whole else ''}number from {least:g} to "
-                f"{MOST:,}"
+                f"{most:,}{hint}"
             )
 
     def check_choice(self, name: str, *choices: str) -> None:

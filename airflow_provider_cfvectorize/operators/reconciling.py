@@ -244,12 +244,12 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             )
         check_prefix(self.id_prefix)
         self.check_choice("verify", "sample", "none")
-        self.check_number("max_delete_fraction", 0)
-        if self.max_delete_fraction > 1:
-            raise VectorizeInputError(
-                f"max_delete_fraction is {show(self.max_delete_fraction)}, expected a number from 0 to 1: "
-                "the part of the listed ids that may be deleted, 0.2 for 20 %"
-            )
+        self.check_number(
+            "max_delete_fraction",
+            0,
+            1,
+            hint=": the part of the listed ids that may be deleted, 0.2 for 20 %",
+        )
         if self.confirm_after is not None:
             self.check_number("confirm_after", 0)
         self.check_number("concurrency", 1, whole=True)

@@ -18,7 +18,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.session import RetryPolicy
+from airflow_provider_cfvectorize.client.waiting import ends_a_wait
 from airflow_provider_cfvectorize.exceptions import (
+    VectorizeFileError,
     VectorizeInputError,
     VectorizeNotFoundError,
     VectorizeTransportError,
@@ -274,11 +277,18 @@ def tls_url(certificate: Path, serve: Callable[..., ScriptedServer]) -> str:
     return server.base_url.replace("http:", "https:")
 
 
-def test_an_unknown_certificate_is_refused(connect: Connect, tls_url: str) -> None:
+def test_an_unknown_certificate_is_refused_at_once(
+    connect: Connect, tls_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connect(tls_url, retry=RetryPolicy(), conn_id="vectors")
     with pytest.raises(
-        VectorizeTransportError, match=r"no trusted TLS connection to 127\.0\.0\.1.*self.signed"
-    ):
-        connect(tls_url).list_indexes()
+        VectorizeTransportError,
+        match=r"of connection 'vectors': no trusted TLS connection to 127\.0\.0\.1.*self.signed.*name the "
+        "file of that CA's certificate in REQUESTS_CA_BUNDLE, on every worker",
+    ) as e:
+        client.list_indexes()
+    assert (e.value.is_final, ends_a_wait(e.value)) == (True, True)
+    assert "Trying again" not in caplog.text
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
@@ -297,12 +307,23 @@ def test_another_variable_for_cas_is_not_read(
         connect(tls_url).list_indexes()
 
 
-def test_a_ca_bundle_that_is_not_there(
-    connect: Connect, tls_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_ca_bundle_that_cannot_be_read(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
-    with pytest.raises(VectorizeTransportError, match=r"invalid path: /no/such/bundle\.pem"):
-        connect(tls_url).list_indexes()
+    (tmp_path / "none.pem").write_text("none")
+    for name in ("absent.pem", "none.pem"):
+        monkeypatch.setenv(variable, str(tmp_path / name))
+        with pytest.raises(VectorizeFileError, match=f"no CA cert.*{name}.*which {variable} names"):
+            connect("https://127.0.0.1:9")
+        # Without TLS, nobody needs it.
+        connect("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("token", [7, b"bytes", ["a"]])
+def test_a_token_that_is_no_text(connect: Connect, token: Any) -> None:
+    with pytest.raises(VectorizeInputError, match=r"the API token is a (int|bytes|list), expected a string"):
+        connect("http://127.0.0.1:9", api_token=token)
 
 
 def test_a_life_with_vectorize(index: tuple[VectorizeClient, str]) -> None:

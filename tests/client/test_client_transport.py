@@ -16,6 +16,7 @@ from airflow_provider_cfvectorize.client import transport
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
+    VectorizeInputError,
     VectorizeResponseError,
     VectorizeTransportError,
 )
@@ -214,15 +215,23 @@ def test_https_through_a_proxy_that_refuses(
 
 
 @pytest.mark.parametrize(
-    "proxy", ["http://a:proxy-password@[", "http://a:proxy-password@h:x", "socks9://a:proxy-password@h:1"]
+    "proxy",
+    [
+        "http://a:proxy-password@[",
+        "http://a:proxy-password@h:x",
+        "http://a:proxy-password@h:99999",
+        "socks9://a:proxy-password@h:1",
+        "http://a:proxy-password@",
+        "a:proxy-password@",
+    ],
 )
 def test_the_password_of_a_malformed_proxy_is_not_shown(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     monkeypatch.setenv("https_proxy", proxy)
-    with pytest.raises(VectorizeError) as e:
-        connect("https://vectorize.invalid/v4").list_indexes()
-    assert "proxy-password" not in str(e.value)
+    with pytest.raises(VectorizeInputError, match=r"proxy for vectorize\.invalid is no address") as e:
+        connect("https://vectorize.invalid/v4")
+    assert "proxy-password" not in f"{e.value!r} {e.value.__context__!r}"
 
 
 def test_no_proxy_is_heeded(serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,6 +347,31 @@ def test_the_credential_is_in_no_error_log_or_repr(
             assert not hasattr(error, "request")
             error = error.__cause__ or error.__context__
     assert "urllib3" in {record.name.split(".")[0] for record in caplog.records}
+    assert TOKEN[:12] not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 " + TOKEN.encode() + b"\r\n\r\n", id="status line"),
+        pytest.param(b"x" * 190 + TOKEN.encode() * 20 + b"\r\n\r\n", id="long status line"),
+        pytest.param(OK_LINE + TOKEN.encode() + b"\r\nX: 1\r\n\r\n", id="header"),
+        pytest.param(OK_LINE + b"X: 1\r\nno header " + TOKEN.encode() + b"\r\n\r\n", id="second header"),
+    ],
+)
+def test_an_echo_in_a_malformed_head_is_masked(
+    connect: Connect, caplog: pytest.LogCaptureFixture, answer: bytes
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with (
+        raw_server(lambda connection, _: connection.sendall(answer)) as base_url,
+        pytest.raises(VectorizeError) as e,
+    ):
+        connect(base_url).list_indexes()
+    error: BaseException | None = e.value
+    while error is not None:
+        assert TOKEN[:12] not in f"{error!r}"
+        error = error.__cause__ or error.__context__
     assert TOKEN[:12] not in caplog.text
 
 

@@ -54,7 +54,7 @@ CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
         ({"id_prefix": "b"}, "1 of 1 desired ids do not begin with the id_prefix 'b': 'a' at position 0"),
         ({"max_delete_fraction": 20}, "max_delete_fraction is 20, expected a number from 0 to 1"),
         ({"max_delete_fraction": 1.01}, "0.2 for 20 %"),
-        ({"max_delete_fraction": -0.1}, "max_delete_fraction is -0.1"),
+        ({"max_delete_fraction": -0.1}, "max_delete_fraction is -0.1, expected a number from 0 to 1:"),
         ({"max_delete_fraction": float("nan")}, "max_delete_fraction is nan"),
         ({"max_delete_fraction": "0.2"}, "max_delete_fraction is '0.2'"),
         ({"max_delete_fraction": True}, "max_delete_fraction is True"),

@@ -116,6 +116,16 @@ def through_a_closed_proxy(bench: Bench) -> None:
     bench.ask(host="https://vectorize.invalid/client/v4")
 
 
+def with_no_certificates(bench: Bench) -> None:
+    bench.env.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
+    bench.ask(host="https://vectorize.invalid/client/v4")
+
+
+def with_half_a_proxy(bench: Bench) -> None:
+    bench.env.setenv("https_proxy", "http://someone:secret@")
+    bench.ask(host="https://vectorize.invalid/client/v4")
+
+
 def no_budget_left(bench: Bench) -> None:
     bench.answers(refused(429, 971, Retry_After="3000"))
     hook = CloudflareVectorizeHook()
@@ -284,6 +294,8 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
         lambda b: b.ask(host=silent(b.stack), extra={"timeout": 0.1}),
     ),
     ("GET ...: no trusted TLS", "VectorizeTransportError", lambda b: b.ask(host=with_tls(b.stack))),
+    ("no CA certificates", "VectorizeFileError", with_no_certificates),
+    ("the environment's proxy", "VectorizeInputError", with_half_a_proxy),
     ("GET ...: the proxy", "VectorizeTransportError", through_a_closed_proxy),
     (
         "GET ...: HTTP ..., a redirect",
