@@ -212,7 +212,14 @@ def delete_ids(
         "ids": ids.fingerprint if checkpoint is not None else "",
         "sample": {**asdict(sample), "witnesses": [list(witness) for witness in sample.witnesses]},
     }
-    progress = Progress(log, f"deleting from {index_name}", count=ids.count, batches=ids.batches)
+    progress = Progress(
+        log,
+        f"deleting from {index_name}",
+        count=ids.count,
+        batches=ids.batches,
+        session=client.session,
+        concurrency=concurrency,
+    )
     acknowledged = Acknowledged(kept.done, _missing(kept))
     sent_before = Acknowledged(kept.done, _missing(kept))
     last: list[Mutation] = []
@@ -374,7 +381,8 @@ def read_back_all(
         ids.count,
         requests,
     )
-    progress = Progress(log, f"reading back from {index_name}", count=ids.count, batches=requests)
+    measure = partial(Progress, log, session=client.session, concurrency=concurrency)
+    progress = measure(f"reading back from {index_name}", count=ids.count, batches=requests)
     visible = _read_back(client, index_name, ids, concurrency=concurrency, stopped=stopped, progress=progress)
     deadline = time.monotonic() + patience
     while visible and (left := deadline - time.monotonic()) > 0:
@@ -383,7 +391,8 @@ def read_back_all(
         with suppress(Stopped):
             rest(min(left, interval), stopped)
         again = IdList(visible)
-        progress = Progress(log, "reading back again", count=again.count, batches=again.batches)
+        requests = -(-again.count // limits.MAX_GET_IDS)
+        progress = measure("reading back again", count=again.count, batches=requests)
         visible = _read_back(
             client, index_name, again, concurrency=concurrency, stopped=stopped, progress=progress
         )

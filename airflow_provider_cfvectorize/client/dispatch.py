@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final, Generic, TypeVar
 
+from airflow_provider_cfvectorize.client.session import VectorizeSession
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchAuthError,
@@ -27,6 +28,8 @@ from airflow_provider_cfvectorize.exceptions import (
 _LOOK_SECONDS: Final = 0.2
 #: How long batches in flight are waited for after that, in seconds: a worker gets five before it is killed.
 _PATIENCE_WHEN_STOPPED: Final = 2.0
+#: A rate is that since so many lines of progress before: a minute, of ten seconds each.
+_LINES_FOR_RATE: Final = 6
 
 
 Batch = TypeVar("Batch", bound=Sized)
@@ -51,22 +54,37 @@ def check_concurrency(concurrency: int) -> None:
 
 class Progress:
     """
-    Tells the log how a long job gets on: items and batches done, rate, time left.
+    Logs the progress of a long job: items and batches done, rate of the last minute, time left.
 
     :param log: where to.
     :param what: what is being done, such as ``deleting``.
     :param count: number of items.
     :param batches: number of batches.
+    :param session: what sends a request for each batch; knows how long the account's budget makes them wait.
+    :param concurrency: batches in flight at once.
     :param every: seconds between two lines; a job that ends before the first one has none.
     """
 
-    def __init__(self, log: Any, what: str, *, count: int, batches: int, every: float = 10.0) -> None:
+    def __init__(
+        self,
+        log: Any,
+        what: str,
+        *,
+        count: int,
+        batches: int,
+        session: VectorizeSession,
+        concurrency: int,
+        every: float = 10.0,
+    ) -> None:
         self._log = log
         self._what = what
         self._count = count
         self._batches = batches
+        self._session = session
+        self._concurrency = concurrency
         self._every = every
-        self._started = self._last = time.monotonic()
+        #: When the lines of the last minute were written, with the items done by then.
+        self._lines = deque([(time.monotonic(), 0)], maxlen=_LINES_FOR_RATE)
         self.skipped = 0
         self.done = 0
         self.batches_done = 0
@@ -82,11 +100,15 @@ class Progress:
         self.done += items
         self.batches_done += 1
         now = time.monotonic()
-        if now - self._last < self._every or not 0 < self.done < self._count:
+        new = self.done - self.skipped
+        began, before = self._lines[0]
+        if now - self._lines[-1][0] < self._every or self.done >= self._count or new == before:
             return
-        self._last = now
-        rate = (self.done - self.skipped) / (now - self._started)
-        left = (self._count - self.done) / rate
+        self._lines.append((now, new))
+        rate = (new - before) / (now - began)
+        left = self._session.time_for(self._batches - self.batches_done, concurrency=self._concurrency)
+        if left is None:
+            left = (self._count - self.done) / rate
         self._log.info(
             "%s: %d of %d ids in %d of %d batches, %.0f ids a second, about %.0f s left",
             self._what,

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.answers import NOT_FOUND_CODES
 from airflow_provider_cfvectorize.client.dispatch import Progress, Stopped, attend
+from airflow_provider_cfvectorize.client.session import VectorizeSession
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import VectorPage
 from airflow_provider_cfvectorize.exceptions import (
@@ -33,6 +34,8 @@ Result = TypeVar("Result")
 
 class Lists(Protocol):
     """What can read one page."""
+
+    session: VectorizeSession
 
     def list_vectors(
         self, index_name: str, *, count: int | None = None, cursor: str | None = None
@@ -107,7 +110,14 @@ def _iterate(
         count += len(vectors)
         total = page.get("totalCount")
         if cursor is None and log is not None and isinstance(total, int):
-            progress = Progress(log, f"listing {index_name}", count=total, batches=-(-total // page_size))
+            progress = Progress(
+                log,
+                f"listing {index_name}",
+                count=total,
+                batches=-(-total // page_size),
+                session=client.session,
+                concurrency=1,
+            )
         if progress is not None:
             progress.add(len(vectors))
         for vector in vectors:

@@ -21,12 +21,15 @@ from airflow_provider_cfvectorize.client.pacing import (
     next_start,
     pause_before_start,
     read_budget,
+    time_for,
 )
 
 log = logging.getLogger(__name__)
 
 #: A request that is held back for longer than this is told to the log, once for all that wait with it.
 _TOLD_FROM_SECONDS: Final = 5.0
+#: The weight of the newest answer in the average of round trips.
+_TRIP_WEIGHT: Final = 1 / 8
 
 
 class StartGate:
@@ -132,6 +135,7 @@ class Pacer:
         self._unlimited = False
         self._blocked_until = -math.inf
         self._in_flight = 0
+        self._trip: float | None = None
         self._stopped = False
         self._told_until = -math.inf
 
@@ -224,6 +228,8 @@ class Pacer:
                 self._unlimited = False
                 self._blocked_until = max(self._blocked_until, now + (retry_after or 0.0))
             elif headers is not None and started_at >= self._blocked_until:
+                trip = now - started_at
+                self._trip = trip if self._trip is None else self._trip + (trip - self._trip) * _TRIP_WEIGHT
                 budget = read_budget(headers)
                 if budget is None and self._own_count is not None:
                     budget = self._own_count.budget(now)
@@ -233,6 +239,20 @@ class Pacer:
                         self._standing, budget, started_at=started_at, now=now, jitter=self._draw()
                     )
             self._changed.notify_all()
+
+    def time_for(self, requests: int, *, concurrency: int) -> float | None:
+        """
+        Return the seconds that so many more requests will take.
+
+        :param requests: how many are still to be sent.
+        :param concurrency: how many of them are in flight at once.
+        :return: None if nothing is known of a budget, or there is none.
+        """
+        with self._changed:
+            if self._standing is None or self._unlimited or self._trip is None:
+                return None
+            paced = time_for(self._standing, requests, now=self._clock(), reserve=self._reserve)
+            return max(paced, requests * self._trip / concurrency)
 
     def stop(self) -> None:
         """Let every thread go that waits, now and from now on."""

@@ -265,6 +265,41 @@ def line_reached(standing: Standing, reserve: float, free: int) -> float:
     return min(known, max(opened, reached(opened)))
 
 
+def time_for(standing: Standing, requests: int, *, now: float, reserve: float) -> float:
+    """
+    Return the seconds until so many more requests may have started, if others go on as in this window.
+
+    :param standing: what is known of the budget.
+    :param requests: how many are still to be sent.
+    :param now: the present.
+    :param reserve: share of the budget that is left to others, from 0 to below 1.
+    """
+    own = standing.own_answers + 1
+    kept = reserve * standing.quota
+    window = standing.quota - kept
+    foreign = foreign_rate(standing)
+    # While our own other processes have just had their bursts, their rate says nothing of the whole window.
+    part = max(
+        own / (own + foreign * (standing.answered_at - standing.first_at)),
+        1 - foreign * standing.window / window,
+    )
+    # Not the opening's share: that ends within seconds.
+    when = max(now, standing.first_at + OPENING_SHARE * standing.window)
+    waited = 0.0
+    if now < standing.reset_at:
+        left = standing.reset_at - now
+        most = part * max(0.0, standing.remaining - kept)
+        at_once = part * max(0.0, standing.remaining - line(standing, reserve, when))
+        if requests <= most:
+            return left * max(0.0, requests - at_once) / (most - at_once) if requests > at_once else 0.0
+        requests -= math.floor(most)
+        waited = left
+    windows, rest = divmod(requests, part * window)
+    at_once = part * window * (1 - spread_share(standing, reserve, when))
+    spread = max(0.0, rest - at_once) / (part * window - at_once)
+    return waited + (windows + spread) * standing.window
+
+
 def pause_before_start(
     standing: Standing | None, *, now: float, in_flight: int, concurrency: int, reserve: float
 ) -> float:

@@ -40,7 +40,14 @@ def iter_vectors(
     :raises VectorizeError: while iterating: what the first request that failed for good ended with.
     :raises VectorizeInterrupted: while iterating: it was told to stop.
     """
-    progress = Progress(log, "reading", count=ids.count, batches=-(-ids.count // limits.MAX_GET_IDS))
+    progress = Progress(
+        log,
+        "reading",
+        count=ids.count,
+        batches=-(-ids.count // limits.MAX_GET_IDS),
+        session=client.session,
+        concurrency=concurrency,
+    )
     answers = in_order(
         lambda batch: client.get_by_ids(index_name, batch),
         in_reads(ids),

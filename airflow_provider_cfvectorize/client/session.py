@@ -200,6 +200,16 @@ class VectorizeSession:
         if self._pacer is not None:
             self._pacer.stop()
 
+    def time_for(self, requests: int, *, concurrency: int) -> float | None:
+        """
+        Return the seconds that so many more requests will take within the account's budget.
+
+        :param requests: how many are still to be sent.
+        :param concurrency: how many of them are in flight at once.
+        :return: None if nothing is known of a budget.
+        """
+        return self._pacer.time_for(requests, concurrency=concurrency) if self._pacer is not None else None
+
     def close(self) -> None:
         """Close all connections."""
         self._transport.close()

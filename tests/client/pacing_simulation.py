@@ -92,8 +92,12 @@ class Simulation:
 
     def add_process(
         self, *, reserve: float, concurrency: int, begins: float, requests: float = math.inf
-    ) -> None:
-        """Let one of our processes send so many requests, as fast as its pacer lets it."""
+    ) -> Callable[[], float | None]:
+        """
+        Let one of our processes send so many requests, as fast as its pacer lets it.
+
+        :return: says how long the process thinks that the rest will take.
+        """
         pacer = Pacer(
             reserve=reserve,
             concurrency=concurrency,
@@ -135,6 +139,7 @@ class Simulation:
             send()
 
         self.at(begins, send)
+        return lambda: pacer.time_for(int(unanswered), concurrency=concurrency)
 
     def add_foreign_client(self, per_window: float, begins: float = 0.0) -> None:
         """Let somebody else send at a steady rate, whatever comes back."""

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from airflow_provider_cfvectorize.client.deletion import delete_ids, read_back_a
 from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Progress, Stopped
 from airflow_provider_cfvectorize.client.ids import IdList, read_ids
 from airflow_provider_cfvectorize.client.idsfile import IdsFile
+from airflow_provider_cfvectorize.client.listing import iter_ids
 from airflow_provider_cfvectorize.client.mutations import Receipt
+from airflow_provider_cfvectorize.client.reading import iter_vectors
 from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.client.waiting import Wait
 from airflow_provider_cfvectorize.exceptions import (
@@ -30,7 +33,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeInterrupted,
     VectorizeTransportError,
 )
-from client.servers import AT_ONCE, Reply, Request, ScriptedServer, accepted, ok, refused
+from client.servers import AT_ONCE, Reply, Request, ScriptedServer, accepted, make_client, ok, refused
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]
@@ -342,13 +345,54 @@ def test_progress_is_told_now_and_then(
     caplog.set_level(logging.INFO)
     now = [50.0]
     monkeypatch.setattr(dispatch.time, "monotonic", lambda: now[0])
-    progress = Progress(log, "deleting", count=400, batches=4)
+    session = make_client("http://127.0.0.1:9").session
+    progress = Progress(log, "deleting", count=400, batches=4, session=session, concurrency=1)
     for _ in range(4):
         now[0] += 6
         progress.add(100)
     assert [record.getMessage() for record in caplog.records] == [
         "deleting: 200 of 400 ids in 2 of 4 batches, 17 ids a second, about 12 s left"
     ]
+
+
+def test_the_rate_is_that_of_the_last_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    now = [50.0]
+    monkeypatch.setattr(dispatch.time, "monotonic", lambda: now[0])
+    session = make_client("http://127.0.0.1:9").session
+    progress = Progress(log, "deleting", count=100_000, batches=1000, session=session, concurrency=1)
+    progress.add(50_000)
+    for _ in range(7):
+        now[0] += 10
+        progress.add(100)
+    assert "50700 of 100000 ids in 8 of 1000 batches, 10 ids a second" in caplog.messages[-1]
+
+
+def test_every_job_knows_the_budget(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(Progress.__init__.__kwdefaults__, "every", 0.0)
+    # 8 requests in 300 s, and one more now.
+    budget = {"Ratelimit": '"default";r=9;t=300', "Ratelimit-Policy": '"default";q=10;w=300'}
+    page = {"vectors": [{"id": "a"}], "totalCount": 20_000, "isTruncated": True, "nextCursor": "b"}
+
+    def answer(request: Request) -> Reply:
+        deleted = request.path.endswith("/delete_by_ids")
+        reply = accepted() if deleted else ok(page if "/list" in request.path else [])
+        return replace(reply, headers=budget)
+
+    client = connect(serve(answer), retry=AT_ONCE)
+    ids = read_ids(numbered(400))
+    delete_ids(client, "docs", read_ids(numbered(2000)), witnesses=False, log=log)
+    list(iter_vectors(client, "docs", ids, concurrency=1, log=log))
+    read_back_all(client, "docs", ids, log=log)
+    next(iter_ids(client, "docs", log=log))
+    first = [message for message in caplog.messages if "in 1 of 20 batches" in message]
+    assert [message.split()[0] for message in first] == ["deleting", "reading:", "reading", "listing"]
+    assert all(500 < int(message.split()[-3]) < 900 for message in first)
 
 
 def test_there_is_no_rate_before_the_first_item(
@@ -358,7 +402,8 @@ def test_there_is_no_rate_before_the_first_item(
     caplog.set_level(logging.INFO)
     now = [50.0]
     monkeypatch.setattr(dispatch.time, "monotonic", lambda: now[0])
-    progress = Progress(log, "listing", count=400, batches=4)
+    session = make_client("http://127.0.0.1:9").session
+    progress = Progress(log, "listing", count=400, batches=4, session=session, concurrency=1)
     now[0] += 60
     progress.add(0)
     assert caplog.records == []

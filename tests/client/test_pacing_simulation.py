@@ -86,6 +86,28 @@ def test_a_second_job_finds_what_the_first_left() -> None:
     assert [ended < most for ended, most in zip(simulation.ended, (22, 50), strict=True)] == [True, True]
 
 
+# Beside somebody else, it is known by and by.
+@pytest.mark.parametrize(("processes", "foreign", "within"), [(1, 0.0, 0.05), (4, 0.0, 0.15), (1, 0.4, 0.6)])
+def test_the_time_left_knows_the_pacing(processes: int, foreign: float, within: float) -> None:
+    quota, window, latency = ACCOUNT
+    simulation = Simulation(Limit("first_request", quota, window, phase=0), latency=latency, seed=0)
+    told: list[tuple[float, float | None]] = []
+    jobs = [
+        simulation.add_process(
+            reserve=RESERVE, concurrency=4, begins=simulation.random.random(), requests=2000 // processes
+        )
+        for _ in range(processes)
+    ]
+    for time in range(10, 1200, 10):
+        simulation.at(time, lambda: told.extend((simulation.now, time_for()) for time_for in jobs))
+    if foreign:
+        simulation.add_foreign_client(foreign * quota)
+    simulation.run(5 * window)
+    ended = max(simulation.ended)
+    for now, left in told:
+        assert left == pytest.approx(max(0.0, ended - now), rel=within, abs=10)
+
+
 @pytest.mark.parametrize("begins", [12, 30, 60, 120, 250])
 @pytest.mark.parametrize("processes", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
