@@ -210,7 +210,7 @@ def delete_ids(
         sample = Sample(ids.batches - 1)
     details = {
         "ids": ids.fingerprint if checkpoint is not None else "",
-        "sample": {**asdict(sample), "witnesses": [list(witness) for witness in sample.witnesses]},
+        "sample": _as_json(sample),
     }
     progress = Progress(
         log,
@@ -288,8 +288,15 @@ def delete_ids(
         existing=sample.exist,
     )
     if checkpoint is not None:
-        checkpoint.keep_receipt(receipt, {**details, "missing": []})
+        # The receipt has the witnesses now, and what is kept stays long after the task.
+        checkpoint.keep_receipt(
+            receipt, {**details, "sample": _as_json(Sample(sample.held_back)), "missing": []}
+        )
     return receipt
+
+
+def _as_json(sample: Sample) -> dict[str, Any]:
+    return {**asdict(sample), "witnesses": [list(witness) for witness in sample.witnesses]}
 
 
 def _read_sample(details: Mapping[str, Any]) -> Sample:

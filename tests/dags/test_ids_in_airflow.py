@@ -128,11 +128,14 @@ def told_of(way: str) -> dict[str, int]:
     """Return what the page says of one way, of this version of Airflow."""
     number = {"all": COUNT, "5": MAX_WITNESSES}
     column = 1 + WAYS.index(way)
-    return {
+    told = {
         row[0].strip("`"): number[row[column]]
         for row in read(PAGE).rows("in-airflows-database")
         if row[column] != "none"
     }
+    if VERSION < (3, 3):
+        told.pop("task_state_store.value", None)
+    return told
 
 
 def mark_of(way: str) -> str:
@@ -245,7 +248,7 @@ def test_progress_stays_after_success(vectorize: Vectorize) -> None:
             task_id="delete", index_name=INDEX, ids=ids, wait_for_completion=True, poll_interval=0.05
         )
     assert run_dag(dag).state == "success"
-    assert places("markforgotten")["task_state_store.value"] == 25
+    assert places("markforgotten")["task_state_store.value"] == 5
 
 
 # --- the evidence -------------------------------------------------------------------------------------------
