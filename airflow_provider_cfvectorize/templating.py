@@ -211,6 +211,27 @@ def is_given(operator: Any, name: str, value: object) -> bool:
     return value is not None or name in (operator.mapped_with or ())
 
 
+def read_given(operator: Any, name: str, given: object, harm: str) -> Any:
+    """
+    Return what a parameter is after rendering; None only if it was not given.
+
+    :param operator: has the parameter, rendered.
+    :param name: the parameter.
+    :param given: what the constructor got.
+    :param harm: what would happen without it, as a sentence without its end.
+    :raises VectorizeInputError: it was given, and is nothing now.
+    """
+    value = getattr(operator, name)
+    if read_nothing(value) is not None:
+        return value
+    if value is not None or is_given(operator, name, given):
+        raise VectorizeInputError(
+            f"{name} was given, and is {show(value)} now that it is rendered, which counts as nothing. "
+            f"{harm}: check where it comes from. To do without {name}, leave it out"
+        )
+    return None
+
+
 def check_account(operator: Any, given: object) -> None:
     """
     Refuse an account that was given and came to nothing: it must not become the connection's.
@@ -219,14 +240,7 @@ def check_account(operator: Any, given: object) -> None:
     :param given: what its constructor got.
     :raises VectorizeInputError: it is nothing now.
     """
-    account_id = operator.account_id
-    if read_nothing(account_id) is None and (
-        account_id is not None or is_given(operator, "account_id", given)
-    ):
-        raise VectorizeInputError(
-            f"account_id was given, and is {show(account_id)} now that it is rendered: the connection's own "
-            "account is not taken instead. Check where it comes from, or leave it out"
-        )
+    read_given(operator, "account_id", given, "The connection's own account is not taken instead")
 
 
 def check_flags(operator: Any) -> None:

@@ -14,7 +14,7 @@ from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
 from airflow_provider_cfvectorize.operators.storage import open_file, path_of
-from airflow_provider_cfvectorize.templating import read_nothing, read_structure
+from airflow_provider_cfvectorize.templating import read_given, read_nothing, read_structure
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -77,6 +77,7 @@ class _FillOperator(VectorizeWriteOperator):
         self.vectors_path = vectors_path
         self.vectors_callable = vectors_callable
         self.vectors_kwargs = vectors_kwargs
+        self._given_kwargs = vectors_kwargs
         self.on_unparsable = on_unparsable
         self.durable = durable
         self.verify = verify
@@ -211,7 +212,9 @@ class _FillOperator(VectorizeWriteOperator):
         return _each(given), "vectors"
 
     def _kwargs(self) -> dict[str, Any]:
-        kwargs = read_structure(read_nothing(self.vectors_kwargs), "vectors_kwargs")
+        harm = "vectors_callable would be called without arguments"
+        given = read_given(self, "vectors_kwargs", self._given_kwargs, harm)
+        kwargs = read_structure(given, "vectors_kwargs")
         if kwargs is None:
             return {}
         if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):

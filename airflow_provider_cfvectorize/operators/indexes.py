@@ -23,7 +23,7 @@ from airflow_provider_cfvectorize.operators.metadata_indexes import (
     CreateVectorizeMetadataIndexOperator,
     DeleteVectorizeMetadataIndexOperator,
 )
-from airflow_provider_cfvectorize.templating import read_integer, read_nothing, read_structure
+from airflow_provider_cfvectorize.templating import read_given, read_integer, read_nothing, read_structure
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -131,6 +131,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         self.preset = preset
         self.description = description
         self.metadata_indexes = metadata_indexes
+        self._given_metadata_indexes = metadata_indexes
         self.if_exists = if_exists
 
     def execute(self, context: Context) -> str | None:
@@ -175,7 +176,9 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         """Return the types of the metadata indexes, by property."""
         from airflow_provider_cfvectorize.client.indexes import check_metadata_indexes
 
-        return check_metadata_indexes(read_structure(read_nothing(self.metadata_indexes), "metadata_indexes"))
+        harm = "The index would have none, and one that is created later does not find earlier vectors"
+        wanted = read_given(self, "metadata_indexes", self._given_metadata_indexes, harm)
+        return check_metadata_indexes(read_structure(wanted, "metadata_indexes"))
 
     def _find(self, client: VectorizeClient) -> Index | None:
         from airflow_provider_cfvectorize.client.answers import INDEX_DELETED_CODE, INDEX_NOT_FOUND_CODE

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.templating import is_given, read_nothing
+from airflow_provider_cfvectorize.templating import read_given
 
 if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.ids import IdSource
@@ -90,20 +90,12 @@ class Narrowing:
         self._operator = operator
         self._given = given
 
-    def read(self, name: str, value: Any) -> Any:
+    def read(self, name: str) -> Any:
         """
         Return what a parameter is after rendering; None only if it was not given.
 
         :param name: the parameter.
-        :param value: what stands in it now.
         :raises VectorizeInputError: it was given, and is nothing now.
         """
-        if read_nothing(value) is not None:
-            return value
-        if is_given(self._operator, name, self._given[name]):
-            raise VectorizeInputError(
-                f"{name} was given, and is {show(value)} now that it is rendered, which counts as nothing. "
-                f"Without a {name}, more would be read than was meant: check where it comes from. To read "
-                f"without a {name}, leave it out"
-            )
-        return None
+        harm = f"Without a {name}, more would be read than was meant"
+        return read_given(self._operator, name, self._given[name], harm)

@@ -110,7 +110,7 @@ class QueryVectorsOperator(VectorizeOperator):
             "vector_id": read_nothing(self.vector_id),
             "top_k": read_integer(self.top_k),
             "filter": self._read_filter(),
-            "namespace": self._narrowing.read("namespace", self.namespace),
+            "namespace": self._narrowing.read("namespace"),
             "return_values": self.return_values,
             "return_metadata": self.return_metadata,
         }
@@ -137,7 +137,7 @@ class QueryVectorsOperator(VectorizeOperator):
 
     def _read_filter(self) -> Any:
         # Here, on the task's main thread: what mapped tasks returned is asked of Airflow when it is read.
-        read = plain(read_structure(self._narrowing.read("filter", self.filter), "filter"))
+        read = plain(read_structure(self._narrowing.read("filter"), "filter"))
         if self._nones is not None and count_nones(read) > self._nones:
             raise VectorizeInputError(
                 "filter: a value in it is None now that it is rendered, which would ask for what lacks the "

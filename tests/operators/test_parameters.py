@@ -62,3 +62,15 @@ def test_durations(vectorize: Vectorize) -> None:
 def test_what_is_no_duration(name: str, value: Any) -> None:
     with pytest.raises(VectorizeInputError, match=f"^{name} is .*, expected a number"):
         make(vectors.DeleteVectorsByIdsOperator, ids=["a"], **{name: value}).execute(make_context())
+
+
+@pytest.mark.parametrize(
+    ("cls", "kwargs", "name"),
+    [
+        (indexes.CreateVectorizeIndexOperator, {"dimensions": 32, "metric": "cosine"}, "metadata_indexes"),
+        (vectors.UpsertVectorsOperator, {"vectors_callable": list}, "vectors_kwargs"),
+    ],
+)
+def test_what_renders_to_nothing(vectorize: Vectorize, cls: Any, kwargs: dict[str, Any], name: str) -> None:
+    with pytest.raises(VectorizeInputError, match=f"^{name} was given, and is 'None' now"):
+        make(cls, **kwargs, **{name: "None"}).execute(make_context())

@@ -404,7 +404,7 @@ def test_matches_that_are_too_large_for_an_xcom(script: Script) -> None:
         ({"filter": "[1]"}, "filter: got a list"),
         ({"filter": {"a": {"$like": "b"}}}, "'$like', which is none of"),
         ({"filter": "None"}, "filter was given, and is 'None' now that it is rendered"),
-        ({"namespace": "None"}, "To read without a namespace, leave it out"),
+        ({"namespace": "None"}, "To do without namespace, leave it out"),
         ({"namespace": " "}, "namespace was given, and is ' ' now that it is rendered, which counts as"),
         ({"namespace": 7}, "namespace 7 is not a string"),
         ({"namespace": "é" * 33}, "66 bytes"),
