@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import conf
@@ -21,6 +22,11 @@ from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
+
+#: So many unknown extras are named.
+_SHOWN_EXTRAS: Final = 5
+
+log = logging.getLogger(__name__)
 
 
 def client_of(
@@ -56,6 +62,8 @@ def client_of(
                 "URI, the host is written with %3A and %2F for ':' and '/'"
             )
     extras = _read_extras(conn)
+    if unknown := explain_unknown_extras(conn):
+        log.warning("%s", unknown)
     email = extras.get("api_email")
     password = conn.password
     if not password:
@@ -113,6 +121,24 @@ def _read_extras(conn: Connection) -> Mapping[str, Any]:
             f"connection {show(conn.conn_id)}: api_email is {show(email)}, expected a string"
         )
     return extras
+
+
+def explain_unknown_extras(conn: Connection) -> str:
+    """
+    Return which extras of a connection are not read; empty if there are none.
+
+    :param conn: the connection.
+    :raises VectorizeInputError: the extra is no JSON object.
+    """
+    unknown = [name for name in _read_extras(conn) if name not in connection.EXTRAS]
+    if not unknown:
+        return ""
+    shown = ", ".join(show(name) for name in unknown[:_SHOWN_EXTRAS])
+    more = f" and {len(unknown) - _SHOWN_EXTRAS} more" if len(unknown) > _SHOWN_EXTRAS else ""
+    return (
+        f"Connection {show(conn.conn_id)} has extras that are not read: {shown}{more}. Correct or remove "
+        f"them; those that are read: {', '.join(connection.EXTRAS)}"
+    )
 
 
 def _read_number(extras: Mapping[str, Any], name: str, default: float, fits: Any, expected: str) -> float:

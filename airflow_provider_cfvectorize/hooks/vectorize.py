@@ -34,10 +34,11 @@ from airflow_provider_cfvectorize.client.writing import write_vectors
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,
+    VectorizeInputError,
     VectorizeNotFoundError,
     VectorizeTransportError,
 )
-from airflow_provider_cfvectorize.hooks.clients import client_of
+from airflow_provider_cfvectorize.hooks.clients import client_of, explain_unknown_extras
 
 
 class CloudflareVectorizeHook(BaseHook):
@@ -131,6 +132,15 @@ class CloudflareVectorizeHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Say whether the connection works, and if not why or what to check; sends nothing but reads."""
+        works, text = self._test()
+        try:
+            unknown = explain_unknown_extras(self.get_connection(self.conn_id))
+        except VectorizeInputError:
+            # Then that is what the test has said.
+            unknown = ""
+        return works, f"{text}. {unknown}" if unknown else text
+
+    def _test(self) -> tuple[bool, str]:
         client = None
         try:
             # Single attempts: somebody waits for the answer.

@@ -45,7 +45,7 @@ WAIT: dict[str, Any] = {"wait_for_completion": True, "poll_interval": POLL_INTER
 #: Goes on for as long as a busy machine may take, with pauses that a test can afford.
 PATIENT = RetryPolicy(backoff_total=60, first_backoff=0.002, longest_backoff=0.05, throttle_total=60)
 #: Leaves every fault to the next try of the task.
-IMPATIENT = RetryPolicy(backoff_total=0, throttle_total=0)
+IMPATIENT = RetryPolicy(backoff_total=0, throttle_total=0, refusal_total=0)
 
 #: Of each kind that fails a request, what an error that comes of it says.
 NAMES = {
@@ -56,6 +56,8 @@ NAMES = {
     "500": r"HTTP 500 with a body that is not the API's JSON",
     "503": r"HTTP 503 with a body that is not the API's JSON",
     "504": r"HTTP 504 with a body that is not the API's JSON",
+    "refuse": r"HTTP 403, code 10000: 'Authentication error'",
+    "challenge": r"HTTP 403 with a body that is not the API's JSON",
     "truncated": r"HTTP 200 with a body that is not the API's JSON",
     "hang": r"no complete answer from .* s between two reads",
 }

@@ -44,6 +44,9 @@ BY_CHANCE = {
     "500": ["500@0.2"],
     "503": ["503@0.2"],
     "504": ["504@0.2"],
+    # Not the first answer of a task, which is final.
+    "refuse": ["refuse#3,9,20-22"],
+    "challenge": ["challenge#2,8,20-22"],
     "hang": ["hang#2,7"],
     "trickle": ["hang#3=0.05"],
     "stuck-watermark": ["stuck-watermark#1-4"],

@@ -42,10 +42,13 @@ def draw(seed: int, write: str) -> list[str]:
         # What is not JSON is not sent again, so it ends a try.
         f"truncated#{chance.randint(1, 6)},{chance.randint(7, 16)}",
         f"hang:{write}#{chance.randint(1, 9)}",
+        # As the first answer of a try, these end it.
+        f"refuse#{chance.randint(2, 8)},{chance.randint(9, 16)}",
+        f"challenge:{write}#{chance.randint(1, 9)}",
         "stuck-watermark@0.7",
         f"lagging-view:get_by_ids@0.5={chance.choice([0.2, 0.5])}",
     ]
-    return faults + chance.sample(others, chance.randint(1, 2))
+    return faults + chance.sample(others, chance.randint(1, 3))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -61,7 +64,7 @@ def test_mixtures(
     server, job = vectorize.server, JOBS[name](vectorize, tmp_path)
     server.set_faults(faults, fault_seed=seed)
     run = run_tries(lambda: job.make(**WAIT), 4, Store(), clock.pass_a_minute)
-    check_failures(run, {"truncated"})
+    check_failures(run, {"truncated", "refuse", "challenge"})
     check_requests(server, job, run)
     server.set_faults([])
     check_success(job, run)

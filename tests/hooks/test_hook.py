@@ -203,11 +203,27 @@ def test_an_extra_that_cannot_be_used(server: LocalVectorize, extra: str) -> Non
         client_of(Given())  # type: ignore[arg-type]
 
 
-def test_unknown_extras_are_not_read(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_extras_are_not_read_and_named(
+    server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     hook = connect(
-        monkeypatch, server, extra={"base_url": "https://evil.example", "verify": False, "proxies": "x"}
+        monkeypatch, server, extra={"base_url": "https://evil.example", "time_out": 5, "timeout": 5}
     )
     assert hook.get_conn().base_url == server.base_url
+    said = (
+        "Connection 'cloudflare_vectorize_default' has extras that are not read: 'base_url', 'time_out'. "
+        "Correct or remove them; those that are read: api_email, timeout, rate_reserve"
+    )
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == ("WARNING", said)
+    assert hook.test_connection() == (
+        True,
+        f"Account {server.account_id} has 0 Vectorize indexes. {said}",
+    )
+    works, text = connect(monkeypatch, server, login="f" * 32, extra={"a": 1, "b": 2}).test_connection()
+    assert not works
+    assert "has extras that are not read: 'a', 'b'." in text
+    assert connect(monkeypatch, server, extra={"timeout": 5}).test_connection()[1].endswith("indexes")
 
 
 # --- test_connection
