@@ -29,7 +29,7 @@ from airflow_provider_cfvectorize.client.ids import IdList, IdSource, in_reads, 
 from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.client.types import Mutation
-from airflow_provider_cfvectorize.client.waiting import ends_a_wait
+from airflow_provider_cfvectorize.client.waiting import ends_a_write
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeBatchError,
     VectorizeError,
@@ -104,7 +104,7 @@ def take_sample(
             client.session.stop()
             raise VectorizeInterrupted("told to stop before anything was deleted") from None
         except VectorizeError as e:
-            if ends_a_wait(e):
+            if ends_a_write(e):
                 raise
             log.warning("No witnesses, and so a weaker proof later: asking for some of the ids failed: %s", e)
             break

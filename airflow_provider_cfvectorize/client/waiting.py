@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from airflow_provider_cfvectorize.client.answers import Answer
+from airflow_provider_cfvectorize.client.answers import Answer, is_refusal
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Stopped, attend, rest
 from airflow_provider_cfvectorize.client.looks import (
@@ -32,6 +32,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeInputError,
     VectorizeInterrupted,
     VectorizeNotFoundError,
+    VectorizeResponseError,
     VectorizeStillVisibleError,
     VectorizeTransportError,
     VectorizeWaitTimeout,
@@ -53,6 +54,15 @@ def ends_a_wait(error: BaseException) -> bool:
     if isinstance(error, VectorizeAuthError):
         return not error.is_passing
     return isinstance(error, VectorizeNotFoundError | VectorizeInputError)
+
+
+def ends_a_write(error: VectorizeError) -> bool:
+    """
+    Say whether a write would end with the same error as a question that was asked before it.
+
+    :param error: what the question ended with.
+    """
+    return ends_a_wait(error) or (isinstance(error, VectorizeResponseError) and is_refusal(error))
 
 
 def pause_after(error: VectorizeError) -> float:
@@ -289,6 +299,8 @@ class Wait:
         self._told = ""
         #: Seconds for which the service does not want to be asked again, after the last look.
         self.pause = 0.0
+        #: The last look was refused, which may pass.
+        self.is_refused = False
 
     def close(self) -> None:
         """Close the client."""
@@ -304,11 +316,13 @@ class Wait:
         :raises VectorizeIndexRecreatedError: the index was created again since.
         """
         self.pause = 0.0
+        self.is_refused = False
         try:
             look = self._client.ask(lambda client: self._ask(client, last))
         except VectorizeError as e:
             if ends_a_wait(e):
                 raise
+            self.is_refused = isinstance(e, VectorizeAuthError)
             self.pause = pause_after(e)
             self._trouble = str(e)
             self._tell(f"This look failed, which does not end the wait: {e}", warning=True)

@@ -35,12 +35,12 @@ def open_checkpoint(
     if store is None:
         return None
     from airflow_provider_cfvectorize.client.checkpoint import Checkpoint, fingerprint_of
-    from airflow_provider_cfvectorize.client.waiting import ends_a_wait
+    from airflow_provider_cfvectorize.client.waiting import ends_a_write
 
     try:
         created_on = operator.ask(client.get_index, operator.index_name).get("created_on")
     except VectorizeError as e:
-        if ends_a_wait(e):
+        if ends_a_write(e):
             raise
         operator.log.warning(
             "No progress is kept, so a retry sends everything again: asking for the index failed: %s", e

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.mutations import Receipt
     from airflow_provider_cfvectorize.client.waiting import Wait
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+
+
+#: The most seconds between two looks while a rescheduled sensor is refused.
+LONGEST_BACKOFF: Final = 30.0
 
 
 class VectorizeMutationTimeout(VectorizeError, AirflowSensorTimeout):  # noqa: N818 - as Airflow's own
@@ -135,6 +139,9 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         check_flags(self)
         check_path_name(self.index_name)
         hook = self._make_hook()
+        if self.reschedule and _was_rescheduled(self, context):
+            # Then an earlier process has looked, with success.
+            hook.history.note_accepted(reading=True)
         client = hook.get_watching_conn()
         self.used_account = client.account_id
         try:
@@ -170,6 +177,10 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         if self._wait is None:
             raise VectorizeError("poke() is called by execute(), which prepares it")
         evidence = self._wait.look()
+        while self.reschedule and self._wait.is_refused:
+            # Here, since no later process would know for how long.
+            time.sleep(min(self.poke_interval, LONGEST_BACKOFF))
+            evidence = self._wait.look()
         return PokeReturnValue(is_done=evidence is not None, xcom_value=evidence)
 
     def execute_complete(
@@ -288,3 +299,22 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
             timeout=deferral_timeout(seconds),
         )
         raise AssertionError("defer() does not return")
+
+
+def _was_rescheduled(sensor: BaseSensorOperator, context: Context) -> bool:
+    """Say whether an earlier process of this try has looked, and left the rest to this one."""
+    ti: Any = context["ti"]
+    if hasattr(ti, "get_first_reschedule_date"):
+        return ti.get_first_reschedule_date(context) is not None
+    # Before Airflow 3, the way that the base class takes.
+    from airflow.sensors.base import _orig_start_date  # type: ignore[import-not-found]
+
+    first_try = (ti.max_tries or 0) - (sensor.retries or 0) + 1
+    start = _orig_start_date(
+        dag_id=ti.dag_id,
+        task_id=ti.task_id,
+        run_id=ti.run_id,
+        map_index=ti.map_index,
+        try_number=first_try,
+    )
+    return start is not None

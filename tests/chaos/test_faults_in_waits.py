@@ -34,10 +34,10 @@ def faults_for(kind: str, numbers: str) -> list[str]:
             return [f"lagging-view:{endpoint}=0.2" for endpoint in LOOKS]
         case "429":
             return [f"429:{endpoint}{numbers}=0" for endpoint in LOOKS]
-        case "refuse":
-            # As the first answer of a task, it is final.
+        case "refuse" | "challenge":
+            # As the first answer of a task, a refusal is final.
             later = {"#1-2": "#2-3", "@0.5": "#2-3,5"}.get(numbers, numbers)
-            return [f"refuse:{endpoint}{later}" for endpoint in LOOKS]
+            return [f"{kind}:{endpoint}{later}" for endpoint in LOOKS]
         case "hang":
             return ["hang:info#1" if numbers.startswith("#1-") else f"hang:info{numbers}"]
         case _:

@@ -107,7 +107,8 @@ def test_a_fault_that_stays_fails_a_try_and_costs_no_batch(
     assert job.batches - 10 <= sent <= job.batches
     second.errors = first.errors
     check_success(job, second)
-    assert store.values == {}
+    # It stays until its retention is over: a task fails after it, too.
+    assert store.values
 
 
 @pytest.mark.parametrize("name", JOBS)
