@@ -82,20 +82,19 @@ class Narrowing:
     One that was given and renders to nothing is refused: a run for no tenant at all must not read, or hand
     on to a delete, what belongs to all of them.
 
-    :param operator: whose parameters they are.
     :param given: the parameters as the constructor gets them.
     """
 
-    def __init__(self, operator: Any, **given: object) -> None:
-        self._operator = operator
+    def __init__(self, **given: object) -> None:
         self._given = given
 
-    def read(self, name: str) -> Any:
+    def read(self, operator: Any, name: str) -> Any:
         """
         Return what a parameter is after rendering; None only if it was not given.
 
+        :param operator: has the parameter. Airflow renders a copy of what the constructor has made.
         :param name: the parameter.
         :raises VectorizeInputError: it was given, and is nothing now.
         """
         harm = f"Without a {name}, more would be read than was meant"
-        return read_given(self._operator, name, self._given[name], harm)
+        return read_given(operator, name, self._given[name], harm)

@@ -92,7 +92,7 @@ class QueryVectorsOperator(VectorizeOperator):
         self.namespace = namespace
         self.return_values = return_values
         self.return_metadata = return_metadata
-        self._narrowing = Narrowing(self, filter=filter, namespace=namespace)
+        self._narrowing = Narrowing(filter=filter, namespace=namespace)
         self._nones = count_nones(filter) if isinstance(filter, Mapping) else None
 
     def execute(self, context: Context) -> QueryResult:
@@ -110,7 +110,7 @@ class QueryVectorsOperator(VectorizeOperator):
             "vector_id": read_nothing(self.vector_id),
             "top_k": read_integer(self.top_k),
             "filter": self._read_filter(),
-            "namespace": self._narrowing.read("namespace"),
+            "namespace": self._narrowing.read(self, "namespace"),
             "return_values": self.return_values,
             "return_metadata": self.return_metadata,
         }
@@ -137,7 +137,7 @@ class QueryVectorsOperator(VectorizeOperator):
 
     def _read_filter(self) -> Any:
         # Here, on the task's main thread: what mapped tasks returned is asked of Airflow when it is read.
-        read = plain(read_structure(self._narrowing.read("filter"), "filter"))
+        read = plain(read_structure(self._narrowing.read(self, "filter"), "filter"))
         if self._nones is not None and count_nones(read) > self._nones:
             raise VectorizeInputError(
                 "filter: a value in it is None now that it is rendered, which would ask for what lacks the "

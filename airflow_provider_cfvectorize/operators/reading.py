@@ -211,7 +211,7 @@ class ListVectorsOperator(VectorizeOperator):
         self.prefix = prefix
         self.path = path
         self.max_ids = max_ids
-        self._narrowing = Narrowing(self, prefix=prefix)
+        self._narrowing = Narrowing(prefix=prefix)
 
     def execute(self, context: Context) -> list[str] | str:
         """
@@ -226,7 +226,7 @@ class ListVectorsOperator(VectorizeOperator):
         from airflow_provider_cfvectorize.client.listing import repeat_listing
 
         self.check_number("max_ids", 0, whole=True)
-        prefix = self._narrowing.read("prefix")
+        prefix = self._narrowing.read(self, "prefix")
         if prefix is not None and not isinstance(prefix, str):
             raise VectorizeInputError(f"prefix is {show(prefix)}, expected a string")
         path = None if self.path is None else path_of(self.path, "path")
