@@ -27,7 +27,7 @@ from airflow_provider_cfvectorize.client.dispatch import (
 )
 from airflow_provider_cfvectorize.client.ids import IdList, IdSource, in_reads, sha256_of_sorted, spread
 from airflow_provider_cfvectorize.client.mutations import MAX_WITNESSES, Receipt
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.waiting import ends_a_write
 from airflow_provider_cfvectorize.exceptions import (
@@ -266,12 +266,14 @@ def delete_ids(
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"told to stop: {progress.done} of {ids.count} ids are acknowledged, {not_sent()} were not sent. "
-            "Deleting them again is harmless"
+            f"told to stop: {progress.done} of {counted(ids.count, 'id', 'are')} acknowledged, "
+            f"{not_sent()} were not sent. Deleting them again is harmless"
         ) from None
     except VectorizeInputError as e:
         # Of its own kind: a file that changed meanwhile may be whole at the next try.
-        raise type(e)(f"{e}. {progress.done} of {ids.count} ids were acknowledged by then") from None
+        raise type(e)(
+            f"{e}. {progress.done} of {counted(ids.count, 'id', 'were')} acknowledged by then"
+        ) from None
     finally:
         if checkpoint is not None:
             checkpoint.flush()
@@ -331,12 +333,12 @@ def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:
             log.info("What an earlier try kept is of other ids: starting afresh.")
             return checkpoint.start_afresh()
     if kept.receipt is not None:
-        log.info("All %d ids were acknowledged in an earlier try: nothing is sent again.", ids.count)
+        log.info("Nothing is sent again: an earlier try sent all of it (%s).", counted(ids.count, "id"))
     else:
         log.info(
-            "%d of %d batches were acknowledged in an earlier try: going on with the others.",
+            "%d of %s acknowledged in an earlier try: going on with the others.",
             kept.done - len(_missing(kept)),
-            ids.batches,
+            counted(ids.batches, "batch", "were"),
         )
     return kept
 
@@ -348,7 +350,7 @@ def _batch_error(
     cause = failures[0][1]
     code = getattr(cause, "code", None)
     message = (
-        f"{acknowledged} of {count} ids are acknowledged, {failed} failed"
+        f"{acknowledged} of {counted(count, 'id', 'are')} acknowledged, {failed} failed"
         f"{f' with code {code}' if code is not None else ''}, {not_sent} were not sent. Deleting all of them "
         f"again is harmless. The first failure: {cause}"
     )
@@ -384,16 +386,16 @@ def read_back_all(
     """
     requests = -(-ids.count // limits.MAX_GET_IDS)
     log.info(
-        "verify='all': reading back %d ids in at least %d requests, five times those of the delete",
-        ids.count,
-        requests,
+        "verify='all': reading back %s in at least %s, five times those of the delete",
+        counted(ids.count, "id"),
+        counted(requests, "request"),
     )
     measure = partial(Progress, log, session=client.session, concurrency=concurrency)
     progress = measure(f"reading back from {index_name}", count=ids.count, batches=requests)
     visible = _read_back(client, index_name, ids, concurrency=concurrency, stopped=stopped, progress=progress)
     deadline = time.monotonic() + patience
     while visible and (left := deadline - time.monotonic()) > 0:
-        log.info("verify='all': %d ids can still be read; asking for them again.", len(visible))
+        log.info("verify='all': %s can still be read; asking for them again.", counted(len(visible), "id"))
         # The reading sees that it is told to stop as well, and says how far it came.
         with suppress(Stopped):
             rest(min(left, interval), stopped)
@@ -438,12 +440,13 @@ def _read_back(
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"told to stop: {progress.done} of {ids.count} ids were read back. The delete itself is complete"
+            f"told to stop: {progress.done} of {counted(ids.count, 'id', 'were')} read back. The delete "
+            "itself is complete"
         ) from None
     if dispatcher.failed:
         cause = dispatcher.failed[0][1]
         raise VectorizeBatchError(
-            f"verify='all': {progress.done} of {ids.count} ids were read back, then: {cause}",
+            f"verify='all': {progress.done} of {counted(ids.count, 'id', 'were')} read back, then: {cause}",
             acknowledged=progress.done,
             failed=sum(len(batch) for batch, _ in dispatcher.failed),
             not_sent=ids.count - dispatcher.sent,

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final, Generic, TypeVar
 
 from airflow_provider_cfvectorize.client.session import VectorizeSession
+from airflow_provider_cfvectorize.client.text import counted
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchAuthError,
@@ -110,12 +111,12 @@ class Progress:
         if left is None:
             left = (self._count - self.done) / rate
         self._log.info(
-            "%s: %d of %d ids in %d of %d batches, %.0f ids a second, about %.0f s left",
+            "%s: %d of %s in %d of %s, %.0f ids a second, about %.0f s left",
             self._what,
             self.done,
-            self._count,
+            counted(self._count, "id"),
             self.batches_done,
-            self._batches,
+            counted(self._batches, "batch"),
             rate,
             left,
         )

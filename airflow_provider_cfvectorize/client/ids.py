@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final, Protocol
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 #: Bytes of the text of a list that are parsed; a larger list belongs into a file (``ids_path``).
@@ -224,8 +224,8 @@ def check_max_ids(count: int, max_ids: int | None) -> None:
     """
     if max_ids is not None and count > max_ids:
         raise VectorizeInputError(
-            f"there are {count} ids and max_ids is {max_ids}: nothing was sent. Check what produced the ids, "
-            "or raise max_ids"
+            f"there {'is' if count == 1 else 'are'} {counted(count, 'id')} and max_ids is {max_ids}: nothing "
+            "was sent. Check what produced the ids, or raise max_ids"
         )
 
 

@@ -12,7 +12,7 @@ from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.answers import NOT_FOUND_CODES
 from airflow_provider_cfvectorize.client.dispatch import Progress, Stopped, attend
 from airflow_provider_cfvectorize.client.session import VectorizeSession
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.client.types import VectorPage
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -96,7 +96,7 @@ def _iterate(
             page = read() if stopped is None else attend(read, stopped)
         except Stopped:
             raise VectorizeInterrupted(
-                f"told to stop: {count} ids of index {show(index_name)} had been listed"
+                f"told to stop: {counted(count, 'id')} of index {show(index_name)} had been listed"
             ) from None
         except VectorizeResponseError as e:
             if cursor is None or not is_cursor_refusal(e):
@@ -128,8 +128,8 @@ def _iterate(
             return
         if following == cursor:
             raise VectorizeResponseError(
-                f"the listing of index {show(index_name)} does not go on: after {count} ids the service gave "
-                "the same cursor again",
+                f"the listing of index {show(index_name)} does not go on: after {counted(count, 'id')} the "
+                "service gave the same cursor again",
                 status=200,
             )
         cursor = following

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
@@ -25,7 +25,7 @@ from airflow_provider_cfvectorize.client.mutations import (
     parse_time,
     settle,
 )
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeIndexRecreatedError
 
@@ -295,6 +295,38 @@ def explain_timeout(
     more = f"; and {others} more" if others else ""
     after = f" The last look failed: {trouble}" if trouble else ""
     return f"not seen to be applied within {seconds:g} s: {'; '.join(shown)}{more}.{after}"
+
+
+def describe_mutations(count: int, mutation_id: str, index_name: str) -> str:
+    """
+    Return what a wait waits for, as short as a line of the log needs it.
+
+    :param count: number of mutations.
+    :param mutation_id: the id of one of them.
+    :param index_name: the index.
+    """
+    what = f"mutation {mutation_id[:8]}" if count == 1 else counted(count, "mutation")
+    return f"{what} of index {index_name}"
+
+
+def describe_deferral(
+    receipts: Sequence[Receipt], index_name: str, *, interval: float, seconds: float
+) -> str:
+    """
+    Return the line of the log that says what the triggerer waits for.
+
+    :param receipts: what is waited for.
+    :param index_name: the index.
+    :param interval: seconds between two looks.
+    :param seconds: how long the wait is at most.
+    """
+    count = sum(receipt.mutations for receipt in receipts)
+    what = describe_mutations(count, receipts[0].mutation_id or "", index_name)
+    deadline = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=round(seconds))
+    return (
+        f"Deferring: {what}, a look every {interval:g} s, until {format_time(deadline)} ({seconds:g} s) at "
+        "the latest."
+    )
 
 
 def summarize(evidence: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from airflow_provider_cfvectorize.client.receipts import (
     is_mutation_id,
     parse_time,
 )
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 
 __all__ = [
@@ -229,7 +229,10 @@ def _decide_by_watermark(
         # Whether they are as they were written is not asked here: the service may round them.
         against = _as_before(receipt, found)
         decision = partial(Decision, differing=against, witnesses_checked=len(receipt.witness_vectors))
-        seen, count = "written", f"{len(against)} of {len(receipt.witness_vectors)} witnesses are as before"
+        seen, count = (
+            "written",
+            f"{len(against)} of {counted(len(receipt.witness_vectors), 'witness', 'are')} as before",
+        )
     if not against:
         return decision(
             Verdict.APPLIED, "watermark", f"the watermark is this mutation, and its witnesses are {seen}"
@@ -300,13 +303,12 @@ def _about_witnesses(receipt: Receipt, found: Mapping[str, WitnessVector] | None
 
 
 def _count_visible(receipt: Receipt, visible: tuple[str, ...]) -> str:
-    return f"{len(visible)} of {len(receipt.witness_ids)} witnesses can still be read"
+    return f"{len(visible)} of {counted(len(receipt.witness_ids), 'witness')} can still be read"
 
 
 def _count_differing(receipt: Receipt, differing: tuple[str, ...]) -> str:
-    return (
-        f"{len(differing)} of {len(receipt.witness_vectors)} witnesses are absent or not as they were written"
-    )
+    witnesses = counted(len(receipt.witness_vectors), "witness", "are")
+    return f"{len(differing)} of {witnesses} absent or not as they were written"
 
 
 def is_later(one: Receipt, other: Receipt) -> bool:

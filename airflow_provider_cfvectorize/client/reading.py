@@ -11,6 +11,7 @@ from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Progress, Stopped, in_order
 from airflow_provider_cfvectorize.client.ids import IdSource, in_reads
+from airflow_provider_cfvectorize.client.text import counted
 from airflow_provider_cfvectorize.client.types import Vector
 from airflow_provider_cfvectorize.exceptions import VectorizeInterrupted
 
@@ -63,7 +64,7 @@ def iter_vectors(
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"told to stop: {progress.done} of {ids.count} ids had been asked for"
+            f"told to stop: {progress.done} of {counted(ids.count, 'id')} had been asked for"
         ) from None
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeGuard
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.ids import problem_with_id
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.client.types import Mutation, Written
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
@@ -98,6 +98,19 @@ class Receipt:
         """Return how much was written, for people."""
         what = "ids" if self.witness_ids else "vectors" if self.witness_vectors else "ids or vectors"
         return f"{what}: {self.count}"
+
+    def acceptance(self, noun: str) -> str:
+        """
+        Return the line of the log that says what the service accepted.
+
+        :param noun: what was sent: ``id`` or ``vector``.
+        """
+        if self.mutation_id is None:
+            return f"No {noun}s, so nothing was sent."
+        return (
+            f"Accepted: {counted(self.count, noun)} in {counted(self.batches, 'request')}; the last mutation "
+            f"is {self.mutation_id}, it has {counted(len(self.to_read_back), 'witness')}."
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the receipt as it goes into XCom."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
@@ -46,3 +47,19 @@ def write_json(value: object) -> bytes:
         f"this cannot be written as JSON: {problem}. Vectors are lists of finite numbers (of a numpy array: "
         ".tolist()); ids, names and metadata are valid Unicode"
     )
+
+
+_SINGULAR: Final = {"are": "is", "were": "was", "have": "has"}
+
+
+def counted(number: int, noun: str, verb: str = "") -> str:
+    """
+    Return a number with its noun, and verb, in agreement: 1 request, 2 requests are.
+
+    :param number: how many.
+    :param noun: the noun for one.
+    :param verb: ``are``, ``were`` or ``have``; none if empty.
+    """
+    ending = "" if number == 1 else "es" if noun.endswith(("ch", "s", "x")) else "s"
+    words = [str(number), noun + ending, _SINGULAR[verb] if verb and number == 1 else verb]
+    return " ".join(filter(None, words))

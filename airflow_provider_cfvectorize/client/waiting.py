@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -15,15 +15,23 @@ from airflow_provider_cfvectorize.client.dispatch import Stopped, attend, rest
 from airflow_provider_cfvectorize.client.looks import (
     Look,
     created_on,
+    describe_mutations,
     explain_timeout,
     found_among,
     is_unseen,
     make_evidence,
     summarize,
 )
-from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict
+from airflow_provider_cfvectorize.client.mutations import (
+    Decision,
+    IndexState,
+    Receipt,
+    Verdict,
+    parse_time,
+)
 from airflow_provider_cfvectorize.client.pacing import LONGEST_BLOCK
 from airflow_provider_cfvectorize.client.refusals import CredentialHistory
+from airflow_provider_cfvectorize.client.text import counted
 from airflow_provider_cfvectorize.client.types import MetadataIndex
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -159,6 +167,38 @@ def evidence_of_nothing(receipt: Receipt) -> dict[str, Any]:
     )
 
 
+def describe_evidence(evidence: Mapping[str, Any]) -> str:
+    """
+    Return the line of the log that says how a wait ended well: the outcome, of what, how soon, and the proof.
+
+    :param evidence: how it is known that the mutation is applied.
+    """
+    if evidence["outcome"] == "nothing_to_do":
+        return "Nothing to do: nothing was sent, so there is nothing to wait for."
+    count = evidence.get("mutation_count", 1)
+    what = describe_mutations(count, evidence["mutation_id"], evidence["index_name"])
+    accepted_at, decided_at = (parse_time(evidence[name]) for name in ("accepted_at", "decided_at"))
+    after = ""
+    if accepted_at is not None and decided_at is not None:
+        seconds = max(0.0, (decided_at - accepted_at).total_seconds())
+        after = f", {seconds:.0f} s after {'it' if count == 1 else 'the last'} was accepted"
+    return f"Applied ({evidence['outcome']}): {what}{after}; {_describe_proof(evidence, count)}."
+
+
+def _describe_proof(evidence: Mapping[str, Any], count: int) -> str:
+    if "ids_verified" in evidence:
+        there, of = evidence["ids_visible"], counted(evidence["ids_verified"], "id", "are")
+        return f"{evidence['ids_verified'] - there} of {of} gone"
+    checked = evidence["witnesses_checked"]
+    if not checked:
+        return "no witness was read"
+    if count > 1:
+        return f"{counted(checked, 'witness', 'were')} read"
+    if "differing" in evidence:
+        return f"{checked - len(evidence['differing'])} of {counted(checked, 'witness')} confirm it"
+    return f"{checked - len(evidence['still_visible'])} of {counted(checked, 'witness', 'are')} gone"
+
+
 def report_evidence(
     evidence: dict[str, Any], log: Any, *, require_absent: bool = False, require_equal: bool = False
 ) -> None:
@@ -172,6 +212,7 @@ def report_evidence(
     :raises VectorizeStillVisibleError: with ``require_absent``, if there are any.
     :raises VectorizeDiffersError: with ``require_equal``, if there are any.
     """
+    log.info("%s", describe_evidence(evidence))
     visible = evidence["still_visible"]
     if visible:
         text = (
@@ -196,16 +237,11 @@ def report_evidence(
         return
     if require_equal and evidence["outcome"] == "inferred":
         log.warning("require_equal: there was no witness, so nothing was compared.")
-    if evidence["outcome"] == "nothing_to_do":
-        log.info("Nothing was sent, so there is nothing to wait for.")
-    elif evidence["outcome"] == "inferred":
+    if evidence["outcome"] == "inferred":
         log.info(
-            "Mutation %s is taken as applied because of its age: later ones were, and there was no witness "
-            "to read back. This is weaker than having seen it.",
-            evidence["mutation_id"],
+            "Assumed applied because of its age: later mutations already are. This is weaker than having "
+            "seen it."
         )
-    else:
-        log.info("Applied: %s", {key: value for key, value in evidence.items() if key != "mutations"})
 
 
 def _sleep_until(wake: float, stopped: Callable[[], bool]) -> None:

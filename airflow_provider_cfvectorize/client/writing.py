@@ -15,7 +15,7 @@ from airflow_provider_cfvectorize.client.checkpoint import Checkpoint
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.dispatch import Dispatcher, Stopped, attend, batch_error
 from airflow_provider_cfvectorize.client.mutations import Receipt
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.client.types import Mutation, Written
 from airflow_provider_cfvectorize.client.vectors import Vectors, check_unparsable_behavior
 from airflow_provider_cfvectorize.client.witnesses import WitnessVector
@@ -56,7 +56,7 @@ class FillProgress:
             self._to_skip = kept.done
             self._digest_of_kept = kept.details["digest"]
             self._receipt = kept.receipt
-            log.info("%d requests were acknowledged in an earlier try: going on after those.", kept.done)
+            log.info("Going on after an earlier try: it sent %s.", counted(kept.done, "request"))
 
     def was_sent(self, batch: VectorBatch) -> bool:
         """
@@ -182,8 +182,9 @@ def write_vectors(
 
     def acknowledged() -> str:
         last = f" (the last mutation is {written['mutationId']})" if written["mutationId"] else ""
-        requests = f"{written['requests']} request{'' if written['requests'] == 1 else 's'}"
-        return f"{written['vectors']} vectors in {requests} are acknowledged{last}"
+        verb = "is" if written["vectors"] == 1 else "are"
+        requests = counted(written["requests"], "request")
+        return f"{counted(written['vectors'], 'vector')} in {requests} {verb} acknowledged{last}"
 
     def interrupted(under_way: str = "") -> VectorizeInterrupted:
         client.session.stop()

@@ -273,6 +273,7 @@ class CloudflareVectorizeHook(BaseHook):
         checked = read_ids(ids)
         client = self._conn_for(concurrency)
         receipt = delete_ids(client, index_name, checked, concurrency=concurrency, log=self.log)
+        self.log.info("%s", receipt.acceptance("id"))
         return receipt.as_dict()
 
     def get_by_ids(

@@ -303,10 +303,13 @@ class VectorizeWriteOperator(VectorizeOperator):
         return self._end(context, evidence)
 
     def _defer(self, context: Context, receipt: Receipt) -> None:
+        from airflow_provider_cfvectorize.client.looks import describe_deferral
         from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 
         seconds = seconds_to_wait(self.wait_timeout, self.execution_timeout)
+        interval = self.poll_interval
+        self.log.info("%s", describe_deferral([receipt], self.index_name, interval=interval, seconds=seconds))
         self.defer(
             trigger=VectorizeMutationTrigger(
                 conn_id=self.conn_id,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_cfvectorize.client.text import counted
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
@@ -140,16 +141,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
                 stopped=self.is_killed,
                 log=self.log,
             )
-        if receipt.mutation_id is None:
-            self.log.info("No ids, so nothing was sent.")
-        else:
-            self.log.info(
-                "Accepted: %d ids in %d requests; the last mutation is %s, it has %d witnesses.",
-                receipt.count,
-                receipt.batches,
-                receipt.mutation_id,
-                len(receipt.witness_ids),
-            )
+        self.log.info("%s", receipt.acceptance("id"))
         return self.hand_on(context, receipt)
 
     def _open_checkpoint(self, context: Context, client: VectorizeClient, ids: IdSource) -> Checkpoint | None:
@@ -252,7 +244,9 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.client.deletion import Sample, take_sample
         from airflow_provider_cfvectorize.client.mutations import Receipt
 
-        self.log.info("Dry run: %d ids in %d batches would be deleted.", ids.count, ids.batches)
+        self.log.info(
+            "Dry run: %s in %s would be deleted.", counted(ids.count, "id"), counted(ids.batches, "batch")
+        )
         sample = Sample(0)
         if ids.count and self.verify != "none":
             sample = take_sample(
@@ -264,7 +258,9 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
                 fail_if_none_exist=self.fail_if_none_exist,
                 stopped=self.is_killed,
             )
-            self.log.info("Dry run: of %d ids asked about, %d exist now.", sample.asked, sample.exist)
+            asked = counted(sample.asked, "id")
+            verb = "exists" if sample.exist == 1 else "exist"
+            self.log.info("Dry run: of %s asked about, %d %s now.", asked, sample.exist, verb)
         receipt = Receipt(
             None, self.index_name, client.account_id, sampled=sample.asked, existing=sample.exist
         )

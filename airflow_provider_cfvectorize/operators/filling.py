@@ -99,16 +99,7 @@ class _FillOperator(VectorizeWriteOperator):
             receipt, written = self._fill(context, client)
         report = {key: written[key] for key in ("vectors", "requests", "discarded")}
         self.push(context, "report", report)
-        if receipt.mutation_id is None:
-            self.log.info("No vectors, so nothing was sent.")
-        else:
-            self.log.info(
-                "Accepted: %d vectors in %d requests; the last mutation is %s, it has %d witnesses.",
-                receipt.count,
-                receipt.batches,
-                receipt.mutation_id,
-                len(receipt.witness_vectors),
-            )
+        self.log.info("%s", receipt.acceptance("vector"))
         return self.hand_on(context, receipt)
 
     def _fill(self, context: Context, client: VectorizeClient) -> tuple[Receipt, Written]:

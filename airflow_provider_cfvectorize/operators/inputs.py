@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.templating import read_given
 
@@ -66,10 +66,10 @@ def read_id_source(
 
     file = IdsFile(path_of(ids_path, "ids_path"), open_remote=open_object, max_ids=max_ids)
     log.info(
-        "%s has %d ids, in %d batches; empty lines skipped: %d.",
+        "%s has %s, in %s; empty lines skipped: %d.",
         show(file.path, 200),
-        file.count,
-        file.batches,
+        counted(file.count, "id"),
+        counted(file.batches, "batch"),
         file.empty_lines,
     )
     return file

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_cfvectorize.client.limits import DEFAULT_TOP_K
+from airflow_provider_cfvectorize.client.text import counted
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
@@ -116,10 +117,10 @@ class QueryVectorsOperator(VectorizeOperator):
         }
         with self.open_client(max_connections=1) as client:
             result = self.ask(client.query, self.index_name, **question)
-        self.log.info("%d matches.", len(result["matches"]))
+        self.log.info("%s.", counted(len(result["matches"]), "match"))
         check_small(
             result,
-            f"what the query found ({len(result['matches'])} matches)",
+            f"what the query found ({counted(len(result['matches']), 'match')})",
             "ask for less with a lower top_k, return_values=False, or return_metadata='indexed' or 'none', "
             "and get the rest by the matches' ids into a file (GetVectorsByIdsOperator)",
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow_provider_cfvectorize.client.files import is_ndjson
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
@@ -103,7 +103,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
             else:
                 result, found = path, self._write(vectors, path)
         lack = ids.count - found
-        self.log.info("%d ids were asked for: %d have a vector, %d have none.", ids.count, found, lack)
+        self.log.info("Asked for %s: %d with a vector, %d without.", counted(ids.count, "id"), found, lack)
         report = {"asked": ids.count, "found": found, "missing": lack, "missing_ids": missing}
         self.push(context, "report", report)
         return result
@@ -232,7 +232,7 @@ class ListVectorsOperator(VectorizeOperator):
         path = None if self.path is None else path_of(self.path, "path")
         with self.open_client(max_connections=1) as client:
             listing = repeat_listing(lambda: self._list(client, prefix, path), log=self.log)
-        self.log.info("%d ids were listed, of which %d were asked for.", listing.listed, listing.matched)
+        self.log.info("Listed %s, %d of them asked for.", counted(listing.listed, "id"), listing.matched)
         self.push(context, "report", {"listed": listing.listed, "matched": listing.matched})
         return listing.ids if path is None else path
 
@@ -285,7 +285,7 @@ class _Listing:
         for id_ in self:
             if self.matched > max_ids:
                 raise VectorizeInputError(
-                    f"index {show(self._operator.index_name)} has more than {max_ids} ids{begin}: "
+                    f"index {show(self._operator.index_name)} has more than {counted(max_ids, 'id')}{begin}: "
                     f"{self.matched} were found when {self.listed} were listed, and there may be more. "
                     f"{advice.capitalize()}, or raise max_ids"
                 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
@@ -309,7 +309,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         report = (kept.details or {}).get("report")
         if kept.receipt is None or not isinstance(report, dict):
             return None
-        self.log.info("The delete of %d ids was acknowledged in an earlier try.", kept.receipt.count)
+        count = counted(kept.receipt.count, "id")
+        self.log.info("The delete of %s was acknowledged in an earlier try.", count)
         self.push(context, "report", report)
         return kept.receipt
 
@@ -398,8 +399,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
 
     def _end_dry_run(self, context: Context, report: dict[str, Any], receipt: Receipt) -> None:
         self.log.info(
-            "Dry run: %d ids would be deleted; they are in %s.",
-            report["surplus"],
+            "Dry run: %s would be deleted; the list is in %s.",
+            counted(report["surplus"], "id"),
             show(report["surplus_path"], 200),
         )
         if report["refused"]:
@@ -425,9 +426,9 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             self.log.info("No surplus, so nothing was sent.")
         else:
             self.log.info(
-                "Accepted: the delete of %d ids in %d requests; the last mutation is %s.",
-                receipt.count,
-                receipt.batches,
+                "Accepted: the delete of %s in %s; the last mutation is %s.",
+                counted(receipt.count, "id"),
+                counted(receipt.batches, "request"),
                 receipt.mutation_id,
             )
         return receipt
@@ -451,10 +452,10 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
 
     def _tell(self, comparison: Comparison) -> None:
         self.log.info(
-            "Index %s, %s: %d ids listed, %d desired, %d surplus, %d missing.",
+            "Index %s, %s: %s listed, %d desired, %d surplus, %d missing.",
             self.index_name,
             "all ids" if self.id_prefix is None else f"ids that begin with {show(self.id_prefix)}",
-            comparison.listed,
+            counted(comparison.listed, "id"),
             comparison.desired,
             comparison.surplus.count,
             comparison.missing.count,
@@ -468,7 +469,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         path = path_of(given, name)
         with write_file(path, name) as file:
             write_ids(file, ids, ndjson=is_ndjson(path))
-        self.log.info("Wrote %d ids to the %s %s.", ids.count, name, show(path, 200))
+        self.log.info("Wrote %s to the %s %s.", counted(ids.count, "id"), name, show(path, 200))
 
     def _write_temporary(self, ids: IdSource) -> str:
         from airflow_provider_cfvectorize.client.files import no_room_explained

@@ -271,6 +271,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     # --- deferrable -----------------------------------------------------------------------------------
 
     def _defer_unless_applied(self, context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
+        from airflow_provider_cfvectorize.client.looks import describe_deferral
         from airflow_provider_cfvectorize.client.mutations import YOUNG
         from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
@@ -284,6 +285,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
             evidence = self._wait.look()
             if evidence is not None:
                 return self._end(evidence)
+        interval = self.poke_interval
+        self.log.info("%s", describe_deferral(receipts, self.index_name, interval=interval, seconds=seconds))
         self.defer(
             trigger=VectorizeMutationTrigger(
                 conn_id=self.conn_id,

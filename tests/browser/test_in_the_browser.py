@@ -84,9 +84,9 @@ def test_delete_and_wait_in_the_ui(ui: Ui, index: Vectorize, clock: Clock) -> No
     assert evidence["witnesses_checked"] == len(DOOMED)
     assert evidence["still_visible"] == []
     ui.picture("evidence")
-    log = wait.log("Applied: ")
+    log = wait.log("Applied (")
     assert "Not applied yet: the watermark is " in log
-    assert "Applied: {'mutation_id': '" + receipt["mutation_id"] in log
+    assert f"Applied ({evidence['outcome']}): mutation {receipt['mutation_id'][:8]} of index" in log
     assert index.server.api_token not in log
     ui.picture("log")
 

@@ -61,7 +61,7 @@ def test_a_read_that_fails(serve: Serve, connect: Connect, refusal: Reply, kind:
 
 
 def test_a_read_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
-    with pytest.raises(VectorizeInterrupted, match="told to stop: 0 of 1 ids"):
+    with pytest.raises(VectorizeInterrupted, match="told to stop: 0 of 1 id "):
         read_vectors(connect(serve([ok([])])), "docs", read_ids(["a"]), concurrency=1, stopped=lambda: True)
 
 
@@ -133,6 +133,6 @@ def test_a_listing_is_stopped_between_two_pages(serve: Serve, connect: Connect) 
     seen: list[str] = []
     listing = iter_ids(connect(server), "docs", stopped=lambda: bool(seen))
     seen.append(next(listing))
-    with pytest.raises(VectorizeInterrupted, match="told to stop: 1 ids"):
+    with pytest.raises(VectorizeInterrupted, match="told to stop: 1 id "):
         next(listing)
     assert (seen, len(server.requests)) == (["a"], 1)

@@ -182,14 +182,24 @@ def test_the_clock_is_the_servers_or_else_this_machines() -> None:
     assert before <= state.observed_at <= datetime.now(UTC)
 
 
-def evidence(outcome: str, *visible: str) -> dict[str, Any]:
-    return {"mutation_id": "m", "outcome": outcome, "still_visible": list(visible)}
+def evidence(outcome: str, *visible: str, **more: Any) -> dict[str, Any]:
+    return {
+        "mutation_id": "4a495fae-8a41-4d0f-b1d2-6e5f4a3b2c1d",
+        "index_name": "docs",
+        "outcome": outcome,
+        "accepted_at": ACCEPTED,
+        "decided_at": "2026-01-31T12:00:15Z",
+        "witnesses_checked": 5,
+        "still_visible": list(visible),
+        **more,
+    }
 
 
 def test_what_is_still_visible_is_a_warning_or_an_error(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     report_evidence(evidence("watermark", "a\n"), log)
-    (record,) = caplog.records
+    first, record = caplog.records
+    assert first.getMessage().endswith("; 4 of 5 witnesses are gone.")
     assert record.levelno == logging.WARNING
     assert r"these can still be read: 'a\n'. Either that view of the index lags" in record.getMessage()
     with pytest.raises(VectorizeStillVisibleError, match="can still be read"):
@@ -198,14 +208,56 @@ def test_what_is_still_visible_is_a_warning_or_an_error(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize(
-    ("outcome", "said"),
+    ("known", "said"),
     [
-        ("nothing_to_do", "Nothing was sent"),
-        ("inferred", "weaker than having seen it"),
-        ("watermark", "Applied: "),
+        (
+            evidence("watermark"),
+            "Applied (watermark): mutation 4a495fae of index docs, 15 s after it was accepted; "
+            "5 of 5 witnesses are gone.",
+        ),
+        (
+            evidence("read_back", witnesses_checked=1),
+            "Applied (read_back): mutation 4a495fae of index docs, 15 s after it was accepted; "
+            "1 of 1 witness is gone.",
+        ),
+        (
+            evidence("read_back", differing=[]),
+            "Applied (read_back): mutation 4a495fae of index docs, 15 s after it was accepted; "
+            "5 of 5 witnesses confirm it.",
+        ),
+        (
+            evidence("watermark", witnesses_checked=0, accepted_at=None),
+            "Applied (watermark): mutation 4a495fae of index docs; no witness was read.",
+        ),
+        (
+            evidence("watermark", ids_verified=9, ids_visible=0),
+            "Applied (watermark): mutation 4a495fae of index docs, 15 s after it was accepted; "
+            "9 of 9 ids are gone.",
+        ),
+        (
+            evidence("read_back", mutation_count=10_000),
+            "Applied (read_back): 10000 mutations of index docs, 15 s after the last was accepted; "
+            "5 witnesses were read.",
+        ),
+        (
+            evidence("nothing_to_do", mutation_id=None, accepted_at=None, witnesses_checked=0),
+            "Nothing to do: nothing was sent, so there is nothing to wait for.",
+        ),
     ],
 )
-def test_how_it_is_known_is_told(caplog: pytest.LogCaptureFixture, outcome: str, said: str) -> None:
+def test_a_success_begins_with_its_outcome(
+    caplog: pytest.LogCaptureFixture, known: dict[str, Any], said: str
+) -> None:
     caplog.set_level(logging.INFO)
-    report_evidence(evidence(outcome), log)
-    assert said in caplog.text
+    report_evidence(known, log)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == said
+    assert len(line) <= 120
+
+
+def test_what_is_inferred_is_weaker(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    report_evidence(evidence("inferred", witnesses_checked=0), log)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("Applied (inferred): mutation 4a495fae")
+    assert "weaker than having seen it" in second

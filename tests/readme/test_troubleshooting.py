@@ -96,7 +96,7 @@ def bench(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def may_only_read(bench: Bench) -> None:
     bench.serve(read_only_token=TOKEN)
     bench.connect(password=TOKEN)
-    bench.delete(ids=["a"])
+    bench.delete(ids=["a", "b"])
 
 
 def revoked_since(bench: Bench) -> None:
@@ -353,7 +353,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
     (
         "... of ... ids are acknowledged",
         "VectorizeBatchNotFoundError",
-        lambda b: b.delete(ids=["a"], verify="none"),
+        lambda b: b.delete(ids=["a", "b"], verify="none"),
     ),
     ("... vectors in ... are acknowledged", "VectorizeBatchError", a_bad_vector_is_refused),
     ("told to stop", "VectorizeInterrupted", told_to_stop),

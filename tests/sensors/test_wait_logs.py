@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the log says of a write and of the wait for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
+
+from airflow_provider_cfvectorize.client.text import counted
+from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
+from harness import INDEX, Vectorize, make_context
+
+Read = Callable[[], str]
+
+
+@pytest.fixture
+def read(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Read:
+    """Read what was logged since the last time: Airflow 3 writes it to stdout, Airflow 2 to its loggers."""
+    caplog.set_level("INFO")
+
+    def read() -> str:
+        text = caplog.text + capfd.readouterr().out
+        caplog.clear()
+        return text
+
+    return read
+
+
+def run(task: Any) -> None:
+    with suppress(TaskDeferred):
+        task.execute(make_context())
+
+
+@pytest.mark.parametrize("ids", [["a"], ["a", "b"]])
+def test_the_hook_logs_what_the_operator_logs(vectorize: Vectorize, read: Read, ids: list[str]) -> None:
+    vectorize.fill(ids)
+    read()
+    amount = "1 id in 1 request" if len(ids) == 1 else "2 ids in 1 request"
+    line = rf"Accepted: {amount}; the last mutation is [0-9a-f-]{{36}}, it has \d witness(es)?\."
+    CloudflareVectorizeHook().delete_by_ids(INDEX, ids)
+    assert len(re.findall(line, read())) == 1
+    run(DeleteVectorsByIdsOperator(task_id="t", index_name=INDEX, ids=ids))
+    assert len(re.findall(line, read())) == 1
+
+
+def test_who_defers_says_what_for_how_often_and_until_when(vectorize: Vectorize, read: Read) -> None:
+    said = r"a look every 7 s, until \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \(600 s\) at the latest\."
+    run(
+        DeleteVectorsByIdsOperator(
+            task_id="t",
+            index_name=INDEX,
+            ids=["a"],
+            wait_for_completion=True,
+            deferrable=True,
+            poll_interval=7,
+            wait_timeout=600,
+        )
+    )
+    text = read()
+    mutation_id = re.findall(r"the last mutation is (\S+),", text)[0]
+    assert re.search(f"Deferring: mutation {mutation_id[:8]} of index {INDEX}, {said}", text)
+    for waits, what in ((["m"], "mutation m"), (["m", "n"], "2 mutations")):
+        run(
+            VectorizeMutationSensor(
+                task_id="t",
+                index_name=INDEX,
+                mutation_id=waits,
+                deferrable=True,
+                poke_interval=7,
+                timeout=600,
+            )
+        )
+        (line,) = re.findall(r"Deferring: .*latest\.", read())
+        assert re.fullmatch(f"Deferring: {what} of index {INDEX}, {said}", line)
+        assert len(line) <= 120
+
+
+def test_numbers_agree() -> None:
+    assert [counted(n, "batch") for n in (0, 1, 2)] == ["0 batches", "1 batch", "2 batches"]
+    assert [counted(n, "id", "are") for n in (0, 1)] == ["0 ids are", "1 id is"]
+    assert counted(2, "metadata index", "have") == "2 metadata indexes have"
