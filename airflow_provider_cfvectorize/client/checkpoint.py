@@ -118,8 +118,8 @@ class Checkpoint:
         kept = _read(value, self._fingerprint)
         if kept is None:
             self._log.info(
-                "What an earlier try kept is of other work (other inputs, an index that was created anew, a "
-                "task that was cleared): starting afresh."
+                "Saved progress belongs to different work (other inputs, a new index of that name, or a "
+                "cleared task); starting over."
             )
             return Kept()
         self._saved_done = kept.done

@@ -330,7 +330,7 @@ def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:
         case None:
             return kept
         case _:
-            log.info("What an earlier try kept is of other ids: starting afresh.")
+            log.info("Saved progress belongs to different ids; starting over.")
             return checkpoint.start_afresh()
     if kept.receipt is not None:
         log.info("Nothing is sent again: an earlier try sent all of it (%s).", counted(ids.count, "id"))

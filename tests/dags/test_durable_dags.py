@@ -166,14 +166,14 @@ def test_without_durable_everything_is_sent_again(connect: tuple[Vectorize, Rela
 
 def test_a_wait_that_fails_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
     index, relay = connect
-    # Refused as the wait asks for the first time, which ends it.
+    # Not found as the wait asks for the first time, which ends it.
     asked: list[str] = []
 
     def meddle(route: str, request: Request) -> Reply | str | None:
         if not route.endswith(("/info", "/delete_by_ids")):
             return None
         asked.append(route.rpartition("/")[2])
-        return refused(403, 10000) if asked.count("info") == 1 and asked[-1] == "info" else None
+        return refused(404, 3000) if asked.count("info") == 1 and asked[-1] == "info" else None
 
     relay.meddle = meddle
     done = run("durable_wait", DeleteVectorsByIdsOperator, ids=IDS)
