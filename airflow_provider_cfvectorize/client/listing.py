@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.answers import NOT_FOUND_CODES
+from airflow_provider_cfvectorize.client.answers import NOT_FOUND_CODES, is_refusal
 from airflow_provider_cfvectorize.client.dispatch import Progress, Stopped, attend
 from airflow_provider_cfvectorize.client.session import VectorizeSession
 from airflow_provider_cfvectorize.client.text import counted, show
 from airflow_provider_cfvectorize.client.types import VectorPage
 from airflow_provider_cfvectorize.exceptions import (
-    VectorizeAuthError,
     VectorizeInputError,
     VectorizeInterrupted,
     VectorizeListingExpired,
@@ -161,7 +160,7 @@ def is_cursor_refusal(error: VectorizeResponseError) -> bool:
     """
     if error.status is None or not 400 <= error.status < 500 or error.status == 408:
         return False
-    if isinstance(error, VectorizeAuthError | VectorizeThrottledError):
+    if is_refusal(error) or isinstance(error, VectorizeThrottledError):
         return False
     if isinstance(error, VectorizeNotFoundError):
         return error.status == 410 and error.code not in NOT_FOUND_CODES

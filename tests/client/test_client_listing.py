@@ -103,6 +103,7 @@ def test_a_cursor_that_is_refused_has_expired(serve: Serve, connect: Connect, re
         (refused(408, 1000), VectorizeResponseError),
         (refused(500, 1000), VectorizeResponseError),
         (Reply(504, b"upstream request timeout"), VectorizeResponseError),
+        (Reply(403, b"<html>Just a moment"), VectorizeResponseError),
     ],
 )
 def test_other_refusals_are_what_they_are(

@@ -283,6 +283,7 @@ FOR_GOOD = {
     "VectorizeAuthError",
     "VectorizeBatchAuthError",
     "VectorizeBatchNotFoundError",
+    "VectorizeIndexRecreatedError",
     "VectorizeInputError",
     "VectorizeNotFoundError",
 }

@@ -214,7 +214,7 @@ def test_unknown_extras_are_not_read_and_named(
         "Connection 'cloudflare_vectorize_default' has extras that are not read: 'base_url', 'time_out'. "
         "Correct or remove them; those that are read: api_email, timeout, rate_reserve"
     )
-    (record,) = caplog.records
+    (record,) = (record for record in caplog.records if "cfvectorize" in record.name)
     assert (record.levelname, record.getMessage()) == ("WARNING", said)
     assert hook.test_connection() == (
         True,

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_cfvectorize.client.session import RetryPolicy
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchError,
@@ -26,6 +28,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeTransportError,
     VectorizeWaitTimeout,
 )
+from airflow_provider_cfvectorize.hooks import clients
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.triggers.events import timeout_event
@@ -411,6 +414,27 @@ def test_a_token_that_is_refused(
     context = make_context() | {"task_state_store": Store()}
     with pytest.raises(VectorizeAuthError, match=f"GET .*/{INDEX}: HTTP 401"):
         make(ids=["a"], wait_for_completion=True).execute(context)
+    assert "No progress is kept" not in caplog.text
+
+
+def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    policy = RetryPolicy(backoff_total=0.3, first_backoff=0.01, longest_backoff=0.05)
+    monkeypatch.setitem(clients.client_of.__kwdefaults__, "retry", policy)
+    connection = {"conn_type": "cloudflare_vectorize", "login": "a" * 32, "password": "token"}
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        monkeypatch.setenv(CONN, json.dumps({**connection, "host": host}))
+        operator = make(ids=["a"], wait_for_completion=True)
+        with pytest.raises(
+            VectorizeTransportError,
+            match=rf"^GET .*/{INDEX}: no answer from 127.*Nothing has answered for .*Check the host of "
+            "connection 'cloudflare_vectorize_default' and, on this worker",
+        ):
+            operator.execute(make_context() | {"task_state_store": Store()})
+    # One patience, one error and one warning, where there were three requests with one each.
+    warnings = [r for r in caplog.records if r.levelname == "WARNING" and "client" in r.name]
+    assert len(warnings) == 1
     assert "No progress is kept" not in caplog.text
 
 
