@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_provider_cfvectorize.assets import dataset_names
-from airflow_provider_cfvectorize.client.files import has_scheme
-from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.operators.storage import path_of
+from airflow_provider_cfvectorize.client.files import has_scheme, path_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,9 +106,8 @@ def file_names(path: object) -> tuple[str, str] | None:
 
     :param path: what an operator's parameter names: a local path, or a URL of object storage.
     """
-    try:
-        text = path_of(path, "path")
-    except VectorizeInputError:
+    text = path_text(path)
+    if not isinstance(text, str) or text in ("", "None"):
         return None
     if not has_scheme(text):
         if text.lower().startswith("file://"):

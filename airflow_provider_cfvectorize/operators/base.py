@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_cfvectorize.client.checkpoint import forget, keep_evidence, kept_evidence
+from airflow_provider_cfvectorize.client.checkpoint import (
+    Checkpoint,
+    fingerprint_of,
+    forget,
+    keep_evidence,
+    kept_evidence,
+)
 from airflow_provider_cfvectorize.client.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import (
+    VectorizeError,
     VectorizeInputError,
     VectorizeInterrupted,
     VectorizeWaitTimeout,
 )
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
-from airflow_provider_cfvectorize.operators.durable import store_of
 from airflow_provider_cfvectorize.templating import (
     VerbatimStringsMixin,
     check_account,
@@ -231,7 +237,7 @@ class VectorizeWriteOperator(VectorizeOperator):
     :param account_id: the account; the connection's login if not given. (templated)
     """
 
-    #: Keep progress for a retry; see ``operators/durable.py``.
+    #: Keep progress for a retry; see :meth:`open_checkpoint`.
     durable: bool = False
     #: Whether the service has acknowledged a write, and of how many vectors or ids, if the task knows.
     has_written: bool = False
@@ -283,7 +289,7 @@ class VectorizeWriteOperator(VectorizeOperator):
             return receipt.mutation_id
         if receipt.mutation_id is None:
             return self._end(context, evidence_of_nothing(receipt))
-        store = store_of(self, context)
+        store = self.progress_store(context)
         if store is not None and (evidence := kept_evidence(store, receipt.mutation_id)) is not None:
             self.log.info("An earlier try saw that the write is applied; this one does not wait again.")
             return self._finish(context, evidence)
@@ -389,7 +395,7 @@ class VectorizeWriteOperator(VectorizeOperator):
     def _end(self, context: Context, evidence: dict[str, Any]) -> str | None:
         evidence = self.complete_evidence(evidence)
         mutation_id = self._finish(context, evidence)
-        if (store := store_of(self, context)) is not None:
+        if (store := self.progress_store(context)) is not None:
             keep_evidence(store, evidence, self.log)
         return mutation_id
 
@@ -400,9 +406,57 @@ class VectorizeWriteOperator(VectorizeOperator):
         mutation_id: str | None = evidence["mutation_id"]
         return mutation_id
 
+    def progress_store(self, context: Context) -> Any:
+        """
+        Return where the task's progress outlives a try: Airflow's ``task_state_store``, from 3.3 on.
+
+        :param context: the task's context.
+        :return: None where there is no such place, or the task keeps no progress.
+        """
+        return context.get("task_state_store") if self.durable else None
+
+    def open_checkpoint(self, context: Context, client: VectorizeClient, *parts: object) -> Checkpoint | None:
+        """
+        Return the progress of a write; None where none is kept.
+
+        Progress counts only for the same work: the same kind of operator, account, index, time the index was
+        created, and parts, in a task that was not cleared since. Airflow 3.3 keeps the state of a cleared
+        task. Clearing raises the task instance's ``max_tries``, which a retry leaves alone; and the run's
+        ``clear_number``, unless the run is not reset.
+
+        :param context: the task's context.
+        :param client: asks for the index.
+        :param parts: what else tells this work from other work; values of JSON.
+        """
+        from airflow_provider_cfvectorize.client.waiting import ends_a_write
+
+        store = self.progress_store(context)
+        if store is None:
+            return None
+        try:
+            created_on = self.ask(client.get_index, self.index_name).get("created_on")
+        except VectorizeError as e:
+            if ends_a_write(e):
+                raise
+            self.log.warning(
+                "No progress is kept, so a retry sends everything again: asking for the index failed: %s", e
+            )
+            return None
+        fingerprint = fingerprint_of(
+            type(self).__name__,
+            client.base_url,
+            client.account_id,
+            self.index_name,
+            created_on,
+            getattr(context.get("dag_run"), "clear_number", None),
+            context["ti"].max_tries,
+            *parts,
+        )
+        return Checkpoint(store, fingerprint, self.log)
+
     def _forget_what_is_lost(self, context: Context, timeout: VectorizeWaitTimeout) -> None:
         # Else every further try would only wait again for a mutation that may never come.
-        if timeout.is_unseen and (store := store_of(self, context)) is not None:
+        if timeout.is_unseen and (store := self.progress_store(context)) is not None:
             self.log.warning("No sign of the mutation: the next try sends everything again.")
             forget(store, self.log)
 

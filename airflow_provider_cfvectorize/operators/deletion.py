@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_cfvectorize.client.checkpoint import Checkpoint
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.ids import IdSource
     from airflow_provider_cfvectorize.lineage import Flow
@@ -137,19 +136,12 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
                 concurrency=self.concurrency,
                 witnesses=self.verify != "none",
                 fail_if_none_exist=self.fail_if_none_exist,
-                checkpoint=self._open_checkpoint(context, client, ids),
+                checkpoint=self.open_checkpoint(context, client) if ids.count else None,
                 stopped=self.is_killed,
                 log=self.log,
             )
         self.log.info("%s", receipt.acceptance("id"))
         return self.hand_on(context, receipt)
-
-    def _open_checkpoint(self, context: Context, client: VectorizeClient, ids: IdSource) -> Checkpoint | None:
-        from airflow_provider_cfvectorize.operators.durable import open_checkpoint
-
-        if not self.durable or not ids.count:
-            return None
-        return open_checkpoint(self, context, client)
 
     def to_resume(self) -> dict[str, Any]:
         """Return what the task must know again after a deferral."""

@@ -104,12 +104,11 @@ class _FillOperator(VectorizeWriteOperator):
 
     def _fill(self, context: Context, client: VectorizeClient) -> tuple[Receipt, Written]:
         from airflow_provider_cfvectorize.client.writing import InputChanged, fill
-        from airflow_provider_cfvectorize.operators.durable import open_checkpoint
 
         checkpoint = None
         if self.durable and self.vectors_path is not None:
             path = path_of(self.vectors_path, "vectors_path")
-            checkpoint = open_checkpoint(self, context, client, path, self.on_unparsable)
+            checkpoint = self.open_checkpoint(context, client, path, self.on_unparsable)
         while True:
             with ExitStack() as stack:
                 vectors, name = self._source(stack)

@@ -197,7 +197,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
         """
         from airflow_provider_cfvectorize.client.reconciliation import Comparison
-        from airflow_provider_cfvectorize.operators.durable import open_checkpoint
         from airflow_provider_cfvectorize.operators.inputs import origin_of, read_id_source
 
         self._check_options()
@@ -209,7 +208,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             desired = read_id_source(self.ids, self.ids_path, origin=origin_of(self, "ids"), log=self.log)
             checkpoint = None
             if self.durable and not self.is_dry_run:
-                checkpoint = open_checkpoint(self, context, client, desired.fingerprint, self.id_prefix)
+                checkpoint = self.open_checkpoint(context, client, desired.fingerprint, self.id_prefix)
             receipt = self._take_up(context, checkpoint)
             if receipt is None:
                 self._compare(client, comparison, desired)

@@ -451,7 +451,7 @@ def test_what_the_command_says_where_the_test_is_off() -> None:
 
 
 def test_what_is_said_where_no_progress_is_kept() -> None:
-    from airflow_provider_cfvectorize.operators import durable
+    from airflow_provider_cfvectorize.operators import base
 
     (shown,) = (one for one in messages(PAGE) if one.startswith("No progress"))
-    assert shown.removesuffix("...") in Path(durable.__file__).read_text()
+    assert shown.removesuffix("...") in Path(base.__file__).read_text()
