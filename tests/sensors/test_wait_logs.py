@@ -22,7 +22,7 @@ Read = Callable[[], str]
 
 @pytest.fixture
 def read(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Read:
-    """Read what was logged since the last time: Airflow 3 writes it to stdout, Airflow 2 to its loggers."""
+    """Read what was logged since the last time. Airflow 2 logs it and writes it to stdout, too."""
     caplog.set_level("INFO")
 
     def read() -> str:
@@ -43,11 +43,11 @@ def test_the_hook_logs_what_the_operator_logs(vectorize: Vectorize, read: Read, 
     vectorize.fill(ids)
     read()
     amount = "1 id in 1 request" if len(ids) == 1 else "2 ids in 1 request"
-    line = rf"Accepted: {amount}; the last mutation is [0-9a-f-]{{36}}, it has \d witness(es)?\."
+    line = rf"Accepted: {amount}; the last mutation is [0-9a-f-]{{36}}, it has \d witness(?:es)?\."
     CloudflareVectorizeHook().delete_by_ids(INDEX, ids)
-    assert len(re.findall(line, read())) == 1
+    assert len(set(re.findall(line, read()))) == 1
     run(DeleteVectorsByIdsOperator(task_id="t", index_name=INDEX, ids=ids))
-    assert len(re.findall(line, read())) == 1
+    assert len(set(re.findall(line, read()))) == 1
 
 
 def test_who_defers_says_what_for_how_often_and_until_when(vectorize: Vectorize, read: Read) -> None:
@@ -77,7 +77,7 @@ def test_who_defers_says_what_for_how_often_and_until_when(vectorize: Vectorize,
                 timeout=600,
             )
         )
-        (line,) = re.findall(r"Deferring: .*latest\.", read())
+        (line,) = set(re.findall(r"Deferring: .*latest\.", read()))
         assert re.fullmatch(f"Deferring: {what} of index {INDEX}, {said}", line)
         assert len(line) <= 120
 
