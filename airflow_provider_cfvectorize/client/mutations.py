@@ -268,8 +268,10 @@ def _decide_by_witnesses(
     count = _count_visible(receipt, against) if is_delete else _count_differing(receipt, against)
     reason = f"{state}, and {count} (not applied yet, or written again since)"
     if len(against) < len(receipt.to_read_back) and old_enough:
-        # It is old enough for the batches of all witnesses; those still there were written again since.
-        return decision(Verdict.APPLIED, "read_back", reason)
+        # A mutation is applied whole, so one witness proves it; the others were written again since. A delete
+        # of several batches has witnesses of several mutations, so there its age counts.
+        outcome = "inferred" if is_delete and receipt.batches > 1 else "read_back"
+        return decision(Verdict.APPLIED, outcome, reason)
     changed = not is_delete and all(id_ in found for id_ in against) and not _as_before(receipt, found)
     if changed and (settled or at_deadline):
         # Nobody knows how the service rounds, so they may be what was written. They are not what was there.

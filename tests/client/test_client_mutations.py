@@ -97,6 +97,15 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
     # ... with one witness gone for good, or an index that has been idle
     ("one visible, not old", WITH, (OTHER, 3, 299), ONE, False, PENDING, None),
     ("one visible, old", WITH, (OTHER, 299, 300), ONE, False, APPLIED, "read_back"),
+    (
+        "one visible, old, 3 batches",
+        replace(WITH, batches=3),
+        (OTHER, 299, 300),
+        ONE,
+        False,
+        APPLIED,
+        "inferred",
+    ),
     ("one visible, old, stamp within the tolerance", WITH, (OTHER, -1, 300), ONE, True, PENDING, None),
     ("all visible, old, idle for 120 s", WITH, (OTHER, 180, 300), ALL, False, PENDING, None),
     ("all visible, idle for 300 s", WITH, (OTHER, 0, 300), ALL, False, APPLIED, "inferred"),

@@ -121,8 +121,8 @@ def test_the_form_of_the_params_is_one_that_the_ui_renders() -> None:
     dag = load("example_delete_by_params").dag
     ids = dag.params.get_param("ids") if hasattr(dag.params, "get_param") else dag.params["ids"]
     schema = getattr(ids, "schema", {})
-    # An array of strings is a text box with a line for each.
-    assert (schema["type"], schema["items"]) == ("array", {"type": "string"})
+    # An array of strings is a text box with a line for each; an empty line is refused.
+    assert (schema["type"], schema["items"]) == ("array", {"type": "string", "minLength": 1})
     assert schema["title"]
 
 
