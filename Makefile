@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n 2
 
 MATRIX_ARGS ?=
 
-.PHONY: help demo test test-2 test-matrix test-browser pictures ui scale-out lint docs wheel release bench bench-brief constraints clean
+.PHONY: help demo test test-all test-2 test-matrix test-browser pictures ui scale-out lint docs wheel release bench bench-brief constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -21,12 +21,14 @@ help: ## List the targets
 demo: $(VENV)/.ready ## Run the main job for a person to watch: delete 250 of 1,000 vectors and wait
 	$(BIN)/python scripts/demo.py
 
-test: $(VENV)/.ready ## Run the tests on Airflow 3.3
+test: $(VENV)/.ready ## Run the tests on Airflow 3.3: every behaviour that a user meets
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not long"
+
+test-all: $(VENV)/.ready ## Run all tests on Airflow 3.3, the long ones and those of the tools included
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# Without the chaos suite, of which the other Airflow shows as much.
-test-2: $(VENV2)/.ready ## Run the tests on Airflow 2.11
-	$(BIN2)/python -m pytest $(PYTEST_ARGS) --ignore=tests/chaos
+test-2: $(VENV2)/.ready ## Run the tests of make test on Airflow 2.11
+	$(BIN2)/python -m pytest $(PYTEST_ARGS) -m "not long"
 
 test-matrix: ## Run the tests on every supported Airflow, and on another Python: takes long
 	$(PYTHON) scripts/matrix.py --pytest="$(PYTEST_ARGS)" $(MATRIX_ARGS)

@@ -15,6 +15,8 @@ from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSenso
 from chaos.chaos import NAMES, PATIENT, POLL_INTERVAL, Clock, run_tries, set_policy, timeout_for
 from harness import INDEX, MODES, PROVEN, Vectorize
 
+pytestmark = pytest.mark.long
+
 Serve = Callable[..., Vectorize]
 
 IDS = [f"v{i}" for i in range(30)]

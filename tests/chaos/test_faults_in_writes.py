@@ -30,6 +30,8 @@ from chaos.chaos import (
 )
 from harness import Vectorize
 
+pytestmark = pytest.mark.long
+
 Serve = Callable[..., Vectorize]
 
 #: A request in ten or more, on any endpoint.

@@ -20,6 +20,8 @@ from chaos.chaos import IMPATIENT, JOBS, PATIENT, WAIT, Job, Run, Store, run_tri
 from chaos.conftest import CONN
 from harness import DIMENSIONS, INDEX, Vectorize, wait_until
 
+pytestmark = pytest.mark.long
+
 
 class Process:
     """``vectorize-local`` as a process, always on the same port and the same data file."""

@@ -24,6 +24,8 @@ from chaos.chaos import (
 )
 from harness import Vectorize
 
+pytestmark = pytest.mark.long
+
 Serve = Callable[..., Vectorize]
 
 SEEDS = range(8)

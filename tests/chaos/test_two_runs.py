@@ -14,6 +14,8 @@ from airflow import __version__ as airflow_version
 from chaos.chaos import OTHERS, PATIENT, UPSERT_SIZE, WAIT, Delete, Run, Store, Upsert, run_tries, set_policy
 from harness import INDEX, PROVEN, Vectorize
 
+pytestmark = pytest.mark.long
+
 Serve = Callable[..., Vectorize]
 
 FAULTS = {"none": [], "some": ["503@0.1", "reset-after@0.1", "429@0.05=0", "stuck-watermark@0.3"]}

@@ -12,6 +12,8 @@ import pytest
 
 from readme.markdown import ROOT
 
+pytestmark = pytest.mark.long
+
 SCRIPTS = ROOT / "scripts"
 
 APT = """#!/bin/sh

@@ -27,6 +27,8 @@ from operators.relay import Relay
 from package.accounts import ACCOUNT, TOKEN, account_variables, make_service
 from readme.markdown import read
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def account(tmp_path: Path) -> Iterator[Any]:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "airflow_provider_cfvectorize"
 
 # The packages of the docs are in the environment of the newest Airflow alone, whose API they show.
-pytestmark = pytest.mark.airflow(since="3.3")
+pytestmark = [pytest.mark.airflow(since="3.3"), pytest.mark.long]
 
 PUBLIC = [
     *(f"{PACKAGE}.operators.vectors.{name}" for name in vectors.__all__),

@@ -23,6 +23,8 @@ from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.connection import DEFAULT_RATE_RESERVE
 from readme.markdown import ROOT, read
 
+pytestmark = pytest.mark.long
+
 SCRIPTS = ROOT / "scripts"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DAG with a thousand sensors on one index, for the test of the triggerer."""
+"""A DAG with many sensors on one index, for the test of the triggerer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 
-WAITS = int(os.environ.get("WAITS", "1000"))
+WAITS = int(os.environ.get("WAITS", "100"))
 
-with DAG("a_thousand_waits", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC")) as dag:
+with DAG("many_waits", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC")) as dag:
     for number in range(WAITS):
         VectorizeMutationSensor(task_id=f"wait_{number}", index_name="docs", mutation_id="set below")
