@@ -132,7 +132,7 @@ class VectorizeListingExpired(VectorizeError):  # noqa: N818 - the listing expir
     The snapshot of a listing was given up by the service before all of its pages were read.
 
     What is idempotent can list again from the start; see
-    :func:`~airflow_provider_cfvectorize.client.listing.repeat_listing`.
+    :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.
 
     :param message: how far the listing came.
     :param count: number of ids that the service had listed by then.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_provider_cfvectorize.assets import dataset_names
-from airflow_provider_cfvectorize.client.files import has_scheme, path_text
+from airflow_provider_cfvectorize.client.inputs.files import has_scheme, path_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

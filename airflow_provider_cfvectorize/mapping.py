@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 #: What begins a template in a text.

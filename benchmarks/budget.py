@@ -47,9 +47,9 @@ def serve() -> None:
 
 def send(base_url: str, name: str, requests: int) -> None:
     """Delete ids as a task does, and print when that began and ended."""
+    from airflow_provider_cfvectorize.client.bulk.delete import delete_ids
     from airflow_provider_cfvectorize.client.client import VectorizeClient
-    from airflow_provider_cfvectorize.client.deletion import delete_ids
-    from airflow_provider_cfvectorize.client.ids import IdList
+    from airflow_provider_cfvectorize.client.inputs.ids import IdList
 
     client = VectorizeClient(ACCOUNT, api_token=TOKEN, base_url=base_url, rate_reserve=RESERVE)
     ids = [f"{name}-{number}" for number in range(requests * BATCH)]

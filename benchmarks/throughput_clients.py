@@ -34,9 +34,9 @@ def in_threads(send_batch: Callable[[list[str]], object]) -> Send:
 
 def ours(base_url: str) -> Send:
     """Return our client's delete of many ids."""
+    from airflow_provider_cfvectorize.client.bulk.delete import delete_ids
     from airflow_provider_cfvectorize.client.client import VectorizeClient
-    from airflow_provider_cfvectorize.client.deletion import delete_ids
-    from airflow_provider_cfvectorize.client.ids import IdList
+    from airflow_provider_cfvectorize.client.inputs.ids import IdList
 
     client = VectorizeClient(ACCOUNT, api_token=TOKEN, base_url=base_url, max_connections=THREADS)
     return lambda ids: delete_ids(client, "docs", IdList(ids), concurrency=THREADS, witnesses=False)

@@ -8,21 +8,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.addresses import (
-    DEFAULT_BASE_URL,
-    check_account_id,
-    check_base_url,
-    check_new_index_name,
-    check_path_name,
-)
-from airflow_provider_cfvectorize.client.answers import Answer
-from airflow_provider_cfvectorize.client.credentials import read_credentials
-from airflow_provider_cfvectorize.client.indexes import index_config
-from airflow_provider_cfvectorize.client.listing import iter_ids
-from airflow_provider_cfvectorize.client.pacer import PROCESS_GATE, OwnCount, Pacer
-from airflow_provider_cfvectorize.client.queries import check_index_type, check_property_name, query_body
-from airflow_provider_cfvectorize.client.refusals import CredentialHistory
-from airflow_provider_cfvectorize.client.results import (
+from airflow_provider_cfvectorize.client.bulk.list import iter_ids
+from airflow_provider_cfvectorize.client.http.credentials import read_credentials
+from airflow_provider_cfvectorize.client.http.pacer import PROCESS_GATE, OwnCount, Pacer
+from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
+from airflow_provider_cfvectorize.client.http.responses import Answer
+from airflow_provider_cfvectorize.client.http.results import (
     expect,
     read_index,
     read_matches,
@@ -31,9 +22,23 @@ from airflow_provider_cfvectorize.client.results import (
     read_page,
     read_vectors,
 )
-from airflow_provider_cfvectorize.client.session import RetryPolicy, VectorizeSession
-from airflow_provider_cfvectorize.client.text import show
-from airflow_provider_cfvectorize.client.transport import RequestsTransport
+from airflow_provider_cfvectorize.client.http.session import RetryPolicy, VectorizeSession
+from airflow_provider_cfvectorize.client.http.transport import RequestsTransport
+from airflow_provider_cfvectorize.client.http.urls import (
+    DEFAULT_BASE_URL,
+    check_account_id,
+    check_base_url,
+    check_new_index_name,
+    check_path_name,
+)
+from airflow_provider_cfvectorize.client.inputs.indexes import index_config
+from airflow_provider_cfvectorize.client.inputs.queries import (
+    check_index_type,
+    check_property_name,
+    query_body,
+)
+from airflow_provider_cfvectorize.client.inputs.text import show
+from airflow_provider_cfvectorize.client.inputs.vectors import check_unparsable_behavior, write_ndjson
 from airflow_provider_cfvectorize.client.types import (
     Index,
     IndexInfo,
@@ -45,7 +50,6 @@ from airflow_provider_cfvectorize.client.types import (
     Vector,
     VectorPage,
 )
-from airflow_provider_cfvectorize.client.vectors import check_unparsable_behavior, write_ndjson
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 _METHOD = re.compile(r"[A-Za-z]{1,16}", re.ASCII)
@@ -57,9 +61,8 @@ class VectorizeClient:
     Requests to one account's Vectorize indexes; safe to share between threads.
 
     Each method is one request (sent again where that helps). Every method raises
-    :class:`~airflow_provider_cfvectorize.exceptions.VectorizeInputError` before anything is sent for names
-    that cannot be, and the errors of :func:`~airflow_provider_cfvectorize.client.session.read_answer` for
-    what the service refuses.
+    :class:`~airflow_provider_cfvectorize.exceptions.VectorizeInputError` for an invalid name before it sends
+    anything, and another of :mod:`airflow_provider_cfvectorize.exceptions` for what the service refuses.
 
     :param account_id: 32 hexadecimal digits.
     :param api_token: an API token. Give this, or ``api_email`` and ``api_key``.
@@ -201,7 +204,7 @@ class VectorizeClient:
         Create an index. Not sent again after a timeout: it may have been created.
 
         :param name: its name; see
-            :func:`~airflow_provider_cfvectorize.client.addresses.check_new_index_name`.
+            :func:`~airflow_provider_cfvectorize.client.http.urls.check_new_index_name`.
         :param dimensions: values in each vector, 32 to 1536. With ``metric``, instead of ``preset``.
         :param metric: ``cosine``, ``euclidean`` or ``dot-product``.
         :param preset: the name of an embedding model that fixes both.
@@ -307,7 +310,7 @@ class VectorizeClient:
         :param page_size: ids a request, 1 to 1,000.
         :raises VectorizeListingExpired: while iterating: the service has given the listing's snapshot up. For
             work that can be done again, see
-            :func:`~airflow_provider_cfvectorize.client.listing.repeat_listing`.
+            :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.
         """
         check_path_name(index_name)
         return iter_ids(self, index_name, prefix=prefix, page_size=page_size)
@@ -332,8 +335,8 @@ class VectorizeClient:
         :param vector_id: instead of ``vector``: the id of a vector in the index whose values are taken.
         :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata.
         :param filter: only vectors with such metadata; see
-            :func:`~airflow_provider_cfvectorize.client.queries.check_filter`. The properties need a metadata
-            index that was there before the vectors were written.
+            :func:`~airflow_provider_cfvectorize.client.inputs.queries.check_filter`. Each property needs a
+            metadata index that was there before the vectors were written.
         :param namespace: only vectors of this namespace.
         :param return_values: with the matches' values; the scores are exact then, and else approximate.
         :param return_metadata: with the matches' metadata: ``none``, ``indexed`` or ``all``.

@@ -13,11 +13,11 @@ from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_cfvectorize import __version__, connection
+from airflow_provider_cfvectorize.client.bulk.delete import DEFAULT_CONCURRENCY
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.deletion import DEFAULT_CONCURRENCY
-from airflow_provider_cfvectorize.client.refusals import CredentialHistory
-from airflow_provider_cfvectorize.client.session import RetryPolicy
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
+from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 if TYPE_CHECKING:

@@ -11,12 +11,14 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_cfvectorize import connection
 from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.bulk.delete import DEFAULT_CONCURRENCY, delete_ids
+from airflow_provider_cfvectorize.client.bulk.read import read_vectors
+from airflow_provider_cfvectorize.client.bulk.write import write_vectors
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.deletion import DEFAULT_CONCURRENCY, delete_ids
-from airflow_provider_cfvectorize.client.ids import read_ids
-from airflow_provider_cfvectorize.client.reading import read_vectors
-from airflow_provider_cfvectorize.client.refusals import CredentialHistory
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
+from airflow_provider_cfvectorize.client.inputs.ids import read_ids
+from airflow_provider_cfvectorize.client.inputs.text import show
+from airflow_provider_cfvectorize.client.inputs.vectors import Vectors
 from airflow_provider_cfvectorize.client.types import (
     Index,
     IndexInfo,
@@ -29,8 +31,6 @@ from airflow_provider_cfvectorize.client.types import (
     VectorPage,
     Written,
 )
-from airflow_provider_cfvectorize.client.vectors import Vectors
-from airflow_provider_cfvectorize.client.writing import write_vectors
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,
@@ -266,7 +266,7 @@ class CloudflareVectorizeHook(BaseHook):
         Delete any number of vectors and return the receipt, with which a sensor can wait.
 
         :param index_name: the index.
-        :param ids: their ids; see :func:`~airflow_provider_cfvectorize.client.ids.read_ids`.
+        :param ids: their ids; see :func:`~airflow_provider_cfvectorize.client.inputs.ids.read_ids`.
         :param concurrency: requests in flight at once.
         :raises VectorizeBatchError: not all were accepted; says how many were.
         """
@@ -288,7 +288,7 @@ class CloudflareVectorizeHook(BaseHook):
 
         :param index_name: the index.
         :param ids: their ids, each of which counts once; see
-            :func:`~airflow_provider_cfvectorize.client.ids.read_ids`. It is one request for 20 of them.
+            :func:`~airflow_provider_cfvectorize.client.inputs.ids.read_ids`. One request takes 20 of them.
         :param concurrency: requests in flight at once.
         """
         checked = read_ids(ids)
@@ -317,7 +317,7 @@ class CloudflareVectorizeHook(BaseHook):
         :param page_size: ids a request, 1 to 1,000.
         :raises VectorizeListingExpired: while iterating: the service has given the listing's snapshot up. For
             work that can be done again, see
-            :func:`~airflow_provider_cfvectorize.client.listing.repeat_listing`.
+            :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.
         """
         return self.get_conn().iter_ids(index_name, prefix=prefix, page_size=page_size)
 

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.local.errors import DataFileError, MissingExtraError
-from airflow_provider_cfvectorize.local.faults import EXAMPLE, FORM, KINDS
+from airflow_provider_cfvectorize.local.faults.specs import EXAMPLE, FORM, KINDS
 from airflow_provider_cfvectorize.local.server import (
     DEFAULT_ACCOUNT_ID,
     DEFAULT_APPLY_DELAY,

@@ -14,21 +14,21 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from airflow_provider_cfvectorize.local.access import TOKEN_PATTERN, Credentials, Hosts, is_loopback
 from airflow_provider_cfvectorize.local.behaviour import Behaviour
 from airflow_provider_cfvectorize.local.errors import MissingExtraError
-from airflow_provider_cfvectorize.local.faults import check_seed, parse_faults
-from airflow_provider_cfvectorize.local.listening import listen, loop_factory, make_server
-from airflow_provider_cfvectorize.local.ratelimit import RateLimit
+from airflow_provider_cfvectorize.local.faults.specs import check_seed, parse_faults
+from airflow_provider_cfvectorize.local.http.access import TOKEN_PATTERN, Credentials, Hosts, is_loopback
+from airflow_provider_cfvectorize.local.http.listening import listen, loop_factory, make_server
+from airflow_provider_cfvectorize.local.http.rate_limit import RateLimit
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from airflow_provider_cfvectorize.local.app import App
-    from airflow_provider_cfvectorize.local.listening import Connections
-    from airflow_provider_cfvectorize.local.store import Store
+    from airflow_provider_cfvectorize.local.engine.store import Store
+    from airflow_provider_cfvectorize.local.http.app import App
+    from airflow_provider_cfvectorize.local.http.listening import Connections
 
 log = logging.getLogger(__name__)
 
@@ -259,8 +259,8 @@ class LocalVectorize:
         try:
             import uvicorn  # noqa: F401
 
-            from airflow_provider_cfvectorize.local.app import App
-            from airflow_provider_cfvectorize.local.injection import Faults
+            from airflow_provider_cfvectorize.local.faults.injection import Faults
+            from airflow_provider_cfvectorize.local.http.app import App
         except ModuleNotFoundError as e:
             package = (e.name or "").partition(".")[0]
             if package not in ("starlette", "uvicorn"):
@@ -322,10 +322,10 @@ class LocalVectorize:
         thread.join()
 
     def _open_store(self) -> Store:
-        from airflow_provider_cfvectorize.local.index import Timing
-        from airflow_provider_cfvectorize.local.journal import Journal
-        from airflow_provider_cfvectorize.local.persistence import SqliteJournal
-        from airflow_provider_cfvectorize.local.store import Store
+        from airflow_provider_cfvectorize.local.engine.index import Timing
+        from airflow_provider_cfvectorize.local.engine.journal import Journal
+        from airflow_provider_cfvectorize.local.engine.sqlite_journal import SqliteJournal
+        from airflow_provider_cfvectorize.local.engine.store import Store
 
         timing = Timing(apply_delay=self._apply_delay, visibility_lag=self._visibility_lag)
         journal = Journal() if self._data is None else SqliteJournal(self._data)

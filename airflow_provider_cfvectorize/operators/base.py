@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_cfvectorize.client.checkpoint import (
+from airflow_provider_cfvectorize.client.bulk.checkpoint import (
     Checkpoint,
     fingerprint_of,
     forget,
     keep_evidence,
     kept_evidence,
 )
-from airflow_provider_cfvectorize.client.refusals import CredentialHistory
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
+from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
-    from airflow_provider_cfvectorize.client.mutations import Receipt
+    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
     from airflow_provider_cfvectorize.lineage import Change, Flow
 
@@ -165,7 +165,7 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         :param max_connections: requests under way at once.
         :raises VectorizeInputError: there can be no such index, or the connection cannot be used.
         """
-        from airflow_provider_cfvectorize.client.addresses import check_path_name
+        from airflow_provider_cfvectorize.client.http.urls import check_path_name
 
         check_path_name(self.index_name)
         client = self.make_client(max_connections=max_connections)
@@ -187,7 +187,7 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         :param kwargs: what to pass to it by name.
         :raises VectorizeInterrupted: the task is to stop.
         """
-        from airflow_provider_cfvectorize.client.dispatch import Stopped, attend
+        from airflow_provider_cfvectorize.client.workers import Stopped, attend
 
         try:
             return attend(lambda: method(*args, **kwargs), self.is_killed)
@@ -281,7 +281,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
         """
-        from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
+        from airflow_provider_cfvectorize.client.mutations.wait import Wait, evidence_of_nothing
 
         self.push(context, "receipt", receipt.as_dict())
         self.has_written, self.acknowledged = receipt.mutation_id is not None, receipt.count
@@ -309,7 +309,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         return self._end(context, evidence)
 
     def _defer(self, context: Context, receipt: Receipt) -> None:
-        from airflow_provider_cfvectorize.client.looks import describe_deferral
+        from airflow_provider_cfvectorize.client.mutations.check import describe_deferral
         from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 
@@ -428,7 +428,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         :param client: asks for the index.
         :param parts: what else tells this work from other work; values of JSON.
         """
-        from airflow_provider_cfvectorize.client.waiting import ends_a_write
+        from airflow_provider_cfvectorize.client.mutations.wait import ends_a_write
 
         store = self.progress_store(context)
         if store is None:
@@ -474,6 +474,6 @@ class VectorizeWriteOperator(VectorizeOperator):
 
         :param evidence: how it is known that the write is applied.
         """
-        from airflow_provider_cfvectorize.client.waiting import report_evidence
+        from airflow_provider_cfvectorize.client.mutations.wait import report_evidence
 
         report_evidence(evidence, self.log)

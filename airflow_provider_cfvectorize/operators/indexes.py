@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
-    from airflow_provider_cfvectorize.client.mutations import Receipt
+    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
     from airflow_provider_cfvectorize.client.types import Index, IndexType
     from airflow_provider_cfvectorize.lineage import Flow
 
@@ -147,8 +147,8 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         :raises VectorizeTransportError: the answer was lost; the index may have been created.
         :raises VectorizeWaitTimeout: the metadata indexes were not seen to be applied in time.
         """
-        from airflow_provider_cfvectorize.client.addresses import check_new_index_name
-        from airflow_provider_cfvectorize.client.indexes import index_config
+        from airflow_provider_cfvectorize.client.http.urls import check_new_index_name
+        from airflow_provider_cfvectorize.client.inputs.indexes import index_config
 
         self.check_wait()
         self.check_choice("if_exists", "fail", "skip")
@@ -174,14 +174,17 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
 
     def wanted_types(self) -> Mapping[str, IndexType]:
         """Return the types of the metadata indexes, by property."""
-        from airflow_provider_cfvectorize.client.indexes import check_metadata_indexes
+        from airflow_provider_cfvectorize.client.inputs.indexes import check_metadata_indexes
 
         harm = "The index would have none, and one that is created later does not find earlier vectors"
         wanted = read_given(self, "metadata_indexes", self._given_metadata_indexes, harm)
         return check_metadata_indexes(read_structure(wanted, "metadata_indexes"))
 
     def _find(self, client: VectorizeClient) -> Index | None:
-        from airflow_provider_cfvectorize.client.answers import INDEX_DELETED_CODE, INDEX_NOT_FOUND_CODE
+        from airflow_provider_cfvectorize.client.http.responses import (
+            INDEX_DELETED_CODE,
+            INDEX_NOT_FOUND_CODE,
+        )
 
         try:
             return self.ask(client.get_index, self.index_name)
@@ -193,7 +196,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
 
     def _create(self, client: VectorizeClient, config: Mapping[str, Any]) -> Index | None:
         """Create the index; None if there is one that may be taken."""
-        from airflow_provider_cfvectorize.client.answers import INDEX_EXISTS_CODE, is_server_fault
+        from airflow_provider_cfvectorize.client.http.responses import INDEX_EXISTS_CODE, is_server_fault
 
         try:
             description = read_nothing(self.description)
@@ -229,7 +232,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         wanted: Mapping[str, IndexType],
     ) -> None:
         """Check that an index that exists is the one wanted, or can be made so."""
-        from airflow_provider_cfvectorize.client.indexes import (
+        from airflow_provider_cfvectorize.client.inputs.indexes import (
             config_differences,
             describe_config,
             tells_preset,
@@ -344,8 +347,11 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
         :raises VectorizeInputError: something passed or configured cannot work; nothing was sent.
         :raises VectorizeNotFoundError: there is no such index, or no such account.
         """
-        from airflow_provider_cfvectorize.client.addresses import check_path_name
-        from airflow_provider_cfvectorize.client.answers import INDEX_DELETED_CODE, INDEX_NOT_FOUND_CODE
+        from airflow_provider_cfvectorize.client.http.responses import (
+            INDEX_DELETED_CODE,
+            INDEX_NOT_FOUND_CODE,
+        )
+        from airflow_provider_cfvectorize.client.http.urls import check_path_name
 
         self.check_choice("if_missing", "fail", "skip")
         # What Jinja makes of nothing is the name of no index, which with "skip" would look like a success.

@@ -6,12 +6,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow_provider_cfvectorize.client.text import counted, show
+from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.templating import read_given
 
 if TYPE_CHECKING:
-    from airflow_provider_cfvectorize.client.ids import IdSource
+    from airflow_provider_cfvectorize.client.inputs.ids import IdSource
 
 #: A template's expression that takes a param, or an upstream task's XCom.
 _SOURCE: Final = re.compile(
@@ -48,21 +48,21 @@ def read_id_source(
     """
     Return checked ids, out of either of two parameters.
 
-    :param ids: see :func:`~airflow_provider_cfvectorize.client.ids.read_ids`.
-    :param ids_path: a file; see :class:`~airflow_provider_cfvectorize.client.idsfile.IdsFile`.
+    :param ids: see :func:`~airflow_provider_cfvectorize.client.inputs.ids.read_ids`.
+    :param ids_path: a file; see :class:`~airflow_provider_cfvectorize.client.inputs.ids_file.IdsFile`.
     :param max_ids: refuse more than so many.
     :param origin: where ``ids`` come from, for errors.
     :param log: where to say what a file has.
     :raises VectorizeInputError: both are given, or what is given cannot be ids.
     """
     if ids_path is None:
-        from airflow_provider_cfvectorize.client.ids import read_ids
+        from airflow_provider_cfvectorize.client.inputs.ids import read_ids
 
         return read_ids(ids, max_ids=max_ids, origin=origin)
     if ids is not None:
         raise VectorizeInputError("both ids and ids_path are given: pass one of them")
-    from airflow_provider_cfvectorize.client.idsfile import IdsFile
-    from airflow_provider_cfvectorize.operators.storage import open_object, path_of
+    from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
+    from airflow_provider_cfvectorize.operators.files import open_object, path_of
 
     file = IdsFile(path_of(ids_path, "ids_path"), open_remote=open_object, max_ids=max_ids)
     log.info(

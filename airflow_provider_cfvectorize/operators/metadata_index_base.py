@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
-    from airflow_provider_cfvectorize.client.mutations import Receipt
+    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
     from airflow_provider_cfvectorize.client.types import IndexType, MetadataIndex, Mutation
 
 
@@ -31,7 +31,7 @@ def make_receipt(
     :param mutation: the last mutation; None if nothing was sent.
     :param count: number of metadata indexes, each a request of its own.
     """
-    from airflow_provider_cfvectorize.client.mutations import Receipt
+    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
 
     if mutation is None:
         return Receipt(None, index_name, client.account_id)
@@ -50,7 +50,7 @@ class MetadataIndexOperator(VectorizeWriteOperator):
         :raises VectorizeWaitTimeout: it was not in time.
         :raises VectorizeInterrupted: the task is to stop.
         """
-        from airflow_provider_cfvectorize.client.waiting import WatchingClient, watch_metadata_indexes
+        from airflow_provider_cfvectorize.client.mutations.wait import WatchingClient, watch_metadata_indexes
 
         hook = self.make_hook()
         with closing(WatchingClient(hook.get_watching_conn(), hook.get_watching_conn, self.log)) as client:
@@ -102,7 +102,7 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
         :raises VectorizeInputError: there is one of another type.
         :raises VectorizeWaitTimeout: one is not listed.
         """
-        from airflow_provider_cfvectorize.client.mutations import VISIBILITY_PATIENCE
+        from airflow_provider_cfvectorize.client.mutations.decide import VISIBILITY_PATIENCE
 
         super().report(evidence)
         if evidence["mutation_id"] is None:
@@ -112,7 +112,7 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
         self.watch_listed(self._lack, seconds=patience)
 
     def _lack(self, listed: list[MetadataIndex]) -> str:
-        from airflow_provider_cfvectorize.client.indexes import type_differences
+        from airflow_provider_cfvectorize.client.inputs.indexes import type_differences
 
         wanted = self.wanted_types()
         if differences := type_differences(listed, wanted):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeResponseError
 from airflow_provider_cfvectorize.operators.metadata_index_base import (
@@ -129,7 +129,7 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
 
     def wanted_types(self) -> Mapping[str, IndexType]:
         """Return the type of the metadata index, by property."""
-        from airflow_provider_cfvectorize.client.queries import check_index_type, check_property_name
+        from airflow_provider_cfvectorize.client.inputs.queries import check_index_type, check_property_name
 
         # What Jinja makes of nothing is a property that no vector has.
         name = check_property_name(read_nothing(self.property_name))
@@ -238,8 +238,8 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
         :raises VectorizeNotFoundError: there is no such index.
         :raises VectorizeWaitTimeout: the deletion was not seen to be applied in time.
         """
-        from airflow_provider_cfvectorize.client.answers import METADATA_INDEX_NOT_FOUND_CODE
-        from airflow_provider_cfvectorize.client.queries import check_property_name
+        from airflow_provider_cfvectorize.client.http.responses import METADATA_INDEX_NOT_FOUND_CODE
+        from airflow_provider_cfvectorize.client.inputs.queries import check_property_name
 
         self.check_wait()
         self.check_choice("if_missing", "fail", "skip")

@@ -7,11 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_cfvectorize.operators.deletion import DeleteVectorsByIdsOperator
-    from airflow_provider_cfvectorize.operators.filling import InsertVectorsOperator, UpsertVectorsOperator
-    from airflow_provider_cfvectorize.operators.querying import QueryVectorsOperator
-    from airflow_provider_cfvectorize.operators.reading import GetVectorsByIdsOperator, ListVectorsOperator
-    from airflow_provider_cfvectorize.operators.reconciling import ReconcileVectorsOperator
+    from airflow_provider_cfvectorize.operators.delete import DeleteVectorsByIdsOperator
+    from airflow_provider_cfvectorize.operators.query import QueryVectorsOperator
+    from airflow_provider_cfvectorize.operators.read import GetVectorsByIdsOperator, ListVectorsOperator
+    from airflow_provider_cfvectorize.operators.reconcile import ReconcileVectorsOperator
+    from airflow_provider_cfvectorize.operators.write import InsertVectorsOperator, UpsertVectorsOperator
 
 __all__ = [
     "DeleteVectorsByIdsOperator",
@@ -24,13 +24,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "DeleteVectorsByIdsOperator": "deletion",
-    "GetVectorsByIdsOperator": "reading",
-    "InsertVectorsOperator": "filling",
-    "ListVectorsOperator": "reading",
-    "QueryVectorsOperator": "querying",
-    "ReconcileVectorsOperator": "reconciling",
-    "UpsertVectorsOperator": "filling",
+    "DeleteVectorsByIdsOperator": "delete",
+    "GetVectorsByIdsOperator": "read",
+    "InsertVectorsOperator": "write",
+    "ListVectorsOperator": "read",
+    "QueryVectorsOperator": "query",
+    "ReconcileVectorsOperator": "reconcile",
+    "UpsertVectorsOperator": "write",
 }
 
 

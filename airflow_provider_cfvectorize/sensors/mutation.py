@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_cfvectorize.client.addresses import check_path_name
+from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_cfvectorize.client.mutations import Receipt
-    from airflow_provider_cfvectorize.client.waiting import Wait
+    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+    from airflow_provider_cfvectorize.client.mutations.wait import Wait
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
 
@@ -132,9 +132,9 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :raises VectorizeStillVisibleError: with ``require_absent``.
         :raises VectorizeDiffersError: with ``require_equal``.
         """
-        from airflow_provider_cfvectorize.client.receipts import Receipt, condense
-        from airflow_provider_cfvectorize.client.waiting import Wait, evidence_of_nothing
-        from airflow_provider_cfvectorize.sensors.inputs import check_receipts, read_waits
+        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, condense
+        from airflow_provider_cfvectorize.client.mutations.wait import Wait, evidence_of_nothing
+        from airflow_provider_cfvectorize.sensors.receipts import check_receipts, read_waits
 
         check_flags(self)
         check_path_name(self.index_name)
@@ -228,7 +228,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         return CloudflareVectorizeHook(self.conn_id, self.account_id)
 
     def _end(self, evidence: dict[str, Any]) -> dict[str, Any]:
-        from airflow_provider_cfvectorize.client.waiting import report_evidence
+        from airflow_provider_cfvectorize.client.mutations.wait import report_evidence
 
         report_evidence(
             evidence, self.log, require_absent=self.require_absent, require_equal=self.require_equal
@@ -271,8 +271,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     # --- deferrable -----------------------------------------------------------------------------------
 
     def _defer_unless_applied(self, context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
-        from airflow_provider_cfvectorize.client.looks import describe_deferral
-        from airflow_provider_cfvectorize.client.mutations import YOUNG
+        from airflow_provider_cfvectorize.client.mutations.check import describe_deferral
+        from airflow_provider_cfvectorize.client.mutations.decide import YOUNG
         from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 

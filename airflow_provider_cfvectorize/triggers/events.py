@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from airflow_provider_cfvectorize import exceptions
-from airflow_provider_cfvectorize.client.text import show
+from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
     VectorizeResponseError,

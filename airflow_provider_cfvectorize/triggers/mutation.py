@@ -17,7 +17,7 @@ from airflow_provider_cfvectorize.exceptions import VectorizeError
 from airflow_provider_cfvectorize.triggers.events import applied_event, error_event, timeout_event
 
 if TYPE_CHECKING:
-    from airflow_provider_cfvectorize.client.mutations import Decision
+    from airflow_provider_cfvectorize.client.mutations.decide import Decision
 
 #: Seconds for a process to end and for the scheduler to read that it has. With 1 s, Airflow failed 1 of 100
 #: tasks on a busy machine.
@@ -106,9 +106,9 @@ class VectorizeMutationTrigger(BaseTrigger):
         yield TriggerEvent(event)
 
     async def _wait(self) -> dict[str, Any]:
-        from airflow_provider_cfvectorize.client.looks import explain_timeout, is_unseen
-        from airflow_provider_cfvectorize.client.mutations import Receipt, Verdict
-        from airflow_provider_cfvectorize.client.waiting import evidence_of
+        from airflow_provider_cfvectorize.client.mutations.check import explain_timeout, is_unseen
+        from airflow_provider_cfvectorize.client.mutations.decide import Receipt, Verdict
+        from airflow_provider_cfvectorize.client.mutations.wait import evidence_of
         from airflow_provider_cfvectorize.triggers.poll import watch
 
         receipts = [Receipt.from_argument(value) for value in self.receipts]

@@ -21,11 +21,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.looks import Look, created_on, found_among
-from airflow_provider_cfvectorize.client.mutations import YOUNG, Decision, IndexState, Receipt
-from airflow_provider_cfvectorize.client.polling import Turn
-from airflow_provider_cfvectorize.client.waiting import REREAD_SECONDS, ends_a_wait, read_state
-from airflow_provider_cfvectorize.client.witnesses import WitnessVector
+from airflow_provider_cfvectorize.client.http.poll_pacer import Turn
+from airflow_provider_cfvectorize.client.mutations.check import Look, created_on, found_among
+from airflow_provider_cfvectorize.client.mutations.decide import YOUNG, Decision, IndexState, Receipt
+from airflow_provider_cfvectorize.client.mutations.wait import REREAD_SECONDS, ends_a_wait, read_state
+from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeError
 from airflow_provider_cfvectorize.triggers.sending import AccountRequests
 

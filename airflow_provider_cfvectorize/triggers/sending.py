@@ -2,9 +2,9 @@
 """
 How the polls of a triggerer send their requests.
 
-All polls of an account share one pace, whichever index they look at; see ``client/polling.py``. Requests run
-in a few threads a host, so that the event loop, and with it every other trigger of the process, is never
-blocked, and a host that hangs holds up nobody but its own waits. Nothing sleeps or retries in a thread.
+All polls of an account share one pace, whichever index they read; see ``client/http/poll_pacer.py``. Requests
+run in a few threads a host. They never block the event loop and so no other trigger of the process, and a
+host that hangs delays only its own waits. Nothing sleeps or retries in a thread.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar, Final, TypeVar
 
-from airflow_provider_cfvectorize.client.answers import Answer
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.pacing import MOST_POLLS_IN_FLIGHT
-from airflow_provider_cfvectorize.client.polling import DOCUMENTED, PollPacer, Turn
-from airflow_provider_cfvectorize.client.refusals import CredentialHistory
+from airflow_provider_cfvectorize.client.http.budget import MOST_POLLS_IN_FLIGHT
+from airflow_provider_cfvectorize.client.http.poll_pacer import DOCUMENTED, PollPacer, Turn
+from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
+from airflow_provider_cfvectorize.client.http.responses import Answer
 from airflow_provider_cfvectorize.exceptions import VectorizeThrottledError, VectorizeTransportError
 
 #: Threads for the requests to one host: the budget of four requests a second makes more of them useless.

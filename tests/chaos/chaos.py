@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import harness
-from airflow_provider_cfvectorize.client.batches import VectorBatches
-from airflow_provider_cfvectorize.client.session import RetryPolicy
+from airflow_provider_cfvectorize.client.bulk.vector_batches import VectorBatches
+from airflow_provider_cfvectorize.client.http.session import RetryPolicy
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeError
 from airflow_provider_cfvectorize.hooks import clients
 from airflow_provider_cfvectorize.local import LocalVectorize

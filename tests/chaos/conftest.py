@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_cfvectorize.client import client as client_module
-from airflow_provider_cfvectorize.client.pacer import StartGate
+from airflow_provider_cfvectorize.client.http.pacer import StartGate
 from airflow_provider_cfvectorize.local import LocalVectorize
 from chaos.chaos import set_upsert_size
 from harness import Vectorize

@@ -10,7 +10,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 
-from airflow_provider_cfvectorize.client.pacer import Pacer
+from airflow_provider_cfvectorize.client.http.pacer import Pacer
 
 
 class Limit:

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.session import RetryPolicy
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 TOKEN = "S3cret-Token_that-nobody-may-see_0123456"

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client.checkpoint import (
+from airflow_provider_cfvectorize.client.bulk.checkpoint import (
     KEY,
     SAVE_BATCHES,
     Acknowledged,
@@ -23,11 +23,11 @@ from airflow_provider_cfvectorize.client.checkpoint import (
     fingerprint_of,
     forget,
 )
+from airflow_provider_cfvectorize.client.bulk.delete import delete_ids
+from airflow_provider_cfvectorize.client.bulk.write import InputChanged, fill
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.deletion import delete_ids
-from airflow_provider_cfvectorize.client.ids import read_ids
-from airflow_provider_cfvectorize.client.receipts import Receipt
-from airflow_provider_cfvectorize.client.writing import InputChanged, fill
+from airflow_provider_cfvectorize.client.inputs.ids import read_ids
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeBatchError,
     VectorizeInterrupted,

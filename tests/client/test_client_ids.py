@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client import ids as ids_module
-from airflow_provider_cfvectorize.client.ids import problem_with_id, read_ids, sha256_of_sorted, spread
+from airflow_provider_cfvectorize.client.inputs import ids as ids_module
+from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id, read_ids, sha256_of_sorted, spread
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 valid_ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64).filter(

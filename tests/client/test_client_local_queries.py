@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.queries import check_filter
+from airflow_provider_cfvectorize.client.inputs.queries import check_filter
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeResponseError
 
 Index = tuple[VectorizeClient, str]

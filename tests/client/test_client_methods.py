@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.session import RetryPolicy
-from airflow_provider_cfvectorize.client.waiting import ends_a_wait
+from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.mutations.wait import ends_a_wait
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeFileError,
     VectorizeInputError,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.queries import check_filter
+from airflow_provider_cfvectorize.client.inputs.queries import check_filter
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeResponseError
 from client.servers import INDEXES, MUTATION, Reply, Request, ScriptedServer, accepted, ok, refused
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client.answers import (
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.http.responses import (
     read_answer,
     read_date,
     read_retry_after,
 )
-from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.transport import RawResponse
+from airflow_provider_cfvectorize.client.http.transport import RawResponse
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchAuthError,

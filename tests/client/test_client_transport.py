@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_cfvectorize.client import transport
 from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.http import transport
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
     VectorizeInputError,

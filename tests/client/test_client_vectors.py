@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client.batches import VectorBatch, VectorBatches
+from airflow_provider_cfvectorize.client.bulk.vector_batches import VectorBatch, VectorBatches
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 V = [0.5, 1]

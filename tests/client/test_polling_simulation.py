@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from airflow_provider_cfvectorize.client.pacer import Pacer
-from airflow_provider_cfvectorize.client.polling import PollPacer, Turn
+from airflow_provider_cfvectorize.client.http.pacer import Pacer
+from airflow_provider_cfvectorize.client.http.poll_pacer import PollPacer, Turn
 from client.pacing_simulation import Limit, Simulation
 
 KINDS = ["fixed", "first_request", "sliding"]

@@ -5,7 +5,7 @@ import pytest
 import requests
 
 from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
-from airflow_provider_cfvectorize.local.access import Hosts
+from airflow_provider_cfvectorize.local.http.access import Hosts
 from local.local_client import Client, envelope, mutation, refusal, result, vector
 
 AUTHENTICATION = (403, 10000, "Authentication error")

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.local import LocalVectorize
-from airflow_provider_cfvectorize.local.faults import (
+from airflow_provider_cfvectorize.local.faults.specs import (
     ENDPOINTS,
     KINDS,
     MAX_FAULTS,

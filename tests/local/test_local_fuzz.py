@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
-from airflow_provider_cfvectorize.local.multipart import field
-from airflow_provider_cfvectorize.local.validation import parse_vectors
+from airflow_provider_cfvectorize.local.http.bodies import parse_vectors
+from airflow_provider_cfvectorize.local.http.multipart import field
 from local.local_client import vector
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

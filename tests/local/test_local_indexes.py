@@ -7,7 +7,7 @@ import pytest
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import Behaviour
-from airflow_provider_cfvectorize.local.model import PRESETS
+from airflow_provider_cfvectorize.local.engine.model import PRESETS
 from local.local_client import Client, envelope, mutation, refusal, result, vector
 
 NOT_FOUND = (404, 3000, 'vectorize.index.not_found - Index name "absent"')

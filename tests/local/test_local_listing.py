@@ -78,7 +78,7 @@ def test_listings_of_an_unchanged_index_share_their_snapshot(client: Client, clo
 
 
 def test_snapshots_are_bounded(client: Client, clock, shared, monkeypatch):
-    monkeypatch.setattr("airflow_provider_cfvectorize.local.listing.SNAPSHOTS_PER_INDEX", 3)
+    monkeypatch.setattr("airflow_provider_cfvectorize.local.engine.listing.SNAPSHOTS_PER_INDEX", 3)
     fill(client, clock, "abcd")
     cursors = []
     for name in "123456":

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_cfvectorize.local import Behaviour
-from airflow_provider_cfvectorize.local.metadata import cut
+from airflow_provider_cfvectorize.local.engine.metadata import cut
 from local.local_client import DIMENSIONS, Client, mutation, refusal, result, vector
 
 ASKED = [0.5] * DIMENSIONS

@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.local.engine.sqlite_journal import APPLICATION_ID, LAYOUT
 from airflow_provider_cfvectorize.local.errors import DataFileError
-from airflow_provider_cfvectorize.local.persistence import APPLICATION_ID, LAYOUT
 from local.local_client import Client, FakeClock, mutation, refusal, result, vector
 
 

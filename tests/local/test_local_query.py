@@ -85,7 +85,7 @@ def test_scores_and_order_of_each_metric(served, metric, switches, expected):
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot-product"])
 def test_equal_vectors_have_equal_scores_and_come_by_id(served, metric, monkeypatch):
     # They stand in many chunks, and in every place of one.
-    monkeypatch.setattr("airflow_provider_cfvectorize.local.view._CHUNK", 7 * DIMENSIONS)
+    monkeypatch.setattr("airflow_provider_cfvectorize.local.engine.view._CHUNK", 7 * DIMENSIONS)
     client = served(metric)
     names = [f"{number * 7919 % 1000:04}" for number in range(1000)]
     point = [0.1 * (i + 1) for i in range(DIMENSIONS)]

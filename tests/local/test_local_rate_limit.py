@@ -13,10 +13,10 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client.pacing import read_budget
+from airflow_provider_cfvectorize.client.http.budget import read_budget
 from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
 from airflow_provider_cfvectorize.local.errors import ApiError
-from airflow_provider_cfvectorize.local.ratelimit import REPORTED_WINDOWS, Limiter, RateLimit
+from airflow_provider_cfvectorize.local.http.rate_limit import REPORTED_WINDOWS, Limiter, RateLimit
 from local.local_client import Client, FakeClock, envelope, refusal, result, vector
 
 BEGIN = 1_790_000_000.25

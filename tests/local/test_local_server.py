@@ -187,19 +187,19 @@ def test_large_uploads_do_not_hold_up_others(start, connect):
 
 
 def test_an_index_deleted_during_an_upload(start, connect, monkeypatch):
-    from airflow_provider_cfvectorize.local import validation
+    from airflow_provider_cfvectorize.local.http import bodies
 
     server = start(apply_delay=0)
     client, other = connect(server), connect(server)
     client.create()
-    parse = validation.parse_vectors
+    parse = bodies.parse_vectors
 
     def replace_the_index(*arguments):
         other.send("DELETE", "/docs")
         other.create()
         return parse(*arguments)
 
-    monkeypatch.setattr(validation, "parse_vectors", replace_the_index)
+    monkeypatch.setattr(bodies, "parse_vectors", replace_the_index)
     response = client.upsert([vector(f"v{i}") for i in range(1000)])
 
     assert refusal(response)[:2] == (410, 3005)
@@ -264,7 +264,7 @@ def test_importing_is_cheap():
         "heavy = {'starlette', 'uvicorn', 'numpy', 'requests', 'airflow'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "with local.LocalVectorize(): pass\n"
-        "heavy = {'requests', 'airflow', 'airflow_provider_cfvectorize.client.session'}\n"
+        "heavy = {'requests', 'airflow', 'airflow_provider_cfvectorize.client.http.session'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -64,7 +64,7 @@ def test_the_matrix_is_kept_until_something_changes(client: Client, clock, share
 
 
 def test_a_large_query_does_not_hold_up_others(start, connect, monkeypatch):
-    from airflow_provider_cfvectorize.local.view import View
+    from airflow_provider_cfvectorize.local.engine.view import View
 
     server = start(apply_delay=0)
     client, other = connect(server), connect(server)

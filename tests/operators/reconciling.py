@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_cfvectorize.client.idsfile import IdsFile
+from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
 from airflow_provider_cfvectorize.operators.vectors import ReconcileVectorsOperator
 from harness import INDEX, make_context, run_task
 

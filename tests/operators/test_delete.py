@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
-from airflow_provider_cfvectorize.client.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.session import RetryPolicy
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchError,
@@ -584,9 +584,9 @@ def test_progress_is_told(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from airflow_provider_cfvectorize.client import dispatch
+    from airflow_provider_cfvectorize.client import workers
 
-    monkeypatch.setattr(dispatch.Progress.__init__, "__kwdefaults__", {"every": 0.0})
+    monkeypatch.setattr(workers.Progress.__init__, "__kwdefaults__", {"every": 0.0})
     with caplog.at_level(logging.INFO):
         delete(ids=[str(i) for i in range(300)])
     # Airflow 3 logs to the standard output where no supervisor listens.

@@ -18,8 +18,8 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client.dispatch import Progress
-from airflow_provider_cfvectorize.client.idsfile import IdsFile
+from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
+from airflow_provider_cfvectorize.client.workers import Progress
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeInputError,
     VectorizeInterrupted,

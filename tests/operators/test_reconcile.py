@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from airflow_provider_cfvectorize.client import reconciliation
+from airflow_provider_cfvectorize.client.bulk import reconcile as reconciliation
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeInputError,

@@ -35,7 +35,7 @@ except ImportError:
     asks_for_lineage = lineage
 
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.operators.storage import open_file, path_of, place_of, write_file
+from airflow_provider_cfvectorize.operators.files import open_file, path_of, place_of, write_file
 
 CONTENT = b"one\r\ntwo\n" * 200_000
 

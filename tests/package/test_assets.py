@@ -158,7 +158,9 @@ print(*sorted(set(sys.modules) - before))
         "airflow_provider_cfvectorize",
         "airflow_provider_cfvectorize.assets",
         "airflow_provider_cfvectorize.client",
-        "airflow_provider_cfvectorize.client.addresses",
-        "airflow_provider_cfvectorize.client.text",
+        "airflow_provider_cfvectorize.client.http",
+        "airflow_provider_cfvectorize.client.http.urls",
+        "airflow_provider_cfvectorize.client.inputs",
+        "airflow_provider_cfvectorize.client.inputs.text",
         "airflow_provider_cfvectorize.exceptions",
     }

@@ -130,7 +130,7 @@ def test_the_first_page_leads_to_the_landing_page(site: Path) -> None:
 
 def test_what_is_linked_and_no_page_is_shown(site: Path) -> None:
     assert "def decide(" in re.sub(
-        r"<[^>]+>", "", (site / f"_files/{PACKAGE}/client/mutations.py.html").read_text()
+        r"<[^>]+>", "", (site / f"_files/{PACKAGE}/client/mutations/decide.py.html").read_text()
     )
     assert "example_delete_mapped.py.html" in (site / "_files/example_dags.html").read_text()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_cfvectorize.client.ids import sha256_of_sorted
+from airflow_provider_cfvectorize.client.inputs.ids import sha256_of_sorted
 from dags.running import change, query, run_dag
 from harness import Vectorize
 from readme.bench import Bench

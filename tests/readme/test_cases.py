@@ -15,8 +15,14 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, task
 
-from airflow_provider_cfvectorize.client.mutations import Decision, IndexState, Receipt, Verdict, decide
-from airflow_provider_cfvectorize.client.witnesses import WitnessVector
+from airflow_provider_cfvectorize.client.mutations.decide import (
+    Decision,
+    IndexState,
+    Receipt,
+    Verdict,
+    decide,
+)
+from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeIndexRecreatedError,
@@ -397,7 +403,7 @@ RULE_ROWS = [
 def test_rule(row: list[str]) -> None:
     number, _, verdict, outcome = row
     if number == "23":
-        # Of decisions, not of what is seen: tests/client/test_client_mutations.py has its cases.
+        # Of decisions, not of what is seen: tests/client/test_client_decide.py has its cases.
         assert (verdict, outcome) == ("applied", "as the later one")
         return
     for decision in RULES[number]:

@@ -16,11 +16,14 @@ import pytest
 from environments import ENVIRONMENTS, constraints_of
 
 from airflow_provider_cfvectorize import connection, exceptions
-from airflow_provider_cfvectorize.client import limits, mutations, pacing
-from airflow_provider_cfvectorize.client.session import RetryPolicy
-from airflow_provider_cfvectorize.client.transport import MAX_RESPONSE_BYTES, TOTAL_TIME_FACTOR
-from airflow_provider_cfvectorize.local import Behaviour, faults
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.http import budget
+from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.transport import MAX_RESPONSE_BYTES, TOTAL_TIME_FACTOR
+from airflow_provider_cfvectorize.client.mutations import decide as mutations
+from airflow_provider_cfvectorize.local import Behaviour
 from airflow_provider_cfvectorize.local.__main__ import build_parser
+from airflow_provider_cfvectorize.local.faults import specs
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.retry import LONGEST_DELAY, fails_for_good
 from airflow_provider_cfvectorize.sensors import mutation as sensor_module
@@ -63,17 +66,18 @@ def test_every_picture_is_on_a_page() -> None:
 
 def test_the_decision_is_two_clicks_away() -> None:
     assert "docs/decision.md" in read("README.md").links()
-    assert "../airflow_provider_cfvectorize/client/mutations.py" in read("docs/decision.md").links()
-    assert "`decide` in [client/mutations.py]" in words("docs/decision.md")
+    assert "../airflow_provider_cfvectorize/client/mutations/decide.py" in read("docs/decision.md").links()
+    assert "`decide` in [client/mutations/decide.py]" in words("docs/decision.md")
     assert callable(mutations.decide)
 
 
 # --- files and names ----------------------------------------------------------------------------------------
 
 
-def test_the_map_has_every_module() -> None:
-    modules = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
-    assert {row[0].strip("`") for row in read("CONTRIBUTING.md").rows("where-things-are")} == modules
+def test_the_map_has_every_folder() -> None:
+    folders = {f"{path.parent.relative_to(PACKAGE)}/" for path in PACKAGE.rglob("*.py")} - {"./"}
+    rows = {row[0].strip("`") for row in read("CONTRIBUTING.md").rows("where-things-are")}
+    assert rows == folders | {f"{PACKAGE.name}/"}
 
 
 @pytest.mark.parametrize("path", documents())
@@ -149,12 +153,12 @@ def test_the_switches_of_the_local_server() -> None:
 
 def test_the_faults_of_the_local_server() -> None:
     rows = read("docs/local-server.md").rows("a-bad-day-faults")
-    assert [row[0].strip("`") for row in rows] == list(faults.KINDS)
+    assert [row[0].strip("`") for row in rows] == list(specs.KINDS)
     for row in rows:
-        value = faults.KINDS[row[0].strip("`")].value
+        value = specs.KINDS[row[0].strip("`")].value
         assert (row[2] == "none") == (value is None), row
         assert ("must be given" in row[2]) == (value is not None and value.required), row
-    assert f"`{faults.FORM}`" in read("docs/local-server.md").text
+    assert f"`{specs.FORM}`" in read("docs/local-server.md").text
 
 
 # --- numbers ------------------------------------------------------------------------------------------------
@@ -169,7 +173,7 @@ def test_the_numbers_of_the_readme() -> None:
         f"batches of {limits.MAX_DELETE_IDS},",
         f"longer than {limits.MAX_ID_BYTES} bytes of UTF-8",
         f"1 to {limits.MAX_ID_BYTES} bytes of UTF-8",
-        f"{pacing.MAX_REQUESTS_PER_SECOND} requests a second",
+        f"{budget.MAX_REQUESTS_PER_SECOND} requests a second",
         "for up to two minutes",
         f"for up to {policy.throttle_total / 60:g} minutes",
         f"the delete is {mutations.INFERENCE_TIME.total_seconds():g} seconds old",

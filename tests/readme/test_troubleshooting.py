@@ -14,9 +14,9 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_cfvectorize import exceptions
-from airflow_provider_cfvectorize.client import answers
-from airflow_provider_cfvectorize.client.refusals import CredentialHistory
-from airflow_provider_cfvectorize.client.transport import RawResponse
+from airflow_provider_cfvectorize.client.http import responses
+from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
+from airflow_provider_cfvectorize.client.http.transport import RawResponse
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
     VectorizeResponseError,
@@ -421,15 +421,15 @@ def test_every_class_of_error_is_there() -> None:
 
 def test_every_code_that_is_known_is_there() -> None:
     told = {int(code) for row in PAGE.rows("codes-of-the-service") for code in row[0].split(", ")}
-    known = {answers.THROTTLE_CODE, *answers.AUTH_CODES, *answers.NOT_FOUND_CODES, *answers._ADVICE}
+    known = {responses.THROTTLE_CODE, *responses.AUTH_CODES, *responses.NOT_FOUND_CODES, *responses._ADVICE}
     assert told == known
 
 
-@pytest.mark.parametrize("code", sorted({*answers.AUTH_CODES, *answers._ADVICE}))
+@pytest.mark.parametrize("code", sorted({*responses.AUTH_CODES, *responses._ADVICE}))
 def test_an_error_has_the_code_and_says_what_to_do(code: int) -> None:
     body = json.dumps({"success": False, "errors": [{"code": code, "message": "why"}]}).encode()
     with pytest.raises(VectorizeResponseError, match=rf"^POST /x: HTTP 400, code {code}: 'why'\. [A-Za-z_]"):
-        answers.read_answer(RawResponse(400, {}, body), what="POST /x")
+        responses.read_answer(RawResponse(400, {}, body), what="POST /x")
 
 
 # --- Airflow's own ------------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import TaskDeferred
 from cryptography.fernet import Fernet
 
-from airflow_provider_cfvectorize.client.looks import Look
-from airflow_provider_cfvectorize.client.mutations import IndexState
-from airflow_provider_cfvectorize.client.receipts import Receipt, condense
-from airflow_provider_cfvectorize.client.witnesses import WitnessVector
+from airflow_provider_cfvectorize.client.mutations.check import Look
+from airflow_provider_cfvectorize.client.mutations.decide import IndexState
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, condense
+from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeIndexRecreatedError
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor

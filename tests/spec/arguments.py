@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.queries import OPERATORS
+from airflow_provider_cfvectorize.client.inputs.queries import OPERATORS
 from airflow_provider_cfvectorize.client.types import INDEX_TYPES, RETURN_METADATA
 
 Arguments = dict[str, Any]

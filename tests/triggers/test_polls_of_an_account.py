@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_cfvectorize.client import session
 from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.http import session
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.triggers import poll
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger

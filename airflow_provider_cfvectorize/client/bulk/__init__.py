@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any number of ids or vectors: delete, write, read, list, reconcile."""

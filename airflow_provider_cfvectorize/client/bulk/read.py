@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading any number of vectors by their ids, in as many requests as the service's cap makes of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.inputs.ids import IdSource, in_reads
+from airflow_provider_cfvectorize.client.inputs.text import counted
+from airflow_provider_cfvectorize.client.types import Vector
+from airflow_provider_cfvectorize.client.workers import Progress, Stopped, in_order
+from airflow_provider_cfvectorize.exceptions import VectorizeInterrupted
+
+_log = logging.getLogger(__name__)
+
+
+def iter_vectors(
+    client: VectorizeClient,
+    index_name: str,
+    ids: IdSource,
+    *,
+    concurrency: int,
+    stopped: Callable[[], bool] = lambda: False,
+    log: Any = _log,
+) -> Iterator[tuple[str, Vector | None]]:
+    """
+    Iterate over any number of ids, in their order, each with its vector, or None if there is none.
+
+    No more vectors are held than the requests in flight return, however many ids there are.
+
+    :param client: asks.
+    :param index_name: the index.
+    :param ids: checked ids.
+    :param concurrency: requests in flight at once, each for 20 ids.
+    :param stopped: says whether to stop; asked on the thread that iterates.
+    :param log: where to tell of progress.
+    :raises VectorizeError: while iterating: what the first request that failed for good ended with.
+    :raises VectorizeInterrupted: while iterating: it was told to stop.
+    """
+    progress = Progress(
+        log,
+        "reading",
+        count=ids.count,
+        batches=-(-ids.count // limits.MAX_GET_IDS),
+        session=client.session,
+        concurrency=concurrency,
+    )
+    answers = in_order(
+        lambda batch: client.get_by_ids(index_name, batch),
+        in_reads(ids),
+        concurrency=concurrency,
+        stopped=stopped,
+    )
+    try:
+        for batch, vectors in answers:
+            found = {vector["id"]: vector for vector in vectors}
+            for id_ in batch:
+                yield id_, found.get(id_)
+            progress.add(len(batch))
+    except Stopped:
+        client.session.stop()
+        raise VectorizeInterrupted(
+            f"told to stop: {progress.done} of {counted(ids.count, 'id')} had been asked for"
+        ) from None
+
+
+def read_vectors(
+    client: VectorizeClient,
+    index_name: str,
+    ids: IdSource,
+    *,
+    concurrency: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Vector]:
+    """
+    Return those of any number of vectors that exist, in the order of the ids.
+
+    :param client: asks.
+    :param index_name: the index.
+    :param ids: distinct ids.
+    :param concurrency: requests in flight at once, each for 20 ids.
+    :param stopped: says whether to stop.
+    :raises VectorizeError: what the first request that failed for good ended with.
+    :raises VectorizeInterrupted: it was told to stop.
+    """
+    every = iter_vectors(client, index_name, ids, concurrency=concurrency, stopped=stopped)
+    return [vector for _, vector in every if vector is not None]

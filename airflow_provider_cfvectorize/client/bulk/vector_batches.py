@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vectors cut into requests, in their order, with only one request's bytes held."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, cast
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.inputs.files import MAX_NDJSON_LINE_BYTES, lines_of
+from airflow_provider_cfvectorize.client.inputs.text import show, write_json
+from airflow_provider_cfvectorize.client.inputs.vectors import (
+    Vectors,
+    parse_line,
+    problem_with_caps,
+    problem_with_shape,
+)
+from airflow_provider_cfvectorize.client.workers import Stopped
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+#: Bytes of one request. The service takes 100 MB (limits.MAX_UPLOAD_BYTES); this is what a worker holds, and
+#: what is sent again after a lost connection.
+MAX_REQUEST_BYTES: Final = 32 * 1000 * 1000
+#: What a vector has; the schema names no more, and does not say what becomes of other keys.
+_KEYS: Final = frozenset({"id", "values", "namespace", "metadata"})
+_NOTED_KEYS: Final = 10
+_EXPECTED: Final = (
+    'expected vectors such as {"id": "a", "values": [0.5, ...]}, or NDJSON as bytes or an open file'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VectorBatch:
+    """
+    The body of one request.
+
+    :param body: NDJSON.
+    :param count: number of vectors in it.
+    :param where: where they stand in the input, such as ``lines 1 to 5000``.
+    :param is_last: there are no more.
+    """
+
+    body: bytes
+    count: int
+    where: str
+    is_last: bool = False
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class VectorBatches:
+    """
+    Vectors in requests of at most 5,000 and 32 MB, in their order; only one request's bytes are held.
+
+    Iterate once. Every vector is checked before the request it is in is made.
+
+    :param vectors: vectors, or NDJSON as bytes or in a file that was opened in binary mode; empty lines are
+        skipped.
+    :param dimensions: the number of values that each must have, or what to ask for it when the first vector
+        is there; None for as many as the first has.
+    :param discard: leave out what is no vector; otherwise it is an error.
+    :param name: what the vectors are called in errors: the parameter, and the path if there is one.
+    :param stopped: says whether to stop; asked before each vector.
+    :param max_vectors: the most vectors of one request.
+    :param max_bytes: the most bytes of one request, unless a single vector is longer.
+    :raises VectorizeInputError: what was passed cannot be vectors; on iterating, one of them cannot be, with
+        its position (from 0) or its line (from 1).
+    """
+
+    def __init__(
+        self,
+        vectors: Vectors,
+        *,
+        dimensions: int | Callable[[], int | None] | None = None,
+        discard: bool = False,
+        name: str = "vectors",
+        stopped: Callable[[], bool] = lambda: False,
+        max_vectors: int = limits.MAX_UPSERT_VECTORS,
+        max_bytes: int = MAX_REQUEST_BYTES,
+    ) -> None:
+        self._file: BinaryIO | None = None
+        self._vectors: Iterable[object] = ()
+        if isinstance(vectors, bytes | bytearray | memoryview):
+            self._file = io.BytesIO(vectors)
+        elif hasattr(vectors, "read"):
+            self._file = cast(BinaryIO, _Bytewise(vectors, name))
+        elif isinstance(vectors, str | Mapping) or not isinstance(vectors, Iterable):
+            hint = "; of a path, pass open(path, 'rb')" if isinstance(vectors, str) else ""
+            raise VectorizeInputError(f"{name}: got {show(vectors)}, {_EXPECTED}{hint}")
+        else:
+            self._vectors = vectors
+        self._dimensions = dimensions
+        self._discard = discard
+        self._name = name
+        self._stopped = stopped
+        self._counts: dict[str, int] = {}
+        self._earlier = _IdsOfEarlierRequests()
+        self._max_vectors = max_vectors
+        self._max_bytes = max_bytes
+        #: Number of lines, or items, that were left out because they are no vectors.
+        self.discarded = 0
+        #: Keys of vectors that Vectorize does not know, with the place of the first vector that has it.
+        self.unknown_keys: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[VectorBatch]:
+        # getvalue() of a BytesIO hands its bytes over without a copy.
+        body = io.BytesIO()
+        count = first = last = 0
+        lines = self._lines()
+        while True:
+            if self._stopped():
+                raise Stopped
+            # One vector ahead, to know the last request as such: it has the witnesses.
+            try:
+                following = next(lines, None)
+            except Exception:
+                if count == self._max_vectors:
+                    yield self._batch(body, count, first, last)
+                raise
+            if following is None:
+                break
+            number, line, id_ = following
+            if count == self._max_vectors or (count and body.tell() + len(line) + 1 > self._max_bytes):
+                yield self._batch(body, count, first, last)
+                self._earlier.add(self._counts)
+                self._counts.clear()
+                body = io.BytesIO()
+                count = 0
+            self._counts[id_] = self._counts.get(id_, 0) + 1
+            first = first if count else number
+            last = number
+            count += 1
+            body.write(line)
+            body.write(b"\n")
+        if count:
+            yield self._batch(body, count, first, last, is_last=True)
+
+    def is_single(self, id_: str) -> bool:
+        """Say of an id of the request that was yielded last whether it stands in no other vector so far."""
+        return self._counts.get(id_) == 1 and id_ not in self._earlier
+
+    def _batch(
+        self, body: io.BytesIO, count: int, first: int, last: int, *, is_last: bool = False
+    ) -> VectorBatch:
+        noun = "position" if self._file is None else "line"
+        where = f"{noun} {first}" if first == last else f"{noun}s {first} to {last}"
+        batch = VectorBatch(body.getvalue(), count, where, is_last)
+        # Whoever has asked for the batch is the only one to hold it.
+        body.close()
+        return batch
+
+    def _lines(self) -> Iterator[tuple[int, bytes, str]]:
+        if self._file is None:
+            for position, vector in enumerate(self._vectors):
+                if self._is_good(vector, f"at position {position}, the vector"):
+                    yield position, self._write(vector, position), vector["id"]  # type: ignore[index]
+            return
+
+        def too_long(line: int) -> str:
+            return (
+                f"{self._name}: line {line} has more than {MAX_NDJSON_LINE_BYTES} bytes: expected one JSON "
+                "object a line, lines ended by LF or CRLF"
+            )
+
+        for number, line in enumerate(lines_of(self._file, MAX_NDJSON_LINE_BYTES, too_long), 1):
+            if not line or line.isspace():
+                continue
+            parsed: object = None
+            problem = None
+            try:
+                parsed = parse_line(line)
+            except ValueError:
+                problem = f"({len(line)} bytes) is not JSON in UTF-8"
+            if self._is_good(parsed, f"line {number}", problem):
+                yield number, line, parsed["id"]  # type: ignore[index]
+
+    def _is_good(self, vector: object, which: str, problem: str | None = None) -> bool:
+        problem = problem or problem_with_shape(vector)
+        if problem and self._discard:
+            self.discarded += 1
+            return False
+        if not problem:
+            checked = cast("Mapping[str, Any]", vector)
+            if callable(self._dimensions):
+                self._dimensions = self._dimensions()
+            problem = problem_with_caps(checked, self._dimensions)
+            if not problem:
+                # All vectors of an index have as many values as it has dimensions.
+                self._dimensions = len(checked["values"])
+                if unknown := checked.keys() - _KEYS:
+                    self._note(unknown, which)
+                return True
+        raise VectorizeInputError(f"{self._name}: {which} {problem}")
+
+    def _note(self, unknown: Iterable[object], which: str) -> None:
+        for key in unknown:
+            if isinstance(key, str) and len(self.unknown_keys) < _NOTED_KEYS:
+                self.unknown_keys.setdefault(key, which)
+
+    def _write(self, vector: object, position: int) -> bytes:
+        try:
+            # Of a mapping that is no dict, no JSON can be made.
+            return write_json(vector if isinstance(vector, dict) else dict(cast("Mapping[str, Any]", vector)))
+        except VectorizeInputError as e:
+            raise VectorizeInputError(f"{self._name}: at position {position}, {e}") from None
+
+
+class _IdsOfEarlierRequests:
+    """
+    Ids, in 4 MiB however many they are: a Bloom filter.
+
+    It may say of an id that it is among them when it is not, of 1 in 250 for a million ids; such an id is no
+    witness then, which costs nothing while there are others.
+    """
+
+    _BITS: Final = 25
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def add(self, ids: Iterable[str]) -> None:
+        # Most fills are a single request, and need none of it.
+        self._bits = self._bits or bytearray(1 << (self._BITS - 3))
+        for id_ in ids:
+            for bit in self._places(id_):
+                self._bits[bit >> 3] |= 1 << (bit & 7)
+
+    def __contains__(self, id_: str) -> bool:
+        return bool(self._bits) and all(self._bits[bit >> 3] & 1 << (bit & 7) for bit in self._places(id_))
+
+    def _places(self, id_: str) -> tuple[int, int]:
+        number = hash(id_)
+        mask = (1 << self._BITS) - 1
+        return number & mask, number >> self._BITS & mask
+
+
+class _Bytewise:
+    """A file of which every read gives bytes, or an error that says why not."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._file = file
+        self._name = name
+
+    def read(self, size: int) -> bytes:
+        chunk = self._file.read(size)
+        if not isinstance(chunk, bytes):
+            # None is what a file gives that has nothing yet: taken for its end, the rest would be lost.
+            raise VectorizeInputError(
+                f"{self._name}: reading the file gave {show(chunk)}, expected bytes: open it with "
+                "open(path, 'rb')"
+            )
+        return chunk

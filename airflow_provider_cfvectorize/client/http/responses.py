@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a response means: one pure function from bytes to a result or a typed error."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from airflow_provider_cfvectorize.client.http.transport import RawResponse
+from airflow_provider_cfvectorize.client.inputs.text import show
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeNotFoundError,
+    VectorizeResponseError,
+    VectorizeThrottledError,
+)
+
+#: Vectorize's own write throttle, reported under HTTP 400 as well (observed).
+THROTTLE_CODE: Final = 40041
+#: "Authentication error", "Invalid request headers", "Invalid access token" (observed), and the
+#: gateway's "Missing X-Auth-Key, X-Auth-Email or Authorization headers".
+AUTH_CODES: Final = frozenset({10000, 6003, 9109, 9106})
+#: Unknown index, deleted index, no such route (observed).
+INDEX_NOT_FOUND_CODE: Final = 3000
+INDEX_DELETED_CODE: Final = 3005
+NO_ROUTE_CODE: Final = 7003
+#: The name is taken, and no metadata index of that property (observed).
+INDEX_EXISTS_CODE: Final = 3002
+METADATA_INDEX_NOT_FOUND_CODE: Final = 40005
+NOT_FOUND_CODES: Final = frozenset({INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE, NO_ROUTE_CODE})
+
+#: What to do about an error, by its code.
+_ADVICE: Final[Mapping[int, str]] = {
+    INDEX_NOT_FOUND_CODE: "Check index_name and the account id, or create the index first",
+    INDEX_DELETED_CODE: "The index was deleted: create it again, or check index_name",
+    NO_ROUTE_CODE: "Check the account id and the connection's host",
+    INDEX_EXISTS_CODE: "An index of that name exists already",
+    METADATA_INDEX_NOT_FOUND_CODE: "list_metadata_indexes says which there are. A retry says this too where "
+    "the attempt before, whose answer was lost, has deleted it",
+    40006: "A query's vector has as many values as the index has dimensions: was it made by the embedding "
+    "model that the index was filled with?",
+    40007: "Send fewer ids in one request",
+    40008: "An id has at most 64 bytes of UTF-8: take a digest of what is longer",
+    40012: "Every vector has as many values as the index has dimensions (get_index says how many). Nothing "
+    "of this request was written",
+    40016: "Keep what is large elsewhere, and in the metadata what leads to it. Nothing of this request was "
+    "written",
+    40023: "NDJSON is one JSON object a line, UTF-8: id a string, values an array of finite numbers. Nothing "
+    "of this request was written",
+    40025: "Ask for at most 50 matches, or for neither values nor all metadata",
+    1005: "Send NDJSON as application/x-ndjson",
+}
+_AUTH_ADVICE: Final = (
+    "Check, in this order: the API token in the connection's password is complete and not expired; it has "
+    "the permission 'Vectorize: Edit'; it is for this account. (With api_email set, the password is the "
+    "Global API Key)"
+)
+_PAGE_ADVICE: Final = (
+    "This says nothing about the API token: something before the API has answered, such as a proxy, a "
+    "firewall or a challenge for browsers. Check the connection's host, and the way to it from this worker"
+)
+#: An error code is smaller than this; what is larger is none.
+_MOST_CODE: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What the service said.
+
+    :param result: the envelope's ``result``.
+    :param date: the server's clock, from the ``Date`` header (whole seconds), None without one.
+    :param headers: the response's headers.
+    """
+
+    result: Any
+    date: datetime | None
+    headers: Mapping[str, str]
+
+
+def is_server_fault(error: BaseException) -> bool:
+    """Say whether an error is an answer that tells of the server's state and not of the request: 408, 5xx."""
+    return isinstance(error, VectorizeResponseError) and (
+        error.status == 408 or (error.status is not None and error.status >= 500)
+    )
+
+
+def is_refusal(error: VectorizeResponseError) -> bool:
+    """Say whether an error is a refusal of the caller: by the API, or by something on the way to it."""
+    return error.status in (401, 403) or isinstance(error, VectorizeAuthError)
+
+
+def read_date(headers: Mapping[str, str]) -> datetime | None:
+    """Return the ``Date`` header as an aware time, None where there is none that can be read."""
+    return _read_http_date(headers.get("Date", ""))
+
+
+# Many answers have the same one: it has whole seconds.
+@functools.lru_cache(maxsize=16)
+def _read_http_date(text: str) -> datetime | None:
+    try:
+        parsed = parsedate_to_datetime(text)
+        return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of ``Retry-After``, given as a number or as a date; None where it does not say."""
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
+        return float(value)
+    until = _read_http_date(value)
+    if until is None:
+        return None
+    return max(0.0, (until - (read_date(headers) or datetime.now(UTC))).total_seconds())
+
+
+def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -> Answer:
+    """
+    Say what a response means; a pure function.
+
+    :param raw: the response.
+    :param what: the request, for errors: method and path.
+    :param secrets: texts that no error may show.
+    :raises VectorizeThrottledError: the account's request budget is used up.
+    :raises VectorizeAuthError: the API refuses the credentials.
+    :raises VectorizeNotFoundError: no such index or account.
+    :raises VectorizeResponseError: any other refusal, and any answer that is not the API's, such as a page
+        with HTTP 403.
+    """
+
+    def shown(text: object) -> str:
+        return show(masked(text if isinstance(text, str) else "", secrets), 200)
+
+    if 300 <= raw.status < 400:
+        raise VectorizeResponseError(
+            f"{what}: HTTP {raw.status}, a redirect to {shown(raw.headers.get('Location', ''))}, which is "
+            "not followed because it would carry the credentials elsewhere. Put the API's final address into "
+            "the connection's host",
+            status=raw.status,
+        )
+    envelope = _parse(raw.body)
+    errors = envelope.get("errors") if envelope is not None else None
+    first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
+    code = first.get("code")
+    code = code if isinstance(code, int) and not isinstance(code, bool) and 0 <= code < _MOST_CODE else None
+    succeeded = envelope is not None and envelope.get("success") is True and 200 <= raw.status < 300
+    if envelope is not None and succeeded:
+        return Answer(envelope.get("result"), read_date(raw.headers), raw.headers)
+    if raw.status == 429 or code == THROTTLE_CODE:
+        retry_after = read_retry_after(raw.headers)
+        until = "" if retry_after is None else f"; it asks to wait {retry_after:g} s"
+        raise VectorizeThrottledError(
+            f"{what}: HTTP {raw.status}, code {code}: the account's request budget is used up{until}. The "
+            "budget is shared by everything that the account's owner runs",
+            status=raw.status,
+            code=code,
+            retry_after=retry_after,
+        )
+    if envelope is None or not isinstance(envelope.get("success"), bool):
+        advice = f". {_PAGE_ADVICE}" if raw.status in (401, 403) else ""
+        raise VectorizeResponseError(
+            f"{what}: HTTP {raw.status} with a body that is not the API's JSON: "
+            # All of it, since half of a secret at the end of a part would not be recognized.
+            f"{shown(raw.body.decode('utf-8', 'replace'))}{advice}",
+            status=raw.status,
+        )
+    said = f"{what}: HTTP {raw.status}, code {code}: {shown(first.get('message'))}"
+    if raw.status in (401, 403) or code in AUTH_CODES:
+        raise VectorizeAuthError(f"{said}. {_AUTH_ADVICE}", status=raw.status, code=code)
+    advice = f". {_ADVICE[code]}" if code is not None and code in _ADVICE else ""
+    if code in NOT_FOUND_CODES or raw.status in (404, 410):
+        raise VectorizeNotFoundError(f"{said}{advice}", status=raw.status, code=code)
+    if 200 <= raw.status < 300:
+        said = f"{said} (success: false)"
+    raise VectorizeResponseError(f"{said}{advice}", status=raw.status, code=code)
+
+
+def masked(text: str, secrets: Collection[str]) -> str:
+    """
+    Return a text with every secret in it replaced.
+
+    :param text: what is to be shown.
+    :param secrets: what it must not show.
+    """
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def _parse(body: bytes) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None

@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request's life: sent, answered, understood, retried."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_provider_cfvectorize.client.http.pacer import Pacer, StartGate
+from airflow_provider_cfvectorize.client.http.refusals import (
+    REFUSED_SECONDS,
+    CredentialHistory,
+    is_reading,
+    refusal_passes,
+)
+from airflow_provider_cfvectorize.client.http.responses import (
+    INDEX_DELETED_CODE,
+    INDEX_NOT_FOUND_CODE,
+    Answer,
+    is_refusal,
+    is_server_fault,
+    masked,
+    read_answer,
+)
+from airflow_provider_cfvectorize.client.http.transport import RawResponse, Transport
+from airflow_provider_cfvectorize.client.inputs.text import show, write_json
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeError,
+    VectorizeInterrupted,
+    VectorizeNotFoundError,
+    VectorizeResponseError,
+    VectorizeThrottledError,
+    VectorizeTransportError,
+)
+
+log = logging.getLogger(__name__)
+
+
+#: The most characters of what the transport says; it may show what came in an answer's place.
+_MOST_SHOWN = 600
+#: The first pause doubles so often at most; more would not fit into a float.
+_MOST_DOUBLINGS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """
+    How long a call goes on.
+
+    :param backoff_total: seconds within which passing errors (no connection, timeout, 408, 5xx) are retried.
+        Where nothing answers at all, they count from the first request that had no answer, whichever call of
+        the task sent it.
+    :param first_backoff: the bound of the first random pause, in seconds; it doubles each time.
+    :param longest_backoff: the most seconds of one pause.
+    :param throttle_total: the most seconds, in sum, that a call waits because it was throttled; the default
+        is three of the blocks of five minutes that follow on going over the account's limit.
+    :param refusal_total: seconds within which a refusal of an accepted credential is retried.
+    """
+
+    backoff_total: float = 120.0
+    first_backoff: float = 0.5
+    longest_backoff: float = 30.0
+    throttle_total: float = 900.0
+    refusal_total: float = REFUSED_SECONDS
+
+
+def may_retry(error: BaseException, *, repeatable: bool = True) -> bool:
+    """
+    Decide whether sending the same request again can help and can do no harm.
+
+    :param error: what the last attempt ended with.
+    :param repeatable: the request has the same effect whether it is carried out once or twice.
+    """
+    if isinstance(error, VectorizeThrottledError):
+        return True
+    if isinstance(error, VectorizeResponseError) and error.is_passing:
+        return True
+    if not repeatable:
+        return False
+    if isinstance(error, VectorizeTransportError):
+        return not error.is_final
+    return is_server_fault(error)
+
+
+def pause_before_retry(
+    error: VectorizeError,
+    policy: RetryPolicy,
+    *,
+    attempts: int,
+    spent: float,
+    throttled: float,
+    silent: float = 0.0,
+    time_left: float = math.inf,
+    repeatable: bool = True,
+    draw: float = 1.0,
+) -> float | None:
+    """
+    Decide when a request is sent again; a pure function.
+
+    :param error: what the last attempt ended with.
+    :param policy: how long a call goes on.
+    :param attempts: attempts of this call so far, at least 1.
+    :param spent: seconds since this call began, without waits for throttles.
+    :param throttled: seconds that this call has waited because it was throttled.
+    :param silent: seconds since the first request of the task after which nothing has answered.
+    :param time_left: seconds until the task's time ends.
+    :param repeatable: the request has the same effect whether it is carried out once or twice.
+    :param draw: a random number from 0 to 1.
+    :return: seconds to wait; None if the error is final.
+    """
+    if not may_retry(error, repeatable=repeatable):
+        return None
+    bound = policy.first_backoff * 2.0 ** min(attempts - 1, _MOST_DOUBLINGS)
+    backoff = draw * min(bound, policy.longest_backoff)
+    if isinstance(error, VectorizeThrottledError):
+        # Never less than the backoff: a Retry-After of 0 must not make a loop without an end.
+        pause = max(backoff, error.retry_after or 0.0)
+        return pause if throttled + pause <= policy.throttle_total and pause <= time_left else None
+    if isinstance(error, VectorizeResponseError) and error.is_passing:
+        return backoff
+    left = policy.backoff_total - max(spent, silent)
+    return min(backoff, left) if left > 0 else None
+
+
+def may_be_done(error: BaseException) -> bool:
+    """
+    Decide whether a request that ended so may have been carried out, its answer lost on the way.
+
+    :param error: what the attempt ended with.
+    """
+    if isinstance(error, VectorizeThrottledError):
+        return False
+    if isinstance(error, VectorizeTransportError):
+        return error.sent
+    return is_server_fault(error)
+
+
+class VectorizeSession:
+    """
+    Sends requests until they are answered for good.
+
+    :param transport: what carries a request.
+    :param base_url: the API's address, without a slash at the end.
+    :param user_agent: the ``User-Agent`` header.
+    :param secrets: texts that no error and no log line may show.
+    :param retry: how long to go on; None for a single attempt that never sleeps (for the triggerer).
+    :param pacer: says when a request may start; not used for single attempts.
+    :param gate: spaces the starts of requests beyond that; likewise.
+    :param history: what the service has answered to the credential; one of its own if not given.
+    :param conn_id: the Airflow connection, for errors about the host.
+    :param clock: seconds of a clock that is never set.
+    :param sleep: waits for so many seconds; the default also wakes at :meth:`stop`.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        base_url: str,
+        user_agent: str,
+        secrets: Collection[str] = (),
+        retry: RetryPolicy | None,
+        pacer: Pacer | None = None,
+        gate: StartGate | None = None,
+        history: CredentialHistory | None = None,
+        conn_id: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        self._transport = transport
+        self._base_url = base_url
+        self._headers = {"User-Agent": user_agent, "Accept": "application/json"}
+        self._secrets = tuple(s for s in secrets if s)
+        self._retry = retry
+        self._pacer = pacer if retry is not None else None
+        self._gate = gate if retry is not None else None
+        #: What the service has answered to the credentials; clients that have the same ones may share it.
+        self.history = history or CredentialHistory()
+        self._of = "" if conn_id is None else f" of connection {show(conn_id)}"
+        self._clock = clock
+        # All threads share these: what one has an answer to, no other takes for silence.
+        self._answered_at = -math.inf
+        self._silent_since: float | None = None
+        self._stopped = threading.Event()
+        self._given_sleep = sleep
+        self._sleep: Callable[[float], Any] = sleep or self._stopped.wait
+        #: Where the caller's time ends, in seconds of the clock; no wait for a throttle goes past it.
+        self.deadline: float | None = None
+
+    def stop(self) -> None:
+        """Wake every thread that waits to send; no request starts after this."""
+        self._stopped.set()
+        if self._pacer is not None:
+            self._pacer.stop()
+
+    def time_for(self, requests: int, *, concurrency: int) -> float | None:
+        """
+        Return the seconds that so many more requests will take within the account's budget.
+
+        :param requests: how many are still to be sent.
+        :param concurrency: how many of them are in flight at once.
+        :return: None if nothing is known of a budget.
+        """
+        return self._pacer.time_for(requests, concurrency=concurrency) if self._pacer is not None else None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._transport.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json_body: object = None,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        repeatable: bool = True,
+        gone_is_done: bool = False,
+    ) -> Answer:
+        """
+        Send one request, again where that helps, and return the answer.
+
+        :param method: the HTTP method.
+        :param path: the path below the base URL, with a slash first.
+        :param params: the query string's parameters.
+        :param json_body: a value to send as JSON.
+        :param body: bytes to send as they are, instead.
+        :param content_type: the type of ``body``.
+        :param repeatable: whether carrying the request out twice has the effect of once; if not, it is only
+            sent again after a throttle, which carries nothing out.
+        :param gone_is_done: a retry that finds nothing there any more is a success of an earlier attempt
+            whose answer was lost (deleting an index); where none was lost, it is an error as ever.
+        :raises VectorizeError: as :func:`read_answer`, :class:`VectorizeTransportError`, and
+            :class:`VectorizeInputError` for a value of which no JSON can be made.
+        """
+        headers = dict(self._headers)
+        if json_body is not None:
+            body = write_json(json_body)
+            content_type = "application/json"
+        if content_type:
+            headers["Content-Type"] = content_type
+        call = _Call(f"{method} {path}", self._clock())
+        perhaps_done = False
+        while True:
+            try:
+                return self._once(call, method, path, params=params, headers=headers, body=body)
+            except VectorizeNotFoundError as e:
+                if gone_is_done and perhaps_done and e.code in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
+                    return Answer(None, None, {})
+                raise
+            except VectorizeError as e:
+                perhaps_done = perhaps_done or may_be_done(e)
+                pause = self._pause_after(call, e, repeatable)
+                if pause is None:
+                    raise self._given_up(e) from None
+            self._sleep(pause)
+
+    def _pause_after(self, call: _Call, error: VectorizeError, repeatable: bool) -> float | None:
+        if self._retry is None:
+            return None
+        call.attempts += 1
+        now = self._clock()
+        pause = pause_before_retry(
+            error,
+            self._retry,
+            attempts=call.attempts,
+            spent=now - call.started - call.throttled,
+            throttled=call.throttled,
+            silent=self._silent_for(now),
+            time_left=math.inf if self.deadline is None else self.deadline - now,
+            repeatable=repeatable,
+            draw=random.random(),  # noqa: S311
+        )
+        if pause is None:
+            return None
+        if isinstance(error, VectorizeThrottledError):
+            call.throttled += pause
+            until = datetime.fromtimestamp(time.time() + pause, UTC)
+            log.warning("%s. Waiting %.0f s, until %s.", error, pause, until.isoformat(timespec="seconds"))
+        else:
+            # Once: how often a request is sent again is nobody's task.
+            level = logging.WARNING if call.attempts == 1 else logging.INFO
+            log.log(level, "%s. Trying again in %.1f s.", error, pause)
+        return pause
+
+    def _silent_for(self, now: float) -> float:
+        return 0.0 if self._silent_since is None else now - self._silent_since
+
+    def _given_up(self, error: VectorizeError) -> VectorizeError:
+        if self._retry is None or not isinstance(error, VectorizeTransportError) or error.is_final:
+            return error
+        silent = self._silent_for(self._clock())
+        if silent < self._retry.backoff_total:
+            return error
+        return VectorizeTransportError(
+            f"{error}. Nothing has answered for {silent:.0f} s. Check the host{self._of} and, on this "
+            "worker, its network, firewall, proxies and CA bundle",
+            sent=error.sent,
+            is_final=True,
+        )
+
+    def _once(
+        self,
+        call: _Call,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> Answer:
+        pacer = self._pacer
+        if pacer is not None and self._retry is not None:
+            refused, blocked = pacer.start(
+                deadline=math.inf if self.deadline is None else self.deadline,
+                patience=max(0.0, self._retry.throttle_total - call.throttled),
+                sleep=self._given_sleep,
+            )
+            call.throttled += blocked
+            if refused:
+                # A call that stop() wakes has not waited as long as the throttle asks, and gets here first.
+                self._raise_if_stopped(call.what)
+                raise VectorizeThrottledError(
+                    f"{call.what}: not sent, since the account's request budget would let it start in "
+                    f"{refused:.0f} s at the earliest, which is longer than the task has, or than a throttle "
+                    "is waited for. The budget is shared by everything that the account's owner runs",
+                    retry_after=refused,
+                )
+        started_at = self._clock()
+        raw: RawResponse | None = None
+        throttle: VectorizeThrottledError | None = None
+        try:
+            if self._gate is not None:
+                self._gate.wait(self._sleep)
+            self._raise_if_stopped(call.what)
+            raw = self._send(call.what, method, path, params=params, headers=headers, body=body)
+            answer = read_answer(raw, what=call.what, secrets=self._secrets)
+        except VectorizeThrottledError as e:
+            throttle = e
+            raise
+        except VectorizeResponseError as e:
+            raise (self._judged(e, is_reading(method, path)) if is_refusal(e) else e) from None
+        finally:
+            if pacer is not None:
+                pacer.end(
+                    started_at,
+                    raw.headers if raw is not None else None,
+                    throttled=throttle is not None,
+                    retry_after=throttle.retry_after if throttle is not None else None,
+                )
+        self.history.note_accepted(reading=is_reading(method, path))
+        return answer
+
+    def _send(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> RawResponse:
+        started_at = self._clock()
+        try:
+            raw = self._transport.send(
+                method, f"{self._base_url}{path}", params=params, headers=headers, body=body
+            )
+        except VectorizeTransportError as e:
+            if self._silent_since is None:
+                self._silent_since = max(started_at, self._answered_at)
+            of = self._of if e.is_final else ""
+            # What came may be in there, such as a status line that is none.
+            text = f"{what}{of}: {masked(str(e), self._secrets)[:_MOST_SHOWN]}"
+            failure = VectorizeTransportError(text, sent=e.sent, is_final=e.is_final)
+        else:
+            self._answered_at = self._clock()
+            self._silent_since = None
+            return raw
+        # Not in the except block: the context of the new error would be the one that is not masked.
+        raise failure
+
+    def _judged(self, refusal: VectorizeResponseError, reading: bool) -> VectorizeResponseError:
+        """Return a refusal as a passing fault, or as final with what there was before it."""
+        accepted = self.history.accepted
+        proven = accepted and (reading or self.history.accepted_to_write)
+        refused_for = self.history.note_refused(self._clock())
+        patience = REFUSED_SECONDS if self._retry is None else self._retry.refusal_total
+        is_passing = refusal_passes(
+            accepted=accepted, proven=proven, refused_for=refused_for, patience=patience
+        )
+        if not accepted:
+            return refusal
+        before = "before" if proven else "before, for reading"
+        text = f"{refusal}. The service has accepted these credentials {before}"
+        if not is_passing:
+            text += f", and has refused them now for {refused_for:.0f} s"
+        judged = type(refusal)(text, status=refusal.status, code=refusal.code)
+        judged.is_passing = is_passing
+        return judged
+
+    def _raise_if_stopped(self, what: str) -> None:
+        if self._stopped.is_set():
+            raise VectorizeInterrupted(f"{what}: not sent, the task is being stopped")
+
+
+@dataclass(slots=True)
+class _Call:
+    """
+    How a call stands.
+
+    :param what: method and path.
+    :param started: when it began.
+    :param attempts: how often it was sent.
+    :param throttled: seconds it has waited because it was throttled.
+    """
+
+    what: str
+    started: float
+    attempts: int = 0
+    throttled: float = 0.0

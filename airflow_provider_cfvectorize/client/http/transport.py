@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The seam to the HTTP library: :class:`Transport`, and the one implementation of it, on ``requests``.
+
+Everything that is particular to ``requests`` and ``urllib3`` stands here; what a request *means* (envelope,
+errors, retries) stands in :mod:`airflow_provider_cfvectorize.client.http.session`.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import io
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import requests
+import requests.adapters
+import requests.auth
+import requests.structures
+import requests.utils
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from airflow_provider_cfvectorize.client.http.urls import is_loopback
+from airflow_provider_cfvectorize.client.inputs.text import show
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeFileError,
+    VectorizeInputError,
+    VectorizeTransportError,
+)
+
+#: The most bytes of a response that are read. The largest honest one is ``get_by_ids`` of 20 vectors with
+#: 1,536 values and 10 KiB of metadata each: under 2 MB.
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+#: A response may take this many times the timeout of one read, from its first byte to its last.
+TOTAL_TIME_FACTOR = 3
+#: Where the library looks for CA certificates other than its own.
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+#: A request's body of more bytes than this is sent in steps.
+MAX_STEP_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RawResponse:
+    """
+    What came back, before anyone has asked what it means.
+
+    :param status: the HTTP status.
+    :param headers: the headers; look-ups ignore case.
+    :param body: the whole body, decoded from its content encoding.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport(Protocol):
+    """Sends one request and returns the whole response; safe to call from several threads."""
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> RawResponse:
+        """Send a request; raises :class:`VectorizeTransportError` when no complete answer comes."""
+
+    def close(self) -> None:
+        """Close all idle connections at once, and those in use when their request ends."""
+
+
+class _DeadlineReader(io.RawIOBase):
+    """
+    The raw stream under a response, with an end to its patience.
+
+    A socket's timeout restarts at every byte, so a server that sends one byte now and then holds a reader for
+    ever. Here every read gets what is left of the whole response's time.
+    """
+
+    def __init__(self, raw: io.RawIOBase, sock: Any) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._read_timeout = sock.gettimeout()
+        self._deadline = (
+            None if self._read_timeout is None else time.monotonic() + TOTAL_TIME_FACTOR * self._read_timeout
+        )
+
+    def readable(self) -> bool:
+        """Say that this stream can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read into the buffer, within what is left of the time."""
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the response did not end in time")
+            self._sock.settimeout(min(self._read_timeout, left))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        """Close the stream under this one too."""
+        self._raw.close()
+        super().close()
+
+
+class _BoundedHTTPResponse(http.client.HTTPResponse):
+    """A response whose total time is bounded, headers included."""
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        raw = self.fp.detach()
+        self.fp = io.BufferedReader(_DeadlineReader(raw, sock))
+
+    def begin(self) -> None:
+        """Read the status line and the headers, and forget the lines that are no headers."""
+        super().begin()
+        # The library would log them as they are, and they may echo a credential.
+        self.msg.defects.clear()
+        self.msg.set_payload("")
+
+
+class _BoundedHTTPConnection(HTTPConnection):
+    response_class = _BoundedHTTPResponse
+
+
+class _BoundedHTTPSConnection(HTTPSConnection):
+    response_class = _BoundedHTTPResponse
+
+
+class _BoundedHTTPPool(HTTPConnectionPool):
+    ConnectionCls = _BoundedHTTPConnection
+
+
+class _BoundedHTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _BoundedHTTPSConnection
+
+
+class _BoundedAdapter(requests.adapters.HTTPAdapter):
+    """An adapter whose connections bound the total time of a response, and that reads no cookies."""
+
+    _POOLS: Mapping[str, Any] = {"http": _BoundedHTTPPool, "https": _BoundedHTTPSPool}
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pool manager, with pools of bounded connections."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the pool manager of a proxy, likewise."""
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = self._POOLS
+        return manager
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Return what this module needs of a response."""
+        # Not the library's own: that parses the URL eight times to see whether a cookie is for it.
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = resp.headers
+        response.raw = resp
+        return response
+
+
+class CredentialAuth(requests.auth.AuthBase):
+    """Puts the credentials into the headers of a request, and into nothing else."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = dict(headers)
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the headers to a request."""
+        request.headers.update(self._headers)
+        return request
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(***)"
+
+
+@functools.lru_cache(maxsize=256)
+def _written(url: str) -> str:
+    """Return a URL as it is sent; a client asks the same few again and again."""
+    return _written_with(url, None)
+
+
+def _written_with(url: str, params: Mapping[str, str] | None) -> str:
+    prepared = requests.PreparedRequest()
+    prepared.prepare_url(url, params)
+    return prepared.url or url
+
+
+class RequestsTransport:
+    """
+    One adapter of ``requests``, shared by the threads of a client.
+
+    Requests are handed to it as they are, and not to a ``requests.Session``: that would merge its settings
+    with each request's anew, which takes a quarter of a request's CPU time, and bring redirects, cookies and
+    ``.netrc``, none of which is wanted here.
+
+    :param base_url: where the API is; decides whether a proxy is used.
+    :param auth_headers: the headers that carry the credentials.
+    :param timeout: seconds to connect, and for each read.
+    :param max_connections: how many requests may be under way at once; further ones wait for a connection.
+    :raises VectorizeInputError: the environment's proxy or file of CA certificates cannot be used.
+    """
+
+    def __init__(
+        self, base_url: str, *, auth_headers: Mapping[str, str], timeout: float, max_connections: int
+    ) -> None:
+        self._auth = CredentialAuth(auth_headers)
+        self._headers = dict(requests.utils.default_headers())
+        self._verify = next((value for name in CA_VARIABLES if (value := os.environ.get(name))), True)
+        if base_url.startswith("https:"):
+            _check_ca_file(self._verify)
+        # Once: what a later change of the environment would bring in is not asked for.
+        self._proxies: dict[str, str] = {}
+        if not is_loopback(urlsplit(base_url).hostname or ""):
+            self._proxies.update(requests.utils.get_environ_proxies(base_url))
+            _check_proxy(base_url, self._proxies)
+        self._adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=max_connections, pool_block=True)
+        self._timeout = timeout
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> RawResponse:
+        """
+        Send a request and read the whole response, within bounds of time and size.
+
+        :param method: the HTTP method.
+        :param url: the full URL.
+        :param params: the query string's parameters.
+        :param headers: further headers.
+        :param body: the request's body.
+        :raises VectorizeTransportError: no connection, a broken one, or a response that is too slow or too
+            large.
+        """
+        try:
+            return self._send(method, url, params=params, headers=headers, body=body)
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            OSError,
+        ) as e:
+            failure = self._explain(e, url)
+            sent = _was_sent(e)
+            is_final = any(isinstance(layer, ssl.SSLCertVerificationError) for layer in _layers(e))
+        # Not in the except block, where "from None" would only hide it: as the context of the new exception,
+        # the library's own would live on, and it holds the request and so the credentials.
+        raise VectorizeTransportError(failure, sent=sent, is_final=is_final)
+
+    def close(self) -> None:
+        """Close all idle connections at once, and those in use when their request ends."""
+        self._adapter.close()
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> RawResponse:
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = _written_with(url, params) if params else _written(url)
+        request.headers = requests.structures.CaseInsensitiveDict({**self._headers, **headers})
+        if body is not None:
+            # As a file it goes out in steps, each of which may take as long as the timeout. Of bytes, all
+            # must be gone by then: 32 MB in 30 s is more than many lines can do.
+            sent: Any = io.BytesIO(body) if len(body) > MAX_STEP_BYTES else body
+            request.body = sent
+            request.headers["Content-Length"] = str(len(body))
+        elif method not in ("GET", "HEAD"):
+            request.headers["Content-Length"] = "0"
+        with self._adapter.send(
+            self._auth(request),
+            stream=True,
+            timeout=self._timeout,
+            verify=self._verify,
+            proxies=self._proxies,
+        ) as response:
+            return RawResponse(response.status_code, response.headers, self._read(response))
+
+    def _read(self, response: requests.Response) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        for chunk in response.raw.stream(65536, decode_content=True):
+            size += len(chunk)
+            if size > MAX_RESPONSE_BYTES:
+                response.raw.close()
+                raise VectorizeTransportError(
+                    f"the response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB, which no answer of the "
+                    "service is: check that the connection's host is the Cloudflare API"
+                )
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _explain(self, error: BaseException, url: str) -> str:
+        # The library's own texts nest several layers and repeat URLs; of all that, the innermost says what
+        # happened. The exception itself is not chained: it holds the request, and so the credentials.
+        inner = _layers(error)[-1]
+        host = urlsplit(url).netloc
+        if isinstance(error, requests.ConnectTimeout):
+            return f"{host} did not accept a connection within {self._timeout:g} s"
+        if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError) or isinstance(
+            inner, TimeoutError | urllib3.exceptions.TimeoutError
+        ):
+            return (
+                f"no complete answer from {host}: more than {self._timeout:g} s between two reads, or more "
+                f"than {TOTAL_TIME_FACTOR * self._timeout:g} s in all"
+            )
+        if isinstance(error, requests.exceptions.ProxyError):
+            return f"the proxy on the way to {host} failed: {type(inner).__name__}"
+        if isinstance(error, requests.exceptions.SSLError):
+            remedy = ""
+            if isinstance(inner, ssl.SSLCertVerificationError):
+                remedy = (
+                    ". If a CA of your own, or a proxy's, has signed it, name the file of that CA's "
+                    f"certificate in {CA_VARIABLES[0]}, on every worker; else check the connection's host"
+                )
+            return f"no trusted TLS connection to {host}: {str(inner)!a}{remedy}"
+        return f"no answer from {host}: {type(inner).__name__}: {str(inner)!a}"
+
+
+def _check_ca_file(verify: str | bool) -> None:
+    """Check that CA certificates can be read from where the environment says, if it does."""
+    if not isinstance(verify, str):
+        return
+    try:
+        where = "capath" if os.path.isdir(verify) else "cafile"
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(**{where: verify})
+    except OSError as e:
+        problem = e.strerror or str(e)
+    else:
+        return
+    names = " or ".join(name for name in CA_VARIABLES if os.environ.get(name) == verify)
+    raise VectorizeFileError(
+        f"no CA certificates can be read from {show(verify, 200)} ({ascii(problem)[:200]}), which {names} "
+        "names: put a file of PEM certificates there, on this worker, or unset the variable"
+    )
+
+
+def _check_proxy(base_url: str, proxies: dict[str, str]) -> None:
+    """Check that the environment's proxy, if it is used, has an address."""
+    proxy = requests.utils.select_proxy(base_url, proxies)
+    if proxy is None:
+        return
+    try:
+        url = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+        if url.host and url.scheme in ("http", "https", "socks4", "socks4a", "socks5", "socks5h"):
+            return
+    except urllib3.exceptions.LocationParseError:
+        pass
+    # The value itself is not shown: it may have a password in it.
+    api = urlsplit(base_url)
+    raise VectorizeInputError(
+        f"the environment's proxy for {api.hostname} is no address: write {api.scheme}_proxy (or all_proxy, "
+        "in small letters or capitals) like http://proxy.example:3128, with user:password@ before the host "
+        "where the proxy asks for it"
+    )
+
+
+def _layers(error: BaseException) -> list[BaseException]:
+    """Return an exception of the library with those it wraps, the outermost first."""
+    layers = [error]
+    while True:
+        inner = layers[-1]
+        reason = getattr(inner, "reason", None)
+        nested = reason if isinstance(reason, BaseException) else None
+        nested = nested or next((a for a in inner.args if isinstance(a, BaseException)), None)
+        nested = nested or inner.__cause__
+        if nested is None or nested is inner:
+            return layers
+        layers.append(nested)
+
+
+def _was_sent(error: BaseException) -> bool:
+    """Say whether a request that ended so may have been sent; no is only said where it is sure."""
+    unconnected = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
+    return not any(isinstance(layer, unconnected) for layer in _layers(error))

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local files that a DAG names, and the lines in any file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO, Final
+
+from airflow_provider_cfvectorize.client.inputs.text import show
+from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
+
+#: Bytes read at a time.
+CHUNK_BYTES: Final = 1024 * 1024
+#: The longest line of NDJSON: a whole vector of 1,536 values and 10 KiB of metadata takes a twentieth of it.
+MAX_NDJSON_LINE_BYTES: Final = 1024 * 1024
+
+#: Directories whose files are windows into a running system, its secrets included.
+_SYSTEM_DIRECTORIES: Final = ("/proc", "/dev", "/sys")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def path_text(value: object) -> object:
+    """Return a path object, one of object storage too, as text; all else as it is."""
+    return str(value) if isinstance(value, os.PathLike) or hasattr(value, "protocol") else value
+
+
+def has_scheme(path: str) -> bool:
+    """Say whether a path is a URL of a store other than the local file system."""
+    return bool(_SCHEME.match(path)) and not path.lower().startswith("file://")
+
+
+def is_ndjson(path: str) -> bool:
+    """Say whether a file, going by its name, has one JSON object a line."""
+    return path.lower().endswith((".ndjson", ".jsonl"))
+
+
+def local_path(path: str, name: str) -> str:
+    """
+    Return the real path of a local file.
+
+    :param path: a path, or a ``file://`` URL.
+    :param name: the parameter that names it, for errors.
+    :raises VectorizeInputError: it is no path, or below ``/proc``, ``/dev`` or ``/sys``.
+    """
+    shown = show(path, 200)
+    local = path
+    if path.lower().startswith("file://"):
+        # Not urlsplit: it would cut the path at a "?" or "#" and read another file.
+        machine, slash, rest = path[len("file://") :].partition("/")
+        if machine.lower() not in ("", "localhost") or not slash:
+            raise VectorizeInputError(f"{name} {shown} names another machine: expected file:///path")
+        local = urllib.parse.unquote(f"/{rest}")
+    try:
+        real = os.path.realpath(local)
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise VectorizeInputError(f"{name} {shown} is not a path") from None
+    if any(real == directory or real.startswith(f"{directory}/") for directory in _SYSTEM_DIRECTORIES):
+        raise VectorizeInputError(
+            f"{name} {shown} is below {', '.join(_SYSTEM_DIRECTORIES)}, which hold no files of data"
+        )
+    return real
+
+
+def open_local(path: str, name: str) -> BinaryIO:
+    """
+    Open a local file for reading.
+
+    :param path: a path, or a ``file://`` URL.
+    :param name: the parameter that names it, for errors.
+    :raises VectorizeFileError: it cannot be read.
+    :raises VectorizeInputError: it is no regular file, or is below ``/proc``, ``/dev`` or ``/sys``.
+    """
+    real = local_path(path, name)
+    shown = show(path, 200)
+    try:
+        # Opening a named pipe would wait for a writer for ever, so the type is asked before.
+        if not stat.S_ISREG(os.stat(real).st_mode):
+            raise VectorizeInputError(f"{name} {shown} is not a regular file")
+        return open(real, "rb")
+    except OSError as e:
+        raise VectorizeFileError(
+            f"{name} {shown} cannot be read: {e.strerror}. The file must be there on the worker that runs "
+            "this task; with several workers, put it into object storage"
+        ) from None
+
+
+def lines_of(file: BinaryIO, longest: int, too_long: Callable[[int], str]) -> Iterator[bytes]:
+    """
+    Iterate over the lines of a file, without their ends and without a byte order mark.
+
+    Lines end at LF or CRLF and nowhere else.
+
+    :param file: what to read.
+    :param longest: the most bytes of a line; a few more may pass.
+    :param too_long: what to say of a longer one, from its number, the first line being 1.
+    :raises VectorizeInputError: a line is longer.
+    """
+    rest = b""
+    first = True
+    number = 0
+    while chunk := file.read(CHUNK_BYTES):
+        if first:
+            first = False
+            # A short first read must not split the mark.
+            while len(chunk) < 3 and (more := file.read(CHUNK_BYTES)):
+                chunk += more
+            chunk = chunk.removeprefix(b"\xef\xbb\xbf")
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+        number += len(lines)
+        if len(rest) > longest:
+            raise VectorizeInputError(too_long(number + 1))
+    if rest:
+        yield rest.removesuffix(b"\r")
+
+
+@contextmanager
+def new_file(path: str, name: str) -> Iterator[BinaryIO]:
+    """
+    Yield a local file to write bytes to, which stands at the path when the block has ended well.
+
+    Whatever ends the block early, what was at the path stays as it is.
+
+    :param path: a path, or a ``file://`` URL. What is there is replaced.
+    :param name: the parameter that names it, for errors.
+    :raises VectorizeFileError: it cannot be written.
+    :raises VectorizeInputError: what stands there is no regular file, or it is below ``/proc``, ``/dev`` or
+        ``/sys``.
+    """
+    real = local_path(path, name)
+    with _written(path, name):
+        replaced = _replaced(real, path, name)
+        # Beside the file that it becomes: only within one file system is a replacement all or nothing. Under
+        # a name of its own, since the other may be as long as names can be.
+        temporary = os.path.join(os.path.dirname(real), f".cfvectorize-{secrets.token_hex(8)}.part")
+        # What replaces a file is never more readable than that was, not for a moment either.
+        mode = 0o666 if replaced is None else 0o600
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(handle, "wb") as file:
+            with no_room_explained(path, name):
+                yield file
+                file.flush()
+            if replaced is not None:
+                with _written(path, name):
+                    _give_access(file.fileno(), replaced)
+        with _written(path, name):
+            os.replace(temporary, real)
+    except BaseException:
+        # Whatever went wrong is what is told, not that the file is gone already.
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _replaced(real: str, path: str, name: str) -> os.stat_result | None:
+    """Return what is known of the file that is going to be replaced; None if there is none."""
+    try:
+        status = os.stat(real)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise VectorizeInputError(f"{name} {show(path, 200)} is a directory: name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise VectorizeInputError(f"{name} {show(path, 200)} is not a regular file, and is not replaced")
+    return status
+
+
+def _give_access(handle: int, replaced: os.stat_result) -> None:
+    """Let those read and write a file who could do so with the one that it replaces."""
+    for owner in (replaced.st_uid, -1):
+        with suppress(OSError):
+            os.fchown(handle, owner, replaced.st_gid)
+            break
+    ours = os.fstat(handle)
+    mode = replaced.st_mode & 0o777
+    if ours.st_gid != replaced.st_gid:
+        # What its group could do is nothing for ours.
+        mode &= ~stat.S_IRWXG
+    if stat.S_IMODE(ours.st_mode) != mode:
+        os.fchmod(handle, mode)
+
+
+@contextmanager
+def no_room_explained(path: str, name: str) -> Iterator[None]:
+    """
+    Name the file in the error of a full disk; whatever else goes wrong in the block is the block's own.
+
+    :param path: the file that is written.
+    :param name: the parameter that names it.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise VectorizeFileError(
+            f"{name} {show(path, 200)} cannot be written: {e.strerror}. What was there stays as it was"
+        ) from None
+
+
+@contextmanager
+def _written(path: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise VectorizeFileError(
+            f"{name} {show(path, 200)} cannot be written: {e.strerror}. What was there stays as it was"
+        ) from None

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What counts as a list of ids: checking, parsing what Jinja makes of a list, and batching.
+
+Ids in a file are in :mod:`airflow_provider_cfvectorize.client.inputs.ids_file`; both are an
+:class:`IdSource`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import numbers
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Final, Protocol
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.inputs.text import counted, show
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+#: Bytes of the text of a list that are parsed; a larger list belongs into a file (``ids_path``).
+MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
+#: How many bad ids an error lists.
+SHOWN_PROBLEMS: Final = 10
+#: Bytes of the digest of a batch: 160 kB for a million ids.
+DIGEST_BYTES: Final = 16
+#: Batches that may be asked for witnesses (at the most; fewer where there are fewer batches).
+SAMPLED_BATCHES: Final = 3
+
+#: The most characters of a list's text that are looked at again to say what is wrong in it.
+_MAX_EXPLAINED_CHARS: Final = 64 * 1024
+#: White space around the items of a list; Python takes no other.
+_SPACE = " \t\r\n"
+#: An escape as ``repr`` writes it.
+_ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
+#: A string or an integer as ``repr`` writes it, and the comma or closing bracket behind it.
+_PYTHON_ITEM = re.compile(
+    rf"""[{_SPACE}]*(?:('[^'\\\r\n]*(?:{_ESCAPE}[^'\\\r\n]*)*'|"[^"\\\r\n]*(?:{_ESCAPE}[^"\\\r\n]*)*")"""
+    rf"""|(-?[0-9]{{1,100}}))[{_SPACE}]*([],)])"""
+)
+
+_ADVICE = (
+    "Pass a list of strings, each of 1 to 64 bytes: an upstream task's .output, a template that gives a list "
+    'such as ids="{{ params.ids }}", or ids_path for a file'
+)
+
+
+class IdSource(Protocol):
+    """
+    Checked ids, in batches; every iteration yields the same ones.
+
+    ``count`` is the number of ids and ``batches`` the number of batches, each of at most 100 ids.
+    """
+
+    @property
+    def count(self) -> int:
+        """Return the number of ids."""
+
+    @property
+    def batches(self) -> int:
+        """Return the number of batches."""
+
+    def __iter__(self) -> Iterator[list[str]]:
+        """Iterate over the batches, in order."""
+
+    def samples(self) -> list[tuple[int, list[str]]]:
+        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells these ids, in this order, from others."""
+
+
+class IdList:
+    """
+    Ids in memory.
+
+    :param ids: distinct ids.
+    """
+
+    def __init__(self, ids: list[str]) -> None:
+        self._ids = ids
+
+    @property
+    def count(self) -> int:
+        """Return the number of ids."""
+        return len(self._ids)
+
+    @property
+    def batches(self) -> int:
+        """Return the number of batches."""
+        return -(-len(self._ids) // limits.MAX_DELETE_IDS)
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for position in range(self.batches):
+            yield self._batch(position)
+
+    def samples(self) -> list[tuple[int, list[str]]]:
+        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+        positions = reversed(spread(self.batches, SAMPLED_BATCHES))
+        return [(position, self._batch(position)) for position in positions]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells these ids, in this order, from others."""
+        return hashlib.blake2b(b"".join(map(digest_of, self)), digest_size=DIGEST_BYTES).hexdigest()
+
+    def _batch(self, position: int) -> list[str]:
+        start = position * limits.MAX_DELETE_IDS
+        return self._ids[start : start + limits.MAX_DELETE_IDS]
+
+
+def in_reads(batches: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
+    """Cut batches into those of a read, which takes fewer ids than a delete."""
+    for batch in batches:
+        for start in range(0, len(batch), limits.MAX_GET_IDS):
+            yield batch[start : start + limits.MAX_GET_IDS]
+
+
+def digest_of(batch: Sequence[str]) -> bytes:
+    """Return a short digest of a batch, by which it is known again."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for id_ in batch:
+        encoded = id_.encode()
+        # The length keeps ["a", "bc"] and ["ab", "c"] apart.
+        digest.update(len(encoded).to_bytes(1, "big") + encoded)
+    return digest.digest()
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """Return up to ``wanted`` distinct positions out of ``total``: the first, the last, and between."""
+    if total <= wanted:
+        return list(range(total))
+    return [round(i * (total - 1) / (wanted - 1)) for i in range(wanted)]
+
+
+def problem_with_id(value: str) -> str | None:
+    """Say what is wrong with an id, None if it can be one. White space is part of an id."""
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        return "has half of a surrogate pair, which is not valid Unicode"
+    if size == 0:
+        return "is empty"
+    if size > limits.MAX_ID_BYTES:
+        return f"has {size} bytes of UTF-8, the most is {limits.MAX_ID_BYTES}"
+    return None
+
+
+def integer_as_id(value: int) -> str | None:
+    """Return an integer's digits; None if they are more than an id may have."""
+    # Python refuses to write integers of more than 4,300 digits, with an error of its own.
+    digits = str(value) if value.bit_length() < 8 * limits.MAX_ID_BYTES else ""
+    return digits if 0 < len(digits) <= limits.MAX_ID_BYTES else None
+
+
+def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = None) -> IdList:
+    """
+    Check what was passed as ids and return it, duplicates dropped, order kept.
+
+    :param value: a list, a tuple, a lazy XCom sequence or any other sequence of strings and integers; or a
+        string: the text of such a list (what Jinja makes of one), or a single id.
+    :param max_ids: refuse more than so many.
+    :param origin: where it comes from, for errors, such as ``the param "ids"``.
+    :raises VectorizeInputError: anything else, with what arrived and how to pass it.
+    """
+    if isinstance(value, str):
+        value = _read_text(value)
+    if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray | memoryview):
+        hints: list[tuple[type | tuple[type, ...], str]] = [
+            (type(None), "an upstream task that returned nothing, or was skipped, gives None"),
+            ((set, frozenset, Set), "a set has no order: pass sorted(...) of it"),
+            (Mapping, "of a mapping, pass list(...) of its keys or values"),
+            (bytes | bytearray, "decode bytes first"),  # type: ignore[list-item]
+            (Iterator, "a generator can be read only once: pass list(...) of it"),
+        ]
+        hint = next((text for kind, text in hints if isinstance(value, kind)), "")
+        raise VectorizeInputError(f"ids: got {show(value)}{f' ({hint})' if hint else ''}. {_ADVICE}")
+    checked: dict[str, None] = {}
+    problems: list[str] = []
+    bad = 0
+    for position, item in enumerate(value):
+        id_: str | None = None
+        problem: str | None
+        if isinstance(item, str):
+            id_ = item
+            problem = problem_with_id(item)
+        elif isinstance(item, numbers.Integral) and not isinstance(item, bool):
+            id_ = integer_as_id(int(item))
+            problem = None if id_ is not None else "has too many digits"
+        else:
+            problem = "is neither a string nor an integer"
+            if isinstance(item, Sequence):
+                problem += ": lists of lists must be flattened, or mapped over with .expand(ids=...)"
+        if problem is None and id_ is not None:
+            checked[id_] = None
+        else:
+            bad += 1
+            if len(problems) < SHOWN_PROBLEMS:
+                problems.append(f"ids[{position}]: {show(item)} {problem}")
+    if bad:
+        more = f"; and {bad - len(problems)} more" if bad > len(problems) else ""
+        # In a form, who ends the last line adds an empty one.
+        remedy = (
+            f"They come from {origin}: correct them there, and leave no line empty" if origin else _ADVICE
+        )
+        raise VectorizeInputError(
+            f"{'; '.join(problems)}{more} (of {len(value)}, counted from ids[0]). An id has 1 to "
+            f"{limits.MAX_ID_BYTES} bytes of UTF-8. {remedy}"
+        )
+    check_max_ids(len(checked), max_ids)
+    return IdList(list(checked))
+
+
+def check_max_ids(count: int, max_ids: int | None) -> None:
+    """
+    Refuse more ids than expected.
+
+    :param count: how many there are.
+    :param max_ids: how many are expected at most; None for any number.
+    :raises VectorizeInputError: there are more.
+    """
+    if max_ids is not None and count > max_ids:
+        raise VectorizeInputError(
+            f"there {'is' if count == 1 else 'are'} {counted(count, 'id')} and max_ids is {max_ids}: nothing "
+            "was sent. Check what produced the ids, or raise max_ids"
+        )
+
+
+def _read_text(text: str) -> object:
+    if text[:1] in ("[", "("):
+        return _parse_list(text)
+    refused = None
+    if text.strip() in ("None", "null", ""):
+        refused = "which is what Jinja makes of nothing"
+    elif "," in text:
+        refused = "which has a comma, so it may be several ids"
+    elif "\n" in text or "\r" in text:
+        refused = "which has a line break, so it may be several ids"
+    elif text != text.strip():
+        refused = "which begins or ends with white space"
+    if refused:
+        raise VectorizeInputError(
+            f"ids: got the string {show(text)}, {refused}. {_ADVICE}. A single id that looks like this "
+            "is passed as a list of one"
+        )
+    return [text]
+
+
+def _parse_list(text: str) -> object:
+    # The text is measured in characters first, since encoding it costs as much again.
+    if len(text) > MAX_TEXT_BYTES or len(text.encode(errors="surrogatepass")) > MAX_TEXT_BYTES:
+        raise VectorizeInputError(
+            f"ids: the text of the list is longer than {MAX_TEXT_BYTES // 2**20} MiB: write the ids into a "
+            "file and pass ids_path"
+        )
+    parsed: object
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = _parse_python_list(text)
+    if not isinstance(parsed, list | tuple):
+        raise VectorizeInputError(
+            f"ids: the string {show(text)} begins like a list, and is none in JSON or Python. {_ADVICE}"
+        )
+    return parsed
+
+
+def _parse_python_list(text: str) -> object:
+    """Return what ``str(ids)`` was made of; None if it was not made so."""
+    # Not literal_eval on the whole: it takes 1 kB of memory for each id, so that 16 MiB of text could end a
+    # worker, and it joins the strings on both sides of a missing comma.
+    items = _scan_python_list(text)
+    if items is not None or len(text) > _MAX_EXPLAINED_CHARS:
+        return items
+    # None, floats, nested lists and the like: read to be told of, item by item.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        parsed = _literal(text)
+    bad = isinstance(parsed, list | tuple) and not all(
+        isinstance(item, str | int) and not isinstance(item, bool) for item in parsed
+    )
+    return parsed if bad else None
+
+
+def _scan_python_list(text: str) -> list[object] | None:
+    text = text.rstrip(_SPACE)
+    closing = "]" if text[0] == "[" else ")"
+    items: list[object] = []
+    position = 1
+    while match := _PYTHON_ITEM.match(text, position):
+        string, integer, end = match.groups()
+        item = string[1:-1] if string and "\\" not in string else _literal(string or integer)
+        if item is None:
+            return None
+        items.append(item)
+        position = match.end()
+        if end != ",":
+            break
+    # "('a')" is a string in brackets, and no tuple.
+    is_tuple = closing == "]" or len(items) != 1 or text[-2] == ","
+    rest = text[position - 1 if items and end != "," else position :].strip(_SPACE)
+    return items if rest == closing and is_tuple else None
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def sha256_of_sorted(batches: Iterable[Sequence[str]]) -> tuple[int, str]:
+    """
+    Return how many distinct ids there are, and a SHA-256 over them.
+
+    The digest is over the distinct ids in the order of their UTF-8 bytes, each followed by a line feed; for a
+    file of ids, ``LC_ALL=C sort -u FILE | sha256sum`` prints the same.
+
+    :param batches: the ids. They are sorted in a temporary database, so they need not fit into memory.
+    """
+    import sqlite3  # here, because every DAG processor imports this module and few tasks need it
+
+    digest = hashlib.sha256()
+    count = 0
+    # The empty name is a private database on disk that vanishes with the connection.
+    connection = sqlite3.connect("")
+    try:
+        connection.execute("CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID")
+        for batch in batches:
+            connection.executemany("INSERT OR IGNORE INTO ids VALUES (?)", [(id_.encode(),) for id_ in batch])
+        for (id_,) in connection.execute("SELECT id FROM ids ORDER BY id"):
+            digest.update(id_ + b"\n")
+            count += 1
+    finally:
+        connection.close()
+    return count, digest.hexdigest()

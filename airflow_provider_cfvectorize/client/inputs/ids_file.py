@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ids in a file: read twice, once to check and once to send, without ever holding them all; and written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO, Final
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.inputs.files import (
+    MAX_NDJSON_LINE_BYTES,
+    has_scheme,
+    is_ndjson,
+    lines_of,
+    open_local,
+)
+from airflow_provider_cfvectorize.client.inputs.ids import (
+    DIGEST_BYTES,
+    SAMPLED_BATCHES,
+    SHOWN_PROBLEMS,
+    check_max_ids,
+    digest_of,
+    integer_as_id,
+    problem_with_id,
+    spread,
+)
+from airflow_provider_cfvectorize.client.inputs.text import show
+from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
+
+#: The longest line that is read: an id, with room for an error message to give its length.
+MAX_LINE_BYTES: Final = 64 * 1024
+#: Batches kept while it is unknown how many there will be, to choose the samples from.
+_KEPT_SAMPLES: Final = 16
+
+
+class IdsFile:
+    """
+    The ids of a file.
+
+    One id a line or, if the name ends in ``.ndjson`` or ``.jsonl``, one JSON object with an ``id`` a line (so
+    a file of vectors serves as well). UTF-8, strict. A byte order mark is dropped, lines end at LF or CRLF
+    and nowhere else, empty lines are skipped and counted. Duplicates are dropped within a batch only.
+
+    The constructor reads the file once and checks every line. Iterating reads it again and yields a batch
+    only if it is the one that was checked, so nothing is ever sent that was not.
+
+    :param path: a local path, a ``file://`` URL, or a URL that ``open_remote`` understands.
+    :param open_remote: opens what is not a local file, for reading bytes; given the path, and the name of
+        the parameter for errors.
+    :param max_ids: refuse more than so many.
+    :raises VectorizeFileError: the file cannot be read, or changed while it was.
+    :raises VectorizeInputError: it has a line that is no id; with its position.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        open_remote: Callable[[str, str], BinaryIO] | None = None,
+        max_ids: int | None = None,
+    ) -> None:
+        self.path = path
+        self._open_remote = open_remote
+        self._ndjson = is_ndjson(path)
+        self._digests = bytearray()
+        self._samples: list[tuple[int, list[str]]] = []
+        self._count = 0
+        self.empty_lines = 0
+        self._check()
+        check_max_ids(self._count, max_ids)
+
+    @property
+    def count(self) -> int:
+        """Return the number of ids."""
+        return self._count
+
+    @property
+    def batches(self) -> int:
+        """Return the number of batches."""
+        return len(self._digests) // DIGEST_BYTES
+
+    def samples(self) -> list[tuple[int, list[str]]]:
+        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+        return [self._samples[i] for i in reversed(spread(len(self._samples), SAMPLED_BATCHES))]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells these ids, in this order, from others."""
+        return hashlib.blake2b(self._digests, digest_size=DIGEST_BYTES).hexdigest()
+
+    def __iter__(self) -> Iterator[list[str]]:
+        position = -1
+        for position, batch in enumerate(_batched(self._ids())):
+            start = position * DIGEST_BYTES
+            if digest_of(batch) != self._digests[start : start + DIGEST_BYTES]:
+                raise self._changed()
+            yield batch
+        if position + 1 != self.batches:
+            raise self._changed()
+
+    def _check(self) -> None:
+        step = 1
+        last: list[tuple[int, list[str]]] = []
+        for position, batch in enumerate(_batched(self._ids())):
+            last = [(position, batch)]
+            self._digests += digest_of(batch)
+            self._count += len(batch)
+            if position % step == 0:
+                if len(self._samples) == _KEPT_SAMPLES:
+                    # How many batches come is unknown: keep every second of the kept ones, and go on so.
+                    self._samples = self._samples[::2]
+                    step *= 2
+                if position % step == 0:
+                    self._samples.append((position, batch))
+        if last and self._samples[-1] != last[0]:
+            self._samples += last
+
+    def _changed(self) -> VectorizeFileError:
+        return VectorizeFileError(
+            f"ids_path {show(self.path, 200)} changed while the task was reading it: write each list of ids "
+            "to a new file, and start the task when the file is complete"
+        )
+
+    def _ids(self) -> Iterator[str]:
+        problems: list[str] = []
+        self.empty_lines = 0
+        for number, line in enumerate(self._lines(), 1):
+            if not line:
+                self.empty_lines += 1
+                continue
+            id_, problem = self._read_line(line)
+            if id_ is not None and problem is None:
+                yield id_
+                continue
+            problems.append(f"line {number} ({len(line)} bytes) {problem}")
+            if len(problems) == SHOWN_PROBLEMS:
+                break
+        if problems:
+            kind = ", as an object with an id of that kind" if self._ndjson else ""
+            raise VectorizeInputError(
+                f"ids_path {show(self.path, 200)}: {'; '.join(problems)} (counted from line 1). Expected one "
+                f"id of 1 to 64 bytes a line{kind}, in UTF-8: correct the file, or what writes it"
+            )
+
+    def _read_line(self, line: bytes) -> tuple[str | None, str | None]:
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as e:
+            return None, f"is not UTF-8 at byte {e.start}"
+        if not self._ndjson:
+            return text, problem_with_id(text)
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError):
+            return None, "is not JSON"
+        if not isinstance(parsed, dict) or "id" not in parsed:
+            return None, "is not a JSON object with an id"
+        id_ = parsed["id"]
+        if isinstance(id_, int) and not isinstance(id_, bool):
+            text_of_id = integer_as_id(id_)
+            return text_of_id, None if text_of_id is not None else "has an id with too many digits"
+        if not isinstance(id_, str):
+            return None, f"has {show(id_) if id_ is None else f'a {type(id_).__name__}'} as its id"
+        problem = problem_with_id(id_)
+        return id_, None if problem is None else f"has an id that {problem}"
+
+    def _lines(self) -> Iterator[bytes]:
+        longest = MAX_NDJSON_LINE_BYTES if self._ndjson else MAX_LINE_BYTES
+        with self._open() as file:
+            yield from lines_of(
+                file,
+                longest,
+                lambda line: (
+                    f"ids_path {show(self.path, 200)} has a line of more than {longest} bytes, line {line}: "
+                    "expected one id a line, lines ended by LF or CRLF"
+                ),
+            )
+
+    def _open(self) -> BinaryIO:
+        if not has_scheme(self.path):
+            return open_local(self.path, "ids_path")
+        if self._open_remote is None:
+            raise VectorizeInputError(
+                f"ids_path {show(self.path, 200)} is not a local path, and nothing here can open it"
+            )
+        return self._open_remote(self.path, "ids_path")
+
+
+def line_of_id(id_: str, *, ndjson: bool, is_first: bool) -> bytes:
+    """
+    Return the line of a file of ids, of which :class:`IdsFile` reads the same id.
+
+    :param id_: the id.
+    :param ndjson: write an object; else the id alone.
+    :param is_first: it is the first line of the file.
+    :raises VectorizeInputError: the id alone would be read as another, here or by whatever else reads lines.
+    """
+    if ndjson:
+        return json.dumps({"id": id_}, ensure_ascii=False).encode() + b"\n"
+    problem = None
+    if not id_:
+        problem = "is empty"
+    elif "\n" in id_ or "\r" in id_:
+        problem = "has a line break"
+    elif is_first and id_.startswith("\ufeff"):
+        problem = "is the first, and begins with what is taken for a byte order mark"
+    if problem:
+        raise VectorizeInputError(
+            f"the id {show(id_)} {problem}, so a file of one id a line cannot hold it: give the file a name "
+            "that ends in .ndjson, for one JSON object a line"
+        )
+    return id_.encode() + b"\n"
+
+
+def write_ids(file: BinaryIO, batches: Iterable[Sequence[str]], *, ndjson: bool) -> None:
+    """
+    Write ids so that :class:`IdsFile` reads the same ones.
+
+    :param file: where to.
+    :param batches: the ids.
+    :param ndjson: an object a line, in which any id can stand; else an id a line.
+    :raises VectorizeInputError: an id cannot stand in a line.
+    """
+    is_first = True
+    for batch in batches:
+        for id_ in batch:
+            file.write(line_of_id(id_, ndjson=ndjson, is_first=is_first))
+            is_first = False
+
+
+def _batched(ids: Iterator[str]) -> Iterator[list[str]]:
+    batch: dict[str, None] = {}
+    for id_ in ids:
+        batch[id_] = None
+        if len(batch) == limits.MAX_DELETE_IDS:
+            yield list(batch)
+            batch = {}
+    if batch:
+        yield list(batch)

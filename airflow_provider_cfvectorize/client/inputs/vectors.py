@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Vectors on their way out: checked one by one, written as NDJSON, cut into requests.
+
+The checks come in two kinds, because the service treats them differently: what is not a vector at all is what
+it calls unparsable and can leave out; a vector beyond a cap is refused with the whole request.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO, Final, NoReturn, TypeAlias
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id
+from airflow_provider_cfvectorize.client.inputs.text import show, write_json
+from airflow_provider_cfvectorize.client.types import Vector
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+#: What can be written: vectors, or NDJSON as bytes or in a file that was opened in binary mode.
+Vectors: TypeAlias = Iterable[Mapping[str, Any]] | bytes | bytearray | memoryview | BinaryIO
+
+#: The largest finite number of 32 bits; the service stores no more (documented).
+MAX_VALUE: Final = 3.4028234663852886e38
+
+#: Levels of metadata. The form of the service's errors is that of Rust's usual reader of JSON, which reads no
+#: more than 128 levels in all.
+MAX_METADATA_LEVELS: Final = 100
+
+_NUMBERS: Final = frozenset({int, float})
+
+
+def problem_with_values(values: object) -> str | None:
+    """Say what is wrong with the values of a vector; None if they are finite numbers that can be stored."""
+    if not isinstance(values, list | tuple):
+        hint = ": of a numpy array, pass .tolist()" if hasattr(values, "tolist") else ""
+        return f"is {show(values)}, expected a list of numbers{hint}"
+    if not values:
+        return "is empty"
+    # The first test is for all the values at once and takes a tenth of the time; the second says which.
+    if _NUMBERS.issuperset(map(type, values)):
+        try:
+            # Not-a-number hides from min and max, and not from a sum.
+            if math.isfinite(sum(values)) and max(values) <= MAX_VALUE and min(values) >= -MAX_VALUE:
+                return None
+        except OverflowError:
+            pass
+    for position, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            hint = ": of a numpy array, pass .tolist()" if hasattr(value, "tolist") else ""
+            return f"has {show(value)} at position {position}, expected numbers{hint}"
+        if not -MAX_VALUE <= value <= MAX_VALUE:
+            return f"has {show(value)} at position {position}, which is no finite number of 32 bits"
+    return None
+
+
+def problem_with_namespace(namespace: object) -> str | None:
+    """Say what is wrong with the name of a namespace; None if it can be one."""
+    if not isinstance(namespace, str):
+        return "is not a string"
+    try:
+        size = len(namespace.encode())
+    except UnicodeEncodeError:
+        return "has half of a surrogate pair, which is not valid Unicode"
+    if size > limits.MAX_NAMESPACE_BYTES:
+        return f"has {size} bytes of UTF-8, the most is {limits.MAX_NAMESPACE_BYTES}"
+    return None
+
+
+def problem_with_shape(vector: object) -> str | None:
+    """Say why something is no vector at all, None if it is one. The caps are another matter."""
+    if not isinstance(vector, Mapping):
+        return f"is {show(vector)}, expected an object with id and values"
+    id_ = vector.get("id")
+    if not isinstance(id_, str):
+        return f"has {show(id_)} as its id, expected a string" if "id" in vector else "has no id"
+    if "values" not in vector:
+        return "has no values"
+    if problem := problem_with_values(vector["values"]):
+        return f"has values of which the list {problem}"
+    namespace = vector.get("namespace")
+    if namespace is not None and not isinstance(namespace, str):
+        return f"has {show(namespace)} as its namespace, expected a string"
+    metadata = vector.get("metadata")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        return f"has {show(metadata)} as its metadata, expected an object"
+    if metadata and _is_too_deep(metadata):
+        return f"has metadata of more than {MAX_METADATA_LEVELS} levels"
+    return None
+
+
+def _is_too_deep(metadata: object) -> bool:
+    # Without recursion: how deep it is was the sender's choice.
+    level: list[object] = [metadata]
+    for _ in range(MAX_METADATA_LEVELS):
+        level = [
+            inner
+            for value in level
+            for inner in (value.values() if isinstance(value, Mapping) else value)  # type: ignore[attr-defined]
+            if isinstance(inner, Mapping | list | tuple)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def problem_with_caps(vector: Mapping[str, Any], dimensions: int | None = None) -> str | None:
+    """
+    Say which cap of the service a vector goes over; None if it keeps within all.
+
+    :param vector: what :func:`problem_with_shape` has found to be a vector.
+    :param dimensions: the number of values it must have; None for any.
+    """
+    if problem := problem_with_id(vector["id"]):
+        return f"has an id that {problem}"
+    got = len(vector["values"])
+    if got != dimensions and (dimensions is not None or got > limits.MAX_DIMENSIONS):
+        expected = f"at most {limits.MAX_DIMENSIONS}" if dimensions is None else str(dimensions)
+        return f"has {got} values, expected {expected}"
+    namespace = vector.get("namespace")
+    if namespace is not None and (problem := problem_with_namespace(namespace)):
+        return f"has a namespace that {problem}"
+    metadata = vector.get("metadata")
+    return None if metadata is None else _problem_with_metadata(metadata)
+
+
+def _problem_with_metadata(metadata: Mapping[str, Any]) -> str | None:
+    # https://developers.cloudflare.com/vectorize/best-practices/insert-vectors/ on keys. Without recursion:
+    # how deep it is was the sender's choice.
+    left: list[object] = [metadata]
+    try:
+        size = len(write_json(metadata))
+    except VectorizeInputError as e:
+        return f"has metadata of which no JSON can be made: {e}"
+    if size > limits.MAX_METADATA_BYTES:
+        return f"has {size} bytes of metadata as compact JSON, the most is {limits.MAX_METADATA_BYTES}"
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            for key in value:
+                if not isinstance(key, str) or not key or key.startswith("$") or "." in key or '"' in key:
+                    return (
+                        f"has the key {show(key)} in its metadata: keys are strings that are not empty, have "
+                        "no '.' or '\"' and do not begin with '$'"
+                    )
+            left.extend(value.values())
+        elif isinstance(value, list | tuple):
+            left.extend(value)
+    return None
+
+
+def parse_line(line: bytes) -> object:
+    """
+    Return what a line of NDJSON says.
+
+    :param line: the line, without its end.
+    :raises ValueError: it is not JSON in UTF-8; NaN and Infinity are not.
+    """
+    try:
+        return json.loads(line.decode(), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("too deep") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def check_unparsable_behavior(value: object) -> None:
+    """
+    Refuse what the service does not know to do with lines that it cannot parse.
+
+    :param value: what was passed; None for the service's default.
+    :raises VectorizeInputError: it is neither ``error`` nor ``discard``.
+    """
+    if value not in (None, "error", "discard"):
+        raise VectorizeInputError(f"unparsable_behavior {show(value)} is neither 'error' nor 'discard'")
+
+
+def write_ndjson(vectors: Iterable[Vector]) -> bytes:
+    """
+    Return vectors as the NDJSON of one request; whether they are any, the service says.
+
+    :param vectors: at most 5,000.
+    :raises VectorizeInputError: there are more, or of one no JSON can be made.
+    """
+    if isinstance(vectors, str | Mapping):
+        raise VectorizeInputError(
+            f"vectors: got {show(vectors)}, expected a list of vectors, or NDJSON as bytes"
+        )
+    lines: list[bytes] = []
+    for position, vector in enumerate(vectors):
+        if position == limits.MAX_UPSERT_VECTORS:
+            raise VectorizeInputError(
+                f"vectors: there are more than {limits.MAX_UPSERT_VECTORS}, which is what one request takes: "
+                "the hook's method of the same name sends any number"
+            )
+        try:
+            lines.append(write_json(vector))
+        except VectorizeInputError as e:
+            raise VectorizeInputError(f"vectors: at position {position}, {e}") from None
+    return b"\n".join([*lines, b""])

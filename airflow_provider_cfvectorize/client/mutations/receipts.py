@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Receipts of writes: what was acknowledged, and what is needed to tell later whether it is applied."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final, TypeGuard
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id
+from airflow_provider_cfvectorize.client.inputs.text import counted, show
+from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
+from airflow_provider_cfvectorize.client.types import Mutation, Written
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+
+#: Ids and batches that a receipt may count: more than fit into all the indexes of an account.
+MAX_COUNT: Final = 10**12
+#: Witnesses in a receipt that this package writes; those of others may have as many as one request can read.
+MAX_WITNESSES: Final = 5
+#: Characters of JSON that the receipts of one wait may take among a trigger's arguments. With the other
+#: arguments and Fernet, which adds a third, that makes a row of less than 16 KiB; MySQL takes 64 KiB.
+MAX_ARGUMENT_CHARS: Final = 8 * 1024
+#: What Airflow 2 adds to each of them to say that it is a dict.
+_DICT_MARK_CHARS: Final = 32
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+
+_MUTATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.MAX_MUTATION_ID_CHARS}}}", re.ASCII)
+
+
+def is_mutation_id(value: object) -> TypeGuard[str]:
+    """Say whether something can be the id of a mutation."""
+    return isinstance(value, str) and bool(_MUTATION_ID.fullmatch(value))
+
+
+def format_time(time: datetime | None) -> str | None:
+    """Return a time as ISO 8601 in UTC with a ``Z``."""
+    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def parse_time(text: object) -> datetime | None:
+    """Return the time an ISO 8601 text stands for, None if it does not stand for one; naive ones are UTC."""
+    if not isinstance(text, str):
+        return None
+    try:
+        parsed = datetime.fromisoformat(text)
+        return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """
+    What the service acknowledged, and what is needed to tell later whether it is applied.
+
+    :param mutation_id: the id of the last mutation; None if nothing was sent.
+    :param index_name: the index.
+    :param account_id: the account.
+    :param accepted_at: the server's clock when it accepted the last batch, whole seconds.
+    :param count: number of ids sent.
+    :param batches: number of requests they were sent in.
+    :param witness_ids: of a delete, ids that existed before, in the batch of the last mutation and in up to
+        two others; their absence proves it.
+    :param bare: there is no receipt, only a mutation id.
+    :param witness_vectors: of an insert or upsert, vectors of the batch of the last mutation that were not so
+        before; that they read back as they were written proves it.
+    :param sampled: of a delete, number of ids asked about before anything was sent.
+    :param existing: of a delete, number of those that existed.
+    :param mutations: number of mutations; more than 1 for a stand-in, see ``condense``.
+    :param first_accepted_at: of a stand-in, when the first of its mutations was accepted.
+    """
+
+    mutation_id: str | None
+    index_name: str | None = None
+    account_id: str | None = None
+    accepted_at: datetime | None = None
+    count: int = 0
+    batches: int = 0
+    witness_ids: tuple[str, ...] = ()
+    bare: bool = False
+    witness_vectors: tuple[WitnessVector, ...] = ()
+    sampled: int | None = None
+    existing: int | None = None
+    mutations: int = 1
+    first_accepted_at: datetime | None = None
+
+    @property
+    def to_read_back(self) -> tuple[str, ...]:
+        """Return the ids of all witnesses."""
+        return self.witness_ids or tuple(witness.id for witness in self.witness_vectors)
+
+    @property
+    def amount(self) -> str:
+        """Return how much was written, for people."""
+        what = "ids" if self.witness_ids else "vectors" if self.witness_vectors else "ids or vectors"
+        return f"{what}: {self.count}"
+
+    def acceptance(self, noun: str) -> str:
+        """
+        Return the line of the log that says what the service accepted.
+
+        :param noun: what was sent: ``id`` or ``vector``.
+        """
+        if self.mutation_id is None:
+            return f"No {noun}s, so nothing was sent."
+        return (
+            f"Accepted: {counted(self.count, noun)} in {counted(self.batches, 'request')}; the last mutation "
+            f"is {self.mutation_id}, it has {counted(len(self.to_read_back), 'witness')}."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the receipt as it goes into XCom."""
+        receipt: dict[str, Any] = {
+            "mutation_id": self.mutation_id,
+            "index_name": self.index_name,
+            "account_id": self.account_id,
+            "accepted_at": format_time(self.accepted_at),
+            "count": self.count,
+            "batches": self.batches,
+            "witness_ids": list(self.witness_ids),
+        }
+        if self.sampled is not None:
+            receipt |= {"sampled": self.sampled, "existing": self.existing}
+        if self.witness_vectors:
+            receipt["witness_vectors"] = [witness.as_dict() for witness in self.witness_vectors]
+        return receipt
+
+    def as_argument(self) -> dict[str, Any]:
+        """Return the receipt as it goes into a trigger's arguments, which name index and account once."""
+        left_out = ("index_name", "account_id", "sampled", "existing")
+        argument = {name: value for name, value in self.as_dict().items() if value and name not in left_out}
+        if self.bare:
+            argument["bare"] = True
+        if self.mutations > 1:
+            argument["mutations"] = self.mutations
+            argument["first_accepted_at"] = format_time(self.first_accepted_at)
+        return argument
+
+    @classmethod
+    def from_argument(cls, value: Mapping[str, Any]) -> Receipt:
+        """
+        Read a receipt back.
+
+        :param value: what :meth:`as_argument` returned.
+        """
+        receipt = cls.of_bare_id(value["mutation_id"]) if value.get("bare") else cls.from_dict(value)
+        first = parse_time(value.get("first_accepted_at"))
+        return replace(receipt, mutations=value.get("mutations", 1), first_accepted_at=first)
+
+    @classmethod
+    def of(
+        cls,
+        mutation: Mutation | Written,
+        index_name: str,
+        account_id: str,
+        *,
+        count: int,
+        batches: int,
+        witness_ids: tuple[str, ...] = (),
+        witness_vectors: tuple[WitnessVector, ...] = (),
+        sampled: int | None = None,
+        existing: int | None = None,
+    ) -> Receipt:
+        """
+        Return the receipt of a write.
+
+        :param mutation: the last mutation, as the client returns it.
+        :param index_name: the index.
+        :param account_id: the account.
+        :param count: number of ids sent.
+        :param batches: number of requests they were sent in.
+        :param witness_ids: the witnesses of a delete.
+        :param witness_vectors: the witnesses of an insert or upsert.
+        :param sampled: number of ids that a delete asked about.
+        :param existing: number of those that existed.
+        """
+        return cls(
+            mutation["mutationId"],
+            index_name,
+            account_id,
+            accepted_at=parse_time(mutation["acceptedAt"]),
+            count=count,
+            batches=batches,
+            witness_ids=witness_ids,
+            witness_vectors=witness_vectors,
+            sampled=sampled,
+            existing=existing,
+        )
+
+    @classmethod
+    def of_bare_id(cls, mutation_id: object) -> Receipt:
+        """
+        Return a stand-in for the receipt of a mutation of which only the id is known.
+
+        :raises VectorizeInputError: this cannot be a mutation id.
+        """
+        if not is_mutation_id(mutation_id):
+            raise VectorizeInputError(
+                f"mutation_id {show(mutation_id)} cannot be one: expected the text that an upstream task "
+                "returned, such as delete.output, or its receipt"
+            )
+        return cls(mutation_id, bare=True)
+
+    @classmethod
+    def from_dict(cls, value: object) -> Receipt:
+        """
+        Read a receipt back.
+
+        :param value: what :meth:`as_dict` returned.
+        :raises VectorizeInputError: it is not one, with the field that is wrong.
+        """
+        if not isinstance(value, Mapping) or "mutation_id" not in value:
+            raise VectorizeInputError(
+                f"receipt: got {show(value)}, expected the dict that an operator pushes under the XCom key "
+                "'receipt'"
+            )
+        mutation_id = value["mutation_id"]
+        if mutation_id is not None:
+            cls.of_bare_id(mutation_id)
+        accepted_at = parse_time(value.get("accepted_at"))
+        if mutation_id is not None and accepted_at is None:
+            raise VectorizeInputError(
+                f"receipt: accepted_at is {show(value.get('accepted_at'))}, expected a time such as "
+                "2026-01-31T23:59:59Z"
+            )
+        witnesses = value.get("witness_ids") or []
+        if (
+            not isinstance(witnesses, list | tuple)
+            or len(witnesses) > limits.MAX_GET_IDS
+            or not all(isinstance(id_, str) and problem_with_id(id_) is None for id_ in witnesses)
+        ):
+            raise VectorizeInputError(
+                f"receipt: witness_ids is {show(witnesses)}, expected a list of at most {limits.MAX_GET_IDS} "
+                "ids of 1 to 64 bytes"
+            )
+        vectors = value.get("witness_vectors") or []
+        if (
+            not isinstance(vectors, list | tuple)
+            or len(vectors) > limits.MAX_GET_IDS
+            or (vectors and witnesses)
+        ):
+            raise VectorizeInputError(
+                f"receipt: witness_vectors is {show(vectors)}, expected a list of at most "
+                f"{limits.MAX_GET_IDS}, and no witness_ids beside it"
+            )
+        numbers: dict[str, int] = {}
+        for name in ("count", "batches", "sampled", "existing"):
+            number = value.get(name, 0)
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= MAX_COUNT:
+                raise VectorizeInputError(
+                    f"receipt: {name} is {show(number)}, expected a whole number from 0 to {MAX_COUNT}"
+                )
+            numbers[name] = number
+        texts: dict[str, str | None] = {}
+        for name in ("index_name", "account_id"):
+            text = value.get(name)
+            if text is not None and not isinstance(text, str):
+                raise VectorizeInputError(f"receipt: {name} is {show(text)}, expected a string")
+            texts[name] = text
+        return cls(
+            mutation_id,
+            index_name=texts["index_name"],
+            account_id=texts["account_id"],
+            accepted_at=accepted_at,
+            count=numbers["count"],
+            batches=numbers["batches"],
+            sampled=numbers["sampled"] if "sampled" in value else None,
+            existing=numbers["existing"] if "existing" in value else None,
+            witness_ids=tuple(witnesses),
+            witness_vectors=tuple(WitnessVector.from_dict(vector) for vector in vectors),
+        )
+
+
+def condense(receipts: Sequence[Receipt]) -> Sequence[Receipt]:
+    """
+    Return receipts of a size that a trigger's row can hold; waiting for them is waiting for all.
+
+    The newest receipts stay. All others become one stand-in without witnesses, which is decided on as the
+    hardest of them would be without its own: it has the latest time of acceptance and the largest counts.
+    A newer mutation that is known to be applied proves it, as it proves any other. So does its age.
+
+    :param receipts: mutations of one index, each once.
+    """
+    # Bare ids first: of these nothing but its own watermark proves one, so no newer one may replace it.
+    newest_first = sorted(receipts, key=lambda one: (one.bare, one.accepted_at or _NEVER), reverse=True)
+    room = MAX_ARGUMENT_CHARS
+    for count, receipt in enumerate(newest_first):
+        room -= len(json.dumps(receipt.as_argument())) + _DICT_MARK_CHARS
+        if room < 0 and count:
+            return [*newest_first[:count], _stand_in(newest_first[count:])]
+    return receipts
+
+
+def _stand_in(newest_first: Sequence[Receipt]) -> Receipt:
+    newest, oldest = newest_first[0], newest_first[-1]
+    return Receipt(
+        newest.mutation_id,
+        accepted_at=newest.accepted_at,
+        count=max(receipt.count for receipt in newest_first),
+        batches=max(receipt.batches for receipt in newest_first),
+        bare=newest.bare,
+        mutations=len(newest_first),
+        first_accepted_at=oldest.accepted_at,
+    )

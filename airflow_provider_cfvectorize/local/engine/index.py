@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One index: its log of mutations, the jobs that apply them, and what readers see."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.local import errors
+from airflow_provider_cfvectorize.local.engine import metadata
+from airflow_provider_cfvectorize.local.engine.history import History
+from airflow_provider_cfvectorize.local.engine.model import (
+    Batch,
+    IndexConfig,
+    Kind,
+    MetadataIndex,
+    Mutation,
+    Vector,
+    Watermark,
+    microseconds,
+    milliseconds,
+)
+from airflow_provider_cfvectorize.local.engine.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow_provider_cfvectorize.local.behaviour import Behaviour
+    from airflow_provider_cfvectorize.local.engine.journal import Journal
+
+
+#: Versions of sets of ids that are past.
+_PAST: Final = itertools.count(-1, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """
+    How long writes take.
+
+    :param apply_delay: Seconds from the first pending mutation to the job that applies it, and from one job
+        to the next while there is a backlog.
+    :param visibility_lag: Seconds from a job until readers other than the watermark see its batch.
+    """
+
+    apply_delay: float
+    visibility_lag: float
+
+
+class Index:
+    """
+    An index and its log.
+
+    Jobs are not run by a timer. Each access first runs all the jobs that were due by then, with the times
+    they were due at: no reader can tell the difference, there is no race between a timer and a request, and
+    with a clock of their own tests decide what has happened.
+
+    :param key: The number by which the journal knows it; a re-created index has another one.
+    :param config: What it was created with.
+    :param timing: How long writes take.
+    :param behaviour: The switches.
+    :param journal: Where everything is written before it counts.
+    """
+
+    def __init__(
+        self, key: int, config: IndexConfig, timing: Timing, behaviour: Behaviour, journal: Journal
+    ) -> None:
+        self.key = key
+        self.config = config
+        self.watermark: Watermark | None = None
+        self.vectors: dict[str, Vector] = {}
+        #: By property.
+        self.metadata_indexes: dict[str, MetadataIndex] = {}
+        #: Counts the changes of the set of ids: while it stays the same, listings can share a snapshot.
+        self.ids_version = 0
+        self._timing = timing
+        self._behaviour = behaviour
+        self._journal = journal
+        self._pending: deque[Mutation] = deque()
+        self._unseen: deque[Batch] = deque()
+        self._job_due: float | None = None
+        self._last_sequence = 0
+        #: The metadata indexes there will be once the whole log is applied. Whether one can be created or
+        #: deleted is answered at once, so it cannot wait for the jobs.
+        self._coming: dict[str, MetadataIndex] = {}
+        self._view: View | None = None
+        self._history: History | None = None
+
+    # --- writing ---------------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        kind: Kind,
+        now: float,
+        *,
+        vectors: Sequence[Vector] = (),
+        ids: Sequence[str] = (),
+        property_name: str = "",
+        index_type: str = "",
+    ) -> str:
+        """
+        Put one mutation into the log.
+
+        :param kind: What it does.
+        :param now: Seconds since the epoch.
+        :param vectors: The vectors of an insert or upsert.
+        :param ids: The ids of a delete.
+        :param property_name: The property of a metadata index.
+        :param index_type: The type of a metadata index that is created.
+        :return: The mutation's id.
+        """
+        self.advance(now)
+        sequence = self._last_sequence + 1
+        mutation = Mutation(
+            sequence,
+            str(uuid.uuid4()),
+            kind,
+            now,
+            tuple(Vector(*vector[:4], sequence) for vector in vectors),
+            tuple(ids),
+            property_name,
+            index_type,
+        )
+        self._journal.append(self.key, mutation)
+        self._last_sequence = mutation.sequence
+        self._pending.append(mutation)
+        if self._job_due is None:
+            self._job_due = now + self._timing.apply_delay
+        metadata.apply(self._coming, mutation)
+        return mutation.id
+
+    def create_metadata_index(self, property_name: str, index_type: str, now: float) -> str:
+        """
+        Create a metadata index; a property that has one keeps it, and that is no error.
+
+        :param property_name: The property.
+        :param index_type: ``string``, ``number`` or ``boolean``.
+        :param now: Seconds since the epoch.
+        :return: The mutation's id.
+        :raises ApiError: There are too many.
+        """
+        if property_name not in self._coming and len(self._coming) >= limits.MAX_METADATA_INDEXES:
+            raise errors.refusal(
+                "too_many_metadata_indexes", self._behaviour, limit=limits.MAX_METADATA_INDEXES
+            )
+        return self.accept("create_metadata_index", now, property_name=property_name, index_type=index_type)
+
+    def delete_metadata_index(self, property_name: str, now: float) -> str:
+        """
+        Delete a metadata index.
+
+        :param property_name: The property.
+        :param now: Seconds since the epoch.
+        :return: The mutation's id.
+        :raises ApiError: The property has none.
+        """
+        if property_name not in self._coming:
+            raise errors.refusal("metadata_index_not_found", self._behaviour, name=property_name)
+        return self.accept("delete_metadata_index", now, property_name=property_name)
+
+    # --- the jobs --------------------------------------------------------------------------------------
+
+    def advance(self, now: float) -> None:
+        """
+        Run the jobs that are due.
+
+        :param now: Seconds since the epoch.
+        """
+        while self._job_due is not None and self._job_due <= now:
+            self._run_job(self._job_due)
+        while self._unseen and self._unseen[0].visible_at <= now:
+            batch = self._unseen[0]
+            self._journal.fold(self.key, batch.mutations)
+            self._unseen.popleft()
+            if self._history is not None:
+                self._history.note(batch.visible_at, self.vectors, batch.mutations)
+            self._fold(batch.mutations)
+
+    def _run_job(self, at: float) -> None:
+        taken = self._next_batch()
+        last = taken[-1]
+        stamp = at if self._behaviour.processed_up_to == "batch" else last.accepted_at
+        watermark = Watermark(last.id, stamp)
+        visible_at = at + self._timing.visibility_lag
+        self._journal.publish(self.key, last.sequence, watermark, visible_at)
+        for _ in taken:
+            self._pending.popleft()
+        self.watermark = watermark
+        self._unseen.append(Batch(visible_at, taken))
+        self._job_due = at + self._timing.apply_delay if self._pending else None
+
+    def _next_batch(self) -> list[Mutation]:
+        taken: list[Mutation] = []
+        vectors = 0
+        for mutation in self._pending:
+            vectors += len(mutation.vectors)
+            if self._behaviour.deleted_ids_fill_jobs:
+                vectors += len(mutation.ids)
+            if taken and (len(taken) == limits.MUTATIONS_PER_JOB or vectors > limits.VECTORS_PER_JOB):
+                break
+            taken.append(mutation)
+        return taken
+
+    def _fold(self, mutations: list[Mutation]) -> None:
+        vectors = self.vectors
+        changed = replaced = False
+        for mutation in mutations:
+            if mutation.kind == "delete":
+                for vector_id in mutation.ids:
+                    changed |= vectors.pop(vector_id, None) is not None
+                continue
+            before = len(vectors)
+            if mutation.kind == "upsert":
+                vectors.update((vector.id, vector) for vector in mutation.vectors)
+                replaced |= bool(mutation.vectors)
+            elif mutation.kind == "insert":
+                for vector in mutation.vectors:
+                    vectors.setdefault(vector.id, vector)
+            else:
+                replaced |= metadata.apply(self.metadata_indexes, mutation)
+            changed |= len(vectors) != before
+        if changed:
+            self.ids_version += 1
+        if changed or replaced:
+            self._view = None
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """Return what queries see; the same object until a job changes it."""
+        if self._view is None:
+            self._view = View(
+                self.config.metric,
+                self.config.dimensions,
+                self.vectors,
+                self.metadata_indexes,
+                self._behaviour,
+            )
+        return self._view
+
+    def remember(self, seconds: float) -> None:
+        """
+        Keep what it takes to show the vectors as they were.
+
+        :param seconds: How far back; 0 to forget everything.
+        """
+        if not seconds:
+            self._history = None
+        elif self._history is None:
+            self._history = History(seconds)
+        else:
+            self._history.seconds = seconds
+
+    def as_of(self, at: float) -> Index:
+        """
+        Return the index for reading, with the vectors that there were, as far as they are remembered.
+
+        :param at: When, seconds since the epoch.
+        """
+        past = copy.copy(self)
+        if self._history is not None:
+            past.vectors = self._history.as_of(at, self.vectors)
+            past.ids_version = next(_PAST)
+            past._view = None
+        return past
+
+    def describe_metadata_indexes(self) -> list[dict[str, str]]:
+        """Return the metadata indexes as the service lists them."""
+        shown = self.metadata_indexes if self._behaviour.metadata_index_listed == "applied" else self._coming
+        return metadata.describe(shown.values())
+
+    def describe(self) -> dict[str, Any]:
+        """Return the index as creating, getting and listing indexes show it."""
+        config: dict[str, Any] = {"dimensions": self.config.dimensions, "metric": self.config.metric}
+        if self.config.preset is not None:
+            config["preset"] = self.config.preset
+        created_on = microseconds(self.config.created_on)
+        return {
+            "created_on": created_on,
+            "modified_on": created_on,
+            "name": self.config.name,
+            "description": self.config.description,
+            "config": config,
+        }
+
+    def info(self) -> dict[str, Any]:
+        """Return what ``info`` shows; the watermark's fields are absent before the first mutation."""
+        shown: dict[str, Any] = {
+            "dimensions": self.config.dimensions,
+            "vectorCount": len(self.vectors),
+        }
+        if self.watermark is not None:
+            shown["processedUpToDatetime"] = milliseconds(self.watermark.at)
+            shown["processedUpToMutation"] = self.watermark.mutation_id
+        return shown
+
+    # --- after a restart -------------------------------------------------------------------------------
+
+    def restore(
+        self,
+        now: float,
+        watermark: Watermark | None,
+        vectors: dict[str, Vector],
+        metadata_indexes: dict[str, MetadataIndex],
+        unseen: list[Batch],
+        pending: list[Mutation],
+    ) -> None:
+        """
+        Go on where the journal ends.
+
+        The next job is due ``apply_delay`` from now, as if the service had been away and come back.
+
+        :param now: Seconds since the epoch.
+        :param watermark: The last mutation applied.
+        :param vectors: What readers see.
+        :param metadata_indexes: The metadata indexes that readers see, by property.
+        :param unseen: The batches that are applied but not visible.
+        :param pending: The mutations that no job has taken.
+        """
+        self.watermark = watermark
+        self.vectors = vectors
+        self._unseen = deque(unseen)
+        self._pending = deque(pending)
+        self.metadata_indexes = metadata_indexes
+        self._coming = dict(metadata_indexes)
+        log = [*(mutation for batch in unseen for mutation in batch.mutations), *pending]
+        for mutation in log:
+            metadata.apply(self._coming, mutation)
+        # Places in the log are compared with each other only, so it is enough to go on after those in use.
+        kept: list[Vector | MetadataIndex | Mutation] = [*log, *metadata_indexes.values(), *vectors.values()]
+        self._last_sequence = max((entry.sequence for entry in kept), default=0)
+        self._job_due = now + self._timing.apply_delay if pending else None

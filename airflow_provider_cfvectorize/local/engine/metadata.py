@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Metadata indexes: which there are, and what each knows of a vector.
+
+A metadata index knows the vectors that were written after it, in the order of the log, and no others. So a
+vector keeps the place in the log of the mutation that wrote it, a metadata index the place of the one that
+created it, and comparing the two numbers is all it takes. It holds after a restart, and when a property's
+metadata index is deleted and created again.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.local import errors
+from airflow_provider_cfvectorize.local.engine.model import MetadataIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_provider_cfvectorize.local.behaviour import Behaviour
+    from airflow_provider_cfvectorize.local.engine.model import Mutation, Vector
+
+#: The types a metadata index can have, as they are asked for and as they are listed. The schema has the same
+#: spelling for both; the live service lists them with a capital.
+TYPES: Final = {"string": "String", "number": "Number", "boolean": "Boolean"}
+
+#: A value of a property as its metadata index has it.
+Value = str | float | bool | None
+
+
+class Absent:
+    """What a metadata index has of a vector that it does not know: nothing, not even null."""
+
+
+ABSENT: Final = Absent()
+
+
+def key_problem(key: str) -> str | None:
+    """
+    Say what is wrong with a property as filters and metadata indexes name it, with ``.`` between levels.
+
+    :param key: The property.
+    :return: None if nothing is.
+    """
+    if len(key) > limits.MAX_FILTER_KEY_CHARS:
+        return f"must not be longer than {limits.MAX_FILTER_KEY_CHARS} characters"
+    if '"' in key or "|" in key:
+        return 'must not contain " or |'
+    for part in key.split("."):
+        if not part:
+            return "must not be empty"
+        if part.startswith("$"):
+            return "must not start with $"
+    return None
+
+
+def parse_property(body: dict[str, Any], behaviour: Behaviour) -> str:
+    """
+    Take the property from the body of ``metadata_index/create`` or ``/delete``.
+
+    :param body: The body.
+    :param behaviour: The switches.
+    :raises ApiError: It is not there, or is no name of a property.
+    """
+    name = body.get("propertyName")
+    if not isinstance(name, str):
+        raise errors.refusal("not_json", detail="propertyName: expected a string")
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise errors.refusal("not_json", detail="propertyName: lone surrogate") from None
+    problem = key_problem(name)
+    if problem is not None:
+        raise errors.refusal("invalid_property_name", behaviour, problem=problem)
+    return name
+
+
+def parse_type(body: dict[str, Any]) -> str:
+    """
+    Take the type from the body of ``metadata_index/create``.
+
+    :param body: The body.
+    :raises ApiError: It is not one of the three.
+    """
+    index_type = body.get("indexType")
+    if not isinstance(index_type, str) or index_type not in TYPES:
+        raise errors.refusal("not_json", detail=f"indexType: expected one of {', '.join(TYPES)}")
+    return index_type
+
+
+def apply(indexes: dict[str, MetadataIndex], mutation: Mutation) -> bool:
+    """
+    Create or delete a metadata index as a mutation says.
+
+    :param indexes: The metadata indexes by property.
+    :param mutation: Any mutation.
+    :return: Whether anything changed; a property that has a metadata index keeps the one it has.
+    """
+    if mutation.kind == "create_metadata_index" and mutation.property not in indexes:
+        indexes[mutation.property] = MetadataIndex(mutation.property, mutation.index_type, mutation.sequence)
+        return True
+    return mutation.kind == "delete_metadata_index" and indexes.pop(mutation.property, None) is not None
+
+
+def describe(indexes: Iterable[MetadataIndex]) -> list[dict[str, str]]:
+    """
+    Return metadata indexes as the service lists them.
+
+    :param indexes: The metadata indexes.
+    """
+    return [{"propertyName": index.property, "indexType": TYPES[index.type]} for index in indexes]
+
+
+def cut(text: str) -> str:
+    """
+    Cut a text to what a metadata index keeps of it: 64 bytes of UTF-8, and no half character.
+
+    :param text: The text.
+    """
+    if len(text) * 4 <= limits.MAX_INDEXED_BYTES:
+        return text
+    return text.encode("utf-8")[: limits.MAX_INDEXED_BYTES].decode("utf-8", errors="ignore")
+
+
+def value_of(metadata: dict[str, Any], index: MetadataIndex) -> Value | Absent:
+    """
+    Return what a metadata index has of one vector that it knows.
+
+    :param metadata: The vector's metadata.
+    :param index: The metadata index.
+    :return: :data:`ABSENT` if the property is not there, or is not of the metadata index's type.
+    """
+    found: Any = metadata
+    for part in index.property.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return ABSENT
+        found = found[part]
+    if found is None:
+        return None
+    if index.type == "string":
+        return cut(found) if isinstance(found, str) else ABSENT
+    if index.type == "boolean":
+        return found if isinstance(found, bool) else ABSENT
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return ABSENT
+    try:
+        # Documented: "the indexed number precision is that of float64".
+        return float(found)
+    except OverflowError:
+        return ABSENT
+
+
+def columns(
+    vectors: Iterable[Vector], indexes: Iterable[MetadataIndex], missing: Value | Absent
+) -> dict[str, list[Value | Absent]]:
+    """
+    Return what metadata indexes have of vectors, by property and in the vectors' order.
+
+    :param vectors: The vectors.
+    :param indexes: The metadata indexes.
+    :param missing: What stands for a property that a vector, which the metadata index knows, does not have.
+    """
+    indexes = list(indexes)
+    found: dict[str, list[Value | Absent]] = {index.property: [] for index in indexes}
+    pairs = [(index, found[index.property].append) for index in indexes]
+    for vector in vectors:
+        parsed: dict[str, Any] | None = None
+        for index, append in pairs:
+            if vector.sequence < index.sequence:
+                append(ABSENT)
+                continue
+            if parsed is None:
+                parsed = {} if vector.metadata is None else json.loads(vector.metadata)
+            value = value_of(parsed, index)
+            append(missing if isinstance(value, Absent) else value)
+    return found
+
+
+def indexed_only(vector: Vector, indexes: Iterable[MetadataIndex]) -> dict[str, Any]:
+    """
+    Return of a vector's metadata what the metadata indexes have, nested as it was.
+
+    :param vector: The vector.
+    :param indexes: The metadata indexes.
+    """
+    shown: dict[str, Any] = {}
+    if vector.metadata is None:
+        return shown
+    metadata = json.loads(vector.metadata)
+    for index in indexes:
+        if vector.sequence < index.sequence:
+            continue
+        value = value_of(metadata, index)
+        if isinstance(value, Absent):
+            continue
+        *outer, last = index.property.split(".")
+        level = shown
+        for part in outer:
+            level = level.setdefault(part, {})
+        level[last] = value
+    return shown

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What queries see of an index between two changes, and the search in it.
+
+Scores are exact: values are float32, as the service stores them, and everything is computed in float64.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_provider_cfvectorize.local import errors
+from airflow_provider_cfvectorize.local.engine import metadata
+from airflow_provider_cfvectorize.local.engine.filters import predicate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from airflow_provider_cfvectorize.local.behaviour import Behaviour
+    from airflow_provider_cfvectorize.local.engine.filters import Condition
+    from airflow_provider_cfvectorize.local.engine.metadata import Absent, Value
+    from airflow_provider_cfvectorize.local.engine.model import MetadataIndex, Vector
+    from airflow_provider_cfvectorize.local.engine.query import Query
+
+    #: Properties, and what is asked of the values that their metadata indexes have.
+    Filters = list[tuple[str, Callable[[Value], bool]]]
+
+#: Numbers that are turned to float64 at a time: 8 MiB, so that a query does not take as much memory again as
+#: twice the index, and what is turned is still in the processor's cache when it is used.
+_CHUNK: Final = 1024 * 1024
+
+
+class View:
+    """
+    One state of an index.
+
+    It never changes, so that a search can run in a thread while the index goes on. What searches need beyond
+    the vectors is made by the first that needs it and kept as long as the view: the values as one matrix, and
+    a column for each metadata index.
+
+    :param metric: The metric of the index.
+    :param dimensions: The dimensions of the index.
+    :param vectors: Its vectors by id.
+    :param metadata_indexes: Its metadata indexes by property.
+    :param behaviour: The switches.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        dimensions: int,
+        vectors: Mapping[str, Vector],
+        metadata_indexes: Mapping[str, MetadataIndex],
+        behaviour: Behaviour,
+    ) -> None:
+        #: Numbers in all vectors together.
+        self.size = len(vectors) * dimensions
+        self._metric = metric
+        self._dimensions = dimensions
+        self._vectors = tuple(vectors.values())
+        self._metadata_indexes = dict(metadata_indexes)
+        self._behaviour = behaviour
+        self._lock = threading.Lock()
+        self._matrix: NDArray[np.float32] | None = None
+        self._columns: dict[str, list[Value | Absent]] | None = None
+
+    def bind(self, conditions: Sequence[Condition]) -> Filters | None:
+        """
+        Prepare a filter for this view.
+
+        :param conditions: The filter.
+        :return: What is asked of which property; None if nothing can match, since one has no metadata index.
+        :raises ApiError: A condition is refused because of its property's metadata index, or for want of one.
+        """
+        bound: Filters = []
+        complete = True
+        for condition in conditions:
+            index = self._metadata_indexes.get(condition.property)
+            if index is not None:
+                bound.append((index.property, predicate(condition, index.type, self._behaviour)))
+            elif self._behaviour.unindexed_filter_property == "refuse":
+                raise errors.refusal(
+                    "invalid_filter",
+                    self._behaviour,
+                    detail=f'there is no metadata index for property "{condition.property}"',
+                )
+            else:
+                complete = False
+        return bound if complete else None
+
+    def search(
+        self,
+        query: Query,
+        vector: Sequence[float],
+        filters: Filters | None,
+    ) -> list[dict[str, Any]]:
+        """
+        Return the matches of a query, the nearest first.
+
+        The score depends on the metric:
+
+        ``cosine``
+            The cosine of the angle between the two vectors, from -1 to 1, the largest first. It is 0 if one
+            of them has no direction because all its values are 0.
+        ``euclidean``
+            The distance, from 0, the *smallest* first.
+        ``dot-product``
+            The sum of the products, the largest first; the switch ``dot_product_score`` makes it negative and
+            the smallest first, which leaves the order as it is.
+
+        Matches with the very same score are in the order of their ids, by code point.
+
+        :param query: The query.
+        :param vector: The vector it asks about.
+        :param filters: Its filter, from :meth:`bind`.
+        """
+        if filters is None:
+            return []
+        rows = self._rows(query.namespace, filters)
+        scores, ascending = self._scores(rows, vector)
+        nearest = self._nearest(rows, scores if ascending else -scores, query.top_k)
+        return [self._match(query, self._vectors[rows[place]], float(scores[place])) for place in nearest]
+
+    # --- which vectors ---------------------------------------------------------------------------------
+
+    def _rows(self, namespace: str | None, filters: Filters) -> Sequence[int]:
+        rows: Sequence[int] = range(len(self._vectors))
+        if namespace is not None:
+            rows = [row for row, vector in enumerate(self._vectors) if vector.namespace == namespace]
+        if not filters:
+            return rows
+        with self._lock:
+            if self._columns is None:
+                missing = None if self._behaviour.missing_property == "null" else metadata.ABSENT
+                self._columns = metadata.columns(self._vectors, self._metadata_indexes.values(), missing)
+        for name, matches in filters:
+            column = self._columns[name]
+            rows = [
+                row
+                for row in rows
+                if not isinstance(value := column[row], metadata.Absent) and matches(value)
+            ]
+        return rows
+
+    # --- how near --------------------------------------------------------------------------------------
+
+    def _values(self) -> NDArray[np.float32]:
+        import numpy as np
+
+        with self._lock:
+            if self._matrix is None:
+                matrix = np.empty((len(self._vectors), self._dimensions), dtype=np.float32)
+                step = max(1, _CHUNK // self._dimensions)
+                for start in range(0, len(self._vectors), step):
+                    packed = b"".join(vector.values for vector in self._vectors[start : start + step])
+                    matrix[start : start + step] = np.frombuffer(packed, dtype="<f4").reshape(
+                        -1, self._dimensions
+                    )
+                self._matrix = matrix
+        return self._matrix
+
+    def _scores(self, rows: Sequence[int], vector: Sequence[float]) -> tuple[NDArray[np.float64], bool]:
+        import numpy as np
+
+        matrix = self._values()
+        asked = np.array(vector, dtype=np.float64)
+        length = float(np.sqrt(np.einsum("i,i->", asked, asked)))
+        scores = np.empty(len(rows), dtype=np.float64)
+        everything = isinstance(rows, range)
+        chosen = None if everything else np.array(rows, dtype=np.intp)
+        step = max(1, _CHUNK // self._dimensions)
+        for start in range(0, len(rows), step):
+            end = start + step
+            part = (matrix[start:end] if chosen is None else matrix[chosen[start:end]]).astype(np.float64)
+            # einsum and not a product of matrices: it adds up each row in the same way wherever the row
+            # stands, so that equal vectors have equal scores to the last bit.
+            if self._metric == "euclidean":
+                part -= asked
+                scores[start:end] = np.sqrt(np.einsum("ij,ij->i", part, part))
+                continue
+            scores[start:end] = np.einsum("ij,j->i", part, asked)
+            if self._metric == "cosine":
+                lengths = np.sqrt(np.einsum("ij,ij->i", part, part)) * length
+                lengths[lengths == 0] = np.inf
+                scores[start:end] /= lengths
+        if self._metric == "cosine":
+            np.clip(scores, -1, 1, out=scores)
+        elif self._metric == "dot-product" and self._behaviour.dot_product_score == "negative":
+            return -scores, True
+        return scores, self._metric == "euclidean"
+
+    def _nearest(self, rows: Sequence[int], keys: NDArray[np.float64], count: int) -> list[int]:
+        import numpy as np
+
+        places = np.arange(len(keys))
+        if count < len(keys):
+            # All that are as near as the last one wanted: which of them is in is for the ids to decide.
+            places = np.flatnonzero(keys <= np.partition(keys, count - 1)[count - 1])
+        ordered = sorted(
+            (float(keys[place]), self._vectors[rows[place]].id, place) for place in places.tolist()
+        )
+        return [place for _, _, place in ordered[:count]]
+
+    def _match(self, query: Query, vector: Vector, score: float) -> dict[str, Any]:
+        # There is one zero for who reads it.
+        shown: dict[str, Any] = {"id": vector.id, "score": score + 0.0}
+        if query.values:
+            shown["values"] = vector.floats()
+        if query.metadata != "none" and vector.metadata is not None:
+            if query.metadata == "all":
+                shown["metadata"] = json.loads(vector.metadata)
+            else:
+                shown["metadata"] = metadata.indexed_only(vector, self._metadata_indexes.values())
+        if vector.namespace is not None:
+            shown["namespace"] = vector.namespace
+        return shown

@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The endpoints: one method each, named as the client's methods are, from a request to a result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from starlette.datastructures import QueryParams
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.local import errors
+from airflow_provider_cfvectorize.local.engine import metadata, query
+from airflow_provider_cfvectorize.local.faults.injection import PLAN
+from airflow_provider_cfvectorize.local.http import bodies, multipart
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from starlette.requests import Request
+
+    from airflow_provider_cfvectorize.local.engine.index import Index
+    from airflow_provider_cfvectorize.local.engine.store import Store
+    from airflow_provider_cfvectorize.local.faults.injection import Faults, Plan
+
+T = TypeVar("T")
+
+#: A form is larger than the NDJSON in it, by its delimiters and headers.
+MAX_BODY_BYTES: Final = limits.MAX_UPLOAD_BYTES + 64 * 1024
+#: From this size on an upload is parsed in a thread, so that others are answered meanwhile.
+_THREAD_BYTES: Final = 64 * 1024
+#: From so many numbers in an index on a query is computed in a thread, for the same reason.
+_THREAD_FLOATS: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """
+    One operation of the API.
+
+    :param name: Under which requests are counted: the name of the client's method.
+    :param handle: Answers it; takes the request and the name of the index.
+    :param writes: Whether it needs the permission to write.
+    :param result_info: Whether its envelope has the field ``result_info``.
+    """
+
+    name: str
+    handle: Callable[[Request, str], Awaitable[Any]]
+    writes: bool
+    result_info: bool = False
+
+
+class Api:
+    """
+    The operations on a store.
+
+    :param store: The store.
+    :param faults: The faults that some of its readers are hit by.
+    """
+
+    def __init__(self, store: Store, faults: Faults) -> None:
+        self._store = store
+        self._faults = faults
+        self._behaviour = store.behaviour
+        #: On the path ``.../indexes``, by method.
+        self.collection = {
+            "GET": Endpoint("list_indexes", self.list_indexes, False),
+            "POST": Endpoint("create_index", self.create_index, True),
+        }
+        #: On ``.../indexes/{index_name}`` followed by the key, by method.
+        self.routes = {
+            "": {
+                "GET": Endpoint("get_index", self.get_index, False),
+                "DELETE": Endpoint("delete_index", self.delete_index, True),
+            },
+            "info": {"GET": Endpoint("info", self.info, False)},
+            "insert": {"POST": Endpoint("insert", self.insert, True)},
+            "upsert": {"POST": Endpoint("upsert", self.upsert, True)},
+            "delete_by_ids": {"POST": Endpoint("delete_by_ids", self.delete_by_ids, True)},
+            "get_by_ids": {"POST": Endpoint("get_by_ids", self.get_by_ids, False)},
+            "list": {"GET": Endpoint("list_vectors", self.list_vectors, False)},
+            "query": {"POST": Endpoint("query", self.query, False, result_info=True)},
+            "metadata_index/create": {
+                "POST": Endpoint("create_metadata_index", self.create_metadata_index, True)
+            },
+            "metadata_index/list": {
+                "GET": Endpoint("list_metadata_indexes", self.list_metadata_indexes, False)
+            },
+            "metadata_index/delete": {
+                "POST": Endpoint("delete_metadata_index", self.delete_metadata_index, True)
+            },
+        }
+
+    def endpoint_names(self) -> list[str]:
+        """Return the names of all endpoints."""
+        tables = [self.collection, *self.routes.values()]
+        return [endpoint.name for table in tables for endpoint in table.values()]
+
+    # --- indexes ---------------------------------------------------------------------------------------
+
+    async def list_indexes(self, request: Request, name: str) -> list[dict[str, Any]]:
+        """
+        List the indexes.
+
+        :param request: The request.
+        :param name: Ignored.
+        """
+        return [index.describe() for index in self._store.indexes()]
+
+    async def create_index(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Create an index.
+
+        :param request: The request.
+        :param name: Ignored; the name is in the body.
+        """
+        body = await self._json(request)
+        config = bodies.parse_index(body, self._store.now(), self._behaviour)
+        return self._store.create(config).describe()
+
+    async def get_index(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Describe an index.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        return self._store.index(name).describe()
+
+    async def delete_index(self, request: Request, name: str) -> None:
+        """
+        Delete an index.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        self._store.delete(name)
+
+    async def info(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Show the watermark and the number of vectors.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        return self._seen(request, name).info()
+
+    # --- vectors ---------------------------------------------------------------------------------------
+
+    async def insert(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Insert vectors; one that is there already stays as it is.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        return await self._upload(request, name, "insert")
+
+    async def upsert(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Insert vectors; one that is there already is replaced whole.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        return await self._upload(request, name, "upsert")
+
+    async def delete_by_ids(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Delete vectors; ids that are not there are no error.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        body = await self._json(request)
+        index = self._store.index(name)
+        ids = bodies.parse_ids(body, limits.MAX_DELETE_IDS, self._behaviour)
+        return {"mutationId": index.accept("delete", self._store.now(), ids=ids)}
+
+    async def get_by_ids(self, request: Request, name: str) -> list[dict[str, Any]]:
+        """
+        Return vectors; ids that are not there are left out.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        body = await self._json(request)
+        index = self._seen(request, name)
+        ids = bodies.parse_ids(body, limits.MAX_GET_IDS, self._behaviour)
+        if self._behaviour.duplicate_ids_in_get == "once":
+            ids = list(dict.fromkeys(ids))
+        found = []
+        for vector_id in ids:
+            vector = index.vectors.get(vector_id)
+            if vector is None:
+                continue
+            shown: dict[str, Any] = {"id": vector.id, "values": vector.floats()}
+            if vector.namespace is not None:
+                shown["namespace"] = vector.namespace
+            if vector.metadata is not None:
+                shown["metadata"] = json.loads(vector.metadata)
+            found.append(shown)
+        return found
+
+    async def list_vectors(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Return one page of ids.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        query = _query(request)
+        index = self._seen(request, name)
+        count = bodies.parse_list_count(query.get("count"), self._behaviour)
+        return self._store.listings.page(index, query.get("cursor") or None, count, self._store.now())
+
+    async def query(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Return the vectors nearest to a vector.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        body = await self._json(request)
+        index = self._seen(request, name)
+        asked = query.parse_query(body, index.config.dimensions, self._behaviour)
+        vector = asked.vector
+        if vector is None:
+            found = index.vectors.get(asked.vector_id)
+            if found is None:
+                if self._behaviour.unknown_vector_id == "refuse":
+                    raise errors.refusal("unknown_vector_id", self._behaviour, id=asked.vector_id)
+                return {"count": 0, "matches": []}
+            vector = found.floats()
+        view = index.view()
+        filters = view.bind(asked.conditions)
+        if view.size <= _THREAD_FLOATS:
+            matches = view.search(asked, vector, filters)
+        else:
+            matches = await asyncio.to_thread(view.search, asked, vector, filters)
+        return {"count": len(matches), "matches": matches}
+
+    # --- metadata indexes ------------------------------------------------------------------------------
+
+    async def create_metadata_index(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Create a metadata index; one that is there already stays as it is.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        body = await self._json(request)
+        index = self._store.index(name)
+        property_name = metadata.parse_property(body, self._behaviour)
+        index_type = metadata.parse_type(body)
+        return {"mutationId": index.create_metadata_index(property_name, index_type, self._store.now())}
+
+    async def list_metadata_indexes(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        List the metadata indexes.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        return {"metadataIndexes": self._store.index(name).describe_metadata_indexes()}
+
+    async def delete_metadata_index(self, request: Request, name: str) -> dict[str, Any]:
+        """
+        Delete a metadata index.
+
+        :param request: The request.
+        :param name: The index.
+        """
+        body = await self._json(request)
+        index = self._store.index(name)
+        property_name = metadata.parse_property(body, self._behaviour)
+        return {"mutationId": index.delete_metadata_index(property_name, self._store.now())}
+
+    async def _upload(self, request: Request, name: str, operation: str) -> dict[str, Any]:
+        media_type = _media_type(request)
+        if media_type not in ("application/x-ndjson", "multipart/form-data"):
+            raise errors.refusal("unknown_content_type")
+        behavior = _query(request).get("unparsable-behavior")
+        if behavior not in (None, "error", "discard") and self._behaviour.unknown_parameter_value == "refuse":
+            raise errors.refusal("invalid_parameter", self._behaviour)
+        body: bytes | None = await read_body(request, self._store)
+        index = self._store.index(name)
+        if media_type == "multipart/form-data" and body is not None:
+            body = multipart.field(body, request.headers.get("content-type", ""), "vectors")
+            if body is None:
+                raise errors.refusal("not_ndjson", operation=operation, line=None)
+        arguments = (
+            body or b"",
+            operation,
+            index.config.dimensions,
+            behavior == "discard",
+            self._behaviour,
+        )
+        if len(arguments[0]) < _THREAD_BYTES:
+            vectors = bodies.parse_vectors(*arguments)
+        else:
+            vectors = await asyncio.to_thread(bodies.parse_vectors, *arguments)
+            if self._store.index(name) is not index:
+                # Deleted and created again meanwhile: the request was for the index that is gone.
+                raise errors.refusal("index_deleted", self._behaviour, name=name)
+        kind: Any = operation
+        return {"mutationId": index.accept(kind, self._store.now(), vectors=vectors)}
+
+    def _seen(self, request: Request, name: str) -> Index:
+        index = self._store.index(name)
+        plan: Plan | None = request.scope.get(PLAN)
+        return index if plan is None else self._faults.seen(plan, index, self._store.now())
+
+    async def _json(self, request: Request) -> dict[str, Any]:
+        if _media_type(request) != "application/json":
+            raise errors.refusal("expected_json")
+        return bodies.parse_json(await read_body(request, self._store))
+
+
+def choose(table: Mapping[str, T], method: str) -> T:
+    """
+    Return a route's entry for a method.
+
+    :param table: The entries by method.
+    :param method: The method asked for.
+    :raises ApiError: The route does not have it.
+    """
+    try:
+        return table[method]
+    except KeyError:
+        allow = ", ".join(table).encode("ascii")
+        raise errors.refusal("no_method", method=method, headers=((b"allow", allow),)) from None
+
+
+async def read_body(request: Request, store: Store) -> bytes:
+    """
+    Read a body, but not one without end.
+
+    :param request: The request.
+    :param store: For its switches.
+    :raises ApiError: It is too large.
+    """
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
+        raise errors.refusal("oversized_upload", store.behaviour, limit=limits.MAX_UPLOAD_BYTES)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise errors.refusal("oversized_upload", store.behaviour, limit=limits.MAX_UPLOAD_BYTES)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _media_type(request: Request) -> str:
+    value = request.headers.get("content-type", "")
+    return value.partition(";")[0].strip().lower()
+
+
+def _query(request: Request) -> QueryParams:
+    return QueryParams(request.scope["query_string"])

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The ASGI application: routing, credentials, envelope.
+
+Dispatch is by hand and there is no middleware: this server is what benchmarks of the provider run against, so
+it must not be what they measure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from starlette.requests import ClientDisconnect, Request
+
+from airflow_provider_cfvectorize.local import errors
+from airflow_provider_cfvectorize.local.engine.model import http_date
+from airflow_provider_cfvectorize.local.errors import ApiError, DataFileError
+from airflow_provider_cfvectorize.local.faults.injection import PLAN, refuse
+from airflow_provider_cfvectorize.local.faults.specs import VERIFY_TOKEN
+from airflow_provider_cfvectorize.local.http import control
+from airflow_provider_cfvectorize.local.http.access import Access, Credentials, Hosts
+from airflow_provider_cfvectorize.local.http.api import Api, Endpoint, choose
+from airflow_provider_cfvectorize.local.http.control import Control
+from airflow_provider_cfvectorize.local.http.rate_limit import Limiter, RateLimit
+from airflow_provider_cfvectorize.local.http.reply import Reply, start_message, success
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.datastructures import Headers
+    from starlette.types import Receive, Scope, Send
+
+    from airflow_provider_cfvectorize.local.engine.store import Store
+    from airflow_provider_cfvectorize.local.faults.injection import Faults
+
+log = logging.getLogger(__name__)
+
+BASE_PATH: Final = "/client/v4"
+_TAIL: Final = ["vectorize", "v2", "indexes"]
+_VERIFIED: Final = [{"code": 10000, "message": "This API Token is valid and active", "type": None}]
+#: Where a request's scope has what its answer says about the budget.
+_STANDING: Final = "vectorize_local.standing"
+
+
+class App:
+    """
+    The application.
+
+    :param store: What it serves.
+    :param clock: Seconds since the epoch, for the ``Date`` header.
+    :param account_id: The one account there is.
+    :param credentials: What opens it.
+    :param hosts: The names it is served under.
+    :param latency: Seconds by which each answer of the API is delayed.
+    :param rate_limit: The account's budget of requests, if it has one.
+    :param faults: The faults that requests are hit by.
+    :param guard_local: Whether the routes under ``/_local`` ask for the token as well.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        *,
+        account_id: str,
+        credentials: Credentials,
+        hosts: Hosts,
+        latency: float,
+        rate_limit: RateLimit | None,
+        faults: Faults,
+        guard_local: bool,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._hosts = hosts
+        self._latency = latency
+        self._faults = faults
+        self._guard_local = guard_local
+        self._access = Access(credentials, store.behaviour)
+        self._api = Api(store, faults)
+        self._account_path = f"{BASE_PATH}/accounts/{account_id}"
+        self._indexes_path = f"{self._account_path}/vectorize/v2/indexes"
+        self._verify_token = Endpoint(VERIFY_TOKEN, self._verify, False)
+        self._verify_paths = (f"{BASE_PATH}/user/tokens/verify", f"{self._account_path}/tokens/verify")
+        self._limiter = None if rate_limit is None else Limiter(rate_limit, store.behaviour)
+        self.control = Control(store, self._limiter, faults)
+        self._requests = self.control.requests
+        self._date = (0, b"")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """
+        Answer one request.
+
+        :param scope: ASGI's scope.
+        :param receive: ASGI's channel of what comes in.
+        :param send: ASGI's channel of what goes out.
+        """
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        local = scope["path"].startswith(control.PREFIX)
+        try:
+            reply = await (self._local(request) if local else self._reply(request))
+        except ApiError as e:
+            reply = Reply(e.status, e.envelope(), e.headers)
+        except ClientDisconnect:
+            return
+        except DataFileError as e:
+            log.error("%s %s failed: %s", ascii(scope["method"]), ascii(scope["path"]), e)
+            failure = ApiError(500, errors.LOCAL_CODE, f"vectorize-local: {e}")
+            reply = Reply(failure.status, failure.envelope())
+        except Exception:
+            log.exception("%s %s failed", ascii(scope["method"]), ascii(scope["path"]))
+            failure = ApiError(500, errors.LOCAL_CODE, "internal error of vectorize-local; see its log")
+            reply = Reply(failure.status, failure.envelope())
+        if self._latency and not local:
+            await asyncio.sleep(self._latency)
+        if _STANDING in scope:
+            reply = reply._replace(headers=(*reply.headers, *scope[_STANDING]))
+        if PLAN in scope:
+            await self._faults.respond(scope[PLAN], reply, self._http_date(), scope, receive, send)
+            return
+        body = reply.body()
+        await send(start_message(reply, self._http_date(), len(body)))
+        await send({"type": "http.response.body", "body": body})
+
+    async def _local(self, request: Request) -> Reply:
+        self._check_host(request.headers)
+        if self._guard_local:
+            self._access.check(request.headers, writes=True)
+        return success(await self.control.handle(request, request.scope["path"]))
+
+    async def _reply(self, request: Request) -> Reply:
+        headers = request.headers
+        self._check_host(headers)
+        scope = request.scope
+        path: str = scope["path"]
+        try:
+            endpoint, index_name = self._route(path, scope["method"])
+        except ApiError:
+            self._spend(scope, headers)
+            raise
+        self._requests[endpoint.name] += 1
+        self._spend(scope, headers)
+        self._check_credentials(endpoint, path, headers)
+        plan = self._faults.plan(endpoint.name)
+        if plan is not None:
+            scope[PLAN] = plan
+            if plan.instead is not None:
+                return refuse(plan.instead, self._store.behaviour)
+        try:
+            reply = success(await endpoint.handle(request, index_name))
+        except ApiError as e:
+            e.result_info = endpoint.result_info
+            raise
+        if endpoint.result_info:
+            reply.envelope["result_info"] = None
+        elif endpoint is self._verify_token:
+            reply.envelope["messages"] = _VERIFIED
+        return reply
+
+    async def _verify(self, request: Request, name: str) -> dict[str, str]:
+        return {"id": "ed17574386854bf78a67040be0a770b0", "status": "active"}
+
+    def _check_credentials(self, endpoint: Endpoint, path: str, headers: Headers) -> None:
+        if endpoint is self._verify_token:
+            self._access.verify(headers)
+            return
+        self._access.check(headers, writes=endpoint.writes)
+        if not path.startswith(self._indexes_path):
+            raise errors.refusal("no_route", path=path)
+
+    def _check_host(self, headers: Headers) -> None:
+        if not self._hosts.serves(headers.get("host")):
+            raise ApiError(
+                421,
+                errors.LOCAL_CODE,
+                "This Host header is not served here; start vectorize-local with --allow-host NAME",
+            )
+
+    def _spend(self, scope: Scope, headers: Headers) -> None:
+        if self._limiter is None:
+            return
+        now = self._store.now()
+        try:
+            if self._access.knows(headers):
+                self._limiter.take(now)
+        finally:
+            # As of now, and not of the answer: what comes in meanwhile, its client cannot know of.
+            scope[_STANDING] = self._limiter.headers(now)
+
+    def _route(self, path: str, method: str) -> tuple[Endpoint, str]:
+        # Another account's path is a route as well, so that a wrong token is found before a wrong account.
+        parts = path.split("/", 8)
+        if len(parts) < 8 or parts[:4] != ["", "client", "v4", "accounts"] or parts[5:8] != _TAIL:
+            if path in self._verify_paths:
+                return choose({"GET": self._verify_token}, method), ""
+            raise errors.refusal("no_route", path=path)
+        if len(parts) == 8:
+            return choose(self._api.collection, method), ""
+        name, slash, action = parts[8].partition("/")
+        table = self._api.routes.get(action)
+        if not name or table is None or (slash and not action):
+            raise errors.refusal("no_route", path=path)
+        return choose(table, method), name
+
+    def _http_date(self) -> bytes:
+        second = int(self._clock())
+        if self._date[0] != second:
+            self._date = (second, http_date(second))
+        return self._date[1]

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What may be in a body.
+
+Everything is checked before anything is accepted: a request is one mutation or none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.local import errors
+from airflow_provider_cfvectorize.local.engine.model import METRICS, PRESETS, IndexConfig, Vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_cfvectorize.local.behaviour import Behaviour
+
+#: The schema's pattern without its nested repetition, which takes exponential time on some names.
+_INDEX_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*[a-z0-9]")
+_LIST_COUNT: Final = re.compile(r"[0-9]{1,9}")
+#: The types of a number; not bool, which is an int for Python.
+NUMBERS: Final = frozenset({int, float})
+_VECTOR_FIELDS: Final = frozenset({"id", "values", "namespace", "metadata"})
+_MISSING: Final = object()
+#: Levels of nesting in metadata; the default of serde_json, which the service's error texts look like.
+_MAX_DEPTH: Final = 127
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+# Python's decoder takes NaN and Infinity, which are not JSON and would come back in answers.
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """
+    Read the body of a JSON route.
+
+    :param body: The body.
+    :return: The object.
+    :raises ApiError: It is no JSON object.
+    """
+    try:
+        parsed = _DECODER.decode(body.decode("utf-8"))
+    except json.JSONDecodeError as e:
+        raise errors.refusal(
+            "not_json", detail=f"expected value at line {e.lineno} column {e.colno}"
+        ) from None
+    except (ValueError, RecursionError):
+        raise errors.refusal("not_json", detail="expected value") from None
+    if not isinstance(parsed, dict):
+        raise errors.refusal("not_json", detail="expected a JSON object")
+    return parsed
+
+
+def utf8_length(text: str) -> int:
+    """
+    Return the bytes of a text, or -1 if it has none because of a lone surrogate.
+
+    :param text: The text.
+    """
+    if text.isascii():
+        return len(text)
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        return -1
+
+
+def parse_ids(body: dict[str, Any], limit: int, behaviour: Behaviour) -> list[str]:
+    """
+    Take the ids from the body of ``delete_by_ids`` or ``get_by_ids``.
+
+    :param body: The body.
+    :param limit: The most ids that are allowed.
+    :param behaviour: The switches.
+    :return: The ids in their order, duplicates included.
+    :raises ApiError: They are not ids, too many, or too long.
+    """
+    ids = body.get("ids", _MISSING)
+    if ids is _MISSING:
+        if behaviour.missing_ids == "refuse":
+            raise errors.refusal("missing_ids", behaviour)
+        return []
+    if not isinstance(ids, list):
+        raise errors.refusal("not_json", detail="ids: expected a sequence")
+    if not ids and behaviour.empty_ids == "refuse":
+        raise errors.refusal("empty_ids", behaviour)
+    if len(ids) > limit:
+        raise errors.refusal("too_many_ids", limit=limit, got=len(ids))
+    for position, vector_id in enumerate(ids):
+        if not isinstance(vector_id, str):
+            raise errors.refusal("not_json", detail=f"ids[{position}]: expected a string")
+        length = utf8_length(vector_id)
+        if length < 0:
+            raise errors.refusal("not_json", detail=f"ids[{position}]: lone surrogate")
+        check_id_length(length, behaviour)
+    return ids
+
+
+def check_id_length(length: int, behaviour: Behaviour) -> None:
+    """
+    Check the length of one id.
+
+    :param length: Its bytes.
+    :param behaviour: The switches.
+    :raises ApiError: It is too long, or empty.
+    """
+    if length > limits.MAX_ID_BYTES:
+        raise errors.refusal("id_too_long", limit=limits.MAX_ID_BYTES, got=length)
+    if length == 0 and behaviour.empty_id == "refuse":
+        raise errors.refusal("empty_id", behaviour)
+
+
+def check_namespace_length(length: int, behaviour: Behaviour) -> None:
+    """
+    Check the length of a namespace.
+
+    :param length: Its bytes.
+    :param behaviour: The switches.
+    :raises ApiError: It is too long.
+    """
+    if length > limits.MAX_NAMESPACE_BYTES:
+        raise errors.refusal("namespace_too_long", behaviour, limit=limits.MAX_NAMESPACE_BYTES, got=length)
+
+
+def parse_list_count(value: str | None, behaviour: Behaviour) -> int:
+    """
+    Read the parameter ``count`` of ``list``.
+
+    :param value: The parameter; None if it is not there.
+    :param behaviour: The switches.
+    :raises ApiError: It is not a number from 1 to 1,000.
+    """
+    if value is None:
+        return limits.DEFAULT_LIST_COUNT
+    if not _LIST_COUNT.fullmatch(value) or not 1 <= int(value) <= limits.MAX_LIST_COUNT:
+        raise errors.refusal("invalid_list_count", behaviour, limit=limits.MAX_LIST_COUNT)
+    return int(value)
+
+
+def parse_index(body: dict[str, Any], created_on: float, behaviour: Behaviour) -> IndexConfig:
+    """
+    Read the description of a new index.
+
+    :param body: The body.
+    :param created_on: Seconds since the epoch.
+    :param behaviour: The switches.
+    :raises ApiError: It describes no index.
+    """
+    name = body.get("name")
+    if (
+        not isinstance(name, str)
+        or len(name) > limits.MAX_INDEX_NAME_BYTES
+        or not _INDEX_NAME.fullmatch(name)
+    ):
+        raise errors.refusal("invalid_name", behaviour)
+    description = body.get("description")
+    if description is None:
+        description = ""
+    if not isinstance(description, str) or utf8_length(description) < 0:
+        raise errors.refusal("not_json", detail="description: expected a string")
+    config = body.get("config")
+    if config is None:
+        raise errors.refusal("invalid_config", behaviour, detail="Config must be provided")
+    if not isinstance(config, dict):
+        raise errors.refusal("not_json", detail="config: expected an object")
+    preset = config.get("preset")
+    if preset is not None:
+        if config.get("dimensions") is not None and config.get("metric") is not None:
+            # oneOf in the schema; taking one of them and dropping the other would hide a mistake.
+            raise errors.refusal(
+                "invalid_config",
+                behaviour,
+                detail="Config must have dimensions and metric, or a preset, not both",
+            )
+        if not isinstance(preset, str) or preset not in PRESETS:
+            raise errors.refusal(
+                "invalid_config", behaviour, detail=f"Preset must be one of: {', '.join(PRESETS)}"
+            )
+        return IndexConfig(name, description, *PRESETS[preset], preset, created_on)
+    dimensions = config.get("dimensions")
+    if type(dimensions) is not int or not limits.MIN_DIMENSIONS <= dimensions <= limits.MAX_DIMENSIONS:
+        raise errors.refusal(
+            "invalid_config",
+            behaviour,
+            detail=f"Dimensions must be in range: [{limits.MIN_DIMENSIONS}, {limits.MAX_DIMENSIONS}]",
+        )
+    metric = config.get("metric")
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise errors.refusal(
+            "invalid_config", behaviour, detail=f"Metric must be one of: {', '.join(METRICS)}"
+        )
+    return IndexConfig(name, description, dimensions, metric, None, created_on)
+
+
+def parse_vectors(
+    body: bytes, operation: str, dimensions: int, discard: bool, behaviour: Behaviour
+) -> list[Vector]:
+    """
+    Read the NDJSON of an insert or upsert.
+
+    :param body: The NDJSON.
+    :param operation: ``insert`` or ``upsert``.
+    :param dimensions: The dimensions of the index.
+    :param discard: Whether a line that is not a vector is left out; otherwise it refuses the request.
+    :param behaviour: The switches.
+    :return: The vectors in their order.
+    :raises ApiError: A line is not a vector, a vector does not fit the index, or there are too many.
+    """
+    if len(body) > limits.MAX_UPLOAD_BYTES:
+        raise errors.refusal("oversized_upload", behaviour, limit=limits.MAX_UPLOAD_BYTES)
+    lines = [(number, line) for number, line in enumerate(body.split(b"\n")) if line and not line.isspace()]
+    if len(lines) > limits.MAX_UPSERT_VECTORS:
+        raise errors.refusal("too_many_vectors", behaviour, limit=limits.MAX_UPSERT_VECTORS, got=len(lines))
+    vectors = []
+    for number, line in lines:
+        try:
+            fields = _parse_line(line, behaviour)
+        except (ValueError, RecursionError):
+            if discard:
+                continue
+            raise errors.refusal("not_ndjson", operation=operation, line=f"Some({number})") from None
+        vectors.append(_check_vector(fields, dimensions, behaviour))
+    if not vectors and behaviour.empty_upload == "refuse":
+        raise errors.refusal("not_ndjson", operation=operation, line=None)
+    return vectors
+
+
+def _parse_line(line: bytes, behaviour: Behaviour) -> tuple[Vector, dict[str, Any] | None]:
+    parsed = _DECODER.decode(line.decode("utf-8"))
+    if not isinstance(parsed, dict):
+        raise ValueError("not an object")
+    if behaviour.unknown_vector_field == "refuse" and not _VECTOR_FIELDS.issuperset(parsed):
+        raise ValueError("unknown field")
+    vector_id, values = parsed.get("id"), parsed.get("values")
+    namespace, metadata = parsed.get("namespace"), parsed.get("metadata")
+    if not isinstance(vector_id, str) or utf8_length(vector_id) < 0:
+        raise ValueError("id")
+    if not isinstance(values, list) or not NUMBERS.issuperset(map(type, values)):
+        raise ValueError("values")
+    if namespace is not None and (not isinstance(namespace, str) or utf8_length(namespace) < 0):
+        raise ValueError("namespace")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise ValueError("metadata")
+    try:
+        packed = struct.pack(f"<{len(values)}f", *values)
+    except (struct.error, OverflowError) as e:
+        raise ValueError("values") from e
+    # 1e400 is JSON, and infinite for Python's decoder. Finite float32 cannot add up to infinity in float64.
+    if not math.isfinite(sum(values)):
+        raise ValueError("values")
+    compact = None
+    if metadata is not None:
+        compact = ENCODER.encode(metadata)
+        if utf8_length(compact) < 0 or _too_deep(metadata, compact):
+            raise ValueError("metadata")
+    return Vector(vector_id, packed, namespace, compact), metadata
+
+
+def _too_deep(metadata: dict[str, Any], compact: str) -> bool:
+    # Metadata is read again with every answer, and the reader must not run out of stack then.
+    if compact.count("{") + compact.count("[") <= _MAX_DEPTH:
+        return False
+    level: list[Any] = [metadata]
+    for _ in range(_MAX_DEPTH):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                below.extend(value.values())
+            elif isinstance(value, list):
+                below.extend(value)
+        level = below
+    return any(isinstance(value, dict | list) for value in level)
+
+
+def _check_vector(
+    parsed: tuple[Vector, dict[str, Any] | None], dimensions: int, behaviour: Behaviour
+) -> Vector:
+    vector, metadata = parsed
+    check_id_length(utf8_length(vector.id), behaviour)
+    got = len(vector.values) // 4
+    if got != dimensions:
+        raise errors.refusal("wrong_dimensions", id=vector.id, expected=dimensions, got=got)
+    if vector.namespace is not None:
+        check_namespace_length(utf8_length(vector.namespace), behaviour)
+    if metadata is not None and vector.metadata is not None:
+        size = utf8_length(vector.metadata)
+        if size > limits.MAX_METADATA_BYTES:
+            raise errors.refusal(
+                "oversized_metadata", id=vector.id, limit=limits.MAX_METADATA_BYTES, got=size
+            )
+        for key in _keys(metadata):
+            if not key or key.startswith("$") or "." in key or '"' in key:
+                raise errors.refusal("invalid_metadata_key", behaviour, id=vector.id)
+    return vector
+
+
+def _keys(metadata: dict[str, Any]) -> Iterator[str]:
+    # Without recursion: the depth is the sender's choice.
+    left: list[Any] = [metadata]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            yield from value
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the service does not have: the routes below ``/_local``, and the same from Python."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_provider_cfvectorize.local import errors
+from airflow_provider_cfvectorize.local.errors import ApiError
+from airflow_provider_cfvectorize.local.faults.specs import ENDPOINTS
+from airflow_provider_cfvectorize.local.http import bodies
+from airflow_provider_cfvectorize.local.http.api import choose, read_body
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from airflow_provider_cfvectorize.local.engine.store import Store
+    from airflow_provider_cfvectorize.local.faults.injection import Faults
+    from airflow_provider_cfvectorize.local.http.rate_limit import Limiter
+
+    Handler = Callable[[Request], Awaitable[Any]]
+
+PREFIX: Final = "/_local/"
+#: The most mutations that one ``POST /_local/foreign`` makes on each index.
+MAX_FOREIGN_COUNT: Final = 10_000
+
+
+class Control:
+    """
+    Looks at the server from outside of its API, and interferes.
+
+    :param store: What is served.
+    :param limiter: The budget of requests, if there is one.
+    :param faults: The faults.
+    """
+
+    def __init__(self, store: Store, limiter: Limiter | None, faults: Faults) -> None:
+        self._store = store
+        self._limiter = limiter
+        self.faults = faults
+        #: Requests by endpoint.
+        self.requests: Counter[str] = Counter()
+        self._routes: dict[str, dict[str, Handler]] = {
+            "stats": {"GET": self._get_stats, "DELETE": self._delete_stats},
+            "foreign": {"POST": self._post_foreign},
+            "rate-limit": {"GET": self._get_rate_limit},
+            "faults": {
+                "GET": self._get_faults,
+                "POST": self._post_faults,
+                "DELETE": self._delete_faults,
+            },
+        }
+
+    async def handle(self, request: Request, path: str) -> Any:
+        """
+        Answer one request and return the result.
+
+        :param request: The request.
+        :param path: Its path, which begins with :data:`PREFIX`.
+        :raises ApiError: It is refused.
+        """
+        if "origin" in request.headers:
+            # Browsers let any page post here without asking, and say so by this header.
+            raise ApiError(403, errors.LOCAL_CODE, "Not for web pages")
+        table = self._routes.get(path.removeprefix(PREFIX))
+        if table is None:
+            raise errors.refusal("no_route", path=path)
+        return await choose(table, request.scope["method"])(request)
+
+    # --- from Python -----------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, int]:
+        """Return the number of requests by endpoint since the start, or since they were reset."""
+        return {name: self.requests[name] for name in ENDPOINTS}
+
+    def reset_stats(self) -> None:
+        """Count requests, and those that were hit by faults, from zero again."""
+        self.requests.clear()
+        self.faults.reset_injected()
+
+    def rate_limit_report(self) -> list[dict[str, float]]:
+        """Return the last windows of the rate limit; none without one."""
+        return [] if self._limiter is None else self._limiter.report()
+
+    # --- over HTTP -------------------------------------------------------------------------------------
+
+    async def _get_stats(self, request: Request) -> dict[str, int]:
+        return self.stats()
+
+    async def _delete_stats(self, request: Request) -> dict[str, int]:
+        self.reset_stats()
+        return self.stats()
+
+    async def _get_rate_limit(self, request: Request) -> list[dict[str, float]]:
+        return self.rate_limit_report()
+
+    async def _get_faults(self, request: Request) -> dict[str, Any]:
+        return {
+            "faults": [fault.spec for fault in self.faults.faults],
+            "seed": self.faults.seed,
+            "injected": self.faults.injected(),
+        }
+
+    async def _post_faults(self, request: Request) -> dict[str, Any]:
+        given = await self._body(request)
+        _check_fields(given, ("faults", "seed"))
+        try:
+            self.faults.set(given.get("faults", ()), given.get("seed", 0))
+        except ValueError as e:
+            raise ApiError(400, errors.LOCAL_CODE, str(e)) from None
+        return await self._get_faults(request)
+
+    async def _delete_faults(self, request: Request) -> dict[str, Any]:
+        self.faults.set([], 0)
+        return await self._get_faults(request)
+
+    async def _post_foreign(self, request: Request) -> dict[str, Any]:
+        query: dict[str, Any] = dict(request.query_params)
+        if query.get("count", "").isdecimal():
+            query["count"] = int(query["count"][:10])
+        given = {**query, **await self._body(request)}
+        # Else a misspelt index_name would write to every index.
+        _check_fields(given, ("index_name", "count"))
+        name = given.get("index_name")
+        count = given.get("count", 1)
+        if name is not None and not isinstance(name, str):
+            raise errors.refusal("not_json", detail="index_name: expected a string")
+        if type(count) is not int or not 1 <= count <= MAX_FOREIGN_COUNT:
+            raise errors.refusal("not_json", detail=f"count: expected a number from 1 to {MAX_FOREIGN_COUNT}")
+        return {"mutationIds": self._store.foreign_writes(name, count)}
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        raw = await read_body(request, self._store)
+        return bodies.parse_json(raw) if raw.strip() else {}
+
+
+def _check_fields(given: dict[str, Any], known: tuple[str, ...]) -> None:
+    if unknown := given.keys() - set(known):
+        raise errors.refusal("not_json", detail=f"{min(unknown)}: unknown; expected {', '.join(known)}")

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators that read: by id, and all ids of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from airflow_provider_cfvectorize.client.inputs.files import is_ndjson
+from airflow_provider_cfvectorize.client.inputs.text import counted, show
+from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.operators.base import VectorizeOperator
+from airflow_provider_cfvectorize.operators.files import path_of, place_of, write_file
+from airflow_provider_cfvectorize.operators.inputs import Narrowing, origin_of, read_id_source
+from airflow_provider_cfvectorize.operators.xcom import SmallList
+from airflow_provider_cfvectorize.templating import check_flags
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.client.inputs.ids import IdSource
+    from airflow_provider_cfvectorize.lineage import Flow
+    from airflow_provider_cfvectorize.operators.files import FilePath
+
+#: Ids without a vector that a report names.
+SHOWN_MISSING: Final = 100
+
+
+class GetVectorsByIdsOperator(VectorizeOperator):
+    """
+    Read vectors by their ids, into an XCom or a file.
+
+    Returns those that exist, in the order of the ids, each with its id, values, namespace and metadata. They
+    must be few: more than 256 KiB as JSON is an error, and 1,536 values take 30 KB. With ``path``, any number
+    goes into a file, one vector a line as JSON, and the return value is the path; the vectors of a few
+    requests are held at a time. An upsert takes such a file, if the vectors have their values.
+
+    The XCom ``report`` has the numbers ``asked``, ``found`` and ``missing``, and under ``missing_ids`` the
+    first 100 ids without a vector.
+
+    :param index_name: the index. (templated)
+    :param ids: the ids, any number, of which 20 make a request: a list, an upstream task's output, a Jinja
+        expression that gives a list, or a single id. Integers become strings. Each counts once. Give this or
+        ``ids_path``. (templated)
+    :param ids_path: a file of ids: one id a line, or (``.ndjson``, ``.jsonl``) one JSON object with an ``id``
+        a line. An id counts once among the next hundred. A local path, or a URL of object storage.
+        (templated)
+    :param path: the file to write; what is there is replaced when all is read. Its name ends in ``.ndjson``
+        or ``.jsonl``. A local path, or a URL of object storage. (templated)
+    :param return_values: with the values; the service sends them all the same.
+    :param concurrency: requests in flight at once.
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    template_fields: Sequence[str] = ("index_name", "ids", "ids_path", "path", "conn_id", "account_id")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"ids": "json"}
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        ids: Sequence[str | int] | str | None = None,
+        ids_path: FilePath | None = None,
+        path: FilePath | None = None,
+        return_values: bool = True,
+        concurrency: int = 4,
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(index_name=index_name, conn_id=conn_id, account_id=account_id, **kwargs)
+        self.ids = ids
+        self.ids_path = ids_path
+        self.path = path
+        self.return_values = return_values
+        self.concurrency = concurrency
+        #: Whether there were ids to ask about.
+        self._asked = False
+
+    def execute(self, context: Context) -> list[dict[str, Any]] | str:
+        """
+        Read the vectors.
+
+        :param context: the task's context.
+        :return: the vectors, or with ``path`` that path.
+        :raises VectorizeInputError: something passed or configured cannot work, or the vectors are too large
+            for an XCom.
+        """
+        self.check_number("concurrency", 1, whole=True)
+        check_flags(self)
+        path = self._check_path()
+        with self.open_client(max_connections=self.concurrency) as client:
+            ids = read_id_source(self.ids, self.ids_path, origin=origin_of(self, "ids"), log=self.log)
+            self._asked = ids.count > 0
+            missing: list[str] = []
+            vectors = self._read(client, ids, missing)
+            result: list[dict[str, Any]] | str
+            if path is None:
+                result, found = self._collect(vectors)
+            else:
+                result, found = path, self._write(vectors, path)
+        lack = ids.count - found
+        self.log.info("Asked for %s: %d with a vector, %d without.", counted(ids.count, "id"), found, lack)
+        report = {"asked": ids.count, "found": found, "missing": lack, "missing_ids": missing}
+        self.push(context, "report", report)
+        return result
+
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return what the task has read and written.
+
+        :param failed: it has not ended well; then there is no file.
+        """
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        return Flow(
+            reads_index=self._asked,
+            input_paths=(self.ids_path,),
+            output_paths=() if failed else (self.path,),
+        )
+
+    def _check_path(self) -> str | None:
+        if self.path is None:
+            return None
+        path = path_of(self.path, "path")
+        if not is_ndjson(path):
+            raise VectorizeInputError(
+                f"path {show(path, 200)} is going to have one JSON object a line: name it .ndjson or .jsonl"
+            )
+        if self.ids_path is not None and place_of(path, "path") == place_of(
+            path_of(self.ids_path, "ids_path"), "ids_path"
+        ):
+            raise VectorizeInputError(
+                f"path and ids_path are both {show(path, 200)}: a retry would find other ids in it. Name "
+                "another file"
+            )
+        return path
+
+    def _read(self, client: VectorizeClient, ids: IdSource, missing: list[str]) -> Iterator[dict[str, Any]]:
+        from airflow_provider_cfvectorize.client.bulk.read import iter_vectors
+
+        for id_, vector in iter_vectors(
+            client, self.index_name, ids, concurrency=self.concurrency, stopped=self.is_killed, log=self.log
+        ):
+            if vector is not None:
+                yield {k: v for k, v in vector.items() if k != "values" or self.return_values}
+            elif len(missing) < SHOWN_MISSING:
+                missing.append(id_)
+
+    def _collect(self, vectors: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+        advice = "pass path='...ndjson' to write them to a file, or fewer ids"
+        small = SmallList("vectors", f"{advice}, or return_values=False" if self.return_values else advice)
+        for vector in vectors:
+            small.append(vector)
+        return small.items, len(small.items)
+
+    @staticmethod
+    def _write(vectors: Iterator[dict[str, Any]], path: str) -> int:
+        from airflow_provider_cfvectorize.client.inputs.text import write_json
+
+        count = 0
+        with write_file(path, "path") as file:
+            for vector in vectors:
+                file.write(write_json(vector) + b"\n")
+                count += 1
+        return count
+
+
+class ListVectorsOperator(VectorizeOperator):
+    """
+    List the ids of an index, into an XCom or a file.
+
+    Returns the ids. They must be few: more than ``max_ids``, or than 256 KiB as JSON, is an error. With
+    ``path``, any number goes into a file, and the return value is the path; a page of ids is held at a time.
+    :class:`~airflow_provider_cfvectorize.operators.delete.DeleteVectorsByIdsOperator` takes either, as
+    ``ids`` or ``ids_path``.
+
+    The ids are those that the index had when the first page was read. A listing that the service gives up on
+    the way is started again, at most three times.
+
+    The XCom ``report`` has the numbers ``listed`` (all ids of the index) and ``matched`` (those returned).
+
+    :param index_name: the index. (templated)
+    :param prefix: only ids that begin so; all are read all the same, since the service cannot select. One
+        that is given and renders to nothing is an error, and not a list of all ids. (templated)
+    :param path: the file to write; what is there is replaced when all is listed. One id a line or, if the
+        name ends in ``.ndjson`` or ``.jsonl``, one JSON object with an ``id`` a line. A local path, or a URL
+        of object storage. (templated)
+    :param max_ids: fail if there are more ids than this; not with ``path``.
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    template_fields: Sequence[str] = ("index_name", "prefix", "path", "conn_id", "account_id")
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        prefix: str | None = None,
+        path: FilePath | None = None,
+        max_ids: int = 10_000,
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(index_name=index_name, conn_id=conn_id, account_id=account_id, **kwargs)
+        self.prefix = prefix
+        self.path = path
+        self.max_ids = max_ids
+        self._narrowing = Narrowing(prefix=prefix)
+
+    def execute(self, context: Context) -> list[str] | str:
+        """
+        List the ids.
+
+        :param context: the task's context.
+        :return: the ids, or with ``path`` that path.
+        :raises VectorizeInputError: something passed or configured cannot work, there are more ids than
+            ``max_ids``, or an id cannot stand in a file of that kind.
+        :raises VectorizeListingExpired: the service gave the listing up four times.
+        """
+        from airflow_provider_cfvectorize.client.bulk.list import repeat_listing
+
+        self.check_number("max_ids", 0, whole=True)
+        prefix = self._narrowing.read(self, "prefix")
+        if prefix is not None and not isinstance(prefix, str):
+            raise VectorizeInputError(f"prefix is {show(prefix)}, expected a string")
+        path = None if self.path is None else path_of(self.path, "path")
+        with self.open_client(max_connections=1) as client:
+            listing = repeat_listing(lambda: self._list(client, prefix, path), log=self.log)
+        self.log.info("Listed %s, %d of them asked for.", counted(listing.listed, "id"), listing.matched)
+        self.push(context, "report", {"listed": listing.listed, "matched": listing.matched})
+        return listing.ids if path is None else path
+
+    def flow(self, *, failed: bool) -> Flow:
+        """
+        Return what the task has read and written.
+
+        :param failed: it has not ended well; then there is no file.
+        """
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        return Flow(reads_index=True, output_paths=() if failed else (self.path,))
+
+    def _list(self, client: VectorizeClient, prefix: str | None, path: str | None) -> _Listing:
+        listing = _Listing(self, client, prefix or "")
+        if path is None:
+            listing.collect(self.max_ids)
+        else:
+            listing.write(path)
+        return listing
+
+
+class _Listing:
+    """One listing of an index, from its first page."""
+
+    def __init__(self, operator: ListVectorsOperator, client: VectorizeClient, prefix: str) -> None:
+        self._operator = operator
+        self._client = client
+        self._prefix = prefix
+        self.ids: list[str] = []
+        self.listed = 0
+        self.matched = 0
+
+    def __iter__(self) -> Iterator[str]:
+        from airflow_provider_cfvectorize.client.bulk.list import iter_ids
+
+        operator = self._operator
+        # The prefix is looked for here, where all are counted.
+        for id_ in iter_ids(self._client, operator.index_name, stopped=operator.is_killed, log=operator.log):
+            self.listed += 1
+            if id_.startswith(self._prefix):
+                self.matched += 1
+                yield id_
+
+    def collect(self, max_ids: int) -> None:
+        """Keep the ids."""
+        begin = f" that begin with {show(self._prefix)}" if self._prefix else ""
+        advice = "pass path to write them to a file"
+        small = SmallList(f"ids{begin}", advice)
+        for id_ in self:
+            if self.matched > max_ids:
+                raise VectorizeInputError(
+                    f"index {show(self._operator.index_name)} has more than {counted(max_ids, 'id')}{begin}: "
+                    f"{self.matched} were found when {self.listed} were listed, and there may be more. "
+                    f"{advice.capitalize()}, or raise max_ids"
+                )
+            small.append(id_)
+        self.ids = small.items
+
+    def write(self, path: str) -> None:
+        """Write the ids to a file."""
+        from airflow_provider_cfvectorize.client.inputs.ids_file import line_of_id
+
+        with write_file(path, "path") as file:
+            for id_ in self:
+                file.write(line_of_id(id_, ndjson=is_ndjson(path), is_first=self.matched == 1))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a DAG passes to a sensor to the receipts that it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_cfvectorize.client.inputs.text import show
+from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.templating import read_nothing, read_structure
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+#: The XCom key under which an operator pushes its receipt.
+RECEIPT_KEY = "receipt"
+
+
+def read_waits(
+    mutation_id: Any,
+    receipt: Any,
+    context: Context,
+    *,
+    index_name: str,
+    texts: Collection[str] = (),
+) -> list[Receipt]:
+    """
+    Return what to wait for, each once; nothing where nothing was sent.
+
+    :param mutation_id: what was passed as ``mutation_id``.
+    :param receipt: what was passed as ``receipt``.
+    :param context: the task's context, whose direct upstream tasks are asked for receipts where none is
+        passed.
+    :param index_name: the sensor's index.
+    :param texts: those of the first two parameters that were given as a text, such as a template.
+    :raises VectorizeInputError: this is nothing that can be waited for; or a template came to nothing, and no
+        upstream task's receipt says that there was nothing to do.
+    """
+    given = {"mutation_id": mutation_id, "receipt": receipt}
+    lost = [name for name, value in given.items() if _is_lost(value, is_text=name in texts)]
+    passed = [*_flatten(receipt, "receipt"), *_flatten(mutation_id, "mutation_id")]
+    known = {r.mutation_id: r for r in passed if not r.bare}
+    bare = [r.mutation_id for r in passed if r.bare and r.mutation_id not in known]
+    # A receipt, even one that says that nothing was sent, leaves nothing to look for; None and bare ids do.
+    if bare or lost or not known:
+        found = list(_upstream_receipts(context))
+        # Upstream tasks may also write to other indexes, which other sensors wait for.
+        ours = [r for r in found if r.index_name == index_name]
+        if lost and not any(r.mutation_id is None for r in ours) and (passed or not ours):
+            raise VectorizeInputError(
+                f"{lost[0]} is {show(given[lost[0]], 200)} now that it is rendered, and no task directly "
+                f"upstream has pushed a receipt for index {show(index_name)} that says that there was "
+                "nothing to do. Check the task id in the template, or pass the task's output: "
+                "mutation_id=delete.output"
+            )
+        if bare:
+            wanted = set(bare)
+            known |= {r.mutation_id: r for r in found if r.mutation_id in wanted}
+        elif not known:
+            known = {r.mutation_id: r for r in ours or found}
+    waits = [r for id_, r in known.items() if id_ is not None]
+    return waits + [Receipt.of_bare_id(id_) for id_ in dict.fromkeys(bare) if id_ not in known]
+
+
+def _is_lost(value: Any, *, is_text: bool) -> bool:
+    """Say whether a template came to nothing, also one in a list; what Airflow resolves gives None itself."""
+    if isinstance(value, list | tuple):
+        return any(_is_lost(item, is_text=False) for item in value)
+    return read_nothing(value) is None and (is_text or value is not None)
+
+
+def check_receipts(receipts: Sequence[Receipt], *, index_name: str, account_id: str) -> Sequence[Receipt]:
+    """
+    Return the receipts if they are of this index and account.
+
+    :param receipts: what is to be waited for.
+    :param index_name: the sensor's index.
+    :param account_id: the sensor's account.
+    :raises VectorizeInputError: one is not.
+    """
+    for receipt in receipts:
+        if receipt.index_name is not None and receipt.index_name != index_name:
+            raise VectorizeInputError(
+                f"the receipt of mutation {receipt.mutation_id} is of index {show(receipt.index_name)}, and "
+                f"this sensor looks at {show(index_name)}: set the sensor's index_name to that of the task "
+                "it waits for"
+            )
+        if receipt.account_id is not None and receipt.account_id.lower() != account_id:
+            raise VectorizeInputError(
+                f"the receipt of mutation {receipt.mutation_id} is of account {show(receipt.account_id)}, "
+                f"and this sensor looks at account {show(account_id)}: use the same conn_id and account_id "
+                "for both"
+            )
+    return receipts
+
+
+def _flatten(value: Any, name: str) -> list[Receipt]:
+    """Return the receipts, real ones and of bare ids, in a value of any of the accepted shapes."""
+    value = read_structure(read_nothing(value), name)
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return [Receipt.from_dict(value)]
+    if isinstance(value, str):
+        return [Receipt.of_bare_id(value)]
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [receipt for item in value for receipt in _flatten(item, name)]
+    raise VectorizeInputError(
+        f"{name}: got {show(value)}, expected what a task returned (delete.output), its receipt "
+        "(delete.output['receipt']), or a list of them"
+    )
+
+
+def _upstream_receipts(context: Context) -> Iterable[Receipt]:
+    task: Any = context.get("task")
+    upstream = sorted(getattr(task, "upstream_task_ids", None) or ())
+    ti: Any = context["ti"]
+    groups = _mapped_groups(task)
+    pulled: list[Any] = []
+    for task_id in upstream:
+        # In a mapped task group, the siblings' receipts are for the siblings' sensors; elsewhere, all map
+        # indexes are this sensor's. A task that was skipped, or pushes no receipt, has none.
+        is_beside = bool(groups) and groups & _mapped_groups(task.dag.get_task(task_id))
+        only = {"map_indexes": ti.map_index} if is_beside else {}
+        pulled += ti.xcom_pull(task_ids=[task_id], key=RECEIPT_KEY, **only) or ()
+    return [receipt for value in pulled if (receipt := _receipt_or_none(value)) is not None]
+
+
+def _receipt_or_none(value: Any) -> Receipt | None:
+    # The key is a common word: what other tasks push under it is theirs.
+    if not isinstance(value, Mapping) or not {"mutation_id", "index_name", "account_id"} <= value.keys():
+        return None
+    try:
+        return Receipt.from_dict(value)
+    except VectorizeInputError:
+        return None
+
+
+def _mapped_groups(task: Any) -> set[str]:
+    find = getattr(task, "iter_mapped_task_groups", None)
+    return {group.group_id for group in find()} if find is not None else set()

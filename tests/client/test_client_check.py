@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_cfvectorize.client.mutations.check import (
+    FRUITLESS_READS,
+    Look,
+    created_on,
+    explain_timeout,
+    found_among,
+    make_evidence,
+    summarize,
+)
+from airflow_provider_cfvectorize.client.mutations.decide import (
+    Decision,
+    IndexState,
+    Receipt,
+    Verdict,
+    decide,
+    settle,
+)
+from airflow_provider_cfvectorize.client.mutations.wait import evidence_of_nothing
+from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
+
+T0 = datetime(2026, 1, 31, 12, tzinfo=UTC)
+STATE = IndexState("other", T0 + timedelta(seconds=60), T0 + timedelta(seconds=70), T0 - timedelta(days=1))
+
+
+def receipt(name: str, witnesses: int = 5, second: int = 0, **more: Any) -> Receipt:
+    ids = tuple(f"{name}-w{i}" for i in range(witnesses))
+    return replace(
+        Receipt(name, "docs", "a" * 32, T0 + timedelta(seconds=second), 100, 1, witness_ids=ids), **more
+    )
+
+
+def found(ids: Iterable[str]) -> dict[str, WitnessVector]:
+    return found_among({"id": id_} for id_ in ids)
+
+
+def drive(look: Look, exist: set[str] = frozenset()) -> list[list[str]]:  # type: ignore[assignment]
+    reads = []
+    while ids := look.next_read():
+        assert len(ids) <= 20
+        assert len(set(ids)) == len(ids)
+        reads.append(ids)
+        look.feed(found(id_ for id_ in ids if id_ in exist))
+        assert len(reads) < 1000
+    return reads
+
+
+def everything(waits: Mapping[Any, Sequence[Receipt]]) -> set[str]:
+    return {id_ for receipts in waits.values() for one in receipts for id_ in one.witness_ids}
+
+
+def test_witnesses_of_many_waits_share_a_read() -> None:
+    waits = {f"k{i}": [receipt(f"m{i}")] for i in range(40)}
+    look = Look(waits, STATE)
+    reads = drive(look)
+    assert [len(ids) for ids in reads] == [20] * 10
+    assert {id_ for ids in reads for id_ in ids} == everything(waits)
+    assert all(look.is_over(key) for key in waits)
+    assert {d.outcome for key in waits for d in look.decisions(key)} == {"read_back"}
+
+
+def test_equal_witnesses_are_read_once() -> None:
+    look = Look({1: [receipt("m"), receipt("m")], 2: [receipt("m")]}, STATE)
+    assert [sorted(ids) for ids in drive(look)] == [[f"m-w{i}" for i in range(5)]]
+    assert look.is_over(1)
+    assert look.is_over(2)
+
+
+def test_a_receipt_is_never_split_over_two_reads() -> None:
+    look = Look({i: [receipt(f"m{i}", 20)] for i in range(3)}, STATE)
+    assert sorted(len({id_.split("-")[0] for id_ in ids}) for ids in drive(look)) == [1, 1, 1]
+
+
+def test_nothing_is_read_that_is_not_needed() -> None:
+    own = replace(STATE, watermark="mine")
+    waits = {
+        "no witness": [receipt("a", 0)],
+        "bare": [Receipt.of_bare_id("b")],
+        "nothing": [Receipt(None)],
+        "own, no witness": [receipt("mine", 0)],
+        "one of two is pending for sure": [receipt("c"), receipt("d", 0)],
+        "accepted after the watermark": [receipt("e", second=63)],
+    }
+    look = Look(waits, own)
+    assert drive(look) == []
+    assert [key for key in waits if look.is_over(key)] == ["nothing", "own, no witness"]
+
+
+def test_the_newest_receipts_are_read_first_and_spare_the_others() -> None:
+    receipts = [receipt(f"m{i}", 20, second=[3, 9, 1, 7][i]) for i in range(4)]
+    look = Look({"k": receipts}, STATE)
+    assert drive(look, everything({"k": receipts})) == [list(receipts[1].witness_ids)]
+    assert [d.verdict.value for d in look.decisions("k")] == [
+        "read_back",
+        "pending",
+        "read_back",
+        "read_back",
+    ]
+    assert not look.is_over("k")
+    order = [ids[0].split("-")[0] for ids in drive(Look({"k": receipts}, STATE))]
+    assert order == ["m1", "m3", "m0", "m2"]
+
+
+def test_reads_that_find_nothing_end_the_look() -> None:
+    waits = {i: [receipt(f"m{i}", 20)] for i in range(50)}
+    look = Look(waits, STATE)
+    assert len(drive(look, everything(waits))) == FRUITLESS_READS
+    assert not any(look.is_over(key) for key in waits)
+
+
+def test_each_wait_has_its_turn_in_time() -> None:
+    waits = {i: [receipt(f"m{i}", 20)] for i in range(12)}
+    read: set[str] = set()
+    for _ in range(200):
+        read |= {id_ for ids in drive(Look(waits, STATE), everything(waits)) for id_ in ids}
+    assert read == everything(waits)
+
+
+def test_last_looks_are_read_first_and_in_any_case() -> None:
+    waits = {i: [receipt(f"m{i}", 20)] for i in range(50)}
+    last = [7, 11, 13, 17, 19, 23]
+    look = Look(waits, STATE, last)
+    reads = drive(look, everything(waits))
+    assert sorted(int(ids[0][1:].split("-")[0]) for ids in reads[:6]) == last
+    assert len(reads) == 6
+    for key in last:
+        (decision,) = look.decisions(key)
+        assert decision.verdict is Verdict.PENDING
+        assert len(decision.still_visible) == 20
+
+
+def test_a_last_look_reads_what_the_error_tells_though_the_wait_is_not_over() -> None:
+    older = [receipt(f"m{i}", 5, second=65 + i) for i in range(6)]
+    look = Look({"k": [*older, Receipt.of_bare_id("b")]}, STATE, ["k"])
+    (ids,) = drive(look, everything({"k": older}))
+    assert {id_.split("-")[0] for id_ in ids} == {"m0", "m1", "m2"}
+    assert len(look.decisions("k")[0].still_visible) == 5
+    assert not look.is_over("k")
+
+
+def test_a_last_look_takes_its_own_watermark_though_witnesses_are_visible() -> None:
+    own = receipt("other")
+    for last, over in (([], False), (["k"], True)):
+        look = Look({"k": [own]}, STATE, last)
+        drive(look, set(own.witness_ids))
+        assert look.is_over("k") is over
+
+
+def test_the_creation_of_the_index_is_asked_for_when_a_wait_depends_on_it() -> None:
+    asked = replace(STATE, created_on=None, observed_at=T0 + timedelta(seconds=400))
+    old, young = receipt("old", 0), receipt("young", 0, second=59)
+    for receipts, needs in (
+        ([receipt("m")], False),
+        ([old], True),
+        # Not before the others are applied too, which would be a request a look.
+        ([old, replace(young, batches=9000)], False),
+        # The order of acceptance proves the earlier one, within one index.
+        ([receipt("earlier", 0, batches=9000), receipt("later", second=9)], True),
+    ):
+        look = Look({"k": receipts}, asked)
+        drive(look)
+        assert look.needs_creation() is needs
+        assert look.is_over("k") is (receipts == [receipt("m")])
+        if needs:
+            look.feed_creation(T0 + timedelta(seconds=2))
+            assert look.is_over("k")
+            assert look.loss("k", "docs") is None
+            assert not look.needs_creation()
+            look.feed_creation(T0 + timedelta(seconds=5))
+            assert not look.is_over("k")
+            error = str(look.loss("k", "docs"))
+            assert "index 'docs' was created again at 2026-01-31T12:00:05Z: mutation" in error
+            assert "(accepted at 2026-01-31T12:00:00Z, ids or vectors: 100) was lost" in error
+
+
+def test_an_index_whose_creation_is_not_told_counts_as_old() -> None:
+    assert created_on({}) == created_on({"created_on": 5}) < T0
+    assert created_on({"created_on": "2026-01-31T12:00:00.000001Z"}) == T0 + timedelta(microseconds=1)
+
+
+cases = st.lists(
+    st.lists(
+        st.builds(
+            receipt,
+            st.sampled_from([f"m{i}" for i in range(9)] + ["other"]),
+            st.integers(0, 6),
+            st.integers(0, 64),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    max_size=8,
+)
+
+
+@given(cases, st.sets(st.sampled_from([f"m{i}-w{j}" for i in range(9) for j in range(6)])), st.booleans())
+def test_a_wait_is_over_exactly_if_each_receipt_is_applied(
+    case: list[list[Receipt]], exist: set[str], last: bool
+) -> None:
+    waits = dict(enumerate(case))
+    look = Look(waits, STATE, waits if last else ())
+    reads = drive(look, exist)
+    complete = last or sum(not set(ids) - exist for ids in reads) < FRUITLESS_READS
+    for key, receipts in waits.items():
+        decisions = [decide(one, STATE, found(exist), at_deadline=last) for one in receipts]
+        decisions = settle(receipts, decisions, STATE)
+        over = all(decision.verdict is Verdict.APPLIED for decision in decisions)
+        if over != look.is_over(key):
+            # Only ever too early to say, and only where reads were spared.
+            assert over
+            assert not last
+            assert len(reads) >= FRUITLESS_READS or not complete
+
+
+@given(cases, st.sets(st.sampled_from([f"m{i}-w{j}" for i in range(9) for j in range(6)])), st.randoms())
+def test_the_order_of_receipts_and_waits_does_not_matter(
+    case: list[list[Receipt]], exist: set[str], random: Any
+) -> None:
+    # So few that no reads are spared.
+    case = [receipts[:3] for receipts in case[:2]]
+    keys = random.sample(range(len(case)), len(case))
+    one = Look(dict(enumerate(case)), STATE)
+    two = Look({key: random.sample(case[key], len(case[key])) for key in keys}, STATE)
+    drive(one, exist)
+    drive(two, exist)
+    for key in keys:
+        assert one.is_over(key) == two.is_over(key)
+
+
+def pending(reason: str, *visible: str) -> Decision:
+    return Decision(Verdict.PENDING, None, reason, visible, 5)
+
+
+def test_the_error_tells_what_was_seen() -> None:
+    text = explain_timeout([(receipt("m"), pending(f"{STATE}", "a", "b\n"))], STATE, 900)
+    assert text == (
+        "not seen to be applied within 900 s: mutation m, accepted at 2026-01-31T12:00:00Z: the watermark is "
+        "'other' of 2026-01-31T12:01:00Z; still visible: 'a', 'b\\n'."
+    )
+
+
+def test_the_error_of_a_bare_id_says_that_it_is_inconclusive() -> None:
+    bare = Receipt.of_bare_id("m")
+    text = explain_timeout([(bare, decide(bare, STATE))], STATE, 1.5)
+    assert (
+        "within 1.5 s: mutation m: inconclusive, it may have been overtaken by 'other' of 2026-01-31" in text
+    )
+    assert "which may include it. Pass the receipt instead" in text
+    assert "delete.output['receipt']" in text
+    none_yet = IndexState(None, None, T0)
+    assert "mutation m: the index has applied no mutation yet" in explain_timeout([(bare, None)], none_yet, 1)
+    assert explain_timeout([(bare, None)], None, 1) == "not seen to be applied within 1 s: mutation m."
+
+
+def test_the_error_tells_of_three_and_counts_the_others() -> None:
+    applied = Decision(Verdict.APPLIED, "watermark")
+    waits = [(receipt("done"), applied), *((receipt(f"m{i}"), pending("why")) for i in range(5))]
+    text = explain_timeout(waits, STATE, 60, "HTTP 503")
+    assert "done" not in text
+    assert [f"m{i}," in text for i in range(5)] == [True, True, True, False, False]
+    assert text.endswith("; and 2 more. The last look failed: HTTP 503")
+
+
+def evidence(name: str, outcome: str, second: int = 0, *visible: str) -> dict[str, Any]:
+    decision = Decision(Verdict.APPLIED, outcome, "", visible, 5)
+    return make_evidence(
+        receipt(name, second=second), decision, STATE, account_id="a" * 32, index_name="docs"
+    )
+
+
+def test_evidence() -> None:
+    assert evidence("m", "read_back", 0, "x") == {
+        "mutation_id": "m",
+        "index_name": "docs",
+        "account_id": "a" * 32,
+        "outcome": "read_back",
+        "watermark": "other",
+        "processed_up_to": "2026-01-31T12:01:00Z",
+        "accepted_at": "2026-01-31T12:00:00Z",
+        "decided_at": "2026-01-31T12:01:10Z",
+        "witnesses_checked": 5,
+        "still_visible": ["x"],
+    }
+
+
+def test_evidence_of_nothing() -> None:
+    found = evidence_of_nothing(Receipt(None, "docs", "a" * 32))
+    assert found["outcome"] == "nothing_to_do"
+    assert found["mutation_id"] is None
+    assert found["decided_at"]
+    assert (found["watermark"], found["accepted_at"], found["still_visible"]) == (None, None, [])
+
+
+def test_evidence_of_several_is_as_weak_as_the_weakest() -> None:
+    single = evidence("m", "watermark")
+    assert summarize([single]) == single
+    several = [
+        evidence("a", "watermark", 1, "x"),
+        evidence("b", "inferred", 3),
+        evidence("c", "read_back", 2, "y", "z"),
+    ]
+    found = summarize(several)
+    assert (found["mutation_id"], found["outcome"], found["accepted_at"]) == (
+        "b",
+        "inferred",
+        "2026-01-31T12:00:03Z",
+    )
+    assert (found["witnesses_checked"], found["still_visible"]) == (15, ["x", "y", "z"])
+    assert (found["mutation_count"], found["mutations"]) == (3, several)
+
+
+@pytest.mark.parametrize("count", [100, 101, 500])
+def test_evidence_is_of_bounded_size(count: int) -> None:
+    found = summarize(evidence(f"m{i}", "watermark", i % 60, f"w{i}") for i in range(count))
+    assert found["mutation_count"] == count
+    assert len(found["mutations"]) == 100
+    assert len(found["still_visible"]) == 20

@@ -1,0 +1,500 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_cfvectorize.client import workers
+from airflow_provider_cfvectorize.client.bulk.delete import delete_ids, read_back_all, take_sample
+from airflow_provider_cfvectorize.client.bulk.list import iter_ids
+from airflow_provider_cfvectorize.client.bulk.read import iter_vectors
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.inputs.ids import IdList, read_ids
+from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
+from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+from airflow_provider_cfvectorize.client.mutations.wait import Wait
+from airflow_provider_cfvectorize.client.workers import Dispatcher, Progress, Stopped
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeBatchAuthError,
+    VectorizeBatchError,
+    VectorizeBatchNotFoundError,
+    VectorizeBatchThrottledError,
+    VectorizeInputError,
+    VectorizeInterrupted,
+    VectorizeTransportError,
+)
+from client.servers import AT_ONCE, Reply, Request, ScriptedServer, accepted, make_client, ok, refused
+
+Connect = Callable[..., VectorizeClient]
+Serve = Callable[..., ScriptedServer]
+log = logging.getLogger("test")
+
+
+def numbered(count: int) -> list[str]:
+    return [f"id-{i}" for i in range(count)]
+
+
+class Index:
+    """Answers questions and deletes, and notes the order; each delete gets a mutation id of its own."""
+
+    def __init__(self, exist: set[str] | None = None) -> None:
+        self.exist = exist or set()
+        self.deletes: list[list[str]] = []
+        self.questions: list[list[str]] = []
+        self.answered: list[str] = []
+        self.lock = threading.Lock()
+        self.refuse: Callable[[Request], Reply | None] = lambda _: None
+
+    def __call__(self, request: Request) -> Reply:
+        with self.lock:
+            if reply := self.refuse(request):
+                return reply
+            if request.path.endswith("get_by_ids"):
+                self.questions.append(request.ids)
+                return ok([{"id": id_, "values": []} for id_ in request.ids if id_ in self.exist])
+            self.deletes.append(request.ids)
+            return accepted(f"mutation-{request.ids[0]}")
+
+
+def test_the_batch_with_witnesses_is_sent_last(serve: Serve, connect: Connect) -> None:
+    ids = numbered(1234)
+    # Of the first and the third of the samples nothing exists, of the second (batch 6) something does.
+    index = Index(set(ids[600:700]))
+    receipt = delete_ids(connect(serve(index), retry=AT_ONCE), "docs", read_ids(ids), log=log)
+    assert index.deletes[-1] == ids[600:700]
+    assert sorted(map(tuple, index.deletes)) == sorted(map(tuple, read_ids(ids)))
+    assert [len(asked) for asked in index.questions] == [20, 20, 20]
+    assert receipt.mutation_id == "mutation-id-600"
+    assert len(receipt.witness_ids) == 5
+    assert set(receipt.witness_ids) <= set(index.questions[1])
+    assert (receipt.count, receipt.batches) == (1234, 13)
+    assert (receipt.sampled, receipt.existing) == (60, 20)
+    assert (receipt.index_name, receipt.account_id) == ("docs", "0123456789abcdef" * 2)
+    assert receipt.accepted_at is not None
+    assert Receipt.from_dict(receipt.as_dict()) == receipt
+
+
+def test_the_last_batch_waits_until_all_others_are_acknowledged(serve: Serve, connect: Connect) -> None:
+    slow_is_answered = threading.Event()
+    order: list[str] = []
+    lock = threading.Lock()
+
+    def answer(request: Request) -> Reply:
+        first = request.ids[0]
+        if first == "id-0":
+            # All the others but the held-back one overtake it.
+            while len(order) < 3:
+                slow_is_answered.wait(0.002)
+        with lock:
+            order.append(first)
+        return accepted(f"m-{first}")
+
+    receipt = delete_ids(connect(serve(answer)), "docs", read_ids(numbered(500)), witnesses=False)
+    assert set(order[:3]) == {"id-100", "id-200", "id-300"}
+    assert order[3:] == ["id-0", "id-400"]
+    assert receipt.mutation_id == "m-id-400"
+    assert receipt.witness_ids == ()
+
+
+@pytest.mark.parametrize(("count", "questions"), [(1, 1), (20, 1), (100, 1), (150, 2), (300, 3), (1000, 3)])
+def test_no_witness_where_nothing_that_was_asked_for_exists(
+    serve: Serve, connect: Connect, count: int, questions: int
+) -> None:
+    index = Index()
+    receipt = delete_ids(connect(serve(index)), "docs", read_ids(numbered(count)))
+    assert receipt.witness_ids == ()
+    assert len(index.questions) == questions
+    assert index.deletes[-1][-1] == f"id-{count - 1}"
+
+
+def test_fewer_witnesses_where_fewer_exist(serve: Serve, connect: Connect) -> None:
+    index = Index({"id-0", "id-3", "elsewhere"})
+    client = connect(serve(index))
+    sample = take_sample(client, "docs", read_ids(numbered(7)))
+    assert (sample.held_back, sample.asked, sample.exist) == (0, 7, 2)
+    assert sample.witnesses == ((0, "id-0"), (0, "id-3"))
+
+
+def test_a_delete_of_the_last_batch_by_somebody_else_proves_nothing(serve: Serve, connect: Connect) -> None:
+    ids = numbered(300)
+    index = Index(set(ids))
+
+    def answer(request: Request) -> Reply:
+        if request.path.endswith("info"):
+            return ok({"processedUpToMutation": "theirs", "processedUpToDatetime": "2999-01-01T00:00:00Z"})
+        return index(request)
+
+    client = connect(serve(answer))
+    receipt = delete_ids(client, "docs", read_ids(ids))
+    wait = Wait(client, "docs", [receipt], log)
+    # They deleted what we sent last, just before; of what we sent, nothing is applied yet.
+    index.exist -= set(index.deletes[-1])
+    assert wait.look() is None
+    index.exist.clear()
+    assert wait.look()["outcome"] == "read_back"
+
+
+@pytest.mark.parametrize(
+    ("exist", "told"),
+    [
+        (0, "None of 20 sampled ids exists in index docs; missing are, for example, 'id-0', 'id-5', 'id-10'"),
+        (1, "1 of 20 sampled ids exists in index docs; missing are, for example, 'id-5', 'id-10', 'id-16'"),
+        (100, ""),
+    ],
+)
+def test_a_warning_names_ids_that_do_not_exist(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, exist: int, told: str
+) -> None:
+    index = Index(set(numbered(exist)))
+    receipt = delete_ids(connect(serve(index)), "docs", read_ids(numbered(100)), log=log)
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ([told] if told else [])
+    assert (receipt.sampled, receipt.existing) == (20, min(exist, 20))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        refused(500, 1),
+        refused(400, 40007),
+        Reply(200, b"<html>"),
+        refused(429, 971),
+        ok([{"no": "id"}]),
+        ok("x"),
+    ],
+)
+def test_a_failed_question_costs_the_witnesses_only(
+    serve: Serve, connect: Connect, reply: Reply, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = Index(set(numbered(100)))
+    index.refuse = lambda request: reply if request.path.endswith("get_by_ids") else None
+    receipt = delete_ids(connect(serve(index)), "docs", read_ids(numbered(100)), log=log)
+    assert receipt.mutation_id == "mutation-id-0"
+    assert receipt.witness_ids == ()
+    assert "No witnesses, and so a weaker proof later" in caplog.text
+
+
+def test_nothing_is_sent_for_no_ids(connect: Connect) -> None:
+    receipt = delete_ids(connect("http://127.0.0.1:9"), "docs", read_ids([]))
+    assert receipt == Receipt(None, "docs", "0123456789abcdef" * 2, sampled=0, existing=0)
+    assert (receipt.count, receipt.as_dict()["mutation_id"]) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (refused(403, 10000), VectorizeBatchAuthError),
+        (refused(404, 3000), VectorizeBatchNotFoundError),
+        (refused(429, 971, Retry_After="301"), VectorizeBatchThrottledError),
+        (refused(400, 40008, "id too long"), VectorizeBatchError),
+        (Reply(504, b"<html>"), VectorizeBatchError),
+    ],
+)
+def test_a_batch_that_fails_for_good_ends_the_delete(
+    serve: Serve, connect: Connect, reply: Reply, kind: type
+) -> None:
+    index = Index()
+    index.refuse = lambda request: reply if "id-250" in request.ids else None
+    with pytest.raises(VectorizeBatchError) as e:
+        delete_ids(connect(serve(index)), "docs", read_ids(numbered(950)), concurrency=1, witnesses=False)
+    error = e.value
+    assert type(error) is kind
+    assert (error.acknowledged, error.failed, error.not_sent) == (200, 100, 650)
+    assert "200 of 950 ids are acknowledged, 100 failed" in str(error)
+    assert "650 were not sent. Deleting all of them again is harmless. The first failure: POST /" in str(
+        error
+    )
+    assert [ids[0] for ids in index.deletes] == ["id-0", "id-100"]
+    if isinstance(error, VectorizeBatchAuthError):
+        assert isinstance(error, VectorizeAuthError)
+        assert (error.status, error.code) == (403, 10000)
+    if isinstance(error, VectorizeBatchThrottledError):
+        assert error.retry_after == 301
+    assert error.__cause__ is not None
+
+
+def test_batches_in_flight_are_awaited_and_none_is_started_after_a_failure() -> None:
+    together = threading.Barrier(4, timeout=30)
+    pause = threading.Event()
+    acknowledged: list[str] = []
+
+    def work(batch: list[str]) -> None:
+        together.wait()
+        if batch == ["1"]:
+            raise VectorizeTransportError("lost")
+        while not dispatcher.failed:
+            pause.wait(0.001)
+
+    dispatcher = Dispatcher(
+        work, lambda batch, _: acknowledged.extend(batch), concurrency=4, stopped=lambda: False
+    )
+    dispatcher.run([str(i)] for i in range(20))
+    assert sorted(acknowledged) == ["0", "2", "3"]
+    assert [batch for batch, _ in dispatcher.failed] == [["1"]]
+    assert dispatcher.sent == 4
+
+
+def test_a_held_back_batch_that_fails(serve: Serve, connect: Connect) -> None:
+    server = serve([accepted(), "reset"])
+    with pytest.raises(VectorizeBatchError) as e:
+        delete_ids(connect(server), "docs", read_ids(numbered(200)), witnesses=False)
+    assert (e.value.acknowledged, e.value.failed, e.value.not_sent) == (100, 100, 0)
+    assert isinstance(e.value.__cause__, VectorizeTransportError)
+
+
+def test_a_delete_that_is_told_to_stop(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "_PATIENCE_WHEN_STOPPED", 0.01)
+    index = Index()
+    killed: list[bool] = []
+
+    def refuse(request: Request) -> Reply | None:
+        if "id-200" in request.ids:
+            killed.append(True)
+            return refused(429, 971, Retry_After="500")
+        return None
+
+    index.refuse = refuse
+    client = connect(serve(index), retry=RetryPolicy())
+    with pytest.raises(VectorizeInterrupted, match="200 of 900 ids are acknowledged, 600 were not sent"):
+        delete_ids(
+            client,
+            "docs",
+            read_ids(numbered(900)),
+            concurrency=1,
+            witnesses=False,
+            stopped=lambda: bool(killed),
+        )
+    assert [ids[0] for ids in index.deletes] == ["id-0", "id-100"]
+    with pytest.raises(VectorizeInterrupted):
+        client.info("docs")
+
+
+def test_a_question_that_is_throttled_can_be_stopped(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "_PATIENCE_WHEN_STOPPED", 0.01)
+    server = serve([refused(429, 971, Retry_After="500")])
+    with pytest.raises(VectorizeInterrupted, match="before anything was deleted"):
+        delete_ids(
+            connect(server, retry=RetryPolicy()),
+            "docs",
+            read_ids(["a"]),
+            stopped=lambda: len(server.requests) > 0,
+        )
+    assert len(server.requests) == 1
+
+
+def test_a_file_that_changes_while_it_is_sent(serve: Serve, connect: Connect, tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("\n".join(numbered(500)))
+    ids = IdsFile(str(path))
+    path.write_text("\n".join([*numbered(250), "other"]))
+    index = Index()
+    with pytest.raises(VectorizeInputError, match=r"changed.*\. 200 of 500 ids were acknowledged by then"):
+        delete_ids(connect(serve(index)), "docs", ids, witnesses=False)
+    assert sorted(ids[0] for ids in index.deletes) == ["id-0", "id-100"]
+
+
+def test_an_error_of_another_kind_comes_through(serve: Serve, connect: Connect) -> None:
+    def work(batch: list[str]) -> None:
+        raise ZeroDivisionError
+
+    dispatcher = Dispatcher(work, lambda *_: None, concurrency=2, stopped=lambda: False)
+    with pytest.raises(ZeroDivisionError):
+        dispatcher.run([["a"], ["b"]])
+
+
+def test_results_arrive_on_the_callers_thread() -> None:
+    threads = set()
+    dispatcher = Dispatcher(
+        lambda batch: threading.current_thread(),
+        lambda _, thread: threads.update({thread is threading.current_thread(), threading.current_thread()}),
+        concurrency=3,
+        stopped=lambda: False,
+    )
+    dispatcher.run([[str(i)] for i in range(20)])
+    assert threads == {False, threading.current_thread()}
+    assert dispatcher.sent == 20
+
+
+def test_nothing_is_started_that_is_told_to_stop() -> None:
+    started: list[object] = []
+    dispatcher = Dispatcher(started.append, lambda *_: None, concurrency=1, stopped=lambda: True)
+    with pytest.raises(Stopped):
+        dispatcher.run([["a"]])
+    assert started == []
+
+
+def test_progress_is_told_now_and_then(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    now = [50.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    session = make_client("http://127.0.0.1:9").session
+    progress = Progress(log, "deleting", count=400, batches=4, session=session, concurrency=1)
+    for _ in range(4):
+        now[0] += 6
+        progress.add(100)
+    assert [record.getMessage() for record in caplog.records] == [
+        "deleting: 200 of 400 ids in 2 of 4 batches, 17 ids a second, about 12 s left"
+    ]
+
+
+def test_the_rate_is_that_of_the_last_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    now = [50.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    session = make_client("http://127.0.0.1:9").session
+    progress = Progress(log, "deleting", count=100_000, batches=1000, session=session, concurrency=1)
+    progress.add(50_000)
+    for _ in range(7):
+        now[0] += 10
+        progress.add(100)
+    assert "50700 of 100000 ids in 8 of 1000 batches, 10 ids a second" in caplog.messages[-1]
+
+
+def test_every_job_knows_the_budget(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(Progress.__init__.__kwdefaults__, "every", 0.0)
+    # 8 requests in 300 s, and one more now.
+    budget = {"Ratelimit": '"default";r=9;t=300', "Ratelimit-Policy": '"default";q=10;w=300'}
+    page = {"vectors": [{"id": "a"}], "totalCount": 20_000, "isTruncated": True, "nextCursor": "b"}
+
+    def answer(request: Request) -> Reply:
+        deleted = request.path.endswith("/delete_by_ids")
+        reply = accepted() if deleted else ok(page if "/list" in request.path else [])
+        return replace(reply, headers=budget)
+
+    client = connect(serve(answer), retry=AT_ONCE)
+    ids = read_ids(numbered(400))
+    delete_ids(client, "docs", read_ids(numbered(2000)), witnesses=False, log=log)
+    list(iter_vectors(client, "docs", ids, concurrency=1, log=log))
+    read_back_all(client, "docs", ids, log=log)
+    next(iter_ids(client, "docs", log=log))
+    first = [message for message in caplog.messages if "in 1 of 20 batches" in message]
+    assert [message.split()[0] for message in first] == ["deleting", "reading:", "reading", "listing"]
+    assert all(500 < int(message.split()[-3]) < 900 for message in first)
+
+
+def test_there_is_no_rate_before_the_first_item(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A page of a listing may be empty, and may have taken minutes.
+    caplog.set_level(logging.INFO)
+    now = [50.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    session = make_client("http://127.0.0.1:9").session
+    progress = Progress(log, "listing", count=400, batches=4, session=session, concurrency=1)
+    now[0] += 60
+    progress.add(0)
+    assert caplog.records == []
+
+
+def test_read_back_all(
+    serve: Serve, connect: Connect, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    ids = numbered(130)
+    path = tmp_path / "ids.txt"
+    path.write_text("\n".join([*ids, "id-0"]))
+    index = Index({"id-5", "id-129"})
+    found = read_back_all(connect(serve(index)), "docs", IdsFile(str(path)), log=log)
+    digest = hashlib.sha256("".join(f"{id_}\n" for id_ in sorted(ids)).encode()).hexdigest()
+    assert found == {
+        "ids_verified": 130,
+        "ids_sha256": digest,
+        "ids_visible": 2,
+        "still_visible": ["id-129", "id-5"],
+    }
+    assert sorted(len(asked) for asked in index.questions) == [11, *[20] * 6]
+    assert "five times those of the delete" in caplog.text
+
+
+def test_what_is_still_visible_is_asked_for_again(serve: Serve, connect: Connect) -> None:
+    index = Index({"id-1", "id-2"})
+
+    def lag(request: Request) -> None:
+        if len(index.questions) > 6:
+            index.exist.discard("id-1")
+        if len(index.questions) > 8:
+            index.exist.clear()
+
+    index.refuse = lag
+    found = read_back_all(connect(serve(index)), "docs", IdList(numbered(100)), patience=20, interval=0.001)
+    assert (found["ids_verified"], found["ids_visible"], found["still_visible"]) == (100, 0, [])
+    assert all(set(asked) <= {"id-1", "id-2"} for asked in index.questions[5:])
+
+
+def test_what_stays_visible_is_told_in_part(serve: Serve, connect: Connect) -> None:
+    ids = numbered(60)
+    client = connect(serve(Index(set(ids))))
+    found = read_back_all(client, "docs", IdList(ids), patience=0.02, interval=0.001)
+    assert found["ids_visible"] == 60
+    assert found["still_visible"] == sorted(ids)[:20]
+
+
+def test_reading_back_that_fails(serve: Serve, connect: Connect) -> None:
+    server = serve([ok([]), ok([]), refused(403, 10000)])
+    with pytest.raises(VectorizeBatchError, match=r"40 of 100 ids were read back, then: .*code 10000") as e:
+        read_back_all(connect(server), "docs", IdList(numbered(100)), concurrency=1)
+    assert (e.value.acknowledged, e.value.failed, e.value.not_sent) == (40, 20, 40)
+
+
+def test_reading_back_that_is_told_to_stop(connect: Connect) -> None:
+    with pytest.raises(
+        VectorizeInterrupted, match=r"0 of 5 ids were read back\. The delete itself is complete"
+    ):
+        read_back_all(connect("http://127.0.0.1:9"), "docs", IdList(numbered(5)), stopped=lambda: True)
+
+
+def test_reading_back_again_that_is_told_to_stop(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(VectorizeInterrupted, match=r"0 of 2 ids were read back"):
+        read_back_all(
+            connect(serve(Index({"id-1", "id-2"}))),
+            "docs",
+            IdList(numbered(5)),
+            patience=3600,
+            interval=3600,
+            stopped=lambda: "asking for them again" in caplog.text,
+            log=log,
+        )
+
+
+def test_against_vectorize(index: tuple[VectorizeClient, str]) -> None:
+    client, name = index
+    ids = numbered(350)
+    client.upsert(name, [{"id": id_, "values": [1.0] * 32} for id_ in [*ids, "kept"]])
+    while client.info(name)["vectorCount"] < 351:
+        time.sleep(0.01)
+    receipt = delete_ids(client, name, read_ids([*ids, "never-there"]))
+    assert len(receipt.witness_ids) == 5
+    evidence = Wait(client, name, [receipt], log).until(30, interval=0.02, stopped=lambda: False)
+    assert evidence["outcome"] in ("watermark", "read_back")
+    assert evidence["witnesses_checked"] == 5
+    found: dict[str, Any] = read_back_all(
+        client, name, read_ids([*ids, "never-there"]), patience=10, interval=0.02
+    )
+    assert (found["ids_verified"], found["ids_visible"]) == (351, 0)
+    assert [vector["id"] for vector in client.get_by_ids(name, ["kept"])] == ["kept"]

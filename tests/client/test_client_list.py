@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All ids of an index: pages, cursors that expire, and starting again."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from airflow_provider_cfvectorize.client.bulk.list import repeat_listing
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeInputError,
+    VectorizeListingExpired,
+    VectorizeNotFoundError,
+    VectorizeResponseError,
+    VectorizeThrottledError,
+)
+from airflow_provider_cfvectorize.local import LocalVectorize
+from client.servers import Reply, ScriptedServer, ok, refused
+
+Connect = Callable[..., VectorizeClient]
+Serve = Callable[..., ScriptedServer]
+
+
+def page(*ids: str, cursor: object = None, **change: Any) -> Reply:
+    body = {"count": len(ids), "totalCount": 9, "isTruncated": cursor is not None, "nextCursor": cursor}
+    return ok({**body, "vectors": [{"id": id_} for id_ in ids], **change})
+
+
+def test_pages_become_one_listing(serve: Serve, connect: Connect) -> None:
+    server = serve([page("a1", "b1", cursor="x"), page(cursor="y"), page("a2", "é")])
+    client = connect(server)
+    assert list(client.iter_ids("docs", page_size=2)) == ["a1", "b1", "a2", "é"]
+    queries = [parse_qs(urlsplit(request.path).query) for request in server.requests]
+    assert queries == [{"count": ["2"]}, {"count": ["2"], "cursor": ["x"]}, {"count": ["2"], "cursor": ["y"]}]
+
+
+def test_a_prefix_is_looked_for_here(serve: Serve, connect: Connect) -> None:
+    server = serve([page("a1", "b1", cursor="x"), page("a2", "A3", "")])
+    assert list(connect(server).iter_ids("docs", prefix="a")) == ["a1", "a2"]
+    assert server.requests[0].path.endswith("/list?count=1000")
+
+
+def test_pages_are_read_as_they_are_needed(serve: Serve, connect: Connect) -> None:
+    server = serve([page("a", "b", cursor="x"), page("c")])
+    listing = connect(server).iter_ids("docs")
+    assert server.requests == []
+    assert list(itertools.islice(listing, 2)) == ["a", "b"]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"page_size": 0}, {"page_size": 1001}, {"page_size": "10"}, {"prefix": 5}, {"prefix": b"a"}]
+)
+def test_what_is_refused_at_once(connect: Connect, options: dict[str, Any]) -> None:
+    with pytest.raises(VectorizeInputError, match=r"expected a string|from 1 to 1000"):
+        connect("http://127.0.0.1:9/client/v4").iter_ids("docs", **options)
+
+
+def test_an_index_name_is_refused_at_once(connect: Connect) -> None:
+    with pytest.raises(VectorizeInputError, match="index name"):
+        connect("http://127.0.0.1:9/client/v4").iter_ids("../docs")
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        refused(400, 1000, "cursor expired"),
+        refused(400, None),
+        refused(410, 4711),
+        refused(422, 40000),
+        Reply(400, b"no JSON at all"),
+    ],
+)
+def test_a_cursor_that_is_refused_has_expired(serve: Serve, connect: Connect, refusal: Reply) -> None:
+    server = serve([page("a1", "b1", cursor="x"), page("a2", cursor="y"), refusal])
+    listing = connect(server).iter_ids("docs", prefix="a")
+    assert [next(listing), next(listing)] == ["a1", "a2"]
+    with pytest.raises(VectorizeListingExpired, match=r"'docs' ended after 3 of 9 ids: .* HTTP 4") as e:
+        next(listing)
+    assert e.value.count == 3
+    assert isinstance(e.value.__cause__, VectorizeResponseError)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [
+        (refused(401, 10000), VectorizeAuthError),
+        (refused(403, 10000), VectorizeAuthError),
+        (refused(404, 3000), VectorizeNotFoundError),
+        (refused(404, 4711), VectorizeNotFoundError),
+        (refused(410, 3005), VectorizeNotFoundError),
+        (refused(400, 3000), VectorizeNotFoundError),
+        (refused(429, 971), VectorizeThrottledError),
+        (refused(400, 40041), VectorizeThrottledError),
+        (refused(408, 1000), VectorizeResponseError),
+        (refused(500, 1000), VectorizeResponseError),
+        (Reply(504, b"upstream request timeout"), VectorizeResponseError),
+        (Reply(403, b"<html>Just a moment"), VectorizeResponseError),
+    ],
+)
+def test_other_refusals_are_what_they_are(
+    serve: Serve, connect: Connect, refusal: Reply, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as e:
+        list(connect(serve([page("a", cursor="x"), refusal])).iter_ids("docs"))
+    assert not isinstance(e.value, VectorizeListingExpired)
+
+
+def test_a_refusal_of_the_first_page_is_what_it_is(serve: Serve, connect: Connect) -> None:
+    with pytest.raises(VectorizeResponseError):
+        list(connect(serve([refused(400, 1000)])).iter_ids("docs"))
+
+
+@pytest.mark.parametrize(
+    "open_end",
+    [
+        page("a", isTruncated=True),
+        page("a", isTruncated=True, nextCursor=""),
+        page("a", isTruncated=True, nextCursor=5),
+        page("a", isTruncated=None),
+        page("a", isTruncated="false"),
+    ],
+)
+def test_a_page_with_an_open_end_is_an_error(serve: Serve, connect: Connect, open_end: Reply) -> None:
+    with pytest.raises(VectorizeResponseError, match="does not say whether there are more"):
+        list(connect(serve([open_end])).iter_ids("docs"))
+
+
+def test_a_listing_in_a_circle_ends(serve: Serve, connect: Connect) -> None:
+    server = serve([page("a", cursor="x")])
+    with pytest.raises(VectorizeResponseError, match="after 2 ids the service gave the same cursor again"):
+        list(connect(server).iter_ids("docs"))
+    assert len(server.requests) == 2
+
+
+def expiring(times: int) -> Callable[[], Iterator[str]]:
+    left = iter(range(times))
+
+    def listing() -> Iterator[str]:
+        yield "a"
+        if next(left, None) is not None:
+            raise VectorizeListingExpired("expired", count=1)
+        yield "b"
+
+    return listing
+
+
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_what_is_idempotent_lists_again(times: int, caplog: pytest.LogCaptureFixture) -> None:
+    listing = expiring(times)
+    seen: list[str] = []
+    with caplog.at_level(logging.WARNING):
+        assert repeat_listing(lambda: seen.extend(listing())) is None
+    assert seen == ["a"] * times + ["a", "b"]
+    assert len(caplog.messages) == times
+
+
+def test_the_fourth_listing_that_expires_is_the_last() -> None:
+    calls: list[int] = []
+
+    def work() -> None:
+        calls.append(1)
+        raise VectorizeListingExpired("expired", count=7)
+
+    with pytest.raises(VectorizeListingExpired) as e:
+        repeat_listing(work)
+    assert (len(calls), e.value.count) == (4, 7)
+    with pytest.raises(VectorizeListingExpired):
+        repeat_listing(work, restarts=0)
+    assert len(calls) == 5
+
+
+def test_a_real_listing(index: tuple[VectorizeClient, str]) -> None:
+    client, name = index
+    ids = [f"v{i:04}" for i in range(2500)]
+    last = client.upsert(name, [{"id": id_, "values": [1.0] * 32} for id_ in ids])["mutationId"]
+    while client.info(name).get("processedUpToMutation") != last:
+        time.sleep(0.01)
+    assert sorted(client.iter_ids(name)) == ids
+    assert sorted(client.iter_ids(name, prefix="v01", page_size=700)) == ids[100:200]
+
+
+def test_a_cursor_that_a_real_server_refuses(vectorize: LocalVectorize) -> None:
+    client = VectorizeClient(
+        vectorize.account_id, api_token=vectorize.api_token, base_url=vectorize.base_url, retry=None
+    )
+    client.create_index("listed", dimensions=32, metric="cosine")
+    last = client.upsert("listed", [{"id": id_, "values": [1.0] * 32} for id_ in "abc"])["mutationId"]
+    while client.info("listed").get("processedUpToMutation") != last:
+        time.sleep(0.01)
+    listing = client.iter_ids("listed", page_size=1)
+    next(listing)
+    client.delete_index("listed")
+    client.create_index("listed", dimensions=32, metric="cosine")
+    with pytest.raises(VectorizeListingExpired, match="after 1 of 3 ids"):
+        next(listing)
+    client.delete_index("listed")
+    client.close()

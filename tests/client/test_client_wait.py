@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from airflow_provider_cfvectorize.client.client import VectorizeClient
+from airflow_provider_cfvectorize.client.http.responses import Answer
+from airflow_provider_cfvectorize.client.mutations.decide import Receipt, parse_time
+from airflow_provider_cfvectorize.client.mutations.wait import Wait, ends_a_wait, read_state, report_evidence
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeAuthError,
+    VectorizeError,
+    VectorizeInputError,
+    VectorizeInterrupted,
+    VectorizeNotFoundError,
+    VectorizeResponseError,
+    VectorizeStillVisibleError,
+    VectorizeThrottledError,
+    VectorizeTransportError,
+    VectorizeWaitTimeout,
+)
+from client.servers import TOKEN, Reply, ScriptedServer, ok, refused
+
+Connect = Callable[..., VectorizeClient]
+Serve = Callable[..., ScriptedServer]
+log = logging.getLogger("test")
+ACCEPTED = "2026-01-31T12:00:00Z"
+RECEIPT = Receipt("mine", "docs", "a" * 32, parse_time(ACCEPTED), 1, 1, ("w",))
+
+
+def info(watermark: str | None, stamp: str = "2026-01-31T12:00:05Z", date: str = "12:00:06") -> Reply:
+    result = {"vectorCount": 1, "dimensions": 32}
+    if watermark is not None:
+        result |= {"processedUpToMutation": watermark, "processedUpToDatetime": stamp}  # type: ignore[dict-item]
+    return ok(result, Date=f"Sat, 31 Jan 2026 {date} GMT")
+
+
+CREATED = ok({"name": "docs", "created_on": "2026-01-30T12:00:00Z"})
+SEEN, GONE = ok([{"id": "w"}]), ok([])
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (VectorizeAuthError(""), True),
+        (VectorizeNotFoundError(""), True),
+        (VectorizeInputError(""), True),
+        (VectorizeThrottledError(""), False),
+        (VectorizeTransportError(""), False),
+        (VectorizeResponseError("", status=503), False),
+        (VectorizeError(""), False),
+    ],
+)
+def test_what_ends_a_wait(error: VectorizeError, ends: bool) -> None:
+    assert ends_a_wait(error) is ends
+
+
+def test_a_look_at_a_time(serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    server = serve(
+        [
+            info(None),
+            CREATED,
+            info(None),
+            CREATED,
+            info("older", "2026-01-31T11:00:00Z"),
+            info("other"),
+            SEEN,
+            "reset",
+            refused(429, 971, Retry_After="7"),
+            refused(503, 1),
+            info("other"),
+            GONE,
+        ]
+    )
+    wait = Wait(connect(server), "docs", [RECEIPT], log)
+    pauses = []
+    evidence = None
+    while evidence is None:
+        evidence = wait.look()
+        pauses.append(wait.pause)
+    assert pauses == [0, 0, 0, 0, 0, 7, 0, 0]
+    assert (evidence["outcome"], evidence["watermark"], evidence["witnesses_checked"]) == (
+        "read_back",
+        "other",
+        1,
+    )
+    assert evidence["decided_at"] == "2026-01-31T12:00:06Z"
+    told = [record.getMessage() for record in caplog.records]
+    # The second look saw what the first had seen, and is not told of.
+    assert [text.split(":")[0] for text in told] == ["Not applied yet"] * 3 + [
+        "This look failed, which does not end the wait"
+    ] * 3
+
+
+@pytest.mark.parametrize(("asked", "pause"), [("7", 7), ("86400", 900)])
+def test_a_throttle_has_a_longest_pause(serve: Serve, connect: Connect, asked: str, pause: float) -> None:
+    wait = Wait(connect(serve([refused(429, 971, Retry_After=asked)])), "docs", [RECEIPT], log)
+    wait.look()
+    assert wait.pause == pause
+
+
+def test_a_connection_is_read_again_once_a_minute(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(lambda request: refused(403, 10000))
+    clock = [100.0]
+    monkeypatch.setattr("airflow_provider_cfvectorize.client.mutations.wait.time.monotonic", lambda: clock[0])
+    read: list[float] = []
+
+    def renew() -> VectorizeClient:
+        read.append(clock[0])
+        return connect(server, api_token=f"token-{len(read)}") if len(read) < 3 else connect(server)
+
+    wait = Wait(connect(server), "docs", [RECEIPT], log, renew=renew)
+    for now in (100, 101, 160, 161):
+        clock[0] = now
+        with pytest.raises(VectorizeAuthError):
+            wait.look()
+    assert read == [100, 160]
+    # Two of the four looks were made again, with the new credentials.
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize(("account_id", "token"), [("a" * 32, TOKEN), ("b" * 32, "another-token")])
+def test_a_connection_with_nothing_new_for_the_account_ends_the_wait(
+    serve: Serve, connect: Connect, account_id: str, token: str
+) -> None:
+    server = serve([refused(403, 10000)])
+    client = VectorizeClient("a" * 32, api_token=TOKEN, base_url=server.base_url, retry=None)
+    fresh = VectorizeClient(account_id, api_token=token, base_url=server.base_url, retry=None)
+    with pytest.raises(VectorizeAuthError):
+        Wait(client, "docs", [RECEIPT], log, renew=lambda: fresh).look()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("reply", [refused(403, 10000), refused(404, 3000), refused(410, 3005)])
+def test_what_is_for_good_ends_a_look(serve: Serve, connect: Connect, reply: Reply) -> None:
+    with pytest.raises((VectorizeAuthError, VectorizeNotFoundError)):
+        Wait(connect(serve([reply])), "docs", [RECEIPT], log).look()
+
+
+def test_the_deadline_ends_a_wait_with_what_was_seen(serve: Serve, connect: Connect) -> None:
+    server = serve([info("other"), SEEN, CREATED])
+    wait = Wait(connect(server), "docs", [RECEIPT], log)
+    with pytest.raises(VectorizeWaitTimeout, match=r"within 0 s: mutation mine, .*; still visible: 'w'"):
+        wait.until(0, interval=1, stopped=lambda: False)
+    assert len(server.requests) == 3
+
+
+def test_a_last_look_that_fails_is_told(serve: Serve, connect: Connect) -> None:
+    wait = Wait(connect(serve(["reset"])), "docs", [RECEIPT], log)
+    with pytest.raises(VectorizeWaitTimeout, match=r"The last look failed: GET .*info: no answer"):
+        wait.until(0, interval=1, stopped=lambda: False)
+
+
+def test_a_wait_goes_on_until_it_is_applied(serve: Serve, connect: Connect) -> None:
+    server = serve([info(None), CREATED, info("other"), SEEN, "reset", info("mine"), GONE])
+    evidence = Wait(connect(server), "docs", [RECEIPT], log).until(60, interval=0.001, stopped=lambda: False)
+    assert evidence["outcome"] == "watermark"
+    assert len(server.requests) == 7
+
+
+def test_a_wait_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
+    server = serve([info("older", "2026-01-31T11:00:00Z")])
+    with pytest.raises(VectorizeInterrupted, match="the write itself is accepted"):
+        Wait(connect(server), "docs", [RECEIPT], log).until(60, interval=30, stopped=lambda: True)
+    assert len(server.requests) == 1
+
+
+def test_the_clock_is_the_servers_or_else_this_machines() -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert read_state(Answer({"processedUpToMutation": "m"}, at, {})).observed_at == at
+    before = datetime.now(UTC)
+    state = read_state(Answer("odd", None, {}))
+    assert state.watermark is None
+    assert before <= state.observed_at <= datetime.now(UTC)
+
+
+def evidence(outcome: str, *visible: str, **more: Any) -> dict[str, Any]:
+    return {
+        "mutation_id": "4a495fae-8a41-4d0f-b1d2-6e5f4a3b2c1d",
+        "index_name": "docs",
+        "outcome": outcome,
+        "accepted_at": ACCEPTED,
+        "decided_at": "2026-01-31T12:00:15Z",
+        "witnesses_checked": 5,
+        "still_visible": list(visible),
+        **more,
+    }
+
+
+def test_what_is_still_visible_is_a_warning_or_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    report_evidence(evidence("watermark", "a\n"), log)
+    first, record = caplog.records
+    assert first.getMessage().endswith("; 4 of 5 witnesses are gone.")
+    assert record.levelno == logging.WARNING
+    assert r"these can still be read: 'a\n'. Either that view of the index lags" in record.getMessage()
+    with pytest.raises(VectorizeStillVisibleError, match="can still be read"):
+        report_evidence(evidence("watermark", "a"), log, require_absent=True)
+    report_evidence(evidence("watermark"), log, require_absent=True)
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        (
+            evidence("watermark"),
+            "Applied (watermark): mutation 4a495fae of index docs, 15 s after it was accepted; "
+            "5 of 5 witnesses are gone.",
+        ),
+        (
+            evidence("read_back", witnesses_checked=1),
+            "Applied (read_back): mutation 4a495fae of index docs, 15 s after it was accepted; "
+            "1 of 1 witness is gone.",
+        ),
+        (
+            evidence("read_back", differing=[]),
+            "Applied (read_back): mutation 4a495fae of index docs, 15 s after it was accepted; "
+            "5 of 5 witnesses confirm it.",
+        ),
+        (
+            evidence("watermark", witnesses_checked=0, accepted_at=None),
+            "Applied (watermark): mutation 4a495fae of index docs; no witness was read.",
+        ),
+        (
+            evidence("watermark", ids_verified=9, ids_visible=0),
+            "Applied (watermark): mutation 4a495fae of index docs, 15 s after it was accepted; "
+            "9 of 9 ids are gone.",
+        ),
+        (
+            evidence("read_back", mutation_count=10_000),
+            "Applied (read_back): 10000 mutations of index docs, 15 s after the last was accepted; "
+            "5 witnesses were read.",
+        ),
+        (
+            evidence("nothing_to_do", mutation_id=None, accepted_at=None, witnesses_checked=0),
+            "Nothing to do: nothing was sent, so there is nothing to wait for.",
+        ),
+    ],
+)
+def test_a_success_begins_with_its_outcome(
+    caplog: pytest.LogCaptureFixture, known: dict[str, Any], said: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    report_evidence(known, log)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == said
+    assert len(line) <= 120
+
+
+def test_what_is_inferred_is_weaker(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    report_evidence(evidence("inferred", witnesses_checked=0), log)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("Applied (inferred): mutation 4a495fae")
+    assert "weaker than having seen it" in second
