@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
-    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
     from airflow_provider_cfvectorize.lineage import Change, Flow
 

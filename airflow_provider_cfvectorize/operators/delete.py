@@ -234,7 +234,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
 
     def _rehearse(self, context: Context, client: VectorizeClient, ids: IdSource) -> None:
         from airflow_provider_cfvectorize.client.bulk.delete import Sample, take_sample
-        from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 
         self.log.info(
             "Dry run: %s in %s would be deleted.", counted(ids.count, "id"), counted(ids.batches, "batch")

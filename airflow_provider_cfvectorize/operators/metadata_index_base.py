@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
-    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.client.types import IndexType, MetadataIndex, Mutation
 
 
@@ -31,7 +31,7 @@ def make_receipt(
     :param mutation: the last mutation; None if nothing was sent.
     :param count: number of metadata indexes, each a request of its own.
     """
-    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 
     if mutation is None:
         return Receipt(None, index_name, client.account_id)

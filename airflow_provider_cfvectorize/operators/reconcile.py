@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.bulk.reconcile import Comparison
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.ids import IdSource
-    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath
 
@@ -351,7 +351,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         comparison: Comparison,
         checkpoint: Checkpoint | None,
     ) -> Receipt:
-        from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 
         surplus, missing = comparison.surplus, comparison.missing
         report: dict[str, Any] = {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.vectors import Vectors
-    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.client.types import Written
     from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.client.mutations.wait import Wait
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 

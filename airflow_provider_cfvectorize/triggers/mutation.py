@@ -107,7 +107,8 @@ class VectorizeMutationTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.mutations.check import explain_timeout, is_unseen
-        from airflow_provider_cfvectorize.client.mutations.decide import Receipt, Verdict
+        from airflow_provider_cfvectorize.client.mutations.decide import Verdict
+        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
         from airflow_provider_cfvectorize.client.mutations.wait import evidence_of
         from airflow_provider_cfvectorize.triggers.poll import watch
 

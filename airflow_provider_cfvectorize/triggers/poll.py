@@ -23,7 +23,8 @@ from typing import Any, Final, TypeVar
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.poll_pacer import Turn
 from airflow_provider_cfvectorize.client.mutations.check import Look, created_on, found_among
-from airflow_provider_cfvectorize.client.mutations.decide import YOUNG, Decision, IndexState, Receipt
+from airflow_provider_cfvectorize.client.mutations.decide import YOUNG, Decision, IndexState
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.client.mutations.wait import REREAD_SECONDS, ends_a_wait, read_state
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeError

@@ -19,14 +19,8 @@ from airflow_provider_cfvectorize.client.mutations.check import (
     make_evidence,
     summarize,
 )
-from airflow_provider_cfvectorize.client.mutations.decide import (
-    Decision,
-    IndexState,
-    Receipt,
-    Verdict,
-    decide,
-    settle,
-)
+from airflow_provider_cfvectorize.client.mutations.decide import Decision, IndexState, Verdict, decide, settle
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.client.mutations.wait import evidence_of_nothing
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 

@@ -10,17 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client.mutations.decide import (
+from airflow_provider_cfvectorize.client.mutations.decide import Decision, IndexState, Verdict, decide, settle
+from airflow_provider_cfvectorize.client.mutations.receipts import (
     MAX_COUNT,
-    Decision,
-    IndexState,
     Receipt,
-    Verdict,
-    decide,
     format_time,
     is_mutation_id,
     parse_time,
-    settle,
 )
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError

@@ -20,7 +20,7 @@ from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.session import RetryPolicy
 from airflow_provider_cfvectorize.client.inputs.ids import IdList, read_ids
 from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
-from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.client.mutations.wait import Wait
 from airflow_provider_cfvectorize.client.workers import Dispatcher, Progress, Stopped
 from airflow_provider_cfvectorize.exceptions import (

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.responses import Answer
-from airflow_provider_cfvectorize.client.mutations.decide import Receipt, parse_time
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, parse_time
 from airflow_provider_cfvectorize.client.mutations.wait import Wait, ends_a_wait, read_state, report_evidence
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,

@@ -21,7 +21,7 @@ import pytest
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
 
-from airflow_provider_cfvectorize.client.mutations.decide import MAX_WITNESSES
+from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator

@@ -15,13 +15,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, task
 
-from airflow_provider_cfvectorize.client.mutations.decide import (
-    Decision,
-    IndexState,
-    Receipt,
-    Verdict,
-    decide,
-)
+from airflow_provider_cfvectorize.client.mutations.decide import Decision, IndexState, Verdict, decide
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,

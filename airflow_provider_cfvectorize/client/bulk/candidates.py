@@ -13,7 +13,7 @@ from airflow_provider_cfvectorize.client.bulk.vector_batches import VectorBatch
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.inputs.ids import spread
 from airflow_provider_cfvectorize.client.mutations.check import found_among
-from airflow_provider_cfvectorize.client.mutations.decide import MAX_WITNESSES
+from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 from airflow_provider_cfvectorize.client.workers import attend
 from airflow_provider_cfvectorize.exceptions import VectorizeError

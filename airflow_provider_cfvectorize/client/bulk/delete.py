@@ -24,7 +24,7 @@ from airflow_provider_cfvectorize.client.inputs.ids import (
     spread,
 )
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
-from airflow_provider_cfvectorize.client.mutations.decide import MAX_WITNESSES, Receipt
+from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES, Receipt
 from airflow_provider_cfvectorize.client.mutations.wait import ends_a_write
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.workers import (

@@ -15,7 +15,7 @@ from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.inputs.vectors import Vectors, check_unparsable_behavior
-from airflow_provider_cfvectorize.client.mutations.decide import Receipt
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 from airflow_provider_cfvectorize.client.types import Mutation, Written
 from airflow_provider_cfvectorize.client.workers import Dispatcher, Stopped, attend, batch_error

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from airflow_provider_cfvectorize.client.http.responses import Answer
-from airflow_provider_cfvectorize.client.mutations.decide import is_mutation_id
+from airflow_provider_cfvectorize.client.mutations.receipts import is_mutation_id
 from airflow_provider_cfvectorize.client.types import (
     Index,
     IndexConfig,

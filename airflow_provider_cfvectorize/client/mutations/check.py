@@ -18,14 +18,12 @@ from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.mutations.decide import (
     Decision,
     IndexState,
-    Receipt,
     Verdict,
     decide,
-    format_time,
     is_later,
-    parse_time,
     settle,
 )
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, format_time, parse_time
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeIndexRecreatedError
 

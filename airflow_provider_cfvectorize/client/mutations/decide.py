@@ -20,29 +20,11 @@ from typing import Any, Final
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.mutations.receipts import (
-    MAX_COUNT,
-    MAX_WITNESSES,
     Receipt,
     format_time,
-    is_mutation_id,
     parse_time,
 )
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
-
-__all__ = [
-    "MAX_COUNT",
-    "MAX_WITNESSES",
-    "Decision",
-    "IndexState",
-    "Receipt",
-    "Verdict",
-    "decide",
-    "format_time",
-    "is_later",
-    "is_mutation_id",
-    "parse_time",
-    "settle",
-]
 
 #: The ``Date`` header that a receipt's ``accepted_at`` comes from has whole seconds, and clocks differ a
 #: little.

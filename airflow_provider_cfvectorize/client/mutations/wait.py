@@ -24,13 +24,8 @@ from airflow_provider_cfvectorize.client.mutations.check import (
     make_evidence,
     summarize,
 )
-from airflow_provider_cfvectorize.client.mutations.decide import (
-    Decision,
-    IndexState,
-    Receipt,
-    Verdict,
-    parse_time,
-)
+from airflow_provider_cfvectorize.client.mutations.decide import Decision, IndexState, Verdict
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, parse_time
 from airflow_provider_cfvectorize.client.types import MetadataIndex
 from airflow_provider_cfvectorize.client.workers import Stopped, attend, rest
 from airflow_provider_cfvectorize.exceptions import (
