@@ -226,7 +226,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
             self.check_number("max_ids", 0, whole=True)
 
     def _read_ids(self) -> IdSource:
-        from airflow_provider_cfvectorize.operators.inputs import origin_of, read_id_source
+        from airflow_provider_cfvectorize.operators.files import origin_of, read_id_source
 
         return read_id_source(
             self.ids, self.ids_path, max_ids=self.max_ids, origin=origin_of(self, "ids"), log=self.log

@@ -18,10 +18,11 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeTransportError,
 )
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
-from airflow_provider_cfvectorize.operators.metadata_index_base import CreatesMetadataIndexes, make_receipt
 from airflow_provider_cfvectorize.operators.metadata_indexes import (
+    CreatesMetadataIndexes,
     CreateVectorizeMetadataIndexOperator,
     DeleteVectorizeMetadataIndexOperator,
+    make_receipt,
 )
 from airflow_provider_cfvectorize.templating import read_given, read_integer, read_nothing, read_structure
 

@@ -11,7 +11,7 @@ from airflow_provider_cfvectorize.client.limits import DEFAULT_TOP_K
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
-from airflow_provider_cfvectorize.operators.inputs import Narrowing
+from airflow_provider_cfvectorize.operators.files import Narrowing
 from airflow_provider_cfvectorize.operators.xcom import check_small
 from airflow_provider_cfvectorize.templating import (
     check_flags,

@@ -11,8 +11,14 @@ from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
-from airflow_provider_cfvectorize.operators.files import path_of, place_of, write_file
-from airflow_provider_cfvectorize.operators.inputs import Narrowing, origin_of, read_id_source
+from airflow_provider_cfvectorize.operators.files import (
+    Narrowing,
+    origin_of,
+    path_of,
+    place_of,
+    read_id_source,
+    write_file,
+)
 from airflow_provider_cfvectorize.operators.xcom import SmallList
 from airflow_provider_cfvectorize.templating import check_flags
 

@@ -197,7 +197,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
         """
         from airflow_provider_cfvectorize.client.bulk.reconcile import Comparison
-        from airflow_provider_cfvectorize.operators.inputs import origin_of, read_id_source
+        from airflow_provider_cfvectorize.operators.files import origin_of, read_id_source
 
         self._check_options()
         self._check_scope(context)

@@ -157,7 +157,7 @@ class VectorizeMutationTrigger(BaseTrigger):
     async def _make_client(self) -> Any:
         from airflow.providers.common.compat.connection import get_async_connection
 
-        from airflow_provider_cfvectorize.hooks.clients import client_of
+        from airflow_provider_cfvectorize.hooks.vectorize import client_of
 
         # Without the hook's class, which older releases do not take.
         conn = await get_async_connection(self.conn_id)

@@ -192,7 +192,7 @@ def test_a_plain_host_must_be_allowed(server: LocalVectorize, monkeypatch: pytes
 
 @pytest.mark.parametrize("extra", ["[1]", "not json", '{"api_email": 5}'])
 def test_an_extra_that_cannot_be_used(server: LocalVectorize, extra: str) -> None:
-    from airflow_provider_cfvectorize.hooks.clients import client_of
+    from airflow_provider_cfvectorize.hooks.vectorize import client_of
 
     class Given:
         conn_id, conn_type, port, schema = "c", "cloudflare_vectorize", None, None
