@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
-from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeWaitTimeout
+from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account, check_flags
 
@@ -58,7 +59,10 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     insert or upsert with witnesses also ``differing``; for several mutations also ``mutation_count`` and
     ``mutations``, the evidence of each.
 
-    It ends with the same in each mode, at the same deadline.
+    It ends with the same in each mode, at the same deadline. Of what Airflow's other sensors take,
+    ``never_fail`` is refused: Airflow skips different errors in each mode and version.
+    ``exponential_backoff``, ``max_wait`` and ``silent_fail`` have no effect on a deferred wait, and its log
+    says so.
 
     :param index_name: the index. (templated)
     :param mutation_id: a mutation id, a receipt, a sequence of either (the output of a mapped task, a list of
@@ -74,6 +78,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     :param account_id: the account; the connection's login if not given. (templated)
     :param poke_interval: seconds between two looks.
     :param timeout: seconds to wait at most.
+    :raises VectorizeInputError: ``never_fail`` is set.
     """
 
     template_fields: Sequence[str] = (
@@ -105,6 +110,11 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
+        if self.never_fail:
+            raise VectorizeInputError(
+                "never_fail is True, expected False: Airflow skips different errors in each mode with it, a "
+                "refused token among them. Use soft_fail=True, which skips a timeout in every mode."
+            )
         self.index_name = index_name
         self.mutation_id = mutation_id
         self.receipt = receipt
@@ -242,7 +252,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         # says nothing of what was seen; so it is told not to skip, and soft_fail is carried out here.
         soft_fail, self.soft_fail = self.soft_fail, False
         try:
-            evidence = super().execute(context)
+            # Past Airflow 2's guard, which takes the call of super() for one from outside of Airflow.
+            evidence = inspect.unwrap(BaseSensorOperator.execute)(self, context)
         except AirflowSensorTimeout:
             evidence = self._look_a_last_time(soft_fail)
         finally:
@@ -285,6 +296,9 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
             evidence = self._wait.look()
             if evidence is not None:
                 return self._end(evidence)
+        ignored = [name for name in ("exponential_backoff", "max_wait", "silent_fail") if getattr(self, name)]
+        if ignored:
+            self.log.warning("Ignored while the sensor is deferred: %s.", ", ".join(ignored))
         interval = self.poke_interval
         self.log.info("%s", describe_deferral(receipts, self.index_name, interval=interval, seconds=seconds))
         self.defer(

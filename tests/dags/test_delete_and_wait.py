@@ -430,6 +430,16 @@ def test_the_token_is_nowhere_in_the_database_or_the_output(
     assert token not in told
 
 
+@pytest.mark.airflow(before="3.0")
+def test_airflow_finds_no_fault_with_the_sensor(
+    vectorize: Vectorize, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with make_dag("guard") as dag:
+        wait(receipt=vectorize.delete(IDS))
+    assert run_dag(dag).state == "success"
+    assert "cannot be called outside" not in caplog.text + "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize(
     "mode",
     [

@@ -376,6 +376,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
     ("the receipt of mutation ... is of index", "VectorizeInputError", of_another(index_name="other")),
     ("the receipt of mutation ... is of account", "VectorizeInputError", of_another(account_id="f" * 32)),
     ("mutation_id is", "VectorizeInputError", lambda b: b.sense(mutation_id="None")),
+    ("never_fail is True", "VectorizeInputError", lambda b: b.sense(never_fail=True)),
     ("mutation_id: got", "VectorizeInputError", lambda b: b.sense(mutation_id=5)),
     ("the trigger sent", "VectorizeError", lambda b: read_event({"status": "done"})),
     (

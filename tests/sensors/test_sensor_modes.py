@@ -326,6 +326,25 @@ def test_an_execution_timeout_that_ends_a_deferred_wait(make_server: Any) -> Non
     assert receipt["mutation_id"] in str(error)
 
 
+def test_never_fail_is_refused(mode: str) -> None:
+    with pytest.raises(VectorizeInputError, match=r"never_fail is True, expected False.*soft_fail=True"):
+        sense(mode, never_fail=True)
+    with pytest.raises(VectorizeInputError, match="never_fail"):
+        sense(mode, default_args={"never_fail": True})
+
+
+def test_what_a_deferred_wait_ignores(
+    mode: str, make_server: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    vectorize = make_server(apply_delay=0.02)
+    receipt = vectorize.delete(IDS)
+    ignored = {"exponential_backoff": True, "max_wait": 5, "silent_fail": True}
+    sense(mode, receipt=receipt, **ignored)
+    logged = caplog.text + capfd.readouterr().out
+    line = "Ignored while the sensor is deferred: exponential_backoff, max_wait, silent_fail."
+    assert (line in logged) is (mode == "deferrable")
+
+
 def test_several_receipts(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.3)
     vectorize.fill(IDS)
