@@ -18,8 +18,8 @@ class ApiError(Exception):
     """
     A request is refused.
 
-    :param status: HTTP status.
-    :param code: Cloudflare's numeric code, 1000 or more.
+    :param status: HTTP status, or the switch of ``Behaviour`` that has it.
+    :param code: Cloudflare's numeric code, 1000 or more, or the switch that has it.
     :param message: The text for people.
     :param chain: Entries of ``error_chain``, as (code, message).
     :param headers: Further response headers.
@@ -27,28 +27,39 @@ class ApiError(Exception):
 
     def __init__(
         self,
-        status: int,
-        code: int,
+        status: int | str,
+        code: int | str,
         message: str,
         *,
         chain: tuple[tuple[int, str], ...] = (),
         headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         super().__init__(f"{status}/{code} {message}")
-        self.status = status
+        self._status = status
+        self._code = code
+        self._message = message
+        self._chain = [{"code": c, "message": m} for c, m in chain]
         #: Whether the envelope has the field ``result_info``, which only the one of a query has.
         self.result_info = False
         self.headers = headers
-        self.error: dict[str, Any] = {"code": code, "message": message}
-        if chain:
-            self.error["error_chain"] = [{"code": c, "message": m} for c, m in chain]
 
-    def envelope(self) -> dict[str, Any]:
-        """Return the body of the answer."""
-        envelope = {"result": None, "success": False, "errors": [self.error], "messages": []}
+    def answer(self, behaviour: Behaviour) -> tuple[int, dict[str, Any]]:
+        """
+        Return the HTTP status and the body of the answer.
+
+        :param behaviour: The switches.
+        """
+        status, code = (
+            value if isinstance(value, int) else getattr(behaviour, value)
+            for value in (self._status, self._code)
+        )
+        error: dict[str, Any] = {"code": code, "message": self._message}
+        if self._chain:
+            error["error_chain"] = self._chain
+        envelope = {"result": None, "success": False, "errors": [error], "messages": []}
         if self.result_info:
             envelope["result_info"] = None
-        return envelope
+        return status, envelope
 
 
 class DataFileError(Exception):
@@ -177,7 +188,6 @@ REFUSALS: Final[Mapping[str, tuple[int | str, int | str, str]]] = {
 
 def refusal(
     kind: str,
-    behaviour: Behaviour | None = None,
     *,
     chain: tuple[tuple[int, str], ...] = (),
     headers: tuple[tuple[bytes, bytes], ...] = (),
@@ -187,31 +197,21 @@ def refusal(
     Return the error that refuses a request.
 
     :param kind: A key of :data:`REFUSALS`.
-    :param behaviour: The switches, for what depends on one.
     :param chain: As :class:`ApiError` takes it.
     :param headers: As :class:`ApiError` takes it.
     :param details: What the text has in braces.
     """
     status, code, text = REFUSALS[kind]
-    return ApiError(
-        status if isinstance(status, int) else getattr(behaviour, status),
-        code if isinstance(code, int) else getattr(behaviour, code),
-        text.format(**details),
-        chain=chain,
-        headers=headers,
-    )
+    return ApiError(status, code, text.format(**details), chain=chain, headers=headers)
 
 
-def rate_limited(requests: int, seconds: int, retry_after: int, behaviour: Behaviour) -> ApiError:
+def rate_limited(requests: int, seconds: int, retry_after: int) -> ApiError:
     """
     Return the error that refuses a request of an account that has sent too many.
 
     :param requests: The requests that a window allows.
     :param seconds: The seconds that a window lasts.
     :param retry_after: Seconds until requests are accepted again.
-    :param behaviour: The switches.
     """
     wait = str(retry_after).encode("ascii")
-    return refusal(
-        "rate_limited", behaviour, requests=requests, seconds=seconds, headers=((b"retry-after", wait),)
-    )
+    return refusal("rate_limited", requests=requests, seconds=seconds, headers=((b"retry-after", wait),))

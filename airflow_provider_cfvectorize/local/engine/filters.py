@@ -35,22 +35,19 @@ class Condition(NamedTuple):
     operands: tuple[Value, ...]
 
 
-def parse_filter(value: Any, behaviour: Behaviour) -> tuple[Condition, ...]:
+def parse_filter(value: Any) -> tuple[Condition, ...]:
     """
     Read a filter.
 
     :param value: The field ``filter`` of a query.
-    :param behaviour: The switches.
     :return: The conditions, all of which must hold.
     :raises ApiError: It breaks a rule.
     """
     if not isinstance(value, dict):
         raise errors.refusal("not_json", detail="filter: expected an object")
     if not value:
-        raise errors.refusal("invalid_filter", behaviour, detail="must not be empty")
-    conditions = tuple(
-        condition for key, clause in value.items() for condition in _clause(key, clause, behaviour)
-    )
+        raise errors.refusal("invalid_filter", detail="must not be empty")
+    conditions = tuple(condition for key, clause in value.items() for condition in _clause(key, clause))
     # After the clauses, which have no room for deep nesting, so that the encoder cannot run out of stack.
     size = utf8_length(ENCODER.encode(value))
     if size < 0:
@@ -58,43 +55,41 @@ def parse_filter(value: Any, behaviour: Behaviour) -> tuple[Condition, ...]:
     if size >= limits.FILTER_BYTES:
         raise errors.refusal(
             "invalid_filter",
-            behaviour,
             detail=f"the compact JSON representation must be less than {limits.FILTER_BYTES} bytes, "
             f"got {size}",
         )
     return conditions
 
 
-def _clause(key: str, clause: Any, behaviour: Behaviour) -> list[Condition]:
+def _clause(key: str, clause: Any) -> list[Condition]:
     problem = key_problem(key)
     if problem is not None:
-        raise errors.refusal("invalid_filter", behaviour, detail=f"a key {problem}")
+        raise errors.refusal("invalid_filter", detail=f"a key {problem}")
     if not isinstance(clause, dict):
-        return [Condition(key, "$eq", (_scalar(clause, "$eq", behaviour),))]
+        return [Condition(key, "$eq", (_scalar(clause, "$eq"),))]
     for name in clause:
         if name not in _OPERATORS:
-            raise errors.refusal("invalid_filter", behaviour, detail=f"operators are {', '.join(_OPERATORS)}")
+            raise errors.refusal("invalid_filter", detail=f"operators are {', '.join(_OPERATORS)}")
     allowed = len(clause) == 1 or (
         len(clause) == 2 and len(clause.keys() & _UPPER.keys()) == len(clause.keys() & _LOWER.keys()) == 1
     )
     if not allowed:
         raise errors.refusal(
             "invalid_filter",
-            behaviour,
             detail="a property takes one operator, or one of $lt and $lte with one of $gt and $gte",
         )
     found = []
     for name, operand in clause.items():
         if name in ("$in", "$nin"):
             if not isinstance(operand, list):
-                raise errors.refusal("invalid_filter", behaviour, detail=f"{name} takes an array")
-            found.append(Condition(key, name, tuple(_scalar(item, name, behaviour) for item in operand)))
+                raise errors.refusal("invalid_filter", detail=f"{name} takes an array")
+            found.append(Condition(key, name, tuple(_scalar(item, name) for item in operand)))
         else:
-            found.append(Condition(key, name, (_scalar(operand, name, behaviour),)))
+            found.append(Condition(key, name, (_scalar(operand, name),)))
     return found
 
 
-def _scalar(value: Any, name: str, behaviour: Behaviour) -> Value:
+def _scalar(value: Any, name: str) -> Value:
     if isinstance(value, str):
         return value
     if type(value) in NUMBERS:
@@ -104,15 +99,13 @@ def _scalar(value: Any, name: str, behaviour: Behaviour) -> Value:
             number = float("inf")
         # 1e400 is JSON, and infinite for Python's decoder.
         if abs(number) == float("inf"):
-            raise errors.refusal("invalid_filter", behaviour, detail="a number is too large")
+            raise errors.refusal("invalid_filter", detail="a number is too large")
         return number
     if name in _RANGE:
-        raise errors.refusal("invalid_filter", behaviour, detail=f"{name} takes a string or a number")
+        raise errors.refusal("invalid_filter", detail=f"{name} takes a string or a number")
     if value is None or isinstance(value, bool):
         return value
-    raise errors.refusal(
-        "invalid_filter", behaviour, detail=f"{name} takes strings, numbers, booleans and null"
-    )
+    raise errors.refusal("invalid_filter", detail=f"{name} takes strings, numbers, booleans and null")
 
 
 def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Callable[[Value], bool]:
@@ -135,7 +128,6 @@ def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Ca
         elif behaviour.filter_value_of_other_type == "refuse":
             raise errors.refusal(
                 "invalid_filter",
-                behaviour,
                 detail=f'the metadata index of "{condition.property}" is of type {index_type}',
             )
     if condition.operator in _RANGE:

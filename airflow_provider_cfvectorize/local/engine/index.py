@@ -145,9 +145,7 @@ class Index:
         :raises ApiError: There are too many.
         """
         if property_name not in self._coming and len(self._coming) >= limits.MAX_METADATA_INDEXES:
-            raise errors.refusal(
-                "too_many_metadata_indexes", self._behaviour, limit=limits.MAX_METADATA_INDEXES
-            )
+            raise errors.refusal("too_many_metadata_indexes", limit=limits.MAX_METADATA_INDEXES)
         return self.accept("create_metadata_index", now, property_name=property_name, index_type=index_type)
 
     def delete_metadata_index(self, property_name: str, now: float) -> str:
@@ -160,7 +158,7 @@ class Index:
         :raises ApiError: The property has none.
         """
         if property_name not in self._coming:
-            raise errors.refusal("metadata_index_not_found", self._behaviour, name=property_name)
+            raise errors.refusal("metadata_index_not_found", name=property_name)
         return self.accept("delete_metadata_index", now, property_name=property_name)
 
     # --- the jobs --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.local.engine.model import nanoseconds
-from airflow_provider_cfvectorize.local.errors import ApiError, refusal
+from airflow_provider_cfvectorize.local.errors import refusal
 
 if TYPE_CHECKING:
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
@@ -124,16 +124,13 @@ class Listings:
         try:
             raw = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
         except (UnicodeEncodeError, binascii.Error):
-            raise self._refused() from None
+            raise refusal("invalid_cursor") from None
         content, seal = raw[: _CURSOR.size], raw[_CURSOR.size :]
         expected = hashlib.blake2b(content, key=self._key, digest_size=_SEAL_BYTES).digest()
         if not hmac.compare_digest(seal, expected):
-            raise self._refused()
+            raise refusal("invalid_cursor")
         number, offset, expires_at = _CURSOR.unpack(content)
         snapshot = self._snapshots.get(number)
         if snapshot is None or snapshot.index_key != index.key or expires_at <= now:
-            raise self._refused()
+            raise refusal("invalid_cursor")
         return snapshot, offset, expires_at
-
-    def _refused(self) -> ApiError:
-        return refusal("invalid_cursor", self._behaviour)

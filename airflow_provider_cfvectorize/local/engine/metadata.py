@@ -20,7 +20,6 @@ from airflow_provider_cfvectorize.local.engine.model import MetadataIndex
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from airflow_provider_cfvectorize.local.behaviour import Behaviour
     from airflow_provider_cfvectorize.local.engine.model import Mutation, Vector
 
 #: The types a metadata index can have, as they are asked for and as they are listed. The schema has the same
@@ -57,12 +56,11 @@ def key_problem(key: str) -> str | None:
     return None
 
 
-def parse_property(body: dict[str, Any], behaviour: Behaviour) -> str:
+def parse_property(body: dict[str, Any]) -> str:
     """
     Take the property from the body of ``metadata_index/create`` or ``/delete``.
 
     :param body: The body.
-    :param behaviour: The switches.
     :raises ApiError: It is not there, or is no name of a property.
     """
     name = body.get("propertyName")
@@ -74,7 +72,7 @@ def parse_property(body: dict[str, Any], behaviour: Behaviour) -> str:
         raise errors.refusal("not_json", detail="propertyName: lone surrogate") from None
     problem = key_problem(name)
     if problem is not None:
-        raise errors.refusal("invalid_property_name", behaviour, problem=problem)
+        raise errors.refusal("invalid_property_name", problem=problem)
     return name
 
 

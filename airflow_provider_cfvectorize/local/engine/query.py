@@ -59,7 +59,7 @@ def parse_query(body: dict[str, Any], dimensions: int, behaviour: Behaviour) -> 
     vector, vector_id = body.get("vector"), body.get("vectorId")
     if vector is not None and vector_id is not None:
         if behaviour.vector_and_vector_id == "refuse":
-            raise errors.refusal("vector_and_vector_id", behaviour)
+            raise errors.refusal("vector_and_vector_id")
         vector_id = None
     if vector_id is not None:
         _check_text("vectorId", vector_id)
@@ -78,14 +78,14 @@ def parse_query(body: dict[str, Any], dimensions: int, behaviour: Behaviour) -> 
     namespace = body.get("namespace")
     if namespace is not None:
         _check_text("namespace", namespace)
-        check_namespace_length(utf8_length(namespace), behaviour)
+        check_namespace_length(utf8_length(namespace))
     conditions = body.get("filter")
     return Query(
         vector=None if vector is None else _parse_vector(vector, dimensions),
         vector_id=vector_id or "",
-        top_k=_parse_top_k(body.get("topK"), bool(values) or metadata == "all", behaviour),
+        top_k=_parse_top_k(body.get("topK"), bool(values) or metadata == "all"),
         namespace=namespace,
-        conditions=() if conditions is None else parse_filter(conditions, behaviour),
+        conditions=() if conditions is None else parse_filter(conditions),
         values=bool(values),
         metadata=metadata,
     )
@@ -113,7 +113,7 @@ def _parse_vector(vector: Any, dimensions: int) -> tuple[float, ...]:
     return tuple(map(float, vector))
 
 
-def _parse_top_k(top_k: Any, with_data: bool, behaviour: Behaviour) -> int:
+def _parse_top_k(top_k: Any, with_data: bool) -> int:
     if top_k is None:
         return limits.DEFAULT_TOP_K
     if isinstance(top_k, float) and top_k.is_integer():
@@ -122,7 +122,7 @@ def _parse_top_k(top_k: Any, with_data: bool, behaviour: Behaviour) -> int:
     if type(top_k) is not int:
         raise errors.refusal("not_json", detail="topK: expected a whole number")
     if top_k < 1:
-        raise errors.refusal("top_k_too_small", behaviour)
+        raise errors.refusal("top_k_too_small")
     limit = limits.MAX_TOP_K_WITH_DATA if with_data else limits.MAX_TOP_K
     if top_k > limit:
         # A number of 400 digits need not come back whole.

@@ -67,8 +67,8 @@ class Store:
         index = self._indexes.get(name)
         if index is None:
             if name in self._deleted:
-                raise errors.refusal("index_deleted", self.behaviour, name=name)
-            raise errors.refusal("index_not_found", self.behaviour, name=name)
+                raise errors.refusal("index_deleted", name=name)
+            raise errors.refusal("index_not_found", name=name)
         index.advance(self.now())
         return index
 

@@ -86,7 +86,6 @@ class View:
             elif self._behaviour.unindexed_filter_property == "refuse":
                 raise errors.refusal(
                     "invalid_filter",
-                    self._behaviour,
                     detail=f'there is no metadata index for property "{condition.property}"',
                 )
             else:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from airflow_provider_cfvectorize.local.behaviour import Behaviour
     from airflow_provider_cfvectorize.local.engine.index import Index
     from airflow_provider_cfvectorize.local.engine.model import Watermark
     from airflow_provider_cfvectorize.local.engine.store import Store
@@ -255,12 +254,11 @@ class Faults:
         await _gone(receive)
 
 
-def refuse(fault: Fault, behaviour: Behaviour) -> Reply:
+def refuse(fault: Fault) -> Reply:
     """
     Return the answer to a request whose work is not done.
 
     :param fault: One that comes instead of the work.
-    :param behaviour: The switches.
     :raises ApiError: The answer is one of the service's own refusals.
     """
     if fault.name in _PAGES:
@@ -269,12 +267,12 @@ def refuse(fault: Fault, behaviour: Behaviour) -> Reply:
         return Reply(status, {}, page=page.encode("ascii"))
     if fault.name == "429":
         raise errors.rate_limited(
-            limits.ACCOUNT_REQUESTS, limits.ACCOUNT_WINDOW_SECONDS, int(fault.value or 0), behaviour
+            limits.ACCOUNT_REQUESTS, limits.ACCOUNT_WINDOW_SECONDS, int(fault.value or 0)
         )
     if fault.name == "40041":
         raise errors.refusal("too_many_requests")
     if fault.name == "refuse":
-        raise errors.refusal("missing_permission", behaviour)
+        raise errors.refusal("missing_permission")
     # Of a connection that is reset, nobody sees it.
     return Reply(200, {})
 

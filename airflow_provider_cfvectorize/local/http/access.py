@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from starlette.datastructures import Headers
 
-    from airflow_provider_cfvectorize.local.behaviour import Behaviour
-
 #: What a token may consist of: the letters of RFC 6750.
 TOKEN_PATTERN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
@@ -48,11 +46,9 @@ class Access:
     Checks credentials.
 
     :param credentials: What is accepted.
-    :param behaviour: The switches.
     """
 
-    def __init__(self, credentials: Credentials, behaviour: Behaviour) -> None:
-        self._behaviour = behaviour
+    def __init__(self, credentials: Credentials) -> None:
         self._pair = (credentials.api_email, credentials.api_key)
         self._full = credentials.api_token.encode()
         self._read_only = (credentials.read_only_token or "").encode()
@@ -78,9 +74,9 @@ class Access:
             return
         if self._read_only and hmac.compare_digest(token, self._read_only):
             if writes:
-                raise errors.refusal("missing_permission", self._behaviour)
+                raise errors.refusal("missing_permission")
             return
-        raise errors.refusal("unknown_credentials", self._behaviour)
+        raise errors.refusal("unknown_credentials")
 
     def knows(self, headers: Headers) -> bool:
         """
@@ -125,7 +121,7 @@ class Access:
             or email.lower() != known_email.lower()
             or not hmac.compare_digest(key.encode(), known_key.encode())
         ):
-            raise errors.refusal("unknown_credentials", self._behaviour)
+            raise errors.refusal("unknown_credentials")
 
 
 def bearer(header: str) -> bytes:

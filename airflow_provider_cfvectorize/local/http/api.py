@@ -117,7 +117,7 @@ class Api:
         :param name: Ignored; the name is in the body.
         """
         body = await self._json(request)
-        config = bodies.parse_index(body, self._store.now(), self._behaviour)
+        config = bodies.parse_index(body, self._store.now())
         return self._store.create(config).describe()
 
     async def get_index(self, request: Request, name: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class Api:
         """
         query = _query(request)
         index = self._seen(request, name)
-        count = bodies.parse_list_count(query.get("count"), self._behaviour)
+        count = bodies.parse_list_count(query.get("count"))
         return self._store.listings.page(index, query.get("cursor") or None, count, self._store.now())
 
     async def query(self, request: Request, name: str) -> dict[str, Any]:
@@ -231,7 +231,7 @@ class Api:
             found = index.vectors.get(asked.vector_id)
             if found is None:
                 if self._behaviour.unknown_vector_id == "refuse":
-                    raise errors.refusal("unknown_vector_id", self._behaviour, id=asked.vector_id)
+                    raise errors.refusal("unknown_vector_id", id=asked.vector_id)
                 return {"count": 0, "matches": []}
             vector = found.floats()
         view = index.view()
@@ -253,7 +253,7 @@ class Api:
         """
         body = await self._json(request)
         index = self._store.index(name)
-        property_name = metadata.parse_property(body, self._behaviour)
+        property_name = metadata.parse_property(body)
         index_type = metadata.parse_type(body)
         return {"mutationId": index.create_metadata_index(property_name, index_type, self._store.now())}
 
@@ -275,7 +275,7 @@ class Api:
         """
         body = await self._json(request)
         index = self._store.index(name)
-        property_name = metadata.parse_property(body, self._behaviour)
+        property_name = metadata.parse_property(body)
         return {"mutationId": index.delete_metadata_index(property_name, self._store.now())}
 
     async def _upload(self, request: Request, name: str, operation: str) -> dict[str, Any]:
@@ -284,8 +284,8 @@ class Api:
             raise errors.refusal("unknown_content_type")
         behavior = _query(request).get("unparsable-behavior")
         if behavior not in (None, "error", "discard") and self._behaviour.unknown_parameter_value == "refuse":
-            raise errors.refusal("invalid_parameter", self._behaviour)
-        body: bytes | None = await read_body(request, self._store)
+            raise errors.refusal("invalid_parameter")
+        body: bytes | None = await read_body(request)
         index = self._store.index(name)
         if media_type == "multipart/form-data" and body is not None:
             body = multipart.field(body, request.headers.get("content-type", ""), "vectors")
@@ -304,7 +304,7 @@ class Api:
             vectors = await asyncio.to_thread(bodies.parse_vectors, *arguments)
             if self._store.index(name) is not index:
                 # Deleted and created again meanwhile: the request was for the index that is gone.
-                raise errors.refusal("index_deleted", self._behaviour, name=name)
+                raise errors.refusal("index_deleted", name=name)
         kind: Any = operation
         return {"mutationId": index.accept(kind, self._store.now(), vectors=vectors)}
 
@@ -316,7 +316,7 @@ class Api:
     async def _json(self, request: Request) -> dict[str, Any]:
         if _media_type(request) != "application/json":
             raise errors.refusal("expected_json")
-        return bodies.parse_json(await read_body(request, self._store))
+        return bodies.parse_json(await read_body(request))
 
 
 def choose(table: Mapping[str, T], method: str) -> T:
@@ -334,23 +334,22 @@ def choose(table: Mapping[str, T], method: str) -> T:
         raise errors.refusal("no_method", method=method, headers=((b"allow", allow),)) from None
 
 
-async def read_body(request: Request, store: Store) -> bytes:
+async def read_body(request: Request) -> bytes:
     """
     Read a body, but not one without end.
 
     :param request: The request.
-    :param store: For its switches.
     :raises ApiError: It is too large.
     """
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
-        raise errors.refusal("oversized_upload", store.behaviour, limit=limits.MAX_UPLOAD_BYTES)
+        raise errors.refusal("oversized_upload", limit=limits.MAX_UPLOAD_BYTES)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            raise errors.refusal("oversized_upload", store.behaviour, limit=limits.MAX_UPLOAD_BYTES)
+            raise errors.refusal("oversized_upload", limit=limits.MAX_UPLOAD_BYTES)
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

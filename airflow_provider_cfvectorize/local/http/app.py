@@ -78,7 +78,7 @@ class App:
         self._latency = latency
         self._faults = faults
         self._guard_local = guard_local
-        self._access = Access(credentials, store.behaviour)
+        self._access = Access(credentials)
         self._api = Api(store, faults)
         self._account_path = f"{BASE_PATH}/accounts/{account_id}"
         self._indexes_path = f"{self._account_path}/vectorize/v2/indexes"
@@ -104,17 +104,16 @@ class App:
         try:
             reply = await (self._local(request) if local else self._reply(request))
         except ApiError as e:
-            reply = Reply(e.status, e.envelope(), e.headers)
+            reply = self._refused(e)
         except ClientDisconnect:
             return
         except DataFileError as e:
             log.error("%s %s failed: %s", ascii(scope["method"]), ascii(scope["path"]), e)
-            failure = ApiError(500, errors.LOCAL_CODE, f"vectorize-local: {e}")
-            reply = Reply(failure.status, failure.envelope())
+            reply = self._refused(ApiError(500, errors.LOCAL_CODE, f"vectorize-local: {e}"))
         except Exception:
             log.exception("%s %s failed", ascii(scope["method"]), ascii(scope["path"]))
-            failure = ApiError(500, errors.LOCAL_CODE, "internal error of vectorize-local; see its log")
-            reply = Reply(failure.status, failure.envelope())
+            message = "internal error of vectorize-local; see its log"
+            reply = self._refused(ApiError(500, errors.LOCAL_CODE, message))
         if self._latency and not local:
             await asyncio.sleep(self._latency)
         if _STANDING in scope:
@@ -125,6 +124,9 @@ class App:
         body = reply.body()
         await send(start_message(reply, self._http_date(), len(body)))
         await send({"type": "http.response.body", "body": body})
+
+    def _refused(self, error: ApiError) -> Reply:
+        return Reply(*error.answer(self._store.behaviour), error.headers)
 
     async def _local(self, request: Request) -> Reply:
         self._check_host(request.headers)
@@ -149,7 +151,7 @@ class App:
         if plan is not None:
             scope[PLAN] = plan
             if plan.instead is not None:
-                return refuse(plan.instead, self._store.behaviour)
+                return refuse(plan.instead)
         try:
             reply = success(await endpoint.handle(request, index_name))
         except ApiError as e:

@@ -90,12 +90,12 @@ def parse_ids(body: dict[str, Any], limit: int, behaviour: Behaviour) -> list[st
     ids = body.get("ids", _MISSING)
     if ids is _MISSING:
         if behaviour.missing_ids == "refuse":
-            raise errors.refusal("missing_ids", behaviour)
+            raise errors.refusal("missing_ids")
         return []
     if not isinstance(ids, list):
         raise errors.refusal("not_json", detail="ids: expected a sequence")
     if not ids and behaviour.empty_ids == "refuse":
-        raise errors.refusal("empty_ids", behaviour)
+        raise errors.refusal("empty_ids")
     if len(ids) > limit:
         raise errors.refusal("too_many_ids", limit=limit, got=len(ids))
     for position, vector_id in enumerate(ids):
@@ -119,43 +119,40 @@ def check_id_length(length: int, behaviour: Behaviour) -> None:
     if length > limits.MAX_ID_BYTES:
         raise errors.refusal("id_too_long", limit=limits.MAX_ID_BYTES, got=length)
     if length == 0 and behaviour.empty_id == "refuse":
-        raise errors.refusal("empty_id", behaviour)
+        raise errors.refusal("empty_id")
 
 
-def check_namespace_length(length: int, behaviour: Behaviour) -> None:
+def check_namespace_length(length: int) -> None:
     """
     Check the length of a namespace.
 
     :param length: Its bytes.
-    :param behaviour: The switches.
     :raises ApiError: It is too long.
     """
     if length > limits.MAX_NAMESPACE_BYTES:
-        raise errors.refusal("namespace_too_long", behaviour, limit=limits.MAX_NAMESPACE_BYTES, got=length)
+        raise errors.refusal("namespace_too_long", limit=limits.MAX_NAMESPACE_BYTES, got=length)
 
 
-def parse_list_count(value: str | None, behaviour: Behaviour) -> int:
+def parse_list_count(value: str | None) -> int:
     """
     Read the parameter ``count`` of ``list``.
 
     :param value: The parameter; None if it is not there.
-    :param behaviour: The switches.
     :raises ApiError: It is not a number from 1 to 1,000.
     """
     if value is None:
         return limits.DEFAULT_LIST_COUNT
     if not _LIST_COUNT.fullmatch(value) or not 1 <= int(value) <= limits.MAX_LIST_COUNT:
-        raise errors.refusal("invalid_list_count", behaviour, limit=limits.MAX_LIST_COUNT)
+        raise errors.refusal("invalid_list_count", limit=limits.MAX_LIST_COUNT)
     return int(value)
 
 
-def parse_index(body: dict[str, Any], created_on: float, behaviour: Behaviour) -> IndexConfig:
+def parse_index(body: dict[str, Any], created_on: float) -> IndexConfig:
     """
     Read the description of a new index.
 
     :param body: The body.
     :param created_on: Seconds since the epoch.
-    :param behaviour: The switches.
     :raises ApiError: It describes no index.
     """
     name = body.get("name")
@@ -164,7 +161,7 @@ def parse_index(body: dict[str, Any], created_on: float, behaviour: Behaviour) -
         or len(name) > limits.MAX_INDEX_NAME_BYTES
         or not _INDEX_NAME.fullmatch(name)
     ):
-        raise errors.refusal("invalid_name", behaviour)
+        raise errors.refusal("invalid_name")
     description = body.get("description")
     if description is None:
         description = ""
@@ -172,7 +169,7 @@ def parse_index(body: dict[str, Any], created_on: float, behaviour: Behaviour) -
         raise errors.refusal("not_json", detail="description: expected a string")
     config = body.get("config")
     if config is None:
-        raise errors.refusal("invalid_config", behaviour, detail="Config must be provided")
+        raise errors.refusal("invalid_config", detail="Config must be provided")
     if not isinstance(config, dict):
         raise errors.refusal("not_json", detail="config: expected an object")
     preset = config.get("preset")
@@ -181,26 +178,20 @@ def parse_index(body: dict[str, Any], created_on: float, behaviour: Behaviour) -
             # oneOf in the schema; taking one of them and dropping the other would hide a mistake.
             raise errors.refusal(
                 "invalid_config",
-                behaviour,
                 detail="Config must have dimensions and metric, or a preset, not both",
             )
         if not isinstance(preset, str) or preset not in PRESETS:
-            raise errors.refusal(
-                "invalid_config", behaviour, detail=f"Preset must be one of: {', '.join(PRESETS)}"
-            )
+            raise errors.refusal("invalid_config", detail=f"Preset must be one of: {', '.join(PRESETS)}")
         return IndexConfig(name, description, *PRESETS[preset], preset, created_on)
     dimensions = config.get("dimensions")
     if type(dimensions) is not int or not limits.MIN_DIMENSIONS <= dimensions <= limits.MAX_DIMENSIONS:
         raise errors.refusal(
             "invalid_config",
-            behaviour,
             detail=f"Dimensions must be in range: [{limits.MIN_DIMENSIONS}, {limits.MAX_DIMENSIONS}]",
         )
     metric = config.get("metric")
     if not isinstance(metric, str) or metric not in METRICS:
-        raise errors.refusal(
-            "invalid_config", behaviour, detail=f"Metric must be one of: {', '.join(METRICS)}"
-        )
+        raise errors.refusal("invalid_config", detail=f"Metric must be one of: {', '.join(METRICS)}")
     return IndexConfig(name, description, dimensions, metric, None, created_on)
 
 
@@ -219,10 +210,10 @@ def parse_vectors(
     :raises ApiError: A line is not a vector, a vector does not fit the index, or there are too many.
     """
     if len(body) > limits.MAX_UPLOAD_BYTES:
-        raise errors.refusal("oversized_upload", behaviour, limit=limits.MAX_UPLOAD_BYTES)
+        raise errors.refusal("oversized_upload", limit=limits.MAX_UPLOAD_BYTES)
     lines = [(number, line) for number, line in enumerate(body.split(b"\n")) if line and not line.isspace()]
     if len(lines) > limits.MAX_UPSERT_VECTORS:
-        raise errors.refusal("too_many_vectors", behaviour, limit=limits.MAX_UPSERT_VECTORS, got=len(lines))
+        raise errors.refusal("too_many_vectors", limit=limits.MAX_UPSERT_VECTORS, got=len(lines))
     vectors = []
     for number, line in lines:
         try:
@@ -293,7 +284,7 @@ def _check_vector(
     if got != dimensions:
         raise errors.refusal("wrong_dimensions", id=vector.id, expected=dimensions, got=got)
     if vector.namespace is not None:
-        check_namespace_length(utf8_length(vector.namespace), behaviour)
+        check_namespace_length(utf8_length(vector.namespace))
     if metadata is not None and vector.metadata is not None:
         size = utf8_length(vector.metadata)
         if size > limits.MAX_METADATA_BYTES:
@@ -302,7 +293,7 @@ def _check_vector(
             )
         for key in _keys(metadata):
             if not key or key.startswith("$") or "." in key or '"' in key:
-                raise errors.refusal("invalid_metadata_key", behaviour, id=vector.id)
+                raise errors.refusal("invalid_metadata_key", id=vector.id)
     return vector
 
 

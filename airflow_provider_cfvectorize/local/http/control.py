@@ -133,7 +133,7 @@ class Control:
         return {"mutationIds": self._store.foreign_writes(name, count)}
 
     async def _body(self, request: Request) -> dict[str, Any]:
-        raw = await read_body(request, self._store)
+        raw = await read_body(request)
         return bodies.parse_json(raw) if raw.strip() else {}
 
 

@@ -85,7 +85,6 @@ class Limiter:
 
     def __init__(self, limit: RateLimit, behaviour: Behaviour) -> None:
         self._limit = limit
-        self._behaviour = behaviour
         self._sliding = behaviour.rate_limit_window == "sliding"
         self._aligned = behaviour.rate_limit_window == "fixed"
         self._windows: deque[Window] = deque(maxlen=REPORTED_WINDOWS)
@@ -107,7 +106,7 @@ class Limiter:
             window.end = now + self._limit.seconds
         if window.blocked:
             window.refused += 1
-            raise errors.rate_limited(*self._limit, math.ceil(window.end - now), self._behaviour)
+            raise errors.rate_limited(*self._limit, math.ceil(window.end - now))
         window.accepted += 1
         if self._sliding:
             self._times.append(now)
