@@ -17,7 +17,6 @@ MAX_FAULTS: Final = 100
 #: Seconds that a value may be.
 MAX_SECONDS: Final = 86_400
 
-VERIFY_TOKEN: Final = "verify_token"  # noqa: S105
 #: Those that the API's own store answers.
 INDEX_ENDPOINTS: Final = (
     "list_indexes",
@@ -35,7 +34,7 @@ INDEX_ENDPOINTS: Final = (
     "list_metadata_indexes",
     "delete_metadata_index",
 )
-ENDPOINTS: Final = (*INDEX_ENDPOINTS, VERIFY_TOKEN)
+ENDPOINTS: Final = (*INDEX_ENDPOINTS, "verify_token")
 VIEWS: Final = ("info", "get_by_ids", "list_vectors", "query")
 
 #: ``delays`` the answer; comes ``instead`` of the work; spoils the ``answer`` to work that was done; or lets

@@ -17,7 +17,7 @@ from airflow_provider_cfvectorize.local.faults.injection import PLAN
 from airflow_provider_cfvectorize.local.http import bodies, multipart
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from starlette.requests import Request
 
@@ -40,16 +40,19 @@ class Endpoint:
     """
     One operation of the API.
 
-    :param name: Under which requests are counted: the name of the client's method.
-    :param handle: Answers it; takes the request and the name of the index.
+    :param handle: Answers it; takes the request and the name of the index in its path, or "".
     :param writes: Whether it needs the permission to write.
     :param result_info: Whether its envelope has the field ``result_info``.
     """
 
-    name: str
-    handle: Callable[[Request, str], Awaitable[Any]]
+    handle: Callable[[Request, str], Coroutine[Any, Any, Any]]
     writes: bool
     result_info: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the client's method; requests are counted by it."""
+        return self.handle.__name__
 
 
 class Api:
@@ -66,126 +69,70 @@ class Api:
         self._behaviour = store.behaviour
         #: On the path ``.../indexes``, by method.
         self.collection = {
-            "GET": Endpoint("list_indexes", self.list_indexes, False),
-            "POST": Endpoint("create_index", self.create_index, True),
+            "GET": Endpoint(self.list_indexes, False),
+            "POST": Endpoint(self.create_index, True),
         }
         #: On ``.../indexes/{index_name}`` followed by the key, by method.
         self.routes = {
             "": {
-                "GET": Endpoint("get_index", self.get_index, False),
-                "DELETE": Endpoint("delete_index", self.delete_index, True),
+                "GET": Endpoint(self.get_index, False),
+                "DELETE": Endpoint(self.delete_index, True),
             },
-            "info": {"GET": Endpoint("info", self.info, False)},
-            "insert": {"POST": Endpoint("insert", self.insert, True)},
-            "upsert": {"POST": Endpoint("upsert", self.upsert, True)},
-            "delete_by_ids": {"POST": Endpoint("delete_by_ids", self.delete_by_ids, True)},
-            "get_by_ids": {"POST": Endpoint("get_by_ids", self.get_by_ids, False)},
-            "list": {"GET": Endpoint("list_vectors", self.list_vectors, False)},
-            "query": {"POST": Endpoint("query", self.query, False, result_info=True)},
-            "metadata_index/create": {
-                "POST": Endpoint("create_metadata_index", self.create_metadata_index, True)
-            },
-            "metadata_index/list": {
-                "GET": Endpoint("list_metadata_indexes", self.list_metadata_indexes, False)
-            },
-            "metadata_index/delete": {
-                "POST": Endpoint("delete_metadata_index", self.delete_metadata_index, True)
-            },
+            "info": {"GET": Endpoint(self.info, False)},
+            "insert": {"POST": Endpoint(self.insert, True)},
+            "upsert": {"POST": Endpoint(self.upsert, True)},
+            "delete_by_ids": {"POST": Endpoint(self.delete_by_ids, True)},
+            "get_by_ids": {"POST": Endpoint(self.get_by_ids, False)},
+            "list": {"GET": Endpoint(self.list_vectors, False)},
+            "query": {"POST": Endpoint(self.query, False, result_info=True)},
+            "metadata_index/create": {"POST": Endpoint(self.create_metadata_index, True)},
+            "metadata_index/list": {"GET": Endpoint(self.list_metadata_indexes, False)},
+            "metadata_index/delete": {"POST": Endpoint(self.delete_metadata_index, True)},
         }
-
-    def endpoint_names(self) -> list[str]:
-        """Return the names of all endpoints."""
-        tables = [self.collection, *self.routes.values()]
-        return [endpoint.name for table in tables for endpoint in table.values()]
 
     # --- indexes ---------------------------------------------------------------------------------------
 
     async def list_indexes(self, request: Request, name: str) -> list[dict[str, Any]]:
-        """
-        List the indexes.
-
-        :param request: The request.
-        :param name: Ignored.
-        """
+        """List the indexes."""
         return [index.describe() for index in self._store.indexes()]
 
     async def create_index(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        Create an index.
-
-        :param request: The request.
-        :param name: Ignored; the name is in the body.
-        """
+        """Create an index."""
         body = await self._json(request)
         config = bodies.parse_index(body, self._store.now())
         return self._store.create(config).describe()
 
     async def get_index(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        Describe an index.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Describe an index."""
         return self._store.index(name).describe()
 
     async def delete_index(self, request: Request, name: str) -> None:
-        """
-        Delete an index.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Delete an index."""
         self._store.delete(name)
 
     async def info(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        Show the watermark and the number of vectors.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Show the watermark and the number of vectors."""
         return self._seen(request, name).info()
 
     # --- vectors ---------------------------------------------------------------------------------------
 
     async def insert(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        Insert vectors; one that is there already stays as it is.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Insert vectors; one that is there already stays as it is."""
         return await self._upload(request, name, "insert")
 
     async def upsert(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        Insert vectors; one that is there already is replaced whole.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Insert vectors; one that is there already is replaced whole."""
         return await self._upload(request, name, "upsert")
 
     async def delete_by_ids(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        Delete vectors; ids that are not there are no error.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Delete vectors; ids that are not there are no error."""
         body = await self._json(request)
         index = self._store.index(name)
         ids = bodies.parse_ids(body, limits.MAX_DELETE_IDS, self._behaviour)
         return {"mutationId": index.accept("delete", self._store.now(), ids=ids)}
 
     async def get_by_ids(self, request: Request, name: str) -> list[dict[str, Any]]:
-        """
-        Return vectors; ids that are not there are left out.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Return vectors; ids that are not there are left out."""
         body = await self._json(request)
         index = self._seen(request, name)
         ids = bodies.parse_ids(body, limits.MAX_GET_IDS, self._behaviour)
@@ -205,24 +152,14 @@ class Api:
         return found
 
     async def list_vectors(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        Return one page of ids.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Return one page of ids."""
         query = _query(request)
         index = self._seen(request, name)
         count = bodies.parse_list_count(query.get("count"))
         return self._store.listings.page(index, query.get("cursor") or None, count, self._store.now())
 
     async def query(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        Return the vectors nearest to a vector.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Return the vectors nearest to a vector."""
         body = await self._json(request)
         index = self._seen(request, name)
         asked = query.parse_query(body, index.config.dimensions, self._behaviour)
@@ -245,12 +182,7 @@ class Api:
     # --- metadata indexes ------------------------------------------------------------------------------
 
     async def create_metadata_index(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        Create a metadata index; one that is there already stays as it is.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Create a metadata index; one that is there already stays as it is."""
         body = await self._json(request)
         index = self._store.index(name)
         property_name = metadata.parse_property(body)
@@ -258,21 +190,11 @@ class Api:
         return {"mutationId": index.create_metadata_index(property_name, index_type, self._store.now())}
 
     async def list_metadata_indexes(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        List the metadata indexes.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """List the metadata indexes."""
         return {"metadataIndexes": self._store.index(name).describe_metadata_indexes()}
 
     async def delete_metadata_index(self, request: Request, name: str) -> dict[str, Any]:
-        """
-        Delete a metadata index.
-
-        :param request: The request.
-        :param name: The index.
-        """
+        """Delete a metadata index."""
         body = await self._json(request)
         index = self._store.index(name)
         property_name = metadata.parse_property(body)

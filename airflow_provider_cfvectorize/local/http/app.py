@@ -18,7 +18,6 @@ from airflow_provider_cfvectorize.local import errors
 from airflow_provider_cfvectorize.local.engine.model import http_date
 from airflow_provider_cfvectorize.local.errors import ApiError, DataFileError
 from airflow_provider_cfvectorize.local.faults.injection import PLAN, refuse
-from airflow_provider_cfvectorize.local.faults.specs import VERIFY_TOKEN
 from airflow_provider_cfvectorize.local.http import control
 from airflow_provider_cfvectorize.local.http.access import Access, Credentials, Hosts
 from airflow_provider_cfvectorize.local.http.api import Api, Endpoint, choose
@@ -82,7 +81,7 @@ class App:
         self._api = Api(store, faults)
         self._account_path = f"{BASE_PATH}/accounts/{account_id}"
         self._indexes_path = f"{self._account_path}/vectorize/v2/indexes"
-        self._verify_token = Endpoint(VERIFY_TOKEN, self._verify, False)
+        self._verify_token = Endpoint(self.verify_token, False)
         self._verify_paths = (f"{BASE_PATH}/user/tokens/verify", f"{self._account_path}/tokens/verify")
         self._limiter = None if rate_limit is None else Limiter(rate_limit, store.behaviour)
         self.control = Control(store, self._limiter, faults)
@@ -163,7 +162,8 @@ class App:
             reply.envelope["messages"] = _VERIFIED
         return reply
 
-    async def _verify(self, request: Request, name: str) -> dict[str, str]:
+    async def verify_token(self, request: Request, name: str) -> dict[str, str]:
+        """Say that the token is valid."""
         return {"id": "ed17574386854bf78a67040be0a770b0", "status": "active"}
 
     def _check_credentials(self, endpoint: Endpoint, path: str, headers: Headers) -> None:
