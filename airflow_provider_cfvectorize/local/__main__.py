@@ -52,105 +52,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-_OPTIONS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
-    ("--host", {"default": DEFAULT_HOST, "help": "name or address to listen on (default: %(default)s)"}),
-    (
-        "--port",
-        {"type": _port, "default": DEFAULT_PORT, "help": "port; 0 takes a free one (default: %(default)s)"},
-    ),
-    (
-        "--allow-host",
-        {
-            "action": "append",
-            "default": [],
-            "metavar": "NAME",
-            "help": "further name that clients may use in the Host header, such as a service's name in "
-            "Docker or Kubernetes; may be repeated",
-        },
-    ),
-    ("--data", {"metavar": "PATH", "help": "file that keeps everything (default: in memory)"}),
-    (
-        "--account-id",
-        {
-            "metavar": "HEX",
-            "default": DEFAULT_ACCOUNT_ID,
-            "help": "32 hexadecimal digits (default: %(default)s)",
-        },
-    ),
-    (
-        "--api-token",
-        {
-            "metavar": "TOKEN",
-            "help": "the token that clients must send (default: a fixed one, which is shown; needed for a "
-            "host that others can reach)",
-        },
-    ),
-    (
-        "--apply-delay",
-        {
-            "type": _not_negative,
-            "default": DEFAULT_APPLY_DELAY,
-            "metavar": "SECONDS",
-            "help": "until a job applies what is pending, and between jobs of a backlog "
-            "(default: %(default)s)",
-        },
-    ),
-    (
-        "--visibility-lag",
-        {
-            "type": _not_negative,
-            "default": 0.0,
-            "metavar": "SECONDS",
-            "help": "by which vectors, ids and their number follow the watermark (default: %(default)s)",
-        },
-    ),
-    (
-        "--latency",
-        {
-            "type": _not_negative,
-            "default": 0.0,
-            "metavar": "SECONDS",
-            "help": "by which each answer is delayed (default: %(default)s)",
-        },
-    ),
-    (
-        "--foreign-writes-per-second",
-        {
-            "type": _not_negative,
-            "default": 0.0,
-            "metavar": "N",
-            "help": "mutations that another writer makes on every index (default: %(default)s)",
-        },
-    ),
-    (
-        "--rate-limit",
-        {
-            "metavar": "REQUESTS/SECONDS",
-            "help": "requests that the account has in so many seconds; the service's is 1200/300 "
-            "(default: no limit)",
-        },
-    ),
-    (
-        "--fault",
-        {
-            "action": "append",
-            "default": [],
-            "metavar": FORM,
-            "help": f"a fault on purpose, such as {EXAMPLE}; may be repeated; kinds: {', '.join(KINDS)}",
-        },
-    ),
-    (
-        "--fault-seed",
-        {
-            "type": _whole,
-            "default": 0,
-            "metavar": "N",
-            "help": "what the chances of faults depend on (default: %(default)s)",
-        },
-    ),
-)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -160,8 +61,54 @@ def build_parser() -> argparse.ArgumentParser:
         "which keeps it out of the list of processes.",
         allow_abbrev=False,
     )
-    for name, settings in _OPTIONS:
-        parser.add_argument(name, **settings)
+    default = " (default: %(default)s)"
+
+    def option(name: str, help_: str, **settings: Any) -> None:
+        parser.add_argument(name, help=help_, **settings)
+
+    def number(name: str, help_: str, value: float = 0.0, unit: str = "SECONDS") -> None:
+        option(name, help_ + default, type=_not_negative, default=value, metavar=unit)
+
+    def repeated(name: str, help_: str, metavar: str) -> None:
+        option(name, help_, action="append", default=[], metavar=metavar)
+
+    option("--host", "name or address to listen on" + default, default=DEFAULT_HOST)
+    option("--port", "port; 0 takes a free one" + default, type=_port, default=DEFAULT_PORT)
+    repeated(
+        "--allow-host",
+        "further name that clients may use in the Host header, such as a service's name in Docker or "
+        "Kubernetes; may be repeated",
+        "NAME",
+    )
+    option("--data", "file that keeps everything (default: in memory)", metavar="PATH")
+    option("--account-id", "32 hexadecimal digits" + default, default=DEFAULT_ACCOUNT_ID, metavar="HEX")
+    option(
+        "--api-token",
+        "the token that clients must send (default: a fixed one, which is shown; needed for a host that "
+        "others can reach)",
+        metavar="TOKEN",
+    )
+    number(
+        "--apply-delay",
+        "until a job applies what is pending, and between jobs of a backlog",
+        DEFAULT_APPLY_DELAY,
+    )
+    number("--visibility-lag", "by which vectors, ids and their number follow the watermark")
+    number("--latency", "by which each answer is delayed")
+    number("--foreign-writes-per-second", "mutations that another writer makes on every index", unit="N")
+    option(
+        "--rate-limit",
+        "requests that the account has in so many seconds; the service's is 1200/300 (default: no limit)",
+        metavar="REQUESTS/SECONDS",
+    )
+    repeated(
+        "--fault",
+        f"a fault on purpose, such as {EXAMPLE}; may be repeated; kinds: {', '.join(KINDS)}",
+        FORM,
+    )
+    option(
+        "--fault-seed", "what the chances of faults depend on" + default, type=_whole, default=0, metavar="N"
+    )
     return parser
 
 
