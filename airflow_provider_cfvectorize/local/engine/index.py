@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
-    from airflow_provider_cfvectorize.local.engine.journal import Journal
+    from airflow_provider_cfvectorize.local.engine.journal import Journal, Restored
 
 
 #: Versions of sets of ids that are past.
@@ -232,13 +232,7 @@ class Index:
     def view(self) -> View:
         """Return what queries see; the same object until a job changes it."""
         if self._view is None:
-            self._view = View(
-                self.config.metric,
-                self.config.dimensions,
-                self.vectors,
-                self.metadata_indexes,
-                self._behaviour,
-            )
+            self._view = View(self.config, self.vectors, self.metadata_indexes, self._behaviour)
         return self._view
 
     def remember(self, seconds: float) -> None:
@@ -299,37 +293,29 @@ class Index:
 
     # --- after a restart -------------------------------------------------------------------------------
 
-    def restore(
-        self,
-        now: float,
-        watermark: Watermark | None,
-        vectors: dict[str, Vector],
-        metadata_indexes: dict[str, MetadataIndex],
-        unseen: list[Batch],
-        pending: list[Mutation],
-    ) -> None:
+    def restore(self, found: Restored, now: float) -> None:
         """
         Go on where the journal ends.
 
         The next job is due ``apply_delay`` from now, as if the service had been away and come back.
 
+        :param found: What the journal has.
         :param now: Seconds since the epoch.
-        :param watermark: The last mutation applied.
-        :param vectors: What readers see.
-        :param metadata_indexes: The metadata indexes that readers see, by property.
-        :param unseen: The batches that are applied but not visible.
-        :param pending: The mutations that no job has taken.
         """
-        self.watermark = watermark
-        self.vectors = vectors
-        self._unseen = deque(unseen)
-        self._pending = deque(pending)
-        self.metadata_indexes = metadata_indexes
-        self._coming = dict(metadata_indexes)
-        log = [*(mutation for batch in unseen for mutation in batch.mutations), *pending]
+        self.watermark = found.watermark
+        self.vectors = found.vectors
+        self._unseen = deque(found.unseen)
+        self._pending = deque(found.pending)
+        self.metadata_indexes = found.metadata_indexes
+        self._coming = dict(found.metadata_indexes)
+        log = [*(mutation for batch in found.unseen for mutation in batch.mutations), *found.pending]
         for mutation in log:
             metadata.apply(self._coming, mutation)
         # Places in the log are compared with each other only, so it is enough to go on after those in use.
-        kept: list[Vector | MetadataIndex | Mutation] = [*log, *metadata_indexes.values(), *vectors.values()]
+        kept: list[Vector | MetadataIndex | Mutation] = [
+            *log,
+            *self.metadata_indexes.values(),
+            *self.vectors.values(),
+        ]
         self._last_sequence = max((entry.sequence for entry in kept), default=0)
-        self._job_due = now + self._timing.apply_delay if pending else None
+        self._job_due = now + self._timing.apply_delay if found.pending else None

@@ -13,6 +13,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -85,7 +86,7 @@ def _explain(error: sqlite3.Error) -> str:
 
 class SqliteJournal(Journal):
     """
-    A journal in a file.
+    A journal in a file; :class:`Journal` says what each method does.
 
     What cannot be written is undone and raises a ``DataFileError``; what was written before stays.
 
@@ -253,46 +254,26 @@ class SqliteJournal(Journal):
     # --- writing ---------------------------------------------------------------------------------------
 
     def create_index(self, config: IndexConfig) -> int:
-        """
-        Keep a new index and return its key.
-
-        :param config: What it is.
-        """
+        """Keep a new index and return its key."""
         with self._transaction():
             self._db.execute("DELETE FROM indexes WHERE name = ?", (config.name,))
             cursor = self._db.execute(
                 "INSERT INTO indexes (name, description, dimensions, metric, preset, created_on) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    config.name,
-                    config.description,
-                    config.dimensions,
-                    config.metric,
-                    config.preset,
-                    config.created_on,
-                ),
+                astuple(config),
             )
         key: Any = cursor.lastrowid
         return int(key)
 
     def delete_index(self, key: int) -> None:
-        """
-        Drop an index with all it has, and keep its name as deleted.
-
-        :param key: Its key.
-        """
+        """Drop an index with all it has, and keep its name as deleted."""
         with self._transaction():
             for table in ("metadata_indexes", "vectors", "mutation_vectors", "mutations"):
                 self._db.execute(f"DELETE FROM {table} WHERE index_key = ?", (key,))  # noqa: S608
             self._db.execute("UPDATE indexes SET deleted = 1 WHERE key = ?", (key,))
 
     def append(self, key: int, mutation: Mutation) -> None:
-        """
-        Keep one accepted mutation.
-
-        :param key: The index.
-        :param mutation: The mutation.
-        """
+        """Keep one accepted mutation."""
         with self._transaction():
             self._db.execute(
                 "INSERT INTO mutations "
@@ -319,14 +300,7 @@ class SqliteJournal(Journal):
                 )
 
     def publish(self, key: int, last_sequence: int, watermark: Watermark, visible_at: float) -> None:
-        """
-        Keep that a job has taken the mutations up to this one.
-
-        :param key: The index.
-        :param last_sequence: The last mutation of the batch.
-        :param watermark: What ``info`` shows from now on.
-        :param visible_at: When readers see the batch, seconds since the epoch.
-        """
+        """Keep that a job has taken the mutations up to this one."""
         with self._transaction():
             self._db.execute(
                 "UPDATE mutations SET visible_at = ? "
@@ -338,12 +312,7 @@ class SqliteJournal(Journal):
             )
 
     def fold(self, key: int, mutations: Sequence[Mutation]) -> None:
-        """
-        Apply published mutations to vectors and metadata indexes, and drop them from the log.
-
-        :param key: The index.
-        :param mutations: One batch.
-        """
+        """Apply published mutations to vectors and metadata indexes, and drop them from the log."""
         with self._transaction():
             for mutation in mutations:
                 if mutation.kind == "delete":

@@ -42,14 +42,7 @@ class Store:
         restored, self._deleted = journal.load()
         for found in restored:
             index = Index(found.key, found.config, timing, behaviour, journal)
-            index.restore(
-                self._latest,
-                found.watermark,
-                found.vectors,
-                found.metadata_indexes,
-                found.unseen,
-                found.pending,
-            )
+            index.restore(found, self._latest)
             self._indexes[found.config.name] = index
 
     def now(self) -> float:

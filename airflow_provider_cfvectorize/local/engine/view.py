@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
     from airflow_provider_cfvectorize.local.engine.filters import Condition
     from airflow_provider_cfvectorize.local.engine.metadata import Absent, Value
-    from airflow_provider_cfvectorize.local.engine.model import MetadataIndex, Vector
+    from airflow_provider_cfvectorize.local.engine.model import IndexConfig, MetadataIndex, Vector
     from airflow_provider_cfvectorize.local.engine.query import Query
 
     #: Properties, and what is asked of the values that their metadata indexes have.
@@ -43,8 +43,7 @@ class View:
     the vectors is made by the first that needs it and kept as long as the view: the values as one matrix, and
     a column for each metadata index.
 
-    :param metric: The metric of the index.
-    :param dimensions: The dimensions of the index.
+    :param config: What the index was created with.
     :param vectors: Its vectors by id.
     :param metadata_indexes: Its metadata indexes by property.
     :param behaviour: The switches.
@@ -52,16 +51,15 @@ class View:
 
     def __init__(
         self,
-        metric: str,
-        dimensions: int,
+        config: IndexConfig,
         vectors: Mapping[str, Vector],
         metadata_indexes: Mapping[str, MetadataIndex],
         behaviour: Behaviour,
     ) -> None:
         #: Numbers in all vectors together.
-        self.size = len(vectors) * dimensions
-        self._metric = metric
-        self._dimensions = dimensions
+        self.size = len(vectors) * config.dimensions
+        self._metric = config.metric
+        self._dimensions = config.dimensions
         self._vectors = tuple(vectors.values())
         self._metadata_indexes = dict(metadata_indexes)
         self._behaviour = behaviour
