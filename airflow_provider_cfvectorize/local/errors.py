@@ -44,11 +44,7 @@ class ApiError(Exception):
         self.headers = headers
 
     def answer(self, behaviour: Behaviour) -> tuple[int, dict[str, Any]]:
-        """
-        Return the HTTP status and the body of the answer.
-
-        :param behaviour: The switches.
-        """
+        """Return the HTTP status and the body of the answer."""
         status, code = (
             value if isinstance(value, int) else getattr(behaviour, value)
             for value in (self._status, self._code)

@@ -180,11 +180,7 @@ class LocalVectorize:
         return self.connection_with(self.api_token)
 
     def connection_with(self, password: str) -> str:
-        """
-        Return the Airflow connection with another password.
-
-        :param password: What to put in the token's place.
-        """
+        """Return the Airflow connection with another password."""
         return json.dumps(
             {
                 "conn_type": "cloudflare_vectorize",

@@ -39,7 +39,6 @@ def parse_filter(value: Any) -> tuple[Condition, ...]:
     """
     Read a filter.
 
-    :param value: The field ``filter`` of a query.
     :return: The conditions, all of which must hold.
     :raises ApiError: It breaks a rule.
     """

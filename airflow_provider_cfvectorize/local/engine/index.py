@@ -152,8 +152,6 @@ class Index:
         """
         Delete a metadata index.
 
-        :param property_name: The property.
-        :param now: Seconds since the epoch.
         :return: The mutation's id.
         :raises ApiError: The property has none.
         """
@@ -164,11 +162,7 @@ class Index:
     # --- the jobs --------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> None:
-        """
-        Run the jobs that are due.
-
-        :param now: Seconds since the epoch.
-        """
+        """Run the jobs that are due."""
         while self._job_due is not None and self._job_due <= now:
             self._run_job(self._job_due)
         while self._unseen and self._unseen[0].visible_at <= now:

@@ -48,27 +48,14 @@ class Journal:
         return (), set()
 
     def create_index(self, config: IndexConfig) -> int:
-        """
-        Keep a new index and return its key, which no other index ever had.
-
-        :param config: What it is.
-        """
+        """Keep a new index and return its key, which no other index ever had."""
         return next(self._keys)
 
     def delete_index(self, key: int) -> None:
-        """
-        Drop an index with all it has, and keep its name as deleted.
-
-        :param key: Its key.
-        """
+        """Drop an index with all it has, and keep its name as deleted."""
 
     def append(self, key: int, mutation: Mutation) -> None:
-        """
-        Keep one accepted mutation.
-
-        :param key: The index.
-        :param mutation: The mutation.
-        """
+        """Keep one accepted mutation."""
 
     def publish(self, key: int, last_sequence: int, watermark: Watermark, visible_at: float) -> None:
         """

@@ -89,11 +89,7 @@ class Listings:
         return result
 
     def forget(self, index_key: int) -> None:
-        """
-        Drop the snapshots of a deleted index.
-
-        :param index_key: The index.
-        """
+        """Drop the snapshots of a deleted index."""
         self._snapshots = {n: s for n, s in self._snapshots.items() if s.index_key != index_key}
 
     @staticmethod

@@ -41,7 +41,6 @@ def key_problem(key: str) -> str | None:
     """
     Say what is wrong with a property as filters and metadata indexes name it, with ``.`` between levels.
 
-    :param key: The property.
     :return: None if nothing is.
     """
     if len(key) > limits.MAX_FILTER_KEY_CHARS:
@@ -60,7 +59,6 @@ def parse_property(body: dict[str, Any]) -> str:
     """
     Take the property from the body of ``metadata_index/create`` or ``/delete``.
 
-    :param body: The body.
     :raises ApiError: It is not there, or is no name of a property.
     """
     name = body.get("propertyName")
@@ -80,7 +78,6 @@ def parse_type(body: dict[str, Any]) -> str:
     """
     Take the type from the body of ``metadata_index/create``.
 
-    :param body: The body.
     :raises ApiError: It is not one of the three.
     """
     index_type = body.get("indexType")
@@ -104,20 +101,12 @@ def apply(indexes: dict[str, MetadataIndex], mutation: Mutation) -> bool:
 
 
 def describe(indexes: Iterable[MetadataIndex]) -> list[dict[str, str]]:
-    """
-    Return metadata indexes as the service lists them.
-
-    :param indexes: The metadata indexes.
-    """
+    """Return metadata indexes as the service lists them."""
     return [{"propertyName": index.property, "indexType": TYPES[index.type]} for index in indexes]
 
 
 def cut(text: str) -> str:
-    """
-    Cut a text to what a metadata index keeps of it: 64 bytes of UTF-8, and no half character.
-
-    :param text: The text.
-    """
+    """Cut a text to what a metadata index keeps of it: 64 bytes of UTF-8, and no half character."""
     if len(text) * 4 <= limits.MAX_INDEXED_BYTES:
         return text
     return text.encode("utf-8")[: limits.MAX_INDEXED_BYTES].decode("utf-8", errors="ignore")
@@ -178,12 +167,7 @@ def columns(
 
 
 def indexed_only(vector: Vector, indexes: Iterable[MetadataIndex]) -> dict[str, Any]:
-    """
-    Return of a vector's metadata what the metadata indexes have, nested as it was.
-
-    :param vector: The vector.
-    :param indexes: The metadata indexes.
-    """
+    """Return of a vector's metadata what the metadata indexes have, nested as it was."""
     shown: dict[str, Any] = {}
     if vector.metadata is None:
         return shown

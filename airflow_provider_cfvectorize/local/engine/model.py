@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the log and the index hold."""
+"""What the log and the index hold. Here and in the whole engine, a time is in seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -93,39 +93,23 @@ class IndexConfig:
 
 
 def milliseconds(at: float) -> str:
-    """
-    Write a time as ``info`` does: three fractional digits and ``Z``.
-
-    :param at: Seconds since the epoch.
-    """
+    """Write a time as ``info`` does: three fractional digits and ``Z``."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def microseconds(at: float) -> str:
-    """
-    Write a time as the description of an index does: six fractional digits and ``Z``.
-
-    :param at: Seconds since the epoch.
-    """
+    """Write a time as the description of an index does: six fractional digits and ``Z``."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def nanoseconds(at: float) -> str:
-    """
-    Write a time as ``list`` does: nine fractional digits and ``+00:00``.
-
-    :param at: Seconds since the epoch.
-    """
+    """Write a time as ``list`` does: nine fractional digits and ``+00:00``."""
     seconds, fraction = divmod(round(at * 1_000_000_000), 1_000_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{fraction:09d}+00:00"
 
 
 def http_date(at: float) -> bytes:
-    """
-    Write a time as the ``Date`` header does.
-
-    :param at: Seconds since the epoch.
-    """
+    """Write a time as the ``Date`` header does."""
     return formatdate(int(at), usegmt=True).encode("ascii")
 
 

@@ -51,9 +51,6 @@ def parse_query(body: dict[str, Any], dimensions: int, behaviour: Behaviour) -> 
     """
     Read the body of a query; null stands for a field that is not there.
 
-    :param body: The body.
-    :param dimensions: The dimensions of the index.
-    :param behaviour: The switches.
     :raises ApiError: It is no query of this index.
     """
     vector, vector_id = body.get("vector"), body.get("vectorId")

@@ -54,7 +54,6 @@ class Store:
         """
         Return an index as it is now.
 
-        :param name: Its name.
         :raises ApiError: There is none, or none any more.
         """
         index = self._indexes.get(name)
@@ -73,7 +72,6 @@ class Store:
         """
         Create an index.
 
-        :param config: What it is to be.
         :raises ApiError: The name is taken.
         """
         if config.name in self._indexes:
@@ -88,7 +86,6 @@ class Store:
         """
         Delete an index with all it has.
 
-        :param name: Its name.
         :raises ApiError: There is none, or none any more.
         """
         index = self.index(name)

@@ -177,13 +177,7 @@ class Faults:
         return plan
 
     def seen(self, plan: Plan, index: Index, now: float) -> Index:
-        """
-        Return the index as a request sees it.
-
-        :param plan: What becomes of the request.
-        :param index: The index as it is.
-        :param now: Seconds since the epoch.
-        """
+        """Return the index as a request sees it."""
         if plan.stuck is False:
             self._stuck[index.key] = index.watermark
         if not plan.lag and not plan.stuck:
@@ -204,16 +198,7 @@ class Faults:
         receive: Receive,
         send: Send,
     ) -> None:
-        """
-        Send what a request gets.
-
-        :param plan: What becomes of the request.
-        :param reply: What it would get.
-        :param date: The ``Date`` header.
-        :param scope: ASGI's scope.
-        :param receive: ASGI's channel of what comes in.
-        :param send: ASGI's channel of what goes out.
-        """
+        """Send what a request gets."""
         if plan.delay:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), plan.delay)

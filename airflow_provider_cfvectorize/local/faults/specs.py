@@ -131,7 +131,6 @@ def parse_faults(specs: Iterable[Any]) -> list[Fault]:
     """
     Read several faults.
 
-    :param specs: The faults as text.
     :raises ValueError: One of them is not a fault, or there are too many.
     """
     if isinstance(specs, str | bytes | dict):
@@ -149,7 +148,6 @@ def check_seed(seed: Any) -> int:
     """
     Return what the chances of faults depend on.
 
-    :param seed: A whole number.
     :raises ValueError: It is none.
     """
     if type(seed) is not int:
@@ -161,7 +159,6 @@ def parse_fault(spec: Any) -> Fault:
     """
     Read a fault.
 
-    :param spec: The fault as text, see :data:`FORM`.
     :raises ValueError: It is none; the text says what arrived, what was expected, and gives an example.
     """
     match = _FORM.fullmatch(spec) if isinstance(spec, str) else None

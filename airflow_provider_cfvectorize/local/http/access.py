@@ -59,8 +59,6 @@ class Access:
         """
         Let a request pass or refuse it.
 
-        :param headers: The request's.
-        :param writes: Whether it needs the permission to write.
         :raises ApiError: It has no credentials, or none that suffice.
         """
         header = headers.get("authorization")
@@ -79,11 +77,7 @@ class Access:
         raise errors.refusal("unknown_credentials")
 
     def knows(self, headers: Headers) -> bool:
-        """
-        Say whether a request has credentials of the account, whatever they allow.
-
-        :param headers: The request's.
-        """
+        """Say whether a request has credentials of the account, whatever they allow."""
         try:
             self.check(headers, writes=False)
         except errors.ApiError:
@@ -94,7 +88,6 @@ class Access:
         """
         Check the token for the endpoints that verify tokens, which answer in their own way.
 
-        :param headers: The request's.
         :raises ApiError: There is no token, or it is not valid.
         """
         header = headers.get("authorization")
@@ -128,7 +121,6 @@ def bearer(header: str) -> bytes:
     """
     Take the token out of an ``Authorization`` header.
 
-    :param header: Its value.
     :raises ApiError: It has not the form ``Bearer TOKEN``.
     """
     scheme, _, token = header.partition(" ")
@@ -142,11 +134,7 @@ def _invalid_header(code: int, header: str) -> errors.ApiError:
 
 
 def is_loopback(host: str) -> bool:
-    """
-    Say whether only this machine can reach a server bound to a host.
-
-    :param host: A name or an address.
-    """
+    """Say whether only this machine can reach a server bound to a host."""
     if host.lower() == "localhost":
         return True
     try:

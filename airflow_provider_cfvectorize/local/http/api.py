@@ -245,8 +245,6 @@ def choose(table: Mapping[str, T], method: str) -> T:
     """
     Return a route's entry for a method.
 
-    :param table: The entries by method.
-    :param method: The method asked for.
     :raises ApiError: The route does not have it.
     """
     try:
@@ -260,7 +258,6 @@ async def read_body(request: Request) -> bytes:
     """
     Read a body, but not one without end.
 
-    :param request: The request.
     :raises ApiError: It is too large.
     """
     announced = request.headers.get("content-length", "0")

@@ -89,13 +89,7 @@ class App:
         self._date = (0, b"")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """
-        Answer one request.
-
-        :param scope: ASGI's scope.
-        :param receive: ASGI's channel of what comes in.
-        :param send: ASGI's channel of what goes out.
-        """
+        """Answer one request."""
         if scope["type"] != "http":
             return
         request = Request(scope, receive)

@@ -46,7 +46,6 @@ def parse_json(body: bytes) -> dict[str, Any]:
     """
     Read the body of a JSON route.
 
-    :param body: The body.
     :return: The object.
     :raises ApiError: It is no JSON object.
     """
@@ -64,11 +63,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def utf8_length(text: str) -> int:
-    """
-    Return the bytes of a text, or -1 if it has none because of a lone surrogate.
-
-    :param text: The text.
-    """
+    """Return the bytes of a text, or -1 if it has none because of a lone surrogate."""
     if text.isascii():
         return len(text)
     try:
@@ -112,8 +107,6 @@ def check_id_length(length: int, behaviour: Behaviour) -> None:
     """
     Check the length of one id.
 
-    :param length: Its bytes.
-    :param behaviour: The switches.
     :raises ApiError: It is too long, or empty.
     """
     if length > limits.MAX_ID_BYTES:
@@ -126,7 +119,6 @@ def check_namespace_length(length: int) -> None:
     """
     Check the length of a namespace.
 
-    :param length: Its bytes.
     :raises ApiError: It is too long.
     """
     if length > limits.MAX_NAMESPACE_BYTES:
@@ -137,7 +129,6 @@ def parse_list_count(value: str | None) -> int:
     """
     Read the parameter ``count`` of ``list``.
 
-    :param value: The parameter; None if it is not there.
     :raises ApiError: It is not a number from 1 to 1,000.
     """
     if value is None:
@@ -151,8 +142,6 @@ def parse_index(body: dict[str, Any], created_on: float) -> IndexConfig:
     """
     Read the description of a new index.
 
-    :param body: The body.
-    :param created_on: Seconds since the epoch.
     :raises ApiError: It describes no index.
     """
     name = body.get("name")

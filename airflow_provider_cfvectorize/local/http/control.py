@@ -58,8 +58,6 @@ class Control:
         """
         Answer one request and return the result.
 
-        :param request: The request.
-        :param path: Its path, which begins with :data:`PREFIX`.
         :raises ApiError: It is refused.
         """
         if "origin" in request.headers:

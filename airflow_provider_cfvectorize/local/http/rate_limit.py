@@ -112,11 +112,7 @@ class Limiter:
             self._times.append(now)
 
     def headers(self, now: float) -> tuple[tuple[bytes, bytes], ...]:
-        """
-        Return what each answer says about the budget.
-
-        :param now: Seconds since the epoch.
-        """
+        """Return what each answer says about the budget."""
         left, end = self._standing(now)
         standing = f'"default";r={left};t={math.ceil(end - now)}'
         return ((b"ratelimit", standing.encode("ascii")), (b"ratelimit-policy", self._policy))

@@ -33,11 +33,7 @@ class Reply(NamedTuple):
 
 
 def success(result: Any) -> Reply:
-    """
-    Wrap a result.
-
-    :param result: The result.
-    """
+    """Wrap a result."""
     return Reply(200, {"result": result, "success": True, "errors": [], "messages": []})
 
 
