@@ -237,14 +237,7 @@ class VectorizeClient:
     def insert(
         self, index_name: str, vectors: Iterable[Vector] | bytes, *, unparsable_behavior: str | None = None
     ) -> Mutation:
-        """
-        Add vectors; one whose id exists already is left as it is.
-
-        :param index_name: the index.
-        :param vectors: at most 5,000 vectors, or NDJSON (one vector a line).
-        :param unparsable_behavior: ``error`` or ``discard``: what the service does with a line it cannot
-            parse.
-        """
+        """Add vectors as :meth:`upsert` does, but leave one whose id exists already as it is."""
         return self._write(index_name, "insert", vectors, unparsable_behavior)
 
     def upsert(

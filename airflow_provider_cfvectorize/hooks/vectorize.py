@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import BaseHook, conf
@@ -328,13 +328,9 @@ class CloudflareVectorizeHook(BaseHook):
         description: str | None = None,
     ) -> Index:
         """
-        Create an index.
+        Create an index. Not sent again after a timeout: it may have been created.
 
-        :param name: its name.
-        :param dimensions: values in each vector, 32 to 1536. With ``metric``, instead of ``preset``.
-        :param metric: ``cosine``, ``euclidean`` or ``dot-product``.
-        :param preset: the name of an embedding model that fixes both.
-        :param description: a text.
+        Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.create_index`.
         """
         return self.get_conn().create_index(
             name, dimensions=dimensions, metric=metric, preset=preset, description=description
@@ -355,24 +351,8 @@ class CloudflareVectorizeHook(BaseHook):
     # --- vectors --------------------------------------------------------------------------------------
 
     def insert(self, index_name: str, vectors: Vectors, *, unparsable_behavior: str | None = None) -> Written:
-        """
-        Add any number of vectors; one whose id exists already is left as it is.
-
-        :param index_name: the index.
-        :param vectors: what :meth:`upsert` takes.
-        :param unparsable_behavior: ``error`` or ``discard``, as for :meth:`upsert`.
-        :return: the last mutation and the numbers of vectors and requests, as of :meth:`upsert`.
-        :raises VectorizeInputError: a vector cannot be one, as for :meth:`upsert`.
-        :raises VectorizeBatchError: a request failed for good, as for :meth:`upsert`.
-        """
-        return write_vectors(
-            self.get_conn(),
-            "insert",
-            index_name,
-            vectors,
-            unparsable_behavior=unparsable_behavior,
-            log=self.log,
-        )
+        """Add any number of vectors as :meth:`upsert` does, but leave one whose id exists already alone."""
+        return self._write("insert", index_name, vectors, unparsable_behavior)
 
     def upsert(self, index_name: str, vectors: Vectors, *, unparsable_behavior: str | None = None) -> Written:
         """
@@ -393,13 +373,13 @@ class CloudflareVectorizeHook(BaseHook):
             1), with the number of vectors before it that are acknowledged: they are or will be in the index.
         :raises VectorizeBatchError: a request failed for good; likewise. Sending all again is harmless.
         """
+        return self._write("upsert", index_name, vectors, unparsable_behavior)
+
+    def _write(
+        self, route: Literal["insert", "upsert"], index_name: str, vectors: Vectors, unparsable: str | None
+    ) -> Written:
         return write_vectors(
-            self.get_conn(),
-            "upsert",
-            index_name,
-            vectors,
-            unparsable_behavior=unparsable_behavior,
-            log=self.log,
+            self.get_conn(), route, index_name, vectors, unparsable_behavior=unparsable, log=self.log
         )
 
     def delete_by_ids(
@@ -443,9 +423,7 @@ class CloudflareVectorizeHook(BaseHook):
         """
         Return one page of the ids of an index.
 
-        :param index_name: the index.
-        :param count: ids on the page, 1 to 1,000.
-        :param cursor: ``nextCursor`` of the page before.
+        Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.list_vectors`.
         """
         return self.get_conn().list_vectors(index_name, count=count, cursor=cursor)
 
@@ -455,12 +433,7 @@ class CloudflareVectorizeHook(BaseHook):
         """
         Iterate over the ids of an index as they were when the first page was read, one request a page.
 
-        :param index_name: the index.
-        :param prefix: only ids that begin so; all are read all the same, since the service cannot select.
-        :param page_size: ids a request, 1 to 1,000.
-        :raises VectorizeListingExpired: while iterating: the service has given the listing's snapshot up. For
-            work that can be done again, see
-            :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.
+        Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.iter_ids`.
         """
         return self.get_conn().iter_ids(index_name, prefix=prefix, page_size=page_size)
 
@@ -479,14 +452,7 @@ class CloudflareVectorizeHook(BaseHook):
         """
         Return the vectors nearest to a vector, the nearest first.
 
-        :param index_name: the index.
-        :param vector: the values to compare with.
-        :param vector_id: instead of ``vector``: the id of a vector in the index whose values are taken.
-        :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata.
-        :param filter: only vectors with such metadata, such as ``{"lang": "en", "year": {"$gte": 2020}}``.
-        :param namespace: only vectors of this namespace.
-        :param return_values: with the matches' values.
-        :param return_metadata: with the matches' metadata: ``none``, ``indexed`` or ``all``.
+        Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.query`.
         """
         return self.get_conn().query(
             index_name,
@@ -505,9 +471,7 @@ class CloudflareVectorizeHook(BaseHook):
         """
         Let queries filter by a property of the metadata, for vectors that are written from now on.
 
-        :param index_name: the index.
-        :param property_name: the property, ``.`` for nested ones.
-        :param index_type: ``string``, ``number`` or ``boolean``.
+        Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.create_metadata_index`.
         """
         return self.get_conn().create_metadata_index(index_name, property_name, index_type)
 
@@ -519,8 +483,7 @@ class CloudflareVectorizeHook(BaseHook):
         """
         Let queries filter by a property no more.
 
-        :param index_name: the index.
-        :param property_name: the property.
+        Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.delete_metadata_index`.
         """
         return self.get_conn().delete_metadata_index(index_name, property_name)
 
