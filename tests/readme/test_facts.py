@@ -21,6 +21,7 @@ from airflow_provider_cfvectorize.client.http import budget
 from airflow_provider_cfvectorize.client.http.session import RetryPolicy
 from airflow_provider_cfvectorize.client.http.transport import MAX_RESPONSE_BYTES, TOTAL_TIME_FACTOR
 from airflow_provider_cfvectorize.client.mutations import decide as mutations
+from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES
 from airflow_provider_cfvectorize.local import Behaviour
 from airflow_provider_cfvectorize.local.__main__ import build_parser
 from airflow_provider_cfvectorize.local.faults import specs
@@ -186,7 +187,7 @@ def test_the_numbers_of_the_other_documents() -> None:
     assert limits.MUTATIONS_PER_JOB == 1000
     decision = words("docs/decision.md")
     for phrase in (
-        f"up to {mutations.MAX_WITNESSES} **witnesses**",
+        f"up to {MAX_WITNESSES} **witnesses**",
         f"about {limits.MAX_GET_IDS} ids of each of up to three batches",
         f"more than {mutations.CLOCK_TOLERANCE.total_seconds():g} s before",
         f"less than {mutations.VISIBILITY_PATIENCE.total_seconds():g} s ago",
