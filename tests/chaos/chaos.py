@@ -23,7 +23,7 @@ import harness
 from airflow_provider_cfvectorize.client.bulk.vector_batches import VectorBatches
 from airflow_provider_cfvectorize.client.http.session import RetryPolicy
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeError
-from airflow_provider_cfvectorize.hooks import clients
+from airflow_provider_cfvectorize.hooks.vectorize import client_of
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import (
     DeleteVectorsByIdsOperator,
@@ -67,7 +67,7 @@ DONE_ALL_THE_SAME = ("reset-after", "truncated", "hang")
 
 def set_policy(monkeypatch: Any, policy: RetryPolicy) -> None:
     """Let the clients of operators retry by this policy, which no connection can say."""
-    monkeypatch.setitem(clients.client_of.__kwdefaults__, "retry", policy)
+    monkeypatch.setitem(client_of.__kwdefaults__, "retry", policy)
 
 
 def set_upsert_size(monkeypatch: Any) -> None:

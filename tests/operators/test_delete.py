@@ -28,7 +28,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeTransportError,
     VectorizeWaitTimeout,
 )
-from airflow_provider_cfvectorize.hooks import clients
+from airflow_provider_cfvectorize.hooks.vectorize import client_of
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.triggers.events import timeout_event
@@ -419,7 +419,7 @@ def test_a_token_that_is_refused(
 
 def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     policy = RetryPolicy(backoff_total=0.3, first_backoff=0.01, longest_backoff=0.05)
-    monkeypatch.setitem(clients.client_of.__kwdefaults__, "retry", policy)
+    monkeypatch.setitem(client_of.__kwdefaults__, "retry", policy)
     connection = {"conn_type": "cloudflare_vectorize", "login": "a" * 32, "password": "token"}
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
