@@ -10,7 +10,7 @@ error that Airflow must know lives beside the sensor and derives from :class:`Ve
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 
 class VectorizeError(Exception):
@@ -41,6 +41,11 @@ class VectorizeResponseError(VectorizeError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the caller is refused: by the API, or by something on the way to it."""
+        return self.status in (401, 403) or isinstance(self, VectorizeAuthError)
 
 
 class VectorizeAuthError(VectorizeResponseError):
@@ -170,3 +175,37 @@ class VectorizeStillVisibleError(VectorizeError):
 
 class VectorizeDiffersError(VectorizeError):
     """The mutation counts as applied, and yet vectors of it do not read back as the caller wants them."""
+
+
+def is_permanent(error: BaseException, next_step: Literal["poll", "write", "retry"]) -> bool:
+    """
+    Decide whether what comes next ends with the same error: the one function that decides this.
+
+    Only the error itself counts and not what it was raised from. Each next step knows something of its own:
+
+    - A poll of a wait follows seconds later, with the same credentials. A refusal may pass until then.
+    - A write follows the question that was asked before it. Every refusal refuses the write, too.
+    - A retry of the task follows minutes later, perhaps on another worker. A file may be there, a host may
+      answer; a refusal that is still there when the task ends does not pass, unless a part was accepted.
+
+    :param error: what the request, the wait or the task ended with.
+    :param next_step: what comes next.
+    """
+    is_retry = next_step == "retry"
+    match error:
+        case VectorizeFileError():
+            return not is_retry
+        case VectorizeTransportError():
+            return error.is_final and not is_retry
+        case VectorizeBatchAuthError() if is_retry:
+            return not error.acknowledged
+        case VectorizeAuthError() if next_step == "poll":
+            return not error.is_passing
+        case VectorizeNotFoundError() | VectorizeInputError() | VectorizeIndexRecreatedError():
+            # What a recreated index has lost never comes; whether to write it again, a person decides.
+            return True
+        case VectorizeAuthError():
+            return True
+        case VectorizeResponseError():
+            return next_step == "write" and error.is_refusal
+    return False

@@ -17,15 +17,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow_provider_cfvectorize.exceptions import (
-    VectorizeAuthError,
-    VectorizeBatchAuthError,
-    VectorizeFileError,
-    VectorizeIndexRecreatedError,
-    VectorizeInputError,
-    VectorizeNotFoundError,
-    VectorizeThrottledError,
-)
+from airflow_provider_cfvectorize.exceptions import VectorizeThrottledError, is_permanent
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -33,28 +25,6 @@ if TYPE_CHECKING:
 #: The longest delay that is taken from the service. A header can ask for thousands of years, which the
 #: scheduler could not add to a date; a day is the most that Airflow itself lets a delay grow to by default.
 LONGEST_DELAY: Final = timedelta(days=1)
-
-
-def fails_for_good(error: BaseException) -> bool:
-    """
-    Decide whether every retry of a task would end with the same error.
-
-    Only the error that ended the task counts and not what it was raised from: who wraps an error says what it
-    is now.
-
-    :param error: what the task ended with.
-    """
-    if isinstance(error, VectorizeFileError):
-        # The file may be there later, or on another worker.
-        return False
-    if isinstance(error, VectorizeBatchAuthError) and error.acknowledged:
-        # The service has accepted these credentials before.
-        return False
-    # A wait for what a recreated index has lost never ends well; whether to write it again, a person decides.
-    return isinstance(
-        error,
-        VectorizeAuthError | VectorizeNotFoundError | VectorizeIndexRecreatedError | VectorizeInputError,
-    )
 
 
 def delay_asked_for(error: BaseException) -> timedelta | None:
@@ -103,7 +73,7 @@ else:
             :param context: the task's context, which is not needed.
             """
             name = type(exception).__name__
-            if fails_for_good(exception):
+            if is_permanent(exception, "retry"):
                 return RetryDecision.fail(f"{name}: a retry would end with the same")
             if isinstance(exception, VectorizeThrottledError):
                 delay = delay_asked_for(exception)

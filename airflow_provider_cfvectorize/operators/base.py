@@ -26,6 +26,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeInputError,
     VectorizeInterrupted,
     VectorizeWaitTimeout,
+    is_permanent,
 )
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.templating import (
@@ -428,15 +429,13 @@ class VectorizeWriteOperator(VectorizeOperator):
         :param client: asks for the index.
         :param parts: what else tells this work from other work; values of JSON.
         """
-        from airflow_provider_cfvectorize.client.mutations.wait import ends_a_write
-
         store = self.progress_store(context)
         if store is None:
             return None
         try:
             created_on = self.ask(client.get_index, self.index_name).get("created_on")
         except VectorizeError as e:
-            if ends_a_write(e):
+            if is_permanent(e, "write"):
                 raise
             self.log.warning(
                 "No progress is kept, so a retry sends everything again: asking for the index failed: %s", e

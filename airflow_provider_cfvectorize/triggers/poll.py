@@ -25,9 +25,9 @@ from airflow_provider_cfvectorize.client.http.poll_pacer import Turn
 from airflow_provider_cfvectorize.client.mutations.check import Look, created_on, found_among
 from airflow_provider_cfvectorize.client.mutations.decide import YOUNG, Decision, IndexState
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
-from airflow_provider_cfvectorize.client.mutations.wait import REREAD_SECONDS, ends_a_wait, read_state
+from airflow_provider_cfvectorize.client.mutations.wait import REREAD_SECONDS, read_state
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
-from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeError
+from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeError, is_permanent
 from airflow_provider_cfvectorize.triggers.sending import AccountRequests
 
 log = logging.getLogger(__name__)
@@ -312,7 +312,7 @@ class IndexPoll:
                 look.feed_creation(created_on(index))
         except VectorizeError as e:
             self._answered_at = time.monotonic()
-            if ends_a_wait(e):
+            if is_permanent(e, "poll"):
                 raise
             seen = Seen(None, None, trouble=str(e), is_refused=isinstance(e, VectorizeAuthError))
             for wait in waits:

@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.session import RetryPolicy
-from airflow_provider_cfvectorize.client.mutations.wait import ends_a_wait
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeFileError,
     VectorizeInputError,
     VectorizeNotFoundError,
     VectorizeTransportError,
+    is_permanent,
 )
 from client.servers import ACCOUNT, INDEXES, MUTATION, TOKEN, Reply, Request, ScriptedServer, ok
 
@@ -287,7 +287,7 @@ def test_an_unknown_certificate_is_refused_at_once(
         "file of that CA's certificate in REQUESTS_CA_BUNDLE, on every worker",
     ) as e:
         client.list_indexes()
-    assert (e.value.is_final, ends_a_wait(e.value)) == (True, True)
+    assert (e.value.is_final, is_permanent(e.value, "poll")) == (True, True)
     assert "Trying again" not in caplog.text
 
 

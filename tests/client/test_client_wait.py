@@ -11,17 +11,12 @@ import pytest
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.responses import Answer
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, parse_time
-from airflow_provider_cfvectorize.client.mutations.wait import Wait, ends_a_wait, read_state, report_evidence
+from airflow_provider_cfvectorize.client.mutations.wait import Wait, read_state, report_evidence
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
-    VectorizeError,
-    VectorizeInputError,
     VectorizeInterrupted,
     VectorizeNotFoundError,
-    VectorizeResponseError,
     VectorizeStillVisibleError,
-    VectorizeThrottledError,
-    VectorizeTransportError,
     VectorizeWaitTimeout,
 )
 from client.servers import TOKEN, Reply, ScriptedServer, ok, refused
@@ -42,22 +37,6 @@ def info(watermark: str | None, stamp: str = "2026-01-31T12:00:05Z", date: str =
 
 CREATED = ok({"name": "docs", "created_on": "2026-01-30T12:00:00Z"})
 SEEN, GONE = ok([{"id": "w"}]), ok([])
-
-
-@pytest.mark.parametrize(
-    ("error", "ends"),
-    [
-        (VectorizeAuthError(""), True),
-        (VectorizeNotFoundError(""), True),
-        (VectorizeInputError(""), True),
-        (VectorizeThrottledError(""), False),
-        (VectorizeTransportError(""), False),
-        (VectorizeResponseError("", status=503), False),
-        (VectorizeError(""), False),
-    ],
-)
-def test_what_ends_a_wait(error: VectorizeError, ends: bool) -> None:
-    assert ends_a_wait(error) is ends
 
 
 def test_a_look_at_a_time(serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,14 +19,13 @@ from airflow.providers.common.compat.sdk import DAG, task
 from airflow_provider_cfvectorize import exceptions
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
-    VectorizeBatchAuthError,
     VectorizeBatchThrottledError,
     VectorizeError,
     VectorizeThrottledError,
 )
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
-from airflow_provider_cfvectorize.retry import LONGEST_DELAY, delay_asked_for, fails_for_good, retry_policy
+from airflow_provider_cfvectorize.retry import LONGEST_DELAY, delay_asked_for, retry_policy
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 from client.servers import ACCOUNT, TOKEN, Reply, Request, ScriptedServer, accepted, make_client, ok, refused
 from dags.running import Run, change, make_dag, run_dag
@@ -289,12 +288,6 @@ FOR_GOOD = {
 }
 
 
-@pytest.mark.parametrize("name", ALL_ERRORS)
-def test_what_fails_for_good(name: str) -> None:
-    assert fails_for_good(ALL_ERRORS[name]("why")) is (name in FOR_GOOD)
-    assert not fails_for_good(RuntimeError("why"))
-
-
 @pytest.mark.parametrize("kind", [VectorizeThrottledError, VectorizeBatchThrottledError])
 def test_the_delay_is_what_the_service_asks_for(kind: type[VectorizeThrottledError]) -> None:
     assert delay_asked_for(kind("why", retry_after=0.5)) == timedelta(seconds=0.5)
@@ -306,11 +299,6 @@ def test_the_delay_is_what_the_service_asks_for(kind: type[VectorizeThrottledErr
     # The scheduler adds it to the date.
     assert datetime.now(UTC) + LONGEST_DELAY
     assert delay_asked_for(RuntimeError("why")) is None
-
-
-def test_a_refusal_after_a_part_was_acknowledged_is_no_end() -> None:
-    assert fails_for_good(VectorizeBatchAuthError("why", status=403, acknowledged=0, failed=100))
-    assert not fails_for_good(VectorizeBatchAuthError("why", status=403, acknowledged=1400, failed=100))
 
 
 @pytest.mark.airflow(since="3.3")

@@ -26,7 +26,7 @@ from airflow_provider_cfvectorize.local import Behaviour
 from airflow_provider_cfvectorize.local.__main__ import build_parser
 from airflow_provider_cfvectorize.local.faults import specs
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
-from airflow_provider_cfvectorize.retry import LONGEST_DELAY, fails_for_good
+from airflow_provider_cfvectorize.retry import LONGEST_DELAY
 from airflow_provider_cfvectorize.sensors import mutation as sensor_module
 from client.pacing_simulation import Limit, Simulation
 from readme.markdown import ROOT, documents, read
@@ -289,7 +289,7 @@ def test_the_table_of_the_retry_policy() -> None:
         if not isinstance(error, type) or not issubclass(error, exceptions.VectorizeError):
             continue
         said = rows.pop(f"`{name}`", "")
-        assert fails_for_good(error("why")) is (said == "It fails at once."), name
+        assert exceptions.is_permanent(error("why"), "retry") is (said == "It fails at once."), name
         if issubclass(error, exceptions.VectorizeThrottledError):
             assert said.startswith("It is retried after the seconds that the service asks for"), name
     assert not rows

@@ -25,7 +25,6 @@ from airflow_provider_cfvectorize.client.inputs.ids import (
 )
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES, Receipt
-from airflow_provider_cfvectorize.client.mutations.wait import ends_a_write
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.workers import (
     Dispatcher,
@@ -41,6 +40,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
     VectorizeInputError,
     VectorizeInterrupted,
+    is_permanent,
 )
 
 _log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def take_sample(
             client.session.stop()
             raise VectorizeInterrupted("told to stop before anything was deleted") from None
         except VectorizeError as e:
-            if ends_a_write(e):
+            if is_permanent(e, "write"):
                 raise
             log.warning("No witnesses, and so a weaker proof later: asking for some of the ids failed: %s", e)
             break

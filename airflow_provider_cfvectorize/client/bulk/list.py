@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.http.responses import NOT_FOUND_CODES, is_refusal
+from airflow_provider_cfvectorize.client.http.responses import NOT_FOUND_CODES
 from airflow_provider_cfvectorize.client.http.session import VectorizeSession
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.types import VectorPage
@@ -160,7 +160,7 @@ def is_cursor_refusal(error: VectorizeResponseError) -> bool:
     """
     if error.status is None or not 400 <= error.status < 500 or error.status == 408:
         return False
-    if is_refusal(error) or isinstance(error, VectorizeThrottledError):
+    if error.is_refusal or isinstance(error, VectorizeThrottledError):
         return False
     if isinstance(error, VectorizeNotFoundError):
         return error.status == 410 and error.code not in NOT_FOUND_CODES

@@ -91,11 +91,6 @@ def is_server_fault(error: BaseException) -> bool:
     )
 
 
-def is_refusal(error: VectorizeResponseError) -> bool:
-    """Say whether an error is a refusal of the caller: by the API, or by something on the way to it."""
-    return error.status in (401, 403) or isinstance(error, VectorizeAuthError)
-
-
 def read_date(headers: Mapping[str, str]) -> datetime | None:
     """Return the ``Date`` header as an aware time, None where there is none that can be read."""
     return _read_http_date(headers.get("Date", ""))

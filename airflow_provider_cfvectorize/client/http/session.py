@@ -24,7 +24,6 @@ from airflow_provider_cfvectorize.client.http.responses import (
     INDEX_DELETED_CODE,
     INDEX_NOT_FOUND_CODE,
     Answer,
-    is_refusal,
     is_server_fault,
     masked,
     read_answer,
@@ -348,7 +347,7 @@ class VectorizeSession:
             throttle = e
             raise
         except VectorizeResponseError as e:
-            raise (self._judged(e, is_reading(method, path)) if is_refusal(e) else e) from None
+            raise (self._judged(e, is_reading(method, path)) if e.is_refusal else e) from None
         finally:
             if pacer is not None:
                 pacer.end(

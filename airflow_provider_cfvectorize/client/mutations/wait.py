@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.budget import LONGEST_BLOCK
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
-from airflow_provider_cfvectorize.client.http.responses import Answer, is_refusal
+from airflow_provider_cfvectorize.client.http.responses import Answer
 from airflow_provider_cfvectorize.client.inputs.text import counted
 from airflow_provider_cfvectorize.client.mutations.check import (
     Look,
@@ -32,13 +32,10 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeDiffersError,
     VectorizeError,
-    VectorizeInputError,
     VectorizeInterrupted,
-    VectorizeNotFoundError,
-    VectorizeResponseError,
     VectorizeStillVisibleError,
-    VectorizeTransportError,
     VectorizeWaitTimeout,
+    is_permanent,
 )
 
 #: Seconds between two readings of a connection whose credentials are refused.
@@ -48,24 +45,6 @@ Result = TypeVar("Result")
 
 _KEY: Final = "wait"
 _INTERRUPTED: Final = "told to stop while waiting; the write itself is accepted and will be applied"
-
-
-def ends_a_wait(error: BaseException) -> bool:
-    """Say whether an error is for good; all others pass, and only the deadline ends the wait then."""
-    if isinstance(error, VectorizeTransportError):
-        return error.is_final
-    if isinstance(error, VectorizeAuthError):
-        return not error.is_passing
-    return isinstance(error, VectorizeNotFoundError | VectorizeInputError)
-
-
-def ends_a_write(error: VectorizeError) -> bool:
-    """
-    Say whether a write would end with the same error as a question that was asked before it.
-
-    :param error: what the question ended with.
-    """
-    return ends_a_wait(error) or (isinstance(error, VectorizeResponseError) and is_refusal(error))
 
 
 def pause_after(error: VectorizeError) -> float:
@@ -284,7 +263,7 @@ def watch_metadata_indexes(
         except Stopped:
             raise VectorizeInterrupted(_INTERRUPTED) from None
         except VectorizeError as e:
-            if ends_a_wait(e):
+            if is_permanent(e, "poll"):
                 raise
             pause = pause_after(e)
             seen = f"this look failed, which does not end the wait: {e}"
@@ -351,7 +330,7 @@ class Wait:
         try:
             look = self._client.ask(lambda client: self._ask(client, last))
         except VectorizeError as e:
-            if ends_a_wait(e):
+            if is_permanent(e, "poll"):
                 raise
             self.is_refused = isinstance(e, VectorizeAuthError)
             self.pause = pause_after(e)
