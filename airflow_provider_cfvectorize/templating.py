@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Final, Self
 
 from airflow_provider_cfvectorize.client.inputs.files import path_text
+from airflow_provider_cfvectorize.client.inputs.rendered import read_rendered
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.mapping import MARKS, fields_to_render
@@ -169,15 +168,13 @@ def read_structure(value: Any, name: str) -> Any:
         raise VectorizeInputError(
             f"{name}: the text has {len(value):,} characters, the most that is read is {MAX_TEXT_CHARS:,}"
         )
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(value.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            continue
-    raise VectorizeInputError(
-        f"{name}: the string {show(value)} begins like a list or an object, and is neither in JSON nor "
-        "in Python"
-    )
+    try:
+        return read_rendered(value.strip())
+    except ValueError:
+        raise VectorizeInputError(
+            f"{name}: the string {show(value)} begins like a list or an object, and is neither in JSON nor "
+            "in Python"
+        ) from None
 
 
 def read_nothing(value: Any) -> Any:

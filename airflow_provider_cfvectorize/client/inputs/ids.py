@@ -8,16 +8,13 @@ Ids in a file are in :mod:`airflow_provider_cfvectorize.client.inputs.ids_file`;
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import json
 import numbers
-import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final, Protocol
 
 from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.inputs.rendered import read_rendered
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
@@ -29,18 +26,6 @@ SHOWN_PROBLEMS: Final = 10
 DIGEST_BYTES: Final = 16
 #: Batches that may be asked for witnesses (at the most; fewer where there are fewer batches).
 SAMPLED_BATCHES: Final = 3
-
-#: The most characters of a list's text that are looked at again to say what is wrong in it.
-_MAX_EXPLAINED_CHARS: Final = 64 * 1024
-#: White space around the items of a list; Python takes no other.
-_SPACE = " \t\r\n"
-#: An escape as ``repr`` writes it.
-_ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
-#: A string or an integer as ``repr`` writes it, and the comma or closing bracket behind it.
-_PYTHON_ITEM = re.compile(
-    rf"""[{_SPACE}]*(?:('[^'\\\r\n]*(?:{_ESCAPE}[^'\\\r\n]*)*'|"[^"\\\r\n]*(?:{_ESCAPE}[^"\\\r\n]*)*")"""
-    rf"""|(-?[0-9]{{1,100}}))[{_SPACE}]*([],)])"""
-)
 
 _ADVICE = (
     "Pass a list of strings, each of 1 to 64 bytes: an upstream task's .output, a template that gives a list "
@@ -257,60 +242,15 @@ def _parse_list(text: str) -> object:
             f"ids: the text of the list is longer than {MAX_TEXT_BYTES // 2**20} MiB: write the ids into a "
             "file and pass ids_path"
         )
-    parsed: object
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        parsed = _parse_python_list(text)
+        parsed = read_rendered(text)
+    except ValueError:
+        parsed = None
     if not isinstance(parsed, list | tuple):
         raise VectorizeInputError(
             f"ids: the string {show(text)} begins like a list, and is none in JSON or Python. {_ADVICE}"
         )
     return parsed
-
-
-def _parse_python_list(text: str) -> object:
-    """Return what ``str(ids)`` was made of; None if it was not made so."""
-    # Not literal_eval on the whole: it takes 1 kB of memory for each id, so that 16 MiB of text could end a
-    # worker, and it joins the strings on both sides of a missing comma.
-    items = _scan_python_list(text)
-    if items is not None or len(text) > _MAX_EXPLAINED_CHARS:
-        return items
-    # None, floats, nested lists and the like: read to be told of, item by item.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes that Python does not know
-        parsed = _literal(text)
-    bad = isinstance(parsed, list | tuple) and not all(
-        isinstance(item, str | int) and not isinstance(item, bool) for item in parsed
-    )
-    return parsed if bad else None
-
-
-def _scan_python_list(text: str) -> list[object] | None:
-    text = text.rstrip(_SPACE)
-    closing = "]" if text[0] == "[" else ")"
-    items: list[object] = []
-    position = 1
-    while match := _PYTHON_ITEM.match(text, position):
-        string, integer, end = match.groups()
-        item = string[1:-1] if string and "\\" not in string else _literal(string or integer)
-        if item is None:
-            return None
-        items.append(item)
-        position = match.end()
-        if end != ",":
-            break
-    # "('a')" is a string in brackets, and no tuple.
-    is_tuple = closing == "]" or len(items) != 1 or text[-2] == ","
-    rest = text[position - 1 if items and end != "," else position :].strip(_SPACE)
-    return items if rest == closing and is_tuple else None
-
-
-def _literal(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
 
 
 def sha256_of_sorted(batches: Iterable[Sequence[str]]) -> tuple[int, str]:
