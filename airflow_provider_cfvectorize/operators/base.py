@@ -341,11 +341,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         )
 
     def flow(self, *, failed: bool) -> Flow:
-        """
-        Return what the task has written.
-
-        :param failed: it has not ended well, and may have written what nobody acknowledged.
-        """
+        """Return what the task has written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         writes = self.has_written or self.change is not None or failed

@@ -114,7 +114,6 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         """
         Delete, push the receipt and, with ``wait_for_completion``, wait.
 
-        :param context: the task's context.
         :return: the id of the last mutation, None if nothing was sent.
         :raises VectorizeInputError: something passed or configured cannot work; nothing was sent.
         :raises VectorizeBatchError: not all ids were accepted; says how many were.
@@ -164,11 +163,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         return super().execute_complete(context, event, done)
 
     def flow(self, *, failed: bool) -> Flow:
-        """
-        Return what the task has read and written.
-
-        :param failed: it has not ended well, and may have deleted what nobody acknowledged.
-        """
+        """Return what the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(
@@ -178,11 +173,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         )
 
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
-        """
-        With ``verify="all"``, read every id back.
-
-        :param evidence: how it is known that the delete is applied.
-        """
+        """With ``verify="all"``, read every id back."""
         if self.verify != "all" or evidence["mutation_id"] is None:
             return evidence
         from airflow_provider_cfvectorize.client.bulk.delete import read_back_all

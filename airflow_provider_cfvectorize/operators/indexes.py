@@ -139,7 +139,6 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         """
         Create what is missing, push receipt and index and, with ``wait_for_completion``, wait.
 
-        :param context: the task's context.
         :return: the mutation id of the last metadata index, None without ``metadata_indexes``.
         :raises VectorizeInputError: something passed or configured cannot work, or the index exists with
             another configuration; nothing was created. After a wait: somebody else has created a metadata
@@ -344,7 +343,6 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
         """
         Delete the index.
 
-        :param context: the task's context.
         :raises VectorizeInputError: something passed or configured cannot work; nothing was sent.
         :raises VectorizeNotFoundError: there is no such index, or no such account.
         """
@@ -377,11 +375,7 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
         self.log.info("Index %s is deleted with all its vectors.", self.index_name)
 
     def flow(self, *, failed: bool) -> Flow:
-        """
-        Return what the task has done to the index.
-
-        :param failed: it has not ended well, and may have deleted the index all the same.
-        """
+        """Return what the task has done to the index."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(writes_index=self.change is not None or failed, change=self.change)

@@ -86,12 +86,7 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
         """Return the types of the metadata indexes that this task creates, by property."""
 
     def hand_on(self, context: Context, receipt: Receipt) -> str | None:
-        """
-        Push the receipt and, with ``wait_for_completion``, wait.
-
-        :param context: the task's context.
-        :param receipt: what the service acknowledged.
-        """
+        """Push the receipt and, with ``wait_for_completion``, wait."""
         if receipt.mutation_id is not None and not self.wait_for_completion:
             self.log.info(
                 "Not waited for, and so not confirmed: a metadata index of another type that somebody else "
@@ -104,7 +99,6 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
         """
         Say in the log how the wait ended, and see that the metadata indexes are of the types wanted.
 
-        :param evidence: how it is known that they are applied.
         :raises VectorizeInputError: there is one of another type.
         :raises VectorizeWaitTimeout: one is not listed.
         """
@@ -212,7 +206,6 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
         """
         Create the metadata index, push the receipt and, with ``wait_for_completion``, wait.
 
-        :param context: the task's context.
         :return: the mutation id.
         :raises VectorizeInputError: something passed or configured cannot work, or the index has this
             metadata index with another type, or ten others; nothing was created. After a wait: somebody else
@@ -343,7 +336,6 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
         """
         Delete the metadata index, push the receipt and, with ``wait_for_completion``, wait.
 
-        :param context: the task's context.
         :return: the mutation id, None if it was not there.
         :raises VectorizeInputError: something passed or configured cannot work; nothing was sent.
         :raises VectorizeResponseError: there is no such metadata index (code 40005), or another refusal.
@@ -381,7 +373,6 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
         """
         Where no mutation is known, look until the metadata index is gone.
 
-        :param evidence: how it is known that the deletion is applied.
         :raises VectorizeWaitTimeout: it was still listed in the end.
         """
         if evidence["mutation_id"] is None:

@@ -100,7 +100,6 @@ class QueryVectorsOperator(VectorizeOperator):
         """
         Query.
 
-        :param context: the task's context.
         :return: what was found.
         :raises VectorizeInputError: something passed or configured cannot work, or the matches are too large
             for an XCom.
@@ -127,11 +126,7 @@ class QueryVectorsOperator(VectorizeOperator):
         return result
 
     def flow(self, *, failed: bool) -> Flow:
-        """
-        Return that the task has read the index.
-
-        :param failed: it has not ended well.
-        """
+        """Return that the task has read the index."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(reads_index=True)

@@ -90,7 +90,6 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         """
         Read the vectors.
 
-        :param context: the task's context.
         :return: the vectors, or with ``path`` that path.
         :raises VectorizeInputError: something passed or configured cannot work, or the vectors are too large
             for an XCom.
@@ -115,11 +114,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         return result
 
     def flow(self, *, failed: bool) -> Flow:
-        """
-        Return what the task has read and written.
-
-        :param failed: it has not ended well; then there is no file.
-        """
+        """Return what the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(
@@ -223,7 +218,6 @@ class ListVectorsOperator(VectorizeOperator):
         """
         List the ids.
 
-        :param context: the task's context.
         :return: the ids, or with ``path`` that path.
         :raises VectorizeInputError: something passed or configured cannot work, there are more ids than
             ``max_ids``, or an id cannot stand in a file of that kind.
@@ -243,11 +237,7 @@ class ListVectorsOperator(VectorizeOperator):
         return listing.ids if path is None else path
 
     def flow(self, *, failed: bool) -> Flow:
-        """
-        Return what the task has read and written.
-
-        :param failed: it has not ended well; then there is no file.
-        """
+        """Return what the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(reads_index=True, output_paths=() if failed else (self.path,))

@@ -188,7 +188,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         """
         List, compare, delete the surplus, push report and receipt and, with ``wait_for_completion``, wait.
 
-        :param context: the task's context.
         :return: the id of the last mutation, None if nothing was sent.
         :raises VectorizeInputError: something passed or configured cannot work, or a guard refuses; nothing
             was deleted.
@@ -216,11 +215,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         return None if self.is_dry_run else self.hand_on(context, receipt)
 
     def flow(self, *, failed: bool) -> Flow:
-        """
-        Return what the task has read and written.
-
-        :param failed: it has not ended well, and may have deleted what nobody acknowledged.
-        """
+        """Return what the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         # Files come before the delete, and so before any wait.

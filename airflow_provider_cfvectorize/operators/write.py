@@ -87,7 +87,6 @@ class _FillOperator(VectorizeWriteOperator):
         """
         Write, push the receipt and, with ``wait_for_completion``, wait.
 
-        :param context: the task's context.
         :return: the id of the last mutation, None if there was nothing to write.
         :raises VectorizeInputError: something passed or configured cannot work, or a vector cannot be one;
             says where it stands and how many before it are acknowledged.
@@ -135,7 +134,6 @@ class _FillOperator(VectorizeWriteOperator):
         """
         Say in the log how the wait ended.
 
-        :param evidence: how it is known that the write is applied.
         :raises VectorizeDiffersError: with ``require_equal``.
         """
         from airflow_provider_cfvectorize.client.mutations.wait import report_evidence
@@ -143,11 +141,7 @@ class _FillOperator(VectorizeWriteOperator):
         report_evidence(evidence, self.log, require_equal=self.require_equal)
 
     def flow(self, *, failed: bool) -> Flow:
-        """
-        Return what the task has read and written.
-
-        :param failed: it has not ended well, and may have written what nobody acknowledged.
-        """
+        """Return what the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(
