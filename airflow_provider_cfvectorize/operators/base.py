@@ -326,6 +326,7 @@ class VectorizeWriteOperator(VectorizeOperator):
                 end_time=time.time() + seconds,
                 wait_seconds=seconds,
                 poll_interval=self.poll_interval,
+                was_accepted=self._history.accepted,
             ),
             method_name="execute_complete",
             kwargs={

@@ -173,7 +173,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
             receipts = condense(receipts)
             self._wait = Wait(client, self.index_name, receipts, self.log, renew=hook.get_watching_conn)
             if self.deferrable:
-                return self._defer_unless_applied(context, receipts)
+                return self._defer_unless_applied(context, receipts, hook)
             return self._poke_until_applied(context)
         finally:
             (self._wait or client).close()
@@ -281,7 +281,9 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
 
     # --- deferrable -----------------------------------------------------------------------------------
 
-    def _defer_unless_applied(self, context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    def _defer_unless_applied(
+        self, context: Context, receipts: Sequence[Receipt], hook: CloudflareVectorizeHook
+    ) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.mutations.check import describe_deferral
         from airflow_provider_cfvectorize.client.mutations.decide import YOUNG
         from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
@@ -310,6 +312,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
                 end_time=started + seconds,
                 wait_seconds=seconds,
                 poll_interval=self.poke_interval,
+                was_accepted=hook.history.accepted,
             ),
             method_name="execute_complete",
             kwargs={"account_id": self.used_account, "try_number": context["ti"].try_number},

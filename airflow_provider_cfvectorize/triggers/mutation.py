@@ -48,6 +48,7 @@ class VectorizeMutationTrigger(BaseTrigger):
     :param wait_seconds: the length of the whole wait, for the error at its end.
     :param poll_interval: seconds between two looks.
     :param account_id: the account; the connection's login if not given.
+    :param was_accepted: the task has used the connection's credentials with success, so a refusal may pass.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class VectorizeMutationTrigger(BaseTrigger):
         wait_seconds: float,
         poll_interval: float = 10,
         account_id: str | None = None,
+        was_accepted: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -69,6 +71,7 @@ class VectorizeMutationTrigger(BaseTrigger):
         self.wait_seconds = wait_seconds
         self.poll_interval = poll_interval
         self.account_id = account_id
+        self.was_accepted = was_accepted
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class and its arguments, of which JSON can be made."""
@@ -82,6 +85,7 @@ class VectorizeMutationTrigger(BaseTrigger):
                 "wait_seconds": self.wait_seconds,
                 "poll_interval": self.poll_interval,
                 "account_id": self.account_id,
+                "was_accepted": self.was_accepted,
             },
         )
 
@@ -114,6 +118,8 @@ class VectorizeMutationTrigger(BaseTrigger):
 
         receipts = [Receipt.from_argument(value) for value in self.receipts]
         client = await self._make_client()
+        if self.was_accepted:
+            client.session.history.note_accepted(reading=True)
         told = ""
         seeing = watch(
             client,

@@ -177,6 +177,8 @@ def _youth(receipts: Sequence[Receipt]) -> float:
 
 def _join(client: VectorizeClient, index_name: str) -> IndexPoll:
     loop = asyncio.get_running_loop()
+    requests = AccountRequests.of(client)
+    requests.share_history(client)
     # The credential is part of the key: one connection's waits must not learn by another's.
     key = (loop, client.identity, index_name)
     poll = _polls.get(key)
@@ -210,7 +212,6 @@ class IndexPoll:
         self._waits: set[_Wait] = set()
         self._joined = asyncio.Event()
         self._requests = AccountRequests.of(client)
-        self._requests.share_history(client)
         self._turn: Turn | None = None
         self._answered_at = -math.inf
         self.has_ended = False

@@ -105,7 +105,10 @@ class AccountRequests:
 
     def share_history(self, client: VectorizeClient) -> None:
         """Let a refusal count by what was answered to the same credentials, whichever index was asked for."""
-        client.session.history = self._histories.setdefault(client.identity, CredentialHistory())
+        known = client.session.history
+        shared = client.session.history = self._histories.setdefault(client.identity, known)
+        if known.accepted and not shared.accepted:
+            shared.note_accepted(reading=True)
 
     async def turn(self, turn: Turn) -> None:
         """

@@ -438,13 +438,14 @@ def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert "No progress is kept" not in caplog.text
 
 
+@pytest.mark.parametrize("deferrable", [False, True])
 @pytest.mark.parametrize("kind", ["refuse", "challenge"])
-def test_a_spurious_refusal_in_the_middle(vectorize: Vectorize, kind: str) -> None:
+def test_a_spurious_refusal_in_the_middle(vectorize: Vectorize, kind: str, deferrable: bool) -> None:
     ids = [f"v{i}" for i in range(3000)]
     vectorize.server.set_faults([f"{kind}:delete_by_ids#15", f"{kind}:get_by_ids#2", f"{kind}:info#1-2"])
     try:
         # The wait has a client of its own, and knows what the write was answered.
-        delete(ids=ids, wait_for_completion=True, poll_interval=0.05)
+        delete(ids=ids, wait_for_completion=True, deferrable=deferrable, poll_interval=0.05)
     finally:
         vectorize.server.set_faults([])
     assert vectorize.server.injected()[kind] == 4

@@ -399,6 +399,27 @@ def test_a_receipt_of_elsewhere(mode: str, vectorize: Vectorize, field: str) -> 
     assert isinstance(error.value, VectorizeError)
 
 
+def test_a_refusal_after_the_first_look_passes(
+    mode: str, make_server: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Old enough for a look before it defers; the refused one is the first of the triggerer.
+    clock.ahead -= 30
+    vectorize = make_server(apply_delay=3600, faults=["refuse:info#2"])
+    receipt = vectorize.delete(IDS)
+    clock.ahead += 30
+    looks: list[str] = []
+    original = VectorizeClient.ask_info
+
+    def ask_info(client: VectorizeClient, index_name: str) -> Any:
+        looks.append(index_name)
+        clock.ahead += 3600 * (len(looks) == 3)
+        return original(client, index_name)
+
+    monkeypatch.setattr(VectorizeClient, "ask_info", ask_info)
+    assert sense(mode, receipt=receipt)["outcome"] == "watermark"
+    assert len(looks) == 3
+
+
 def test_credentials_that_are_replaced_during_the_wait(
     mode: str, make_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

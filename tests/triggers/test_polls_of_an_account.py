@@ -19,7 +19,7 @@ from airflow_provider_cfvectorize.client.http import session
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.triggers import poll
 from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
-from harness import Clock, Vectorize, first_event
+from harness import Clock, Vectorize, first_event, remake
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 WRONG = {"password": "wrong-token-0123456789abcdef0123456789"}
@@ -211,6 +211,19 @@ def test_a_refusal_between_answers_passes(
     events = asyncio.run(run())
     server.stop()
     assert [event["status"] for event in events] == ["applied", "applied"]
+
+
+@pytest.mark.parametrize("was_accepted", [False, True])
+def test_a_refusal_of_the_first_look_passes_if_the_task_has_used_the_credentials(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str], was_accepted: bool
+) -> None:
+    server = serve(monkeypatch, clock, faults=["refuse:info#1"])
+    receipt = Vectorize(server).delete(["a"])
+    clock.ahead += 3600
+    event = asyncio.run(first_event(remake(wait(receipt, was_accepted=was_accepted))))
+    server.stop()
+    assert event["status"] == ("applied" if was_accepted else "error")
+    assert len(looks) == (2 if was_accepted else 1)
 
 
 def test_a_refusal_that_lasts_ends_the_wait(
