@@ -20,6 +20,7 @@ from airflow_provider_cfvectorize.client.bulk.checkpoint import (
 )
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.inputs.text import show
+from airflow_provider_cfvectorize.client.mutations.receipts import EVIDENCE_KEY, RECEIPT_KEY
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
@@ -282,9 +283,10 @@ class VectorizeWriteOperator(VectorizeOperator):
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
         """
-        from airflow_provider_cfvectorize.client.mutations.wait import Wait, evidence_of_nothing
+        from airflow_provider_cfvectorize.client.mutations.evidence import evidence_of_nothing
+        from airflow_provider_cfvectorize.client.mutations.wait import Wait
 
-        self.push(context, "receipt", receipt.as_dict())
+        self.push(context, RECEIPT_KEY, receipt.as_dict())
         self.has_written, self.acknowledged = receipt.mutation_id is not None, receipt.count
         if not self.wait_for_completion:
             return receipt.mutation_id
@@ -310,7 +312,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         return self._end(context, evidence)
 
     def _defer(self, context: Context, receipt: Receipt) -> None:
-        from airflow_provider_cfvectorize.client.mutations.check import describe_deferral
+        from airflow_provider_cfvectorize.client.mutations.evidence import describe_deferral
         from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 
@@ -399,7 +401,7 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     def _finish(self, context: Context, evidence: dict[str, Any]) -> str | None:
         # Before the task may fail over it: what was seen is worth the most then.
-        self.push(context, "evidence", evidence)
+        self.push(context, EVIDENCE_KEY, evidence)
         self.report(evidence)
         mutation_id: str | None = evidence["mutation_id"]
         return mutation_id
@@ -470,6 +472,6 @@ class VectorizeWriteOperator(VectorizeOperator):
 
         :param evidence: how it is known that the write is applied.
         """
-        from airflow_provider_cfvectorize.client.mutations.wait import report_evidence
+        from airflow_provider_cfvectorize.client.mutations.evidence import report_evidence
 
         report_evidence(evidence, self.log)

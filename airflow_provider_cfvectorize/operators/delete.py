@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_cfvectorize.client.inputs.text import counted
+from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
@@ -248,4 +249,4 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
             None, self.index_name, client.account_id, sampled=sample.asked, existing=sample.exist
         )
         rehearsed = {"dry_run": True, "would_delete": ids.count}
-        self.push(context, "receipt", {**receipt.as_dict(), **rehearsed})
+        self.push(context, RECEIPT_KEY, {**receipt.as_dict(), **rehearsed})

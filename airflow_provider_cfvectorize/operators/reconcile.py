@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
+from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
@@ -401,7 +402,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             self.log.warning("Without dry_run the task would fail: %s.", report["refused"])
         self.push(context, "report", report)
         rehearsed = {"dry_run": True, "would_delete": report["surplus"]}
-        self.push(context, "receipt", {**receipt.as_dict(), **rehearsed})
+        self.push(context, RECEIPT_KEY, {**receipt.as_dict(), **rehearsed})
 
     def _delete(self, client: VectorizeClient, surplus: IdSource, checkpoint: Checkpoint | None) -> Receipt:
         from airflow_provider_cfvectorize.client.bulk.delete import delete_ids

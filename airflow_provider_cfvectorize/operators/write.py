@@ -136,7 +136,7 @@ class _FillOperator(VectorizeWriteOperator):
 
         :raises VectorizeDiffersError: with ``require_equal``.
         """
-        from airflow_provider_cfvectorize.client.mutations.wait import report_evidence
+        from airflow_provider_cfvectorize.client.mutations.evidence import report_evidence
 
         report_evidence(evidence, self.log, require_equal=self.require_equal)
 

@@ -142,8 +142,9 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :raises VectorizeStillVisibleError: with ``require_absent``.
         :raises VectorizeDiffersError: with ``require_equal``.
         """
+        from airflow_provider_cfvectorize.client.mutations.evidence import evidence_of_nothing
         from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, condense
-        from airflow_provider_cfvectorize.client.mutations.wait import Wait, evidence_of_nothing
+        from airflow_provider_cfvectorize.client.mutations.wait import Wait
         from airflow_provider_cfvectorize.sensors.receipts import check_receipts, read_waits
 
         check_flags(self)
@@ -238,7 +239,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         return CloudflareVectorizeHook(self.conn_id, self.account_id)
 
     def _end(self, evidence: dict[str, Any]) -> dict[str, Any]:
-        from airflow_provider_cfvectorize.client.mutations.wait import report_evidence
+        from airflow_provider_cfvectorize.client.mutations.evidence import report_evidence
 
         report_evidence(
             evidence, self.log, require_absent=self.require_absent, require_equal=self.require_equal
@@ -265,7 +266,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         evidence = self._wait.look(last=True)
         if evidence is not None:
             return evidence
-        message = self._wait.explain_timeout(self.timeout)
+        message = str(self._wait.timeout(self.timeout))
         if soft_fail:
             raise AirflowSkipException(message)
         raise VectorizeMutationTimeout(message)
@@ -284,8 +285,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     def _defer_unless_applied(
         self, context: Context, receipts: Sequence[Receipt], hook: CloudflareVectorizeHook
     ) -> dict[str, Any]:
-        from airflow_provider_cfvectorize.client.mutations.check import describe_deferral
         from airflow_provider_cfvectorize.client.mutations.decide import YOUNG
+        from airflow_provider_cfvectorize.client.mutations.evidence import describe_deferral
         from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 

@@ -7,15 +7,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cfvectorize.client.inputs.text import show
-from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
+from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.templating import read_nothing, read_structure
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-
-#: The XCom key under which an operator pushes its receipt.
-RECEIPT_KEY = "receipt"
 
 
 def read_waits(

@@ -88,9 +88,9 @@ def applied_event(evidence: dict[str, Any]) -> dict[str, Any]:
     return {"status": "applied", "evidence": evidence}
 
 
-def timeout_event(message: str, *, is_unseen: bool = False) -> dict[str, Any]:
-    """Return the event of a wait that reached its deadline; see :class:`VectorizeWaitTimeout`."""
-    return {"status": "timeout", "message": message, "unseen": is_unseen}
+def timeout_event(error: VectorizeWaitTimeout) -> dict[str, Any]:
+    """Return the event of a wait that reached its deadline."""
+    return {"status": "timeout", "message": str(error), "unseen": error.is_unseen}
 
 
 def error_event(error: VectorizeError) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import conf
@@ -15,9 +15,6 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_cfvectorize.exceptions import VectorizeError
 from airflow_provider_cfvectorize.triggers.events import applied_event, error_event, timeout_event
-
-if TYPE_CHECKING:
-    from airflow_provider_cfvectorize.client.mutations.decide import Decision
 
 #: Seconds for a process to end and for the scheduler to read that it has. With 1 s, Airflow failed 1 of 100
 #: tasks on a busy machine.
@@ -110,17 +107,15 @@ class VectorizeMutationTrigger(BaseTrigger):
         yield TriggerEvent(event)
 
     async def _wait(self) -> dict[str, Any]:
-        from airflow_provider_cfvectorize.client.mutations.check import explain_timeout, is_unseen
-        from airflow_provider_cfvectorize.client.mutations.decide import Verdict
+        from airflow_provider_cfvectorize.client.mutations.evidence import WaitLog
         from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
-        from airflow_provider_cfvectorize.client.mutations.wait import evidence_of
         from airflow_provider_cfvectorize.triggers.poll import watch
 
         receipts = [Receipt.from_argument(value) for value in self.receipts]
         client = await self._make_client()
         if self.was_accepted:
             client.session.history.note_accepted(reading=True)
-        told = ""
+        so_far = WaitLog(receipts, self.index_name, self.log)
         seeing = watch(
             client,
             self.index_name,
@@ -132,32 +127,15 @@ class VectorizeMutationTrigger(BaseTrigger):
         )
         async with aclosing(seeing):
             async for seen in seeing:
-                if seen.is_over and seen.state is not None and seen.decisions is not None:
-                    return applied_event(
-                        evidence_of(
-                            receipts,
-                            seen.decisions,
-                            seen.state,
-                            account_id=client.account_id,
-                            index_name=self.index_name,
-                        )
-                    )
+                if seen.state is not None and seen.decisions is not None:
+                    so_far.note(seen.state, seen.decisions)
+                if seen.trouble:
+                    so_far.note_trouble(seen.trouble)
+                if (evidence := so_far.evidence(client.account_id)) is not None:
+                    return applied_event(evidence)
                 if seen.is_last:
-                    decisions: Sequence[Decision | None] = seen.decisions or [None] * len(receipts)
-                    waits = list(zip(receipts, decisions, strict=True))
-                    text = explain_timeout(waits, seen.state, self.wait_seconds, seen.trouble)
-                    return timeout_event(text, is_unseen=is_unseen(decisions))
-                text = seen.trouble or next(
-                    (
-                        f"Not applied yet: {d.reason}"
-                        for d in seen.decisions or ()
-                        if d.verdict is not Verdict.APPLIED
-                    ),
-                    "",
-                )
-                if text and text != told:
-                    told = text
-                    (self.log.warning if seen.trouble else self.log.info)("%s", text)
+                    return timeout_event(so_far.timeout(self.wait_seconds))
+                so_far.tell()
         raise VectorizeError("the poll ended without a word")
 
     async def _make_client(self) -> Any:

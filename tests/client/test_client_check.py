@@ -14,14 +14,16 @@ from airflow_provider_cfvectorize.client.mutations.check import (
     FRUITLESS_READS,
     Look,
     created_on,
-    explain_timeout,
     found_among,
+)
+from airflow_provider_cfvectorize.client.mutations.decide import Decision, IndexState, Verdict, decide, settle
+from airflow_provider_cfvectorize.client.mutations.evidence import (
+    evidence_of_nothing,
+    explain_timeout,
     make_evidence,
     summarize,
 )
-from airflow_provider_cfvectorize.client.mutations.decide import Decision, IndexState, Verdict, decide, settle
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
-from airflow_provider_cfvectorize.client.mutations.wait import evidence_of_nothing
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 
 T0 = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -351,6 +351,8 @@ dates = st.datetimes(timezones=st.timezones() | st.just(UTC))
 @example(Receipt(MINE, accepted_at=datetime.max.replace(tzinfo=UTC), batches=MAX_COUNT), state(OTHER, 0, 0))
 def test_a_receipt_survives_xcom_and_can_be_decided_on(receipt: Receipt, state: IndexState) -> None:
     assert Receipt.from_dict(json.loads(json.dumps(receipt.as_dict()))) == receipt
+    assert Receipt.from_argument(json.loads(json.dumps(BARE.as_argument()))) == BARE
+    assert Receipt.from_dict(BARE.as_dict()) == BARE
     assert isinstance(decide(receipt, state), Decision)
 
 

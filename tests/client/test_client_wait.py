@@ -10,8 +10,10 @@ import pytest
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.responses import Answer
+from airflow_provider_cfvectorize.client.mutations.check import read_state
+from airflow_provider_cfvectorize.client.mutations.evidence import report_evidence
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, parse_time
-from airflow_provider_cfvectorize.client.mutations.wait import Wait, read_state, report_evidence
+from airflow_provider_cfvectorize.client.mutations.wait import Wait
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeInterrupted,

@@ -378,7 +378,7 @@ def test_a_retry_that_is_resumed_with_the_first_try_s_event(vectorize: Vectorize
 
     with pytest.raises(TaskDeferred) as deferred:
         make_delete().execute(context)
-    event = timeout_event("not seen to be applied within 900 s")
+    event = timeout_event(VectorizeWaitTimeout("not seen to be applied within 900 s"))
     kwargs = {**deferred.value.kwargs, "event": event}
     with pytest.raises(VectorizeWaitTimeout):
         make_delete().resume_execution("execute_complete", kwargs, context)

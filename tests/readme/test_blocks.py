@@ -31,8 +31,8 @@ from airflow.secrets.local_filesystem import LocalFilesystemBackend
 
 from airflow_provider_cfvectorize import __version__
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.mutations.check import make_evidence
 from airflow_provider_cfvectorize.client.mutations.decide import IndexState, decide
+from airflow_provider_cfvectorize.client.mutations.evidence import make_evidence
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize

@@ -307,7 +307,11 @@ def test_a_retry_that_is_resumed_with_the_first_try_s_event(make_server: Any, er
     context = make_context()
     context["ti"].try_number = 2
     sensor = VectorizeMutationSensor(task_id="wait", index_name=INDEX, receipt=receipt)
-    event = timeout_event("late") if error == "timeout" else error_event(VectorizeError("broken"))
+    event = (
+        timeout_event(VectorizeWaitTimeout("late"))
+        if error == "timeout"
+        else error_event(VectorizeError("broken"))
+    )
     kwargs = {"account_id": vectorize.server.account_id, "try_number": 1, "event": event}
     evidence = sensor.resume_execution("execute_complete", kwargs, context)
     assert evidence["outcome"] == "watermark"

@@ -11,6 +11,8 @@ REFUSED_SECONDS: Final = 180.0
 #: The same for a write with credentials that were accepted for reading only. Most such tokens lack the
 #: permission to write, and a single refusal by mistake is over by then.
 UNPROVEN_SECONDS: Final = 5.0
+#: Seconds between two readings of a connection whose credentials are refused.
+REREAD_SECONDS: Final = 60.0
 
 
 def is_reading(method: str, path: str) -> bool:

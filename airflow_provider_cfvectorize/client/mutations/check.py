@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Looking at an index on behalf of waits: what to read, what was found, and how that is told.
+Looking at an index on behalf of waits: what to read, and what was found.
 
 Whether a mutation is applied is decided in :mod:`airflow_provider_cfvectorize.client.mutations.decide`.
 """
@@ -10,12 +10,15 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.inputs.text import counted, show
+from airflow_provider_cfvectorize.client.http.responses import Answer
+from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.client.mutations.decide import (
+    EXPLAINED_WAITS,
+    LONG_AGO,
     Decision,
     IndexState,
     Verdict,
@@ -29,10 +32,6 @@ from airflow_provider_cfvectorize.exceptions import VectorizeIndexRecreatedError
 
 #: Read-back requests of one look that may find nothing new before the rest is left to the next look.
 FRUITLESS_READS: Final = 3
-#: Mutations that the error at the end of a wait tells about, and that evidence of several lists.
-EXPLAINED_WAITS: Final = 3
-LISTED_MUTATIONS: Final = 100
-_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class Look:
@@ -98,7 +97,7 @@ class Look:
         if key in self._last:
             pending += [i for i, decision in enumerate(decisions) if decision.verdict is Verdict.CREATION]
         wanted += [i for i in pending if receipts[i].to_read_back][:EXPLAINED_WAITS]
-        return sorted(wanted, key=lambda i: receipts[i].accepted_at or _LONG_AGO)
+        return sorted(wanted, key=lambda i: receipts[i].accepted_at or LONG_AGO)
 
     def next_read(self) -> list[str]:
         """Return up to 20 ids to read back; none when the look is over."""
@@ -174,7 +173,7 @@ class Look:
         lost = [receipt for receipt, decision in decided if decision.verdict is Verdict.RECREATED]
         if not lost:
             return None
-        newest = max(lost, key=lambda receipt: receipt.accepted_at or _LONG_AGO)
+        newest = max(lost, key=lambda receipt: receipt.accepted_at or LONG_AGO)
         others = sum(receipt.mutations for receipt in lost) - 1
         more = f" and {others} more mutations of this wait" if others else ""
         return VectorizeIndexRecreatedError(
@@ -184,13 +183,19 @@ class Look:
         )
 
 
+def read_state(answer: Answer) -> IndexState:
+    """Return what an ``info`` request said, by the server's clock or, where it shows none, this machine's."""
+    info = answer.result if isinstance(answer.result, dict) else {}
+    return IndexState.from_info(info, answer.date or datetime.now(UTC))
+
+
 def created_on(index: Mapping[str, Any]) -> datetime:
     """
     Return when an index was created; an index of which the service does not tell counts as old.
 
     :param index: the index, as the service describes it.
     """
-    return parse_time(index.get("created_on")) or _LONG_AGO
+    return parse_time(index.get("created_on")) or LONG_AGO
 
 
 def found_among(vectors: Iterable[Mapping[str, Any]]) -> dict[str, WitnessVector]:
@@ -200,155 +205,3 @@ def found_among(vectors: Iterable[Mapping[str, Any]]) -> dict[str, WitnessVector
     :param vectors: what was read.
     """
     return {vector["id"]: WitnessVector.of(vector) for vector in vectors}
-
-
-def make_evidence(
-    receipt: Receipt, decision: Decision, state: IndexState | None, *, account_id: str, index_name: str
-) -> dict[str, Any]:
-    """
-    Return what is known about an applied mutation, as it goes into XCom.
-
-    :param receipt: what was acknowledged.
-    :param decision: that it is applied, and how that is known.
-    :param state: what the index showed; None if nobody had to look.
-    :param account_id: the account.
-    :param index_name: the index.
-    """
-    evidence: dict[str, Any] = {
-        "mutation_id": receipt.mutation_id,
-        "index_name": index_name,
-        "account_id": account_id,
-        "outcome": decision.outcome,
-        "watermark": state.watermark if state else None,
-        "processed_up_to": format_time(state.processed_up_to) if state else None,
-        "accepted_at": format_time(receipt.accepted_at),
-        "decided_at": format_time(state.observed_at if state else datetime.now(UTC).replace(microsecond=0)),
-        "witnesses_checked": decision.witnesses_checked,
-        "still_visible": list(decision.still_visible),
-    }
-    if receipt.witness_vectors:
-        evidence["differing"] = list(decision.differing)
-    if receipt.mutations > 1:
-        evidence["mutation_count"] = receipt.mutations
-    return evidence
-
-
-def is_unseen(decisions: Iterable[Decision | None]) -> bool:
-    """
-    Say of a wait that ended in vain whether the index shows that a write is not applied, or lost.
-
-    :param decisions: the last ones; None if there was no look.
-    """
-    return any(
-        decision is not None
-        and decision.verdict is not Verdict.APPLIED
-        and bool(decision.still_visible or decision.differing)
-        for decision in decisions
-    )
-
-
-def explain_timeout(
-    waits: Sequence[tuple[Receipt, Decision | None]],
-    state: IndexState | None,
-    seconds: float,
-    trouble: str = "",
-) -> str:
-    """
-    Return the text of the error at the end of a wait.
-
-    :param waits: the receipts, with the last decision on each; None if there was no look.
-    :param state: what the index showed last.
-    :param seconds: how long the wait was.
-    :param trouble: the last error, if the last look failed.
-    """
-    waits = [wait for wait in waits if wait[1] is None or wait[1].verdict is not Verdict.APPLIED]
-    shown = []
-    for receipt, decision in waits[:EXPLAINED_WAITS]:
-        text = f"mutation {receipt.mutation_id}"
-        if receipt.mutations > 1:
-            text += f" and {receipt.mutations - 1} more"
-        if receipt.bare:
-            if state is not None and state.watermark is not None:
-                at = format_time(state.processed_up_to) or "a time the service does not say"
-                text += (
-                    f": inconclusive, it may have been overtaken by {show(state.watermark)} of {at}, which "
-                    "may include it. Pass the receipt instead, which settles that: "
-                    "receipt=\"{{ ti.xcom_pull('...', key='receipt') }}\" or delete.output['receipt']"
-                )
-            else:
-                text += f": {state}" if state else ""
-            if state is not None and state.created_on not in (None, _LONG_AGO):
-                text += f". The index was created at {format_time(state.created_on)}: it lacks what was "
-                text += "accepted before"
-        else:
-            text += f", accepted at {format_time(receipt.accepted_at)}"
-            if decision is not None and decision.reason:
-                text += f": {decision.reason}"
-            if decision is not None and decision.still_visible:
-                text += f"; still visible: {', '.join(show(id_) for id_ in decision.still_visible[:5])}"
-            if decision is not None and decision.differing:
-                text += f"; absent or different: {', '.join(show(id_) for id_ in decision.differing[:5])}"
-        shown.append(text)
-    others = sum(receipt.mutations for receipt, _ in waits[EXPLAINED_WAITS:])
-    more = f"; and {others} more" if others else ""
-    after = f" The last look failed: {trouble}" if trouble else ""
-    return f"not seen to be applied within {seconds:g} s: {'; '.join(shown)}{more}.{after}"
-
-
-def describe_mutations(count: int, mutation_id: str, index_name: str) -> str:
-    """
-    Return what a wait waits for, as short as a line of the log needs it.
-
-    :param count: number of mutations.
-    :param mutation_id: the id of one of them.
-    :param index_name: the index.
-    """
-    what = f"mutation {mutation_id[:8]}" if count == 1 else counted(count, "mutation")
-    return f"{what} of index {index_name}"
-
-
-def describe_deferral(
-    receipts: Sequence[Receipt], index_name: str, *, interval: float, seconds: float
-) -> str:
-    """
-    Return the line of the log that says what the triggerer waits for.
-
-    :param receipts: what is waited for.
-    :param index_name: the index.
-    :param interval: seconds between two looks.
-    :param seconds: how long the wait is at most.
-    """
-    count = sum(receipt.mutations for receipt in receipts)
-    what = describe_mutations(count, receipts[0].mutation_id or "", index_name)
-    deadline = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=round(seconds))
-    return (
-        f"Deferring: {what}, a look every {interval:g} s, until {format_time(deadline)} ({seconds:g} s) at "
-        "the latest."
-    )
-
-
-def summarize(evidence: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """
-    Return the evidence of several mutations as one, with the single ones under ``mutations``.
-
-    The fields are those of a single one: of the mutation that was accepted last, but with the weakest of the
-    outcomes, and counts and lists added up. Of more than 100, ``mutations`` has the first 100.
-
-    :param evidence: one or more.
-    """
-    every = [dict(single) for single in evidence]
-    if len(every) == 1:
-        return every[0]
-    strength = ["present_differs", "inferred", "read_back", "watermark", "nothing_to_do"]
-    newest = max(every, key=lambda single: single["accepted_at"] or "")
-    differing = [id_ for single in every for id_ in single.get("differing", ())]
-    return {
-        **newest,
-        **({"differing": differing[: limits.MAX_GET_IDS]} if differing else {}),
-        "outcome": min((single["outcome"] for single in every), key=strength.index),
-        "decided_at": max(single["decided_at"] for single in every),
-        "witnesses_checked": sum(single["witnesses_checked"] for single in every),
-        "still_visible": [id_ for single in every for id_ in single["still_visible"]][: limits.MAX_GET_IDS],
-        "mutation_count": sum(single.get("mutation_count", 1) for single in every),
-        "mutations": every[:LISTED_MUTATIONS],
-    }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
 from typing import Any, Final
@@ -38,6 +38,10 @@ INFERENCE_TIME: Final = timedelta(seconds=300)
 INFERENCE_TIME_PER_JOB: Final = timedelta(seconds=60)
 #: A receipt younger than this is not worth a look: the median of applying is below 30 s (same changelog).
 YOUNG: Final = timedelta(seconds=20)
+#: When an index was created of which the service does not tell: it counts as old.
+LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+#: Mutations that the error at the end of a wait tells about.
+EXPLAINED_WAITS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,10 @@ from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVecto
 from airflow_provider_cfvectorize.client.types import Mutation, Written
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
+#: The XCom key under which an operator pushes its receipt.
+RECEIPT_KEY: Final = "receipt"
+#: The XCom key under which a waiting operator pushes its evidence.
+EVIDENCE_KEY: Final = "evidence"
 #: Ids and batches that a receipt may count: more than fit into all the indexes of an account.
 MAX_COUNT: Final = 10**12
 #: Witnesses in a receipt that this package writes; those of others may have as many as one request can read.
@@ -127,14 +131,14 @@ class Receipt:
             receipt |= {"sampled": self.sampled, "existing": self.existing}
         if self.witness_vectors:
             receipt["witness_vectors"] = [witness.as_dict() for witness in self.witness_vectors]
+        if self.bare:
+            receipt["bare"] = True
         return receipt
 
     def as_argument(self) -> dict[str, Any]:
         """Return the receipt as it goes into a trigger's arguments, which name index and account once."""
         left_out = ("index_name", "account_id", "sampled", "existing")
         argument = {name: value for name, value in self.as_dict().items() if value and name not in left_out}
-        if self.bare:
-            argument["bare"] = True
         if self.mutations > 1:
             argument["mutations"] = self.mutations
             argument["first_accepted_at"] = format_time(self.first_accepted_at)
@@ -147,7 +151,7 @@ class Receipt:
 
         :param value: what :meth:`as_argument` returned.
         """
-        receipt = cls.of_bare_id(value["mutation_id"]) if value.get("bare") else cls.from_dict(value)
+        receipt = cls.from_dict(value)
         first = parse_time(value.get("first_accepted_at"))
         return replace(receipt, mutations=value.get("mutations", 1), first_accepted_at=first)
 
@@ -216,9 +220,11 @@ class Receipt:
         if not isinstance(value, Mapping) or "mutation_id" not in value:
             raise VectorizeInputError(
                 f"receipt: got {show(value)}, expected the dict that an operator pushes under the XCom key "
-                "'receipt'"
+                f"{RECEIPT_KEY!r}"
             )
         mutation_id = value["mutation_id"]
+        if value.get("bare") is True:
+            return cls.of_bare_id(mutation_id)
         if mutation_id is not None:
             cls.of_bare_id(mutation_id)
         accepted_at = parse_time(value.get("accepted_at"))

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is told of a wait: the evidence of a mutation that is applied, the lines of the log, and the error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from airflow_provider_cfvectorize.client import limits
+from airflow_provider_cfvectorize.client.inputs.text import counted, show
+from airflow_provider_cfvectorize.client.mutations.decide import (
+    EXPLAINED_WAITS,
+    LONG_AGO,
+    Decision,
+    IndexState,
+    Verdict,
+)
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, format_time, parse_time
+from airflow_provider_cfvectorize.exceptions import (
+    VectorizeDiffersError,
+    VectorizeStillVisibleError,
+    VectorizeWaitTimeout,
+)
+
+#: Mutations that evidence of several lists.
+LISTED_MUTATIONS: Final = 100
+
+
+class WaitLog:
+    """
+    What a wait sees, and what it tells: whatever is new in the log, at its end the evidence or an error.
+
+    :param receipts: what is waited for.
+    :param index_name: the index.
+    :param log: where to tell what was seen.
+    """
+
+    def __init__(self, receipts: Sequence[Receipt], index_name: str, log: Any) -> None:
+        self._receipts = receipts
+        self._index_name = index_name
+        self._log = log
+        self._decisions: Sequence[Decision | None] = [None] * len(receipts)
+        self._state: IndexState | None = None
+        self._trouble = ""
+        self._told = ""
+
+    def note(self, state: IndexState, decisions: Sequence[Decision]) -> None:
+        """
+        Take in what a look has shown.
+
+        :param state: what the index showed.
+        :param decisions: what was decided on each receipt.
+        """
+        self._state, self._decisions, self._trouble = state, decisions, ""
+
+    def note_trouble(self, trouble: str) -> None:
+        """
+        Take in that a look has failed; what an earlier one has shown still counts.
+
+        :param trouble: why.
+        """
+        self._trouble = trouble
+
+    def tell(self) -> None:
+        """Log the latest, unless it was logged before: a wait of an hour would fill the log otherwise."""
+        if self._trouble:
+            text = f"This look failed, which does not end the wait: {self._trouble}"
+        elif pending := [d for d in self._decisions if d is not None and d.verdict is not Verdict.APPLIED]:
+            text = f"Not applied yet: {pending[0].reason}"
+        else:
+            return
+        if text != self._told:
+            self._told = text
+            (self._log.warning if self._trouble else self._log.info)("%s", text)
+
+    def evidence(self, account_id: str) -> dict[str, Any] | None:
+        """
+        Return the evidence if the latest look has shown that every mutation is applied; None if not.
+
+        :param account_id: the account.
+        """
+        decisions = [d for d in self._decisions if d is not None and d.verdict is Verdict.APPLIED]
+        if self._trouble or len(decisions) < len(self._receipts):
+            return None
+        return evidence_of(
+            self._receipts, decisions, self._state, account_id=account_id, index_name=self._index_name
+        )
+
+    def timeout(self, seconds: float) -> VectorizeWaitTimeout:
+        """
+        Return the error at the end of the wait.
+
+        :param seconds: how long the wait was.
+        """
+        waits = list(zip(self._receipts, self._decisions, strict=True))
+        text = explain_timeout(waits, self._state, seconds, self._trouble)
+        return VectorizeWaitTimeout(text, is_unseen=is_unseen(self._decisions))
+
+
+def evidence_of(
+    receipts: Sequence[Receipt],
+    decisions: Sequence[Decision],
+    state: IndexState | None,
+    *,
+    account_id: str,
+    index_name: str,
+) -> dict[str, Any]:
+    """Return the evidence of one or more applied mutations as one."""
+    return summarize(
+        make_evidence(receipt, decision, state, account_id=account_id, index_name=index_name)
+        for receipt, decision in zip(receipts, decisions, strict=True)
+    )
+
+
+def evidence_of_nothing(receipt: Receipt) -> dict[str, Any]:
+    """
+    Return the evidence of a write that sent nothing.
+
+    :param receipt: its receipt, with the index and the account.
+    """
+    decision = Decision(Verdict.APPLIED, "nothing_to_do", "nothing was sent")
+    return evidence_of(
+        [receipt], [decision], None, account_id=receipt.account_id or "", index_name=receipt.index_name or ""
+    )
+
+
+def make_evidence(
+    receipt: Receipt, decision: Decision, state: IndexState | None, *, account_id: str, index_name: str
+) -> dict[str, Any]:
+    """
+    Return what is known about an applied mutation, as it goes into XCom.
+
+    :param receipt: what was acknowledged.
+    :param decision: that it is applied, and how that is known.
+    :param state: what the index showed; None if nobody had to look.
+    :param account_id: the account.
+    :param index_name: the index.
+    """
+    evidence: dict[str, Any] = {
+        "mutation_id": receipt.mutation_id,
+        "index_name": index_name,
+        "account_id": account_id,
+        "outcome": decision.outcome,
+        "watermark": state.watermark if state else None,
+        "processed_up_to": format_time(state.processed_up_to) if state else None,
+        "accepted_at": format_time(receipt.accepted_at),
+        "decided_at": format_time(state.observed_at if state else datetime.now(UTC).replace(microsecond=0)),
+        "witnesses_checked": decision.witnesses_checked,
+        "still_visible": list(decision.still_visible),
+    }
+    if receipt.witness_vectors:
+        evidence["differing"] = list(decision.differing)
+    if receipt.mutations > 1:
+        evidence["mutation_count"] = receipt.mutations
+    return evidence
+
+
+def summarize(evidence: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """
+    Return the evidence of several mutations as one, with the single ones under ``mutations``.
+
+    The fields are those of a single one: of the mutation that was accepted last, but with the weakest of the
+    outcomes, and counts and lists added up. Of more than 100, ``mutations`` has the first 100.
+
+    :param evidence: one or more.
+    """
+    every = [dict(single) for single in evidence]
+    if len(every) == 1:
+        return every[0]
+    strength = ["present_differs", "inferred", "read_back", "watermark", "nothing_to_do"]
+    newest = max(every, key=lambda single: single["accepted_at"] or "")
+    differing = [id_ for single in every for id_ in single.get("differing", ())]
+    return {
+        **newest,
+        **({"differing": differing[: limits.MAX_GET_IDS]} if differing else {}),
+        "outcome": min((single["outcome"] for single in every), key=strength.index),
+        "decided_at": max(single["decided_at"] for single in every),
+        "witnesses_checked": sum(single["witnesses_checked"] for single in every),
+        "still_visible": [id_ for single in every for id_ in single["still_visible"]][: limits.MAX_GET_IDS],
+        "mutation_count": sum(single.get("mutation_count", 1) for single in every),
+        "mutations": every[:LISTED_MUTATIONS],
+    }
+
+
+def describe_evidence(evidence: Mapping[str, Any]) -> str:
+    """
+    Return the line of the log that says how a wait ended well: the outcome, of what, how soon, and the proof.
+
+    :param evidence: how it is known that the mutation is applied.
+    """
+    if evidence["outcome"] == "nothing_to_do":
+        return "Nothing to do: nothing was sent, so there is nothing to wait for."
+    count = evidence.get("mutation_count", 1)
+    what = describe_mutations(count, evidence["mutation_id"], evidence["index_name"])
+    accepted_at, decided_at = (parse_time(evidence[name]) for name in ("accepted_at", "decided_at"))
+    after = ""
+    if accepted_at is not None and decided_at is not None:
+        seconds = max(0.0, (decided_at - accepted_at).total_seconds())
+        after = f", {seconds:.0f} s after {'it' if count == 1 else 'the last'} was accepted"
+    return f"Applied ({evidence['outcome']}): {what}{after}; {_describe_proof(evidence, count)}."
+
+
+def _describe_proof(evidence: Mapping[str, Any], count: int) -> str:
+    if "ids_verified" in evidence:
+        there, of = evidence["ids_visible"], counted(evidence["ids_verified"], "id", "are")
+        return f"{evidence['ids_verified'] - there} of {of} gone"
+    checked = evidence["witnesses_checked"]
+    if not checked:
+        return "no witness was read"
+    if count > 1:
+        return f"{counted(checked, 'witness', 'were')} read"
+    if "differing" in evidence:
+        return f"{checked - len(evidence['differing'])} of {counted(checked, 'witness')} confirm it"
+    return f"{checked - len(evidence['still_visible'])} of {counted(checked, 'witness', 'are')} gone"
+
+
+def report_evidence(
+    evidence: dict[str, Any], log: Any, *, require_absent: bool = False, require_equal: bool = False
+) -> None:
+    """
+    Say in the log how a wait ended.
+
+    :param evidence: how it is known that the mutation is applied.
+    :param log: where to.
+    :param require_absent: vectors that can still be read are an error.
+    :param require_equal: vectors that do not read back as they were written are an error.
+    :raises VectorizeStillVisibleError: with ``require_absent``, if there are any.
+    :raises VectorizeDiffersError: with ``require_equal``, if there are any.
+    """
+    log.info("%s", describe_evidence(evidence))
+    visible = evidence["still_visible"]
+    if visible:
+        text = (
+            f"mutation {evidence['mutation_id']} is applied ({evidence['outcome']}), and yet these can still "
+            f"be read: {', '.join(ascii(id_) for id_ in visible)}. Either that view of the index lags, or "
+            "somebody has written them again since"
+        )
+        if require_absent:
+            raise VectorizeStillVisibleError(text)
+        log.warning("%s", text)
+    if differing := evidence.get("differing"):
+        text = (
+            f"mutation {evidence['mutation_id']} counts as applied ({evidence['outcome']}): the index has "
+            "applied writes since it was accepted. And yet these do not read back as they were written: "
+            f"{', '.join(ascii(id_) for id_ in differing)}. Either somebody has written them since (of an "
+            "insert: or before), or the service rounds values otherwise than to 32 bits"
+        )
+        if require_equal:
+            raise VectorizeDiffersError(text)
+        log.warning("%s", text)
+    if visible or differing:
+        return
+    if require_equal and evidence["outcome"] == "inferred":
+        log.warning("require_equal: there was no witness, so nothing was compared.")
+    if evidence["outcome"] == "inferred":
+        log.info(
+            "Assumed applied because of its age: later mutations already are. This is weaker than having "
+            "seen it."
+        )
+
+
+def is_unseen(decisions: Iterable[Decision | None]) -> bool:
+    """
+    Say of a wait that ended in vain whether the index shows that a write is not applied, or lost.
+
+    :param decisions: the last ones; None if there was no look.
+    """
+    return any(
+        decision is not None
+        and decision.verdict is not Verdict.APPLIED
+        and bool(decision.still_visible or decision.differing)
+        for decision in decisions
+    )
+
+
+def explain_timeout(
+    waits: Sequence[tuple[Receipt, Decision | None]],
+    state: IndexState | None,
+    seconds: float,
+    trouble: str = "",
+) -> str:
+    """
+    Return the text of the error at the end of a wait.
+
+    :param waits: the receipts, with the last decision on each; None if there was no look.
+    :param state: what the index showed last.
+    :param seconds: how long the wait was.
+    :param trouble: the last error, if the last look failed.
+    """
+    waits = [wait for wait in waits if wait[1] is None or wait[1].verdict is not Verdict.APPLIED]
+    shown = []
+    for receipt, decision in waits[:EXPLAINED_WAITS]:
+        text = f"mutation {receipt.mutation_id}"
+        if receipt.mutations > 1:
+            text += f" and {receipt.mutations - 1} more"
+        if receipt.bare:
+            if state is not None and state.watermark is not None:
+                at = format_time(state.processed_up_to) or "a time the service does not say"
+                text += (
+                    f": inconclusive, it may have been overtaken by {show(state.watermark)} of {at}, which "
+                    "may include it. Pass the receipt instead, which settles that: "
+                    "receipt=\"{{ ti.xcom_pull('...', key='receipt') }}\" or delete.output['receipt']"
+                )
+            else:
+                text += f": {state}" if state else ""
+            if state is not None and state.created_on not in (None, LONG_AGO):
+                text += f". The index was created at {format_time(state.created_on)}: it lacks what was "
+                text += "accepted before"
+        else:
+            text += f", accepted at {format_time(receipt.accepted_at)}"
+            if decision is not None and decision.reason:
+                text += f": {decision.reason}"
+            if decision is not None and decision.still_visible:
+                text += f"; still visible: {', '.join(show(id_) for id_ in decision.still_visible[:5])}"
+            if decision is not None and decision.differing:
+                text += f"; absent or different: {', '.join(show(id_) for id_ in decision.differing[:5])}"
+        shown.append(text)
+    others = sum(receipt.mutations for receipt, _ in waits[EXPLAINED_WAITS:])
+    more = f"; and {others} more" if others else ""
+    after = f" The last look failed: {trouble}" if trouble else ""
+    return f"not seen to be applied within {seconds:g} s: {'; '.join(shown)}{more}.{after}"
+
+
+def describe_mutations(count: int, mutation_id: str, index_name: str) -> str:
+    """
+    Return what a wait waits for, as short as a line of the log needs it.
+
+    :param count: number of mutations.
+    :param mutation_id: the id of one of them.
+    :param index_name: the index.
+    """
+    what = f"mutation {mutation_id[:8]}" if count == 1 else counted(count, "mutation")
+    return f"{what} of index {index_name}"
+
+
+def describe_deferral(
+    receipts: Sequence[Receipt], index_name: str, *, interval: float, seconds: float
+) -> str:
+    """
+    Return the line of the log that says what the triggerer waits for.
+
+    :param receipts: what is waited for.
+    :param index_name: the index.
+    :param interval: seconds between two looks.
+    :param seconds: how long the wait is at most.
+    """
+    count = sum(receipt.mutations for receipt in receipts)
+    what = describe_mutations(count, receipts[0].mutation_id or "", index_name)
+    deadline = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=round(seconds))
+    return (
+        f"Deferring: {what}, a look every {interval:g} s, until {format_time(deadline)} ({seconds:g} s) at "
+        "the latest."
+    )
