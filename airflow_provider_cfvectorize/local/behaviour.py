@@ -19,52 +19,10 @@ class Behaviour:
     """
     The switches; give :class:`~airflow_provider_cfvectorize.local.LocalVectorize` one with other values.
 
-    :param unpublished_code: Code of each refusal for which no public record names one: those in
-        ``errors.REFUSALS`` that name this switch.
-    :param wrong_token_status: HTTP status of code 10000 for a token that is well formed but unknown.
-    :param missing_permission_status: HTTP status of code 10000 for a token that may read but not write.
-    :param not_found_status: HTTP status of code 3000, an index that never existed.
-    :param deleted_status: HTTP status of code 3005, an index that was deleted.
-    :param rate_limit_window: What requests are counted in: windows that begin with the first request after
-        the last window (``first_request``), windows aligned to the clock (``fixed``), or the time before each
-        request (``sliding``).
-    :param rate_limited_code: Code of HTTP 429.
-    :param empty_ids: Whether ``{"ids": []}`` is refused or is a no-op that answers as usual.
-    :param missing_ids: The same for ``{}``, which the schema allows.
-    :param empty_id: Whether an id of no characters is refused.
-    :param duplicate_ids_in_get: Whether an id sent twice in one ``get_by_ids`` is answered once or twice.
-    :param empty_upload: Whether an insert or upsert without a single vector is refused.
-    :param unknown_vector_field: Whether a line with a field that no vector has is refused as unparsable;
-        otherwise the field is left out.
-    :param processed_up_to: What ``processedUpToDatetime`` tells: when the job ran that applied the mutation
-        (``batch``), or when the mutation itself was accepted (``mutation``).
-    :param deleted_ids_fill_jobs: Whether each id of a delete counts towards the 200,000 vectors of a job.
-    :param cursor_lifetime: Seconds for which a ``list`` cursor can be used.
-    :param cursor_lifetime_restarts: Whether each page's cursor lives that long from its own page, or all of
-        them only from the first page.
-    :param unknown_parameter_value: What to do with a value of ``unparsable-behavior`` that is not one of
-        the schema's.
-    :param invalid_config_code: Code of ``vectorize.index.invalid_config``.
-    :param oversized_upload_status: HTTP status for a body of more than 100 MB.
-    :param dot_product_score: Whether the score of a match in a dot-product index is the product, the largest
-        first, or its negative, the smallest first. The order of the matches is the same.
-    :param unknown_vector_id: Whether a query by the id of a vector that is not there is refused or has no
-        matches.
-    :param vector_and_vector_id: Whether a query with both is refused; otherwise ``vector`` counts.
-    :param unindexed_filter_property: Whether a filter on a property that has no metadata index matches
-        nothing or is refused.
-    :param filter_value_of_other_type: Whether a filter value that is not of the metadata index's type is
-        refused; otherwise it equals nothing.
-    :param missing_property: Whether a vector that its metadata index knows, and that lacks the property or
-        has it with another type, counts as having null there (``null``), or matches no condition
-        (``no_match``).
-    :param long_filter_strings: Whether strings in a filter are compared as they are (``whole``) or cut to 64
-        bytes first, as the indexed ones are (``cut``).
-    :param metadata_index_listed: Whether ``metadata_index/list`` shows what is ``applied``, or what is
-        ``accepted`` already.
-    :param metadata_index_not_found_status: HTTP status of code 40005, a metadata index that is not there.
+    What each of their values does stands in the table of switches in docs/local-server.md.
     """
 
+    # The code of each refusal for which no public record names one, see ``errors.REFUSALS``.
     # It lies outside the codes that are on record, so that nobody relies on a guess.
     unpublished_code: int = 40000
     # 401 and 403 are both on record, 401 for Vectorize itself.

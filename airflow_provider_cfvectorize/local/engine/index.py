@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors
 from airflow_provider_cfvectorize.local.engine import metadata
-from airflow_provider_cfvectorize.local.engine.history import History
 from airflow_provider_cfvectorize.local.engine.model import (
     Batch,
     IndexConfig,
@@ -28,7 +27,7 @@ from airflow_provider_cfvectorize.local.engine.model import (
 from airflow_provider_cfvectorize.local.engine.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
     from airflow_provider_cfvectorize.local.engine.journal import Journal, Restored
@@ -50,6 +49,52 @@ class Timing:
 
     apply_delay: float
     visibility_lag: float
+
+
+class History:
+    """
+    The changes of the last seconds, as what it takes to undo them.
+
+    :param seconds: How far back anybody will ask.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._changes: deque[tuple[float, dict[str, Vector | None]]] = deque()
+
+    def note(self, at: float, vectors: Mapping[str, Vector], mutations: Iterable[Mutation]) -> None:
+        """
+        Keep what mutations are about to change.
+
+        :param at: When readers see the change, seconds since the epoch.
+        :param vectors: The vectors before it, by id.
+        :param mutations: The mutations.
+        """
+        while self._changes and self._changes[0][0] <= at - self.seconds:
+            self._changes.popleft()
+        touched: dict[str, Vector | None] = {}
+        for mutation in mutations:
+            for vector_id in (*mutation.ids, *(vector.id for vector in mutation.vectors)):
+                touched[vector_id] = vectors.get(vector_id)
+        self._changes.append((at, touched))
+
+    def as_of(self, at: float, vectors: Mapping[str, Vector]) -> dict[str, Vector]:
+        """
+        Return the vectors that there were.
+
+        :param at: When, seconds since the epoch.
+        :param vectors: The vectors there are now, by id.
+        """
+        past = dict(vectors)
+        for changed_at, touched in reversed(self._changes):
+            if changed_at <= at:
+                break
+            for vector_id, before in touched.items():
+                if before is None:
+                    past.pop(vector_id, None)
+                else:
+                    past[vector_id] = before
+        return past
 
 
 class Index:

@@ -67,14 +67,11 @@ class Access:
         if header is None:
             self._check_key(headers)
             return
-        token = bearer(header)
-        if hmac.compare_digest(token, self._full):
-            return
-        if self._read_only and hmac.compare_digest(token, self._read_only):
-            if writes:
-                raise errors.refusal("missing_permission")
-            return
-        raise errors.refusal("unknown_credentials")
+        may_write = self._may_write(header)
+        if may_write is None:
+            raise errors.refusal("unknown_credentials")
+        if writes and not may_write:
+            raise errors.refusal("missing_permission")
 
     def knows(self, headers: Headers) -> bool:
         """Say whether a request has credentials of the account, whatever they allow."""
@@ -93,11 +90,18 @@ class Access:
         header = headers.get("authorization")
         if header is None:
             raise errors.refusal("missing_credentials")
-        token = bearer(header)
-        if not hmac.compare_digest(token, self._full) and not (
-            self._read_only and hmac.compare_digest(token, self._read_only)
-        ):
+        if self._may_write(header) is None:
             raise errors.refusal("invalid_token")
+
+    def _may_write(self, header: str) -> bool | None:
+        """Say whether a token allows to write; None if it is unknown."""
+        scheme, _, text = header.partition(" ")
+        if scheme.lower() != "bearer" or not TOKEN_PATTERN.fullmatch(text):
+            raise _invalid_header(6111, "Authorization")
+        token = text.encode("ascii")
+        if hmac.compare_digest(token, self._full):
+            return True
+        return False if self._read_only and hmac.compare_digest(token, self._read_only) else None
 
     def _check_key(self, headers: Headers) -> None:
         email, key = headers.get("x-auth-email"), headers.get("x-auth-key")
@@ -115,18 +119,6 @@ class Access:
             or not hmac.compare_digest(key.encode(), known_key.encode())
         ):
             raise errors.refusal("unknown_credentials")
-
-
-def bearer(header: str) -> bytes:
-    """
-    Take the token out of an ``Authorization`` header.
-
-    :raises ApiError: It has not the form ``Bearer TOKEN``.
-    """
-    scheme, _, token = header.partition(" ")
-    if scheme.lower() != "bearer" or not TOKEN_PATTERN.fullmatch(token):
-        raise _invalid_header(6111, "Authorization")
-    return token.encode("ascii")
 
 
 def _invalid_header(code: int, header: str) -> errors.ApiError:
