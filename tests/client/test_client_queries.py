@@ -148,7 +148,7 @@ def test_a_query_that_is_refused(
     ],
 )
 def test_a_filter(good: dict[str, Any]) -> None:
-    assert check_filter(good) is good
+    assert json.dumps(check_filter(good)) == json.dumps(good)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_any_filter_is_taken_whole_or_refused(value: Any) -> None:
         checked = check_filter(value)
     except VectorizeInputError:
         return
-    assert checked is value
+    assert json.dumps(checked) == json.dumps(value)
     assert len(json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()) < 2048
 
 

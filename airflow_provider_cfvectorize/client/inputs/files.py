@@ -197,21 +197,18 @@ def no_room_explained(path: str, name: str) -> Iterator[None]:
     :param path: the file that is written.
     :param name: the parameter that names it.
     """
-    try:
+    with _written(path, name, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         yield
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise VectorizeFileError(
-            f"{name} {show(path, 200)} cannot be written: {e.strerror}. What was there stays as it was"
-        ) from None
 
 
 @contextmanager
-def _written(path: str, name: str) -> Iterator[None]:
+def _written(path: str, name: str, *explained: int) -> Iterator[None]:
+    """Name the file in an error of writing it: in any error, or in those with these numbers."""
     try:
         yield
     except OSError as e:
+        if explained and e.errno not in explained:
+            raise
         raise VectorizeFileError(
             f"{name} {show(path, 200)} cannot be written: {e.strerror}. What was there stays as it was"
         ) from None

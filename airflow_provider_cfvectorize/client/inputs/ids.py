@@ -9,6 +9,7 @@ Ids in a file are in :mod:`airflow_provider_cfvectorize.client.inputs.ids_file`;
 from __future__ import annotations
 
 import hashlib
+import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final, Protocol
@@ -122,17 +123,18 @@ def spread(total: int, wanted: int) -> list[int]:
     return [round(i * (total - 1) / (wanted - 1)) for i in range(wanted)]
 
 
-def problem_with_id(value: str) -> str | None:
-    """Say what is wrong with an id, None if it can be one. White space is part of an id."""
+def problem_with_text(value: str, most: float = math.inf) -> str | None:
+    """Say why a text cannot be sent, None if it can: it is not valid Unicode, or has too many bytes."""
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
         return "has half of a surrogate pair, which is not valid Unicode"
-    if size == 0:
-        return "is empty"
-    if size > limits.MAX_ID_BYTES:
-        return f"has {size} bytes of UTF-8, the most is {limits.MAX_ID_BYTES}"
-    return None
+    return f"has {size} bytes of UTF-8, the most is {most}" if size > most else None
+
+
+def problem_with_id(value: str) -> str | None:
+    """Say what is wrong with an id, None if it can be one. White space is part of an id."""
+    return problem_with_text(value, limits.MAX_ID_BYTES) if value else "is empty"
 
 
 def integer_as_id(value: int) -> str | None:

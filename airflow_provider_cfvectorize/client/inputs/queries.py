@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id
+from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id, problem_with_text
 from airflow_provider_cfvectorize.client.inputs.text import show, write_json
 from airflow_provider_cfvectorize.client.inputs.vectors import problem_with_namespace, problem_with_values
 from airflow_provider_cfvectorize.client.types import INDEX_TYPES, RETURN_METADATA
@@ -113,8 +113,8 @@ def check_filter(value: object) -> Mapping[str, Any]:
             raise VectorizeInputError(f"filter: the key {show(key)} {problem}")
         if problem := _problem_with_condition(condition):
             raise VectorizeInputError(f"filter: the condition of {show(key)} {problem}")
-    if not _is_json(value):
-        value = {key: _to_json(condition) for key, condition in value.items()}
+    # Of the types that JSON is made of, whatever kinds of mappings and sequences it has.
+    value = {key: _to_json(condition) for key, condition in value.items()}
     size = len(write_json(value))
     if size >= limits.FILTER_BYTES:
         raise VectorizeInputError(
@@ -230,28 +230,11 @@ def _problem_with_scalar(value: object) -> str | None:
 
 
 def _problem_with_text(value: object) -> str | None:
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return "has half of a surrogate pair, which is not valid Unicode"
-    return None
+    return problem_with_text(value) if isinstance(value, str) else None
 
 
 def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, str | int | float)
-
-
-def _is_json(value: Mapping[str, Any]) -> bool:
-    """Say whether a filter is of the types that JSON is made of, as almost all are."""
-    return isinstance(value, dict) and all(
-        _is_scalar(condition)
-        or (
-            isinstance(condition, dict)
-            and all(_is_scalar(o) or isinstance(o, list | tuple) for o in condition.values())
-        )
-        for condition in value.values()
-    )
 
 
 def _to_json(condition: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO, Final, NoReturn, TypeAlias
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id
+from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id, problem_with_text
 from airflow_provider_cfvectorize.client.inputs.text import show, write_json
 from airflow_provider_cfvectorize.client.types import Vector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
@@ -60,13 +60,7 @@ def problem_with_namespace(namespace: object) -> str | None:
     """Say what is wrong with the name of a namespace; None if it can be one."""
     if not isinstance(namespace, str):
         return "is not a string"
-    try:
-        size = len(namespace.encode())
-    except UnicodeEncodeError:
-        return "has half of a surrogate pair, which is not valid Unicode"
-    if size > limits.MAX_NAMESPACE_BYTES:
-        return f"has {size} bytes of UTF-8, the most is {limits.MAX_NAMESPACE_BYTES}"
-    return None
+    return problem_with_text(namespace, limits.MAX_NAMESPACE_BYTES)
 
 
 def problem_with_shape(vector: object) -> str | None:
