@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_cfvectorize.client.bulk import reconcile as reconcile_module
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -215,10 +216,17 @@ def killed(operator: ReconcileVectorsOperator, when: Callable[[], bool]) -> str:
     return str(error.value)
 
 
-def test_a_kill_between_two_listings(vectorize: Vectorize) -> None:
+def test_a_kill_between_two_listings(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     vectorize.fill(["a", "b"])
-    stats = vectorize.server.stats
-    said = killed(make(ids=["a"], confirm_after=3600), lambda: stats()["list_vectors"] >= 1)
+    resting = threading.Event()
+    rest = reconcile_module.rest
+
+    def note(*args: Any) -> None:
+        resting.set()
+        rest(*args)
+
+    monkeypatch.setattr(reconcile_module, "rest", note)
+    said = killed(make(ids=["a"], confirm_after=3600), resting.is_set)
     assert said == "told to stop between two listings: nothing was deleted"
     assert vectorize.ids() == {"a", "b"}
 
