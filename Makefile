@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n 2
 
 MATRIX_ARGS ?=
 
-.PHONY: help demo test test-all test-2 test-matrix test-browser pictures ui scale-out lint docs wheel release bench bench-brief constraints clean
+.PHONY: help demo test test-all test-2 test-busy test-matrix test-browser pictures ui scale-out lint docs wheel release bench bench-brief constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -29,6 +29,9 @@ test-all: $(VENV)/.ready ## Run all tests on Airflow 3.3, the long ones and thos
 
 test-2: $(VENV2)/.ready ## Run the tests of make test on Airflow 2.11
 	$(BIN2)/python -m pytest $(PYTEST_ARGS) -m "not long"
+
+test-busy: $(VENV)/.ready ## Run the tests of make test beside four busy processes: none depends on the time it takes
+	$(BIN)/python scripts/busy.py $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not long"
 
 test-matrix: ## Run the tests on every supported Airflow, and on another Python: takes long
 	$(PYTHON) scripts/matrix.py --pytest="$(PYTEST_ARGS)" $(MATRIX_ARGS)

@@ -76,7 +76,7 @@ def test_what_it_prints_and_how_it_ends(running):
     assert result(client.send("GET")) == []
     begun = time.monotonic()
     assert command.end() == 0
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert command.process.communicate() == ("", "")
 
 
@@ -144,7 +144,7 @@ def test_it_ends_with_answers_that_never_end(running):
     assert response.raw.read(10) == b'{"result":'
     begun = time.monotonic()
     assert command.end() == 0
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert command.process.communicate() == ("", "")
 
 

@@ -138,11 +138,11 @@ def test_another_writer_all_the_time(start, connect):
 
 def test_latency_delays_answers_side_by_side(start, connect):
     server = start(latency=0.5)
-    clients = [connect(server) for _ in range(4)]
+    clients = [connect(server) for _ in range(10)]
     begun = time.monotonic()
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda client: client.send("GET").status_code, clients)) == [200] * 4
-    assert 0.5 <= time.monotonic() - begun < 2
+    with ThreadPoolExecutor(10) as pool:
+        assert list(pool.map(lambda client: client.send("GET").status_code, clients)) == [200] * 10
+    assert 0.5 <= time.monotonic() - begun < 5
 
     slow = start(latency=3600)
     assert connect(slow).session.get(slow.root_url + "/_local/stats", timeout=60).status_code == 200

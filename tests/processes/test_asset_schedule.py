@@ -90,8 +90,6 @@ def test_openlineage_is_told_of_every_task(airflow: Standalone, server: LocalVec
     run_id = airflow.trigger("lineage_of_tasks")
     airflow.wait_for_end(run_id)
     events = airflow.home / EVENTS
-    # The scheduler tells of the run's end after the run has ended.
-    wait_until(lambda: _ends(events, "lineage_of_tasks") != [], 60, interval=0.5)
     index = (f"cloudflare-vectorize://{server.account_id}", "seen")
 
     def file(name: str) -> tuple[str, str]:
@@ -105,6 +103,10 @@ def test_openlineage_is_told_of_every_task(airflow: Standalone, server: LocalVec
         "reconcile": ([index, file("desired.txt")], [index, file("surplus.txt")], {}),
         "drop": ([], [index], {"lifecycleStateChange": "DROP"}),
     }
+    ends = ["lineage_of_tasks", *(f"lineage_of_tasks.{task_id}" for task_id in expected)]
+    # The run and its tasks may have ended before their events are written.
+    ends += ["lineage_of_tasks.delete"] * 3 + ["lineage_of_tasks.fail"]
+    wait_until(lambda: all(len(_ends(events, job)) >= ends.count(job) for job in ends), 120, interval=0.5)
     for task_id, lineage in expected.items():
         assert _ends(events, f"lineage_of_tasks.{task_id}") == [("COMPLETE", *lineage)], task_id
     # Of the mapped task, one event a task instance; that of no ids has written nothing.
@@ -122,7 +124,8 @@ def _ends(path: Path, job: str) -> list[tuple[str, Any, Any, dict[str, Any]]]:
     if not path.exists():
         return []
     found = []
-    for line in path.read_text().splitlines():
+    # The last line may not be whole yet.
+    for line in path.read_text().split("\n")[:-1]:
         event = json.loads(line)
         if event["job"]["name"] != job or event["eventType"] not in ("COMPLETE", "FAIL"):
             continue
