@@ -10,6 +10,10 @@ from client.pacing_simulation import Limit, Simulation
 WINDOWS = 8
 RESERVE = 0.2
 KINDS = ["fixed", "first_request", "sliding"]
+#: `make test` runs the first seed and the small numbers of processes; `make test-all` the rest as well.
+LONG = pytest.mark.long
+SEEDS = [0, pytest.param(1, marks=LONG)]
+PROCESSES = [1, 4, *(pytest.param(processes, marks=LONG) for processes in (16, 64))]
 #: The account's limit with a usual latency: quota, window, latency.
 ACCOUNT = (1200, 300, 0.25)
 #: One for tests in real time, of which whole seconds are a coarse measure.
@@ -37,8 +41,8 @@ def used(simulation: Simulation) -> float:
     return sum(whole) / len(whole) / simulation.limit.quota
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("processes", [1, 4, 16, 64])
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_of_the_budget_and_no_throttle(kind: str, processes: int, seed: int) -> None:
     simulation = simulate(kind, processes, ACCOUNT, seed=seed)
@@ -46,8 +50,8 @@ def test_all_of_the_budget_and_no_throttle(kind: str, processes: int, seed: int)
     assert used(simulation) >= 0.95 * (1 - RESERVE)
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("processes", [1, 4, 16, 64])
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_somebody_else_is_given_way_to(kind: str, processes: int, seed: int) -> None:
     simulation = simulate(kind, processes, ACCOUNT, seed=seed, foreign=0.5)
@@ -56,7 +60,7 @@ def test_somebody_else_is_given_way_to(kind: str, processes: int, seed: int) -> 
     assert used(simulation) >= 0.95 * (1 - RESERVE)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [*SEEDS, *(pytest.param(seed, marks=LONG) for seed in (2, 3, 4))])
 @pytest.mark.parametrize("foreign", [0.0, 0.5])
 @pytest.mark.parametrize("processes", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,7 +112,7 @@ def test_the_time_left_knows_the_pacing(processes: int, foreign: float, within: 
         assert left == pytest.approx(max(0.0, ended - now), rel=within, abs=10)
 
 
-@pytest.mark.parametrize("begins", [12, 30, 60, 120, 250])
+@pytest.mark.parametrize("begins", [12, 60, *(pytest.param(begins, marks=LONG) for begins in (30, 120, 250))])
 @pytest.mark.parametrize("processes", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_somebody_else_who_begins_after_the_burst(kind: str, processes: int, begins: int) -> None:

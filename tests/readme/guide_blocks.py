@@ -61,7 +61,9 @@ def tests_the_first_dag(block: Block, bench: Bench) -> None:
     vectorize.fill([f"chunk-{i}" for i in range(4)])
     folder = bench.directory / "dags"
     folder.mkdir()
-    (folder / "forget.py").write_text(block_of(f"{START}#a-dag/1").text)
+    (folder / "forget.py").write_text(
+        f'{block_of(f"{START}#a-dag/1").text}\ndag.get_task("wait_until_gone").poke_interval = 0.1\n'
+    )
     bench.bash(block.text, AIRFLOW__CORE__DAGS_FOLDER=str(folder))
     assert vectorize.ids() == {"chunk-0", "chunk-3"}
 
