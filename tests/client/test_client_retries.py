@@ -16,8 +16,8 @@ import pytest
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.pacer import Pacer
 from airflow_provider_cfvectorize.client.http.refusals import refusal_passes
+from airflow_provider_cfvectorize.client.http.responses import RawResponse
 from airflow_provider_cfvectorize.client.http.session import RetryPolicy, VectorizeSession
-from airflow_provider_cfvectorize.client.http.transport import RawResponse
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.responses import (
+    RawResponse,
     read_answer,
     read_date,
     read_retry_after,
 )
-from airflow_provider_cfvectorize.client.http.transport import RawResponse
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchAuthError,

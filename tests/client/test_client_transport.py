@@ -134,6 +134,11 @@ def test_a_redirect_is_not_followed(serve: Serve, connect: Connect, status: int)
     assert other.requests == []
 
 
+def test_a_redirect_to_no_url_is_a_response(serve: Serve, connect: Connect) -> None:
+    with pytest.raises(VectorizeResponseError, match=r"a redirect to 'http://\[', which is not"):
+        connect(serve([Reply(302, b"moved", {"Location": "http://["})])).list_indexes()
+
+
 def test_cookies_are_not_kept(serve: Serve, connect: Connect) -> None:
     server = serve([ok([], Set_Cookie="session=1; Path=/")])
     client = connect(server)
@@ -338,7 +343,7 @@ def test_the_credential_is_in_no_error_log_or_repr(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     client = connect("http://127.0.0.1:9")
-    for shown in (client, client.session, client.identity, client.session._transport._auth):  # type: ignore[attr-defined]
+    for shown in (client, client.session, client.identity, client.session._transport._session.auth):  # type: ignore[attr-defined]
         assert TOKEN not in f"{shown!r} {shown}"
     for failure in failures(serve, connect):
         error: BaseException | None = failure

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_cfvectorize import exceptions
 from airflow_provider_cfvectorize.client.http import responses
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
-from airflow_provider_cfvectorize.client.http.transport import RawResponse
+from airflow_provider_cfvectorize.client.http.responses import RawResponse
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
     VectorizeResponseError,

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from airflow_provider_cfvectorize.client.http.transport import RawResponse
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -67,6 +66,21 @@ _PAGE_ADVICE: Final = (
 )
 #: An error code is smaller than this; what is larger is none.
 _MOST_CODE: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class RawResponse:
+    """
+    A response that nobody has interpreted yet.
+
+    :param status: the HTTP status.
+    :param headers: the headers; look-ups ignore case.
+    :param body: the whole body, decoded from its content encoding.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)

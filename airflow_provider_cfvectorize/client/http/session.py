@@ -24,11 +24,12 @@ from airflow_provider_cfvectorize.client.http.responses import (
     INDEX_DELETED_CODE,
     INDEX_NOT_FOUND_CODE,
     Answer,
+    RawResponse,
     is_server_fault,
     masked,
     read_answer,
 )
-from airflow_provider_cfvectorize.client.http.transport import RawResponse, Transport
+from airflow_provider_cfvectorize.client.http.transport import Transport
 from airflow_provider_cfvectorize.client.inputs.text import show, write_json
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,

@@ -2,32 +2,30 @@
 """
 The seam to the HTTP library: :class:`Transport`, and the one implementation of it, on ``requests``.
 
-Everything that is particular to ``requests`` and ``urllib3`` stands here; what a request *means* (envelope,
-errors, retries) stands in :mod:`airflow_provider_cfvectorize.client.http.session`.
+Everything that is particular to ``requests`` and ``urllib3`` is in this file. Retries are in
+:mod:`airflow_provider_cfvectorize.client.http.session`.
 """
 
 from __future__ import annotations
 
 import functools
 import http.client
+import http.cookiejar
 import io
 import os
 import ssl
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import requests
 import requests.adapters
 import requests.auth
-import requests.structures
 import requests.utils
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from airflow_provider_cfvectorize.client.http.responses import RawResponse
 from airflow_provider_cfvectorize.client.http.urls import is_loopback
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import (
@@ -45,21 +43,6 @@ TOTAL_TIME_FACTOR = 3
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 #: A request's body of more bytes than this is sent in steps.
 MAX_STEP_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class RawResponse:
-    """
-    What came back, before anyone has asked what it means.
-
-    :param status: the HTTP status.
-    :param headers: the headers; look-ups ignore case.
-    :param body: the whole body, decoded from its content encoding.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class Transport(Protocol):
@@ -131,46 +114,27 @@ class _BoundedHTTPResponse(http.client.HTTPResponse):
         self.msg.set_payload("")
 
 
-class _BoundedHTTPConnection(HTTPConnection):
-    response_class = _BoundedHTTPResponse
-
-
-class _BoundedHTTPSConnection(HTTPSConnection):
-    response_class = _BoundedHTTPResponse
-
-
-class _BoundedHTTPPool(HTTPConnectionPool):
-    ConnectionCls = _BoundedHTTPConnection
-
-
-class _BoundedHTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _BoundedHTTPSConnection
+@functools.cache
+def _bounded(connection: type) -> type:
+    """Return a class of connections that bounds the total time of a response."""
+    return type(f"Bounded{connection.__name__}", (connection,), {"response_class": _BoundedHTTPResponse})
 
 
 class _BoundedAdapter(requests.adapters.HTTPAdapter):
-    """An adapter whose connections bound the total time of a response, and that reads no cookies."""
+    """An adapter whose connections, also those to a proxy, bound the total time of a response."""
 
-    _POOLS: Mapping[str, Any] = {"http": _BoundedHTTPPool, "https": _BoundedHTTPSPool}
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the pool for a request, with bounded connections."""
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = _bounded(type(pool).ConnectionCls)
+        return pool
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pool manager, with pools of bounded connections."""
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = self._POOLS
 
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the pool manager of a proxy, likewise."""
-        manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = self._POOLS
-        return manager
+class _Session(requests.Session):
+    """A session that never prepares to follow a redirect: that reads a body without a bound."""
 
-    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        """Return what this module needs of a response."""
-        # Not the library's own: that parses the URL eight times to see whether a cookie is for it.
-        response = requests.Response()
-        response.status_code = resp.status
-        response.headers = resp.headers
-        response.raw = resp
-        return response
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return None: no response leads elsewhere."""
 
 
 class CredentialAuth(requests.auth.AuthBase):
@@ -188,48 +152,37 @@ class CredentialAuth(requests.auth.AuthBase):
         return f"{type(self).__name__}(***)"
 
 
-@functools.lru_cache(maxsize=256)
-def _written(url: str) -> str:
-    """Return a URL as it is sent; a client asks the same few again and again."""
-    return _written_with(url, None)
-
-
-def _written_with(url: str, params: Mapping[str, str] | None) -> str:
-    prepared = requests.PreparedRequest()
-    prepared.prepare_url(url, params)
-    return prepared.url or url
-
-
 class RequestsTransport:
     """
-    One adapter of ``requests``, shared by the threads of a client.
+    One ``requests.Session``, shared by the threads of a client.
 
-    Requests are handed to it as they are, and not to a ``requests.Session``: that would merge its settings
-    with each request's anew, which takes a quarter of a request's CPU time, and bring redirects, cookies and
-    ``.netrc``, none of which is wanted here.
+    It follows no redirects, keeps no cookies and reads no ``.netrc``.
 
     :param base_url: where the API is; decides whether a proxy is used.
     :param auth_headers: the headers that carry the credentials.
     :param timeout: seconds to connect, and for each read.
-    :param max_connections: how many requests may be under way at once; further ones wait for a connection.
+    :param max_connections: how many requests may be in flight at once; more wait for a connection.
     :raises VectorizeInputError: the environment's proxy or file of CA certificates cannot be used.
     """
 
     def __init__(
         self, base_url: str, *, auth_headers: Mapping[str, str], timeout: float, max_connections: int
     ) -> None:
-        self._auth = CredentialAuth(auth_headers)
-        self._headers = dict(requests.utils.default_headers())
-        self._verify = next((value for name in CA_VARIABLES if (value := os.environ.get(name))), True)
-        if base_url.startswith("https:"):
-            _check_ca_file(self._verify)
-        # Once: what a later change of the environment would bring in is not asked for.
-        self._proxies: dict[str, str] = {}
-        if not is_loopback(urlsplit(base_url).hostname or ""):
-            self._proxies.update(requests.utils.get_environ_proxies(base_url))
-            _check_proxy(base_url, self._proxies)
-        self._adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=max_connections, pool_block=True)
         self._timeout = timeout
+        self._session = session = _Session()
+        # The environment is read here, once. A session that trusts it reads it, and .netrc, for each request.
+        session.trust_env = False
+        session.auth = CredentialAuth(auth_headers)
+        session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
+        session.verify = next((value for name in CA_VARIABLES if (value := os.environ.get(name))), True)
+        if base_url.startswith("https:"):
+            _check_ca_file(session.verify)
+        if not is_loopback(urlsplit(base_url).hostname or ""):
+            session.proxies.update(requests.utils.get_environ_proxies(base_url))
+            _check_proxy(base_url, session.proxies)
+        adapter = _BoundedAdapter(pool_connections=1, pool_maxsize=max_connections, pool_block=True)
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
 
     def send(
         self,
@@ -268,7 +221,7 @@ class RequestsTransport:
 
     def close(self) -> None:
         """Close all idle connections at once, and those in use when their request ends."""
-        self._adapter.close()
+        self._session.close()
 
     def _send(
         self,
@@ -279,34 +232,27 @@ class RequestsTransport:
         headers: Mapping[str, str],
         body: bytes | None,
     ) -> RawResponse:
-        request = requests.PreparedRequest()
-        request.method = method
-        request.url = _written_with(url, params) if params else _written(url)
-        request.headers = requests.structures.CaseInsensitiveDict({**self._headers, **headers})
-        if body is not None:
-            # As a file it goes out in steps, each of which may take as long as the timeout. Of bytes, all
-            # must be gone by then: 32 MB in 30 s is more than many lines can do.
-            sent: Any = io.BytesIO(body) if len(body) > MAX_STEP_BYTES else body
-            request.body = sent
-            request.headers["Content-Length"] = str(len(body))
-        elif method not in ("GET", "HEAD"):
-            request.headers["Content-Length"] = "0"
-        with self._adapter.send(
-            self._auth(request),
-            stream=True,
+        # As a file, a large body is sent in steps, each of which may take as long as the timeout. Bytes must
+        # all be sent within one timeout: 32 MB in 30 s is more than many lines can do.
+        data = io.BytesIO(body) if body is not None and len(body) > MAX_STEP_BYTES else body
+        with self._session.request(
+            method,
+            url,
+            params=params,
+            headers=headers,
+            data=data,
             timeout=self._timeout,
-            verify=self._verify,
-            proxies=self._proxies,
+            allow_redirects=False,
+            stream=True,
         ) as response:
             return RawResponse(response.status_code, response.headers, self._read(response))
 
     def _read(self, response: requests.Response) -> bytes:
         chunks: list[bytes] = []
         size = 0
-        for chunk in response.raw.stream(65536, decode_content=True):
+        for chunk in response.iter_content(65536):
             size += len(chunk)
             if size > MAX_RESPONSE_BYTES:
-                response.raw.close()
                 raise VectorizeTransportError(
                     f"the response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB, which no answer of the "
                     "service is: check that the connection's host is the Cloudflare API"
@@ -359,7 +305,7 @@ def _check_ca_file(verify: str | bool) -> None:
     )
 
 
-def _check_proxy(base_url: str, proxies: dict[str, str]) -> None:
+def _check_proxy(base_url: str, proxies: MutableMapping[str, str]) -> None:
     """Check that the environment's proxy, if it is used, has an address."""
     proxy = requests.utils.select_proxy(base_url, proxies)
     if proxy is None:
