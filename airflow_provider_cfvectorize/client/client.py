@@ -12,8 +12,8 @@ from airflow_provider_cfvectorize.client.bulk.list import iter_ids
 from airflow_provider_cfvectorize.client.http.credentials import read_credentials
 from airflow_provider_cfvectorize.client.http.pacer import PROCESS_GATE, OwnCount, Pacer
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
-from airflow_provider_cfvectorize.client.http.responses import Answer
-from airflow_provider_cfvectorize.client.http.results import (
+from airflow_provider_cfvectorize.client.http.responses import (
+    Answer,
     expect,
     read_index,
     read_matches,

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NotRequired, TypedDict, get_args
+from typing import Any, Final, Literal, NotRequired, TypedDict, TypeGuard, get_args
+
+from airflow_provider_cfvectorize.client import limits
 
 #: What a query returns of the matches' metadata: nothing, what has a metadata index (of strings, as much as
 #: is indexed), or everything.
@@ -16,6 +19,13 @@ METRICS: Final[tuple[str, ...]] = get_args(Metric)
 #: What kind of values a metadata index is of.
 IndexType = Literal["string", "number", "boolean"]
 INDEX_TYPES: Final[tuple[str, ...]] = get_args(IndexType)
+
+_MUTATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.MAX_MUTATION_ID_CHARS}}}", re.ASCII)
+
+
+def is_mutation_id(value: object) -> TypeGuard[str]:
+    """Say whether something can be the id of a mutation."""
+    return isinstance(value, str) and bool(_MUTATION_ID.fullmatch(value))
 
 
 class IndexConfig(TypedDict):

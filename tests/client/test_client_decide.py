@@ -15,10 +15,10 @@ from airflow_provider_cfvectorize.client.mutations.receipts import (
     MAX_COUNT,
     Receipt,
     format_time,
-    is_mutation_id,
     parse_time,
 )
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
+from airflow_provider_cfvectorize.client.types import is_mutation_id
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 T0 = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request's life: sent, answered, understood, retried."""
+"""One request: paced, sent by a :class:`Transport`, answered, retried."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from airflow_provider_cfvectorize.client.http.pacer import Pacer, StartGate
 from airflow_provider_cfvectorize.client.http.refusals import (
@@ -29,7 +29,6 @@ from airflow_provider_cfvectorize.client.http.responses import (
     masked,
     read_answer,
 )
-from airflow_provider_cfvectorize.client.http.transport import Transport
 from airflow_provider_cfvectorize.client.inputs.text import show, write_json
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
@@ -140,6 +139,24 @@ def may_be_done(error: BaseException) -> bool:
     if isinstance(error, VectorizeTransportError):
         return error.sent
     return is_server_fault(error)
+
+
+class Transport(Protocol):
+    """Sends one request and returns the whole response; safe to call from several threads."""
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> RawResponse:
+        """Send a request; raises :class:`VectorizeTransportError` when no complete answer comes."""
+
+    def close(self) -> None:
+        """Close all idle connections at once, and those in use when their request ends."""
 
 
 class VectorizeSession:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The seam to the HTTP library: :class:`Transport`, and the one implementation of it, on ``requests``.
+The HTTP library: :class:`RequestsTransport` sends a request with ``requests``.
 
-Everything that is particular to ``requests`` and ``urllib3`` is in this file. Retries are in
-:mod:`airflow_provider_cfvectorize.client.http.session`.
+Everything that is particular to ``requests`` and ``urllib3`` is in this file.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import os
 import ssl
 import time
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -43,24 +42,6 @@ TOTAL_TIME_FACTOR = 3
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 #: A request's body of more bytes than this is sent in steps.
 MAX_STEP_BYTES = 64 * 1024
-
-
-class Transport(Protocol):
-    """Sends one request and returns the whole response; safe to call from several threads."""
-
-    def send(
-        self,
-        method: str,
-        url: str,
-        *,
-        params: Mapping[str, str] | None,
-        headers: Mapping[str, str],
-        body: bytes | None,
-    ) -> RawResponse:
-        """Send a request; raises :class:`VectorizeTransportError` when no complete answer comes."""
-
-    def close(self) -> None:
-        """Close all idle connections at once, and those in use when their request ends."""
 
 
 class _DeadlineReader(io.RawIOBase):

@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
-from airflow_provider_cfvectorize.client.types import Mutation, Written
+from airflow_provider_cfvectorize.client.types import Mutation, Written, is_mutation_id
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 #: The XCom key under which an operator pushes its receipt.
@@ -31,13 +30,6 @@ MAX_ARGUMENT_CHARS: Final = 8 * 1024
 #: What Airflow 2 adds to each of them to say that it is a dict.
 _DICT_MARK_CHARS: Final = 32
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
-
-_MUTATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.MAX_MUTATION_ID_CHARS}}}", re.ASCII)
-
-
-def is_mutation_id(value: object) -> TypeGuard[str]:
-    """Say whether something can be the id of a mutation."""
-    return isinstance(value, str) and bool(_MUTATION_ID.fullmatch(value))
 
 
 def format_time(time: datetime | None) -> str | None:
