@@ -111,7 +111,7 @@ class Simulation:
         def send() -> None:
             nonlocal idle, unsent
             while idle and unsent:
-                pause = pacer.try_start()
+                pause = pacer._try_start(self.now)
                 if pause:
                     if math.isfinite(pause):
                         self.at(self.now + pause, send)

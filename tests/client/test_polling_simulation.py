@@ -87,7 +87,7 @@ class Polls(Simulation):
         def send() -> None:
             nonlocal left, idle
             while idle and left:
-                if pause := pacer.try_start():
+                if pause := pacer._try_start(self.now):
                     if math.isfinite(pause):
                         self.at(self.now + pause, send)
                     return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds requests back until they may start, by the rule of ``pacing.py``."""
+"""Holds requests back until they may start, by the rule of ``budget.py``."""
 
 from __future__ import annotations
 
@@ -138,16 +138,6 @@ class Pacer:
         self._trip: float | None = None
         self._stopped = False
         self._told_until = -math.inf
-
-    def try_start(self) -> float:
-        """
-        Start a request if one may start now.
-
-        :return: 0 if it is started, to be ended with :meth:`end`; else the seconds until it is worth asking
-            again, infinity if it takes an answer first.
-        """
-        with self._changed:
-            return self._try_start(self._clock())
 
     def _try_start(self, now: float) -> float:
         pause = self._pause(now)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one pace that all polls of an account share in a process, by the rule of ``pacing.py``."""
+"""The one pace that all polls of an account share in a process, by the rule of ``budget.py``."""
 
 from __future__ import annotations
 

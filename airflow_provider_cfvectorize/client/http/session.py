@@ -265,11 +265,11 @@ class VectorizeSession:
             content_type = "application/json"
         if content_type:
             headers["Content-Type"] = content_type
-        call = _Call(f"{method} {path}", self._clock())
+        call = _Call(method, path, params, headers, body, started=self._clock())
         perhaps_done = False
         while True:
             try:
-                return self._once(call, method, path, params=params, headers=headers, body=body)
+                return self._once(call)
             except VectorizeNotFoundError as e:
                 if gone_is_done and perhaps_done and e.code in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
                     return Answer(None, None, {})
@@ -325,16 +325,7 @@ class VectorizeSession:
             is_final=True,
         )
 
-    def _once(
-        self,
-        call: _Call,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None,
-        headers: Mapping[str, str],
-        body: bytes | None,
-    ) -> Answer:
+    def _once(self, call: _Call) -> Answer:
         pacer = self._pacer
         if pacer is not None and self._retry is not None:
             refused, blocked = pacer.start(
@@ -359,13 +350,13 @@ class VectorizeSession:
             if self._gate is not None:
                 self._gate.wait(self._sleep)
             self._raise_if_stopped(call.what)
-            raw = self._send(call.what, method, path, params=params, headers=headers, body=body)
+            raw = self._send(call)
             answer = read_answer(raw, what=call.what, secrets=self._secrets)
         except VectorizeThrottledError as e:
             throttle = e
             raise
         except VectorizeResponseError as e:
-            raise (self._judged(e, is_reading(method, path)) if e.is_refusal else e) from None
+            raise (self._judged(e, call.is_reading) if e.is_refusal else e) from None
         finally:
             if pacer is not None:
                 pacer.end(
@@ -374,30 +365,25 @@ class VectorizeSession:
                     throttled=throttle is not None,
                     retry_after=throttle.retry_after if throttle is not None else None,
                 )
-        self.history.note_accepted(reading=is_reading(method, path))
+        self.history.note_accepted(reading=call.is_reading)
         return answer
 
-    def _send(
-        self,
-        what: str,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None,
-        headers: Mapping[str, str],
-        body: bytes | None,
-    ) -> RawResponse:
+    def _send(self, call: _Call) -> RawResponse:
         started_at = self._clock()
         try:
             raw = self._transport.send(
-                method, f"{self._base_url}{path}", params=params, headers=headers, body=body
+                call.method,
+                f"{self._base_url}{call.path}",
+                params=call.params,
+                headers=call.headers,
+                body=call.body,
             )
         except VectorizeTransportError as e:
             if self._silent_since is None:
                 self._silent_since = max(started_at, self._answered_at)
             of = self._of if e.is_final else ""
             # What came may be in there, such as a status line that is none.
-            text = f"{what}{of}: {masked(str(e), self._secrets)[:_MOST_SHOWN]}"
+            text = f"{call.what}{of}: {masked(str(e), self._secrets)[:_MOST_SHOWN]}"
             failure = VectorizeTransportError(text, sent=e.sent, is_final=e.is_final)
         else:
             self._answered_at = self._clock()
@@ -433,15 +419,28 @@ class VectorizeSession:
 @dataclass(slots=True)
 class _Call:
     """
-    How a call stands.
+    A request and the attempts to send it.
 
-    :param what: method and path.
-    :param started: when it began.
+    :param started: when the first attempt began.
     :param attempts: how often it was sent.
     :param throttled: seconds it has waited because it was throttled.
     """
 
-    what: str
+    method: str
+    path: str
+    params: Mapping[str, str] | None
+    headers: Mapping[str, str]
+    body: bytes | None
     started: float
     attempts: int = 0
     throttled: float = 0.0
+
+    @property
+    def what(self) -> str:
+        """The request, for errors."""
+        return f"{self.method} {self.path}"
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether it needs no more than the permission to read."""
+        return is_reading(self.method, self.path)
