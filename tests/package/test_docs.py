@@ -35,7 +35,7 @@ PUBLIC = [
     f"{PACKAGE}.hooks.vectorize.CloudflareVectorizeHook.delete_by_ids",
     f"{PACKAGE}.client.client.VectorizeClient",
     f"{PACKAGE}.client.client.VectorizeClient.delete_by_ids",
-    f"{PACKAGE}.client.mutations.Receipt",
+    f"{PACKAGE}.client.mutations.receipts.Receipt",
     f"{PACKAGE}.retry.VectorizeRetryPolicy",
     f"{PACKAGE}.assets.vectorize_asset",
     f"{PACKAGE}.links.VectorizeIndexLink",
