@@ -88,6 +88,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         "conn_id",
         "account_id",
     )
+    # The text "False" would skip a sensor that is to fail.
+    flags = VerbatimStringsMixin.flags | {"soft_fail"}
     ui_color = "#f6d5c3"
     operator_extra_links = (VectorizeIndexLink(),)
 

@@ -22,6 +22,8 @@ FLAGS = [
     for name, parameter in inspect.signature(cls.__init__).parameters.items()
     if isinstance(parameter.default, bool)
 ]
+#: Airflow's own, which the sensor carries out.
+FLAGS.append((VectorizeMutationSensor, "soft_fail"))
 
 
 def make(cls: Any, **kwargs: Any) -> Any:
