@@ -50,8 +50,6 @@ def uri_of(account_id: object, index_name: object) -> str:
     """
     Return the URI of an index.
 
-    :param account_id: the account.
-    :param index_name: the index.
     :raises VectorizeInputError: there can be no such account or index.
     """
     return f"{SCHEME}://{check_account_id(account_id)}/{check_path_name(index_name)}"
@@ -64,7 +62,6 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
     Airflow calls this for each URI of the scheme. Airflow 3 refuses what it refuses; Airflow 2 warns, unless
     ``[core] strict_dataset_uri_validation`` is set. Both drop a fragment before.
 
-    :param uri: the URI, in parts.
     :raises VectorizeInputError: it does not name an index; a ``ValueError``, too.
     """
     # A user may be a token in the wrong place, so of such a URI nothing is shown.
@@ -105,10 +102,5 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> Dataset:
 
 
 def dataset_names(account_id: str, index_name: str) -> tuple[str, str]:
-    """
-    Return the namespace and the name of an index in OpenLineage: the two halves of its URI.
-
-    :param account_id: the account.
-    :param index_name: the index.
-    """
+    """Return the namespace and the name of an index in OpenLineage: the two halves of its URI."""
     return f"{SCHEME}://{account_id}", index_name

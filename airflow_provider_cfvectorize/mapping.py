@@ -24,11 +24,7 @@ MARKS: Final = ("{{", "{%", "{#")
 
 
 def has_marks(value: object) -> bool:
-    """
-    Say whether rendering a value would change it.
-
-    :param value: a text, or a structure with texts in it.
-    """
+    """Say whether rendering a value would change it."""
     if isinstance(value, Mapping):
         return any(map(has_marks, value.values()))
     if isinstance(value, list | tuple | set | frozenset):

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendering of template fields that keeps text text, and reading of what Jinja makes of other values."""
+"""
+Rendering of template fields that keeps text text, and reading of what Jinja makes of other values.
+
+A ``value`` is what stands in a template field after rendering, ``given`` what the constructor got.
+"""
 
 from __future__ import annotations
 
@@ -158,8 +162,6 @@ def read_structure(value: Any, name: str) -> Any:
     """
     Return what Jinja has made text of: a list or an object, out of JSON or Python; all else as it is.
 
-    :param value: what stands in a template field after rendering.
-    :param name: the parameter, for errors.
     :raises VectorizeInputError: a text begins like a list or an object, and is neither; or is too long.
     """
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "(", "{"):
@@ -178,33 +180,19 @@ def read_structure(value: Any, name: str) -> Any:
 
 
 def read_nothing(value: Any) -> Any:
-    """
-    Return None for what Jinja makes of it, and all else as it is.
-
-    :param value: what stands in a template field after rendering.
-    """
+    """Return None for what Jinja makes of it, and all else as it is."""
     return None if isinstance(value, str) and value.strip() in ("", "None", "null") else value
 
 
 def read_integer(value: Any) -> Any:
-    """
-    Return the number that Jinja has made text of, and all else as it is; its range is checked elsewhere.
-
-    :param value: what stands in a template field after rendering.
-    """
+    """Return the number that Jinja has made text of, and all else as it is, in any range."""
     if isinstance(value, str) and value.strip().removeprefix("-").isdecimal() and len(value) <= 20:
         return int(value)
     return value
 
 
 def is_given(operator: Any, name: str, value: object) -> bool:
-    """
-    Say whether a DAG gives a parameter, whatever it is after rendering.
-
-    :param operator: the operator, at run time.
-    :param name: the parameter.
-    :param value: what the constructor got.
-    """
+    """Say whether a DAG gives a parameter, whatever it is after rendering."""
     return value is not None or name in (operator.mapped_with or ())
 
 
@@ -233,8 +221,6 @@ def check_account(operator: Any, given: object) -> None:
     """
     Refuse an account that was given and came to nothing: it must not become the connection's.
 
-    :param operator: has an ``account_id``, rendered.
-    :param given: what its constructor got.
     :raises VectorizeInputError: it is nothing now.
     """
     read_given(operator, "account_id", given, "The connection's own account is not taken instead")
@@ -244,7 +230,6 @@ def check_flags(operator: Any) -> None:
     """
     Refuse a flag that is neither True nor False: the text "False", which a Variable gives, would be true.
 
-    :param operator: has the parameters.
     :raises VectorizeInputError: one is something else.
     """
     for name in sorted(operator.flags):
@@ -258,11 +243,7 @@ def check_flags(operator: Any) -> None:
 
 
 def to_seconds(duration: timedelta | float) -> float:
-    """
-    Return a duration as seconds; what is none as it is, to be refused when the task runs.
-
-    :param duration: seconds, or a ``timedelta``.
-    """
+    """Return a duration as seconds; what is none as it is, to be refused when the task runs."""
     return duration.total_seconds() if isinstance(duration, timedelta) else duration
 
 
@@ -271,8 +252,6 @@ def plain(value: object) -> object:
     Return a value with dicts and lists in place of other mappings and sequences.
 
     What mapped tasks returned is asked of Airflow when it is read: so it is read where this is called.
-
-    :param value: what a template came to.
     """
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
@@ -282,11 +261,7 @@ def plain(value: object) -> object:
 
 
 def count_nones(value: object) -> int:
-    """
-    Return how many values within a value are None.
-
-    :param value: a mapping, a sequence, or a single value.
-    """
+    """Return how many values within a value are None."""
     if isinstance(value, Mapping):
         return sum(map(count_nones, value.values()))
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

@@ -152,7 +152,6 @@ def explain_unknown_extras(conn: Connection) -> str:
     """
     Return which extras of a connection are not read; empty if there are none.
 
-    :param conn: the connection.
     :raises VectorizeInputError: the extra is no JSON object.
     """
     unknown = [name for name in _read_extras(conn) if name not in connection.EXTRAS]

@@ -146,11 +146,7 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         return hook
 
     def make_client(self, *, max_connections: int) -> VectorizeClient:
-        """
-        Return a client whose waits end with the task's ``execution_timeout``.
-
-        :param max_connections: requests under way at once.
-        """
+        """Return a client whose waits end with the task's ``execution_timeout``."""
         hook = self.make_hook()
         hook.max_connections = max_connections
         client = hook.get_conn()
@@ -164,7 +160,6 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         """
         Yield a client that sends nothing any more when the block has ended.
 
-        :param max_connections: requests under way at once.
         :raises VectorizeInputError: there can be no such index, or the connection cannot be used.
         """
         from airflow_provider_cfvectorize.client.http.urls import check_path_name
@@ -410,7 +405,6 @@ class VectorizeWriteOperator(VectorizeOperator):
         """
         Return where the task's progress outlives a try: Airflow's ``task_state_store``, from 3.3 on.
 
-        :param context: the task's context.
         :return: None where there is no such place, or the task keeps no progress.
         """
         return context.get("task_state_store") if self.durable else None

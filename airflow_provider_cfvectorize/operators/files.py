@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the values of an operator come from: parameters, and files on a disk or in object storage."""
+"""
+Where the values of an operator come from: parameters, and files on a disk or in object storage.
+
+A ``path`` may be a URL of object storage; ``name`` is the parameter that names it, for errors.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +46,6 @@ def path_of(value: object, name: str) -> str:
     """
     Return a path as text.
 
-    :param value: a string, a path object or an ``ObjectStoragePath``.
-    :param name: the parameter, for errors.
     :raises VectorizeInputError: it is something else, or nothing.
     """
     text = path_text(value)
@@ -58,8 +60,6 @@ def place_of(path: str, name: str) -> str:
     """
     Return what is equal for two spellings of one place, as far as that can be seen.
 
-    :param path: a path or a URL.
-    :param name: the parameter that names it, for errors.
     :raises VectorizeInputError: it is no path, or one that holds no files of data.
     """
     if not has_scheme(path):
@@ -83,8 +83,6 @@ def open_file(path: str, name: str) -> BinaryIO:
     """
     Open a file for reading: a local one, or one in object storage.
 
-    :param path: a path or a URL.
-    :param name: the parameter that names it, for errors.
     :raises VectorizeFileError: it cannot be read.
     """
     return open_object(path, name) if has_scheme(path) else open_local(path, name)
@@ -110,8 +108,6 @@ def write_file(path: str, name: str) -> Iterator[BinaryIO]:
     """
     Yield a file to write bytes to, which stands at the path when the block has ended well.
 
-    :param path: a local path, or a URL of object storage. What is there is replaced.
-    :param name: the parameter that names it, for errors.
     :raises VectorizeFileError: it cannot be written.
     """
     target = _path(path, name, "written") if has_scheme(path) else path
@@ -177,12 +173,7 @@ def _explained(url: str, name: str, verb: str) -> Iterator[None]:
 
 
 def origin_of(operator: Any, name: str) -> str | None:
-    """
-    Return where a parameter's value comes from, None if the DAG does not tell.
-
-    :param operator: the operator, at run time.
-    :param name: the parameter.
-    """
+    """Return where a parameter's value comes from, None if the DAG does not tell."""
     dag = operator.get_dag()
     # What runs is a copy, whose templates are rendered; the DAG has the original, or a mapped operator.
     task = operator if dag is None else dag.get_task(operator.task_id)
@@ -248,8 +239,6 @@ class Narrowing:
         """
         Return what a parameter is after rendering; None only if it was not given.
 
-        :param operator: has the parameter. Airflow renders a copy of what the constructor has made.
-        :param name: the parameter.
         :raises VectorizeInputError: it was given, and is nothing now.
         """
         harm = f"Without a {name}, more would be read than was meant"

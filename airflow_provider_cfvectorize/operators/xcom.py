@@ -48,7 +48,6 @@ class SmallList:
         """
         Add an item.
 
-        :param item: what can be JSON.
         :raises VectorizeInputError: the list is too large with it.
         """
         self._bytes += _size(item) + 2

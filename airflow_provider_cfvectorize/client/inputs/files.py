@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local files that a DAG names, and the lines in any file."""
+"""
+Local files that a DAG names, and the lines in any file.
+
+A ``path`` may be a ``file://`` URL; ``name`` is the parameter that names it, for errors.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +49,6 @@ def local_path(path: str, name: str) -> str:
     """
     Return the real path of a local file.
 
-    :param path: a path, or a ``file://`` URL.
-    :param name: the parameter that names it, for errors.
     :raises VectorizeInputError: it is no path, or below ``/proc``, ``/dev`` or ``/sys``.
     """
     shown = show(path, 200)
@@ -72,8 +74,6 @@ def open_local(path: str, name: str) -> BinaryIO:
     """
     Open a local file for reading.
 
-    :param path: a path, or a ``file://`` URL.
-    :param name: the parameter that names it, for errors.
     :raises VectorizeFileError: it cannot be read.
     :raises VectorizeInputError: it is no regular file, or is below ``/proc``, ``/dev`` or ``/sys``.
     """
@@ -129,8 +129,6 @@ def new_file(path: str, name: str) -> Iterator[BinaryIO]:
 
     Whatever ends the block early, what was at the path stays as it is.
 
-    :param path: a path, or a ``file://`` URL. What is there is replaced.
-    :param name: the parameter that names it, for errors.
     :raises VectorizeFileError: it cannot be written.
     :raises VectorizeInputError: what stands there is no regular file, or it is below ``/proc``, ``/dev`` or
         ``/sys``.
@@ -191,12 +189,7 @@ def _give_access(handle: int, replaced: os.stat_result) -> None:
 
 @contextmanager
 def no_room_explained(path: str, name: str) -> Iterator[None]:
-    """
-    Name the file in the error of a full disk; whatever else goes wrong in the block is the block's own.
-
-    :param path: the file that is written.
-    :param name: the parameter that names it.
-    """
+    """Name the file in the error of a full disk; whatever else goes wrong in the block is the block's own."""
     with _written(path, name, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         yield
 

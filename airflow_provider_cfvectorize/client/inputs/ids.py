@@ -206,8 +206,6 @@ def check_max_ids(count: int, max_ids: int | None) -> None:
     """
     Refuse more ids than expected.
 
-    :param count: how many there are.
-    :param max_ids: how many are expected at most; None for any number.
     :raises VectorizeInputError: there are more.
     """
     if max_ids is not None and count > max_ids:

@@ -51,7 +51,6 @@ def check_metadata_indexes(value: object) -> dict[str, IndexType]:
     """
     Return the metadata indexes that an index is to have, types by property.
 
-    :param value: a mapping of properties to types, or None.
     :raises VectorizeInputError: it is something else, has more than 10, or a name or a type that cannot be.
     """
     if value is None:
@@ -75,20 +74,12 @@ def check_metadata_indexes(value: object) -> dict[str, IndexType]:
 
 
 def tells_preset(index: Mapping[str, Any]) -> bool:
-    """
-    Say whether an index says which preset it was created with; that it must is documented nowhere.
-
-    :param index: its description.
-    """
+    """Say whether an index says which preset it was created with; that it must is documented nowhere."""
     return _config_of(index).get("preset") is not None
 
 
 def describe_config(index: Mapping[str, Any]) -> str:
-    """
-    Return the configuration of an index as a text.
-
-    :param index: its description.
-    """
+    """Return the configuration of an index as a text."""
     return ", ".join(f"{show(name)}: {show(value)}" for name, value in _config_of(index).items())
 
 
@@ -112,12 +103,7 @@ def config_differences(index: Mapping[str, Any], config: Mapping[str, object]) -
 
 
 def type_differences(indexes: Iterable[MetadataIndex], wanted: Mapping[str, str]) -> list[str]:
-    """
-    Return which metadata indexes are of another type than the one wanted.
-
-    :param indexes: those that there are.
-    :param wanted: types by property.
-    """
+    """Return which metadata indexes are of another type than the one wanted."""
     return [
         f"metadata index of {show(index['propertyName'])}: expected "
         f"{show(wanted[index['propertyName']])}, found {show(index['indexType'])}"

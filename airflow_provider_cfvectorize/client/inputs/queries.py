@@ -148,7 +148,6 @@ def check_property_name(name: object) -> str:
     """
     Return the name of a property of the metadata, ``.`` for nested ones.
 
-    :param name: what was passed.
     :raises VectorizeInputError: it cannot be one.
     """
     problem = problem_with_key(name) or _problem_with_text(name)
@@ -161,7 +160,6 @@ def check_index_type(index_type: object) -> str:
     """
     Return the type of a metadata index.
 
-    :param index_type: what was passed.
     :raises VectorizeInputError: it is none of ``string``, ``number`` and ``boolean``.
     """
     if not isinstance(index_type, str) or index_type not in INDEX_TYPES:

@@ -149,7 +149,6 @@ def parse_line(line: bytes) -> object:
     """
     Return what a line of NDJSON says.
 
-    :param line: the line, without its end.
     :raises ValueError: it is not JSON in UTF-8; NaN and Infinity are not.
     """
     try:
@@ -177,7 +176,6 @@ def write_ndjson(vectors: Iterable[Vector]) -> bytes:
     """
     Return vectors as the NDJSON of one request; whether they are any, the service says.
 
-    :param vectors: at most 5,000.
     :raises VectorizeInputError: there are more, or of one no JSON can be made.
     """
     if isinstance(vectors, str | Mapping):

@@ -29,11 +29,7 @@ _SEAL_BYTES: Final = 16
 
 
 class Snapshot:
-    """
-    The ids of an index at one moment, shared by all listings that started before the next change.
-
-    :param index: The index.
-    """
+    """The ids of an index at one moment, shared by all listings that started before the next change."""
 
     def __init__(self, index: Index) -> None:
         self.number = secrets.token_bytes(16)
@@ -49,8 +45,6 @@ class Listings:
 
     A cursor is sealed and says all it stands for, so that a page can be asked for again after its answer was
     lost. Snapshots are not written to the file: after a restart a cursor is as good as an expired one.
-
-    :param behaviour: The switches.
     """
 
     def __init__(self, behaviour: Behaviour) -> None:

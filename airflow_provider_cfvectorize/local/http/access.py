@@ -42,11 +42,7 @@ class Credentials:
 
 
 class Access:
-    """
-    Checks credentials.
-
-    :param credentials: What is accepted.
-    """
+    """Checks credentials."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._pair = (credentials.api_email, credentials.api_key)

@@ -76,12 +76,7 @@ class Window:
 
 
 class Limiter:
-    """
-    Counts the account's requests, and refuses those that are too many.
-
-    :param limit: The limit.
-    :param behaviour: The switches.
-    """
+    """Counts the account's requests, and refuses those that are too many."""
 
     def __init__(self, limit: RateLimit, behaviour: Behaviour) -> None:
         self._limit = limit
