@@ -62,7 +62,7 @@ class IndexInfo(TypedDict):
 
 class Mutation(TypedDict):
     """
-    An acknowledged write.
+    What the service answers to one request that writes, and when it did.
 
     ``acceptedAt`` is the server's clock (the response's ``Date``, whole seconds, ISO 8601) or, where the
     response has none, this machine's.
@@ -70,22 +70,6 @@ class Mutation(TypedDict):
 
     mutationId: str
     acceptedAt: str
-
-
-class Written(TypedDict):
-    """
-    What became of any number of vectors.
-
-    ``mutationId`` and ``acceptedAt`` are those of the last mutation, which comes after all the others; None
-    where there was nothing to send. ``vectors`` is the number sent, ``requests`` that of the requests it
-    took, ``discarded`` that of lines left out because they are no vectors (only where that was asked for).
-    """
-
-    mutationId: str | None
-    acceptedAt: str | None
-    vectors: int
-    requests: int
-    discarded: int
 
 
 class Vector(TypedDict):

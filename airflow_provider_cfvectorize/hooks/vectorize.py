@@ -24,17 +24,16 @@ from airflow_provider_cfvectorize.client.http.session import RetryPolicy
 from airflow_provider_cfvectorize.client.inputs.ids import read_ids
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.client.inputs.vectors import Vectors
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.client.types import (
     Index,
     IndexInfo,
     IndexType,
     MetadataIndex,
-    Mutation,
     QueryResult,
     ReturnMetadata,
     Vector,
     VectorPage,
-    Written,
 )
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -349,11 +348,15 @@ class CloudflareVectorizeHook(BaseHook):
 
     # --- vectors --------------------------------------------------------------------------------------
 
-    def insert(self, index_name: str, vectors: Vectors, *, unparsable_behavior: str | None = None) -> Written:
+    def insert(
+        self, index_name: str, vectors: Vectors, *, unparsable_behavior: str | None = None
+    ) -> dict[str, Any]:
         """Add any number of vectors as :meth:`upsert` does, but leave one whose id exists already alone."""
         return self._write("insert", index_name, vectors, unparsable_behavior)
 
-    def upsert(self, index_name: str, vectors: Vectors, *, unparsable_behavior: str | None = None) -> Written:
+    def upsert(
+        self, index_name: str, vectors: Vectors, *, unparsable_behavior: str | None = None
+    ) -> dict[str, Any]:
         """
         Add any number of vectors; one whose id exists already is replaced whole.
 
@@ -366,8 +369,8 @@ class CloudflareVectorizeHook(BaseHook):
         :param unparsable_behavior: what is done with a line, or item, that is no vector at all: ``error``
             (the default) ends the call, ``discard`` leaves it out. A vector beyond a cap of the service is an
             error in any case.
-        :return: the last mutation, which comes after all the others (its ``mutationId`` is None where there
-            was nothing to send), with the numbers of vectors, requests and discarded lines.
+        :return: the receipt, with which a sensor can wait (its ``mutation_id`` is None where there was
+            nothing to send), and beside it the number of ``discarded`` lines.
         :raises VectorizeInputError: a vector cannot be one. It is told by its position (from 0) or line (from
             1), with the number of vectors before it that are acknowledged: they are or will be in the index.
         :raises VectorizeBatchError: a request failed for good; likewise. Sending all again is harmless.
@@ -376,10 +379,15 @@ class CloudflareVectorizeHook(BaseHook):
 
     def _write(
         self, route: Literal["insert", "upsert"], index_name: str, vectors: Vectors, unparsable: str | None
-    ) -> Written:
-        return write_vectors(
-            self.get_conn(), route, index_name, vectors, unparsable_behavior=unparsable, log=self.log
+    ) -> dict[str, Any]:
+        client = self.get_conn()
+        written = write_vectors(
+            client, route, index_name, vectors, unparsable_behavior=unparsable, log=self.log
         )
+        receipt = Receipt.of(
+            written.mutation, index_name, client.account_id, count=written.vectors, batches=written.requests
+        )
+        return {**receipt.as_dict(), "discarded": written.discarded}
 
     def delete_by_ids(
         self, index_name: str, ids: Sequence[str | int] | str, *, concurrency: int = DEFAULT_CONCURRENCY
@@ -466,25 +474,33 @@ class CloudflareVectorizeHook(BaseHook):
 
     # --- metadata indexes -----------------------------------------------------------------------------
 
-    def create_metadata_index(self, index_name: str, property_name: str, index_type: IndexType) -> Mutation:
+    def create_metadata_index(
+        self, index_name: str, property_name: str, index_type: IndexType
+    ) -> dict[str, Any]:
         """
         Let queries filter by a property of the metadata, for vectors that are written from now on.
 
+        It returns the receipt, with which a sensor can wait.
+
         Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.create_metadata_index`.
         """
-        return self.get_conn().create_metadata_index(index_name, property_name, index_type)
+        client = self.get_conn()
+        mutation = client.create_metadata_index(index_name, property_name, index_type)
+        return Receipt.of(mutation, index_name, client.account_id, count=1, batches=1).as_dict()
 
     def list_metadata_indexes(self, index_name: str) -> list[MetadataIndex]:
         """Return the metadata indexes of an index."""
         return self.get_conn().list_metadata_indexes(index_name)
 
-    def delete_metadata_index(self, index_name: str, property_name: str) -> Mutation:
+    def delete_metadata_index(self, index_name: str, property_name: str) -> dict[str, Any]:
         """
-        Let queries filter by a property no more.
+        Let queries filter by a property no more, and return the receipt.
 
         Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.delete_metadata_index`.
         """
-        return self.get_conn().delete_metadata_index(index_name, property_name)
+        client = self.get_conn()
+        mutation = client.delete_metadata_index(index_name, property_name)
+        return Receipt.of(mutation, index_name, client.account_id, count=1, batches=1).as_dict()
 
 
 def _explain_refusal(client: VectorizeClient, refusal: VectorizeAuthError) -> str:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_cfvectorize.client.bulk.write import Written
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.vectors import Vectors
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
-    from airflow_provider_cfvectorize.client.types import Written
     from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath
 
@@ -96,7 +96,7 @@ class _FillOperator(VectorizeWriteOperator):
         self._check_options()
         with self.open_client(max_connections=1) as client:
             receipt, written = self._fill(context, client)
-        report = {key: written[key] for key in ("vectors", "requests", "discarded")}
+        report = {key: getattr(written, key) for key in ("vectors", "requests", "discarded")}
         self.push(context, "report", report)
         self.log.info("%s", receipt.acceptance("vector"))
         return self.hand_on(context, receipt)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_provider_cfvectorize.client.bulk.write import write_vectors
+from airflow_provider_cfvectorize.client.bulk.write import Written, write_vectors
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeBatchAuthError,
@@ -72,13 +72,8 @@ def test_one_request_after_the_other(serve: Serve, connect: Connect, route: Any)
         some(12_000),
         before_last=lambda batch, is_single: told.append((batch.count, batch.where, len(server.requests))),
     )
-    assert written == {
-        "mutationId": LAST,
-        "acceptedAt": "2026-01-31T23:59:59Z",
-        "vectors": 12_000,
-        "requests": 3,
-        "discarded": 0,
-    }
+    last: Any = {"mutationId": LAST, "acceptedAt": "2026-01-31T23:59:59Z"}
+    assert written == Written(last, vectors=12_000, requests=3)
     assert [request.path for request in server.requests] == [f"{INDEXES}/docs/{route}"] * 3
     assert [id_ for request in server.requests for id_ in ids_of(request)] == [str(i) for i in range(12_000)]
     assert max(most) == 1
@@ -89,13 +84,7 @@ def test_nothing_costs_no_request(serve: Serve, connect: Connect) -> None:
     server = serve([accepted()])
     for nothing in ([], b"\n", io.BytesIO()):
         written = write_vectors(connect(server), "upsert", "docs", nothing)
-        assert written == {
-            "mutationId": None,
-            "acceptedAt": None,
-            "vectors": 0,
-            "requests": 0,
-            "discarded": 0,
-        }
+        assert written == Written()
     assert server.requests == []
 
 
@@ -103,7 +92,7 @@ def test_discarded_lines_are_counted_and_not_sent(serve: Serve, connect: Connect
     server = serve([accepted()])
     body = b'{"id":"a","values":[1]}\nnonsense\n{"id":"b"}\n'
     written = write_vectors(connect(server), "upsert", "docs", body, unparsable_behavior="discard")
-    assert (written["vectors"], written["discarded"]) == (1, 2)
+    assert (written.vectors, written.discarded) == (1, 2)
     (request,) = server.requests
     assert request.path.endswith("/upsert?unparsable-behavior=error")
     assert request.body == b'{"id":"a","values":[1]}\n'
@@ -162,7 +151,7 @@ def test_a_request_that_fails(serve: Serve, connect: Connect, refusal: Any, kind
 def test_what_passes_is_tried_again_with_the_same_bytes(serve: Serve, connect: Connect) -> None:
     server = serve(["reset", refused(503, None), accepted()])
     written = write_vectors(connect(server, retry=AT_ONCE), "upsert", "docs", some(3))
-    assert (written["vectors"], written["requests"]) == (3, 1)
+    assert (written.vectors, written.requests) == (3, 1)
     assert len({request.body for request in server.requests}) == 1
     assert len(server.requests) == 3
 
@@ -223,7 +212,7 @@ def test_only_one_requests_bytes_are_held() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (written["vectors"], written["requests"]) == (12_000, 4)
+    assert (written.vectors, written.requests) == (12_000, 4)
     assert sum(sizes) > 120_000_000
     # The bytes of one request, what a buffer grows by, and the block that is being read.
     assert peak < 48_000_000

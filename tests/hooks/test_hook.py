@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchError,
@@ -38,12 +39,19 @@ def test_every_method_of_the_client(server: LocalVectorize) -> None:
     created = hook.create_index("docs", dimensions=32, metric="cosine", description="d")
     assert hook.get_index("docs") == created == hook.list_indexes()[0]
     vectors: list[Any] = [{"id": str(i), "values": [1.0] * 32} for i in range(5)]
-    assert hook.insert("docs", vectors[:3])["mutationId"]
-    last = hook.upsert("docs", vectors)["mutationId"]
+    assert hook.insert("docs", vectors[:3])["mutation_id"]
+    last = hook.upsert("docs", vectors)["mutation_id"]
     while hook.info("docs").get("processedUpToMutation") != last:
         pass
     assert [vector["id"] for vector in hook.get_by_ids("docs", ["1", "9"])] == ["1"]
     assert hook.list_vectors("docs", count=2)["isTruncated"] is True
+    for receipt in (
+        hook.create_metadata_index("docs", "lang", "string"),
+        hook.delete_metadata_index("docs", "lang"),
+        hook.upsert("docs", vectors),
+    ):
+        assert Receipt.from_dict(receipt).account_id == server.account_id
+        assert (receipt["index_name"], receipt["batches"]) == ("docs", 1)
     receipt = hook.delete_by_ids("docs", [1, "2"])
     assert (receipt["count"], receipt["index_name"]) == (2, "docs")
     assert hook.request("GET", "indexes/docs/info")["dimensions"] == 32
@@ -107,13 +115,13 @@ def test_any_number_of_vectors(vectorize: Vectorize, tmp_path: Path) -> None:
     ids = [f"v{i}" for i in range(5001)]
     vectors: list[Any] = [{"id": id_, "values": [0.5] * 32} for id_ in ids]
     written = hook.upsert(INDEX, (vector for vector in vectors))
-    assert (written["vectors"], written["requests"], written["discarded"]) == (5001, 2, 0)
+    assert (written["count"], written["batches"], written["discarded"]) == (5001, 2, 0)
     path = tmp_path / "more.ndjson"
     path.write_bytes(
         b"\n".join(json.dumps({**vector, "id": f"w{i}"}).encode() for i, vector in enumerate(vectors))
     )
     with path.open("rb") as file:
-        last = hook.insert(INDEX, file)["mutationId"]
+        last = hook.insert(INDEX, file)["mutation_id"]
     assert last is not None
     vectorize.wait_for(last)
     assert vectorize.ids() == {*ids, *(f"w{i}" for i in range(5001))}
@@ -127,7 +135,7 @@ def test_any_number_of_vectors(vectorize: Vectorize, tmp_path: Path) -> None:
 def test_of_two_with_the_same_id(vectorize: Vectorize) -> None:
     hook = CloudflareVectorizeHook()
     vectors: list[Any] = [{"id": "a", "values": [float(i)] * 32} for i in range(1, 5003)]
-    last = hook.upsert(INDEX, vectors)["mutationId"]
+    last = hook.upsert(INDEX, vectors)["mutation_id"]
     assert last is not None
     vectorize.wait_for(last)
     (vector,) = hook.get_by_ids(INDEX, "a")
@@ -147,12 +155,12 @@ def test_a_bad_vector_after_good_ones(vectorize: Vectorize) -> None:
         hook.upsert(INDEX, b'{"id":"a","values":[1]}')
     assert (e.value.acknowledged, e.value.failed) == (0, 1)
     written = hook.upsert(INDEX, b"nonsense", unparsable_behavior="discard")
-    assert (written["mutationId"], written["discarded"]) == (None, 1)
+    assert (written["mutation_id"], written["discarded"]) == (None, 1)
 
 
 def test_nothing_to_write_or_to_get(vectorize: Vectorize) -> None:
     hook = CloudflareVectorizeHook()
-    assert hook.upsert(INDEX, [])["mutationId"] is None
+    assert hook.upsert(INDEX, [])["mutation_id"] is None
     assert hook.get_by_ids(INDEX, []) == []
     assert not {"upsert", "get_by_ids"} & {name for name, count in vectorize.server.stats().items() if count}
 

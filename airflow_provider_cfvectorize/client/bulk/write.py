@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from airflow_provider_cfvectorize.client import limits
@@ -20,7 +21,7 @@ from airflow_provider_cfvectorize.client.inputs.vectors import Vectors, check_un
 from airflow_provider_cfvectorize.client.mutations.check import found_among
 from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES, Receipt
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
-from airflow_provider_cfvectorize.client.types import Mutation, Written
+from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.workers import Dispatcher, Stopped, attend, batch_error
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeInterrupted
 
@@ -28,6 +29,23 @@ _log = logging.getLogger(__name__)
 
 #: Questions about vectors of the last request, of up to 20 each, until one shows a witness.
 QUESTIONS: Final = 3
+
+
+@dataclass(slots=True)
+class Written:
+    """
+    How far a write came.
+
+    :param mutation: the last one, which comes after all the others; None if nothing was sent.
+    :param vectors: number of vectors that are acknowledged.
+    :param requests: number of requests that they were sent in.
+    :param discarded: number of lines left out because they are no vectors.
+    """
+
+    mutation: Mutation | None = None
+    vectors: int = 0
+    requests: int = 0
+    discarded: int = 0
 
 
 class InputChanged(Exception):  # noqa: N818 - a signal to begin anew
@@ -48,13 +66,7 @@ class FillProgress:
         self._digest_of_kept = ""
         self._to_skip = 0
         self._receipt: Receipt | None = None
-        self.written: Written = {
-            "mutationId": None,
-            "acceptedAt": None,
-            "vectors": 0,
-            "requests": 0,
-            "discarded": 0,
-        }
+        self.written = Written()
         if checkpoint is None:
             return
         kept = checkpoint.load()
@@ -71,10 +83,10 @@ class FillProgress:
         :param batch: the request that comes next.
         :raises InputChanged: it had others acknowledged.
         """
-        if self.written["requests"] >= self._to_skip:
+        if self.written.requests >= self._to_skip:
             return False
         self._count(batch)
-        if self.written["requests"] == self._to_skip and self._digest.hexdigest() != self._digest_of_kept:
+        if self.written.requests == self._to_skip and self._digest.hexdigest() != self._digest_of_kept:
             raise InputChanged
         return True
 
@@ -84,7 +96,7 @@ class FillProgress:
 
         :raises InputChanged: there were fewer.
         """
-        if self.written["requests"] < self._to_skip:
+        if self.written.requests < self._to_skip:
             raise InputChanged
 
     def add(self, batch: VectorBatch) -> None:
@@ -96,7 +108,7 @@ class FillProgress:
         self._count(batch)
         # The last one's mutation is the one to wait for: it is kept with the receipt, or sent again.
         if self._checkpoint is not None and not batch.is_last:
-            self._checkpoint.note(self.written["requests"], {"digest": self._digest.hexdigest()})
+            self._checkpoint.note(self.written.requests, {"digest": self._digest.hexdigest()})
             # Each at once: next to a request of thousands of vectors it costs nothing.
             self._checkpoint.flush()
 
@@ -118,8 +130,8 @@ class FillProgress:
         return receipt
 
     def _count(self, batch: VectorBatch) -> None:
-        self.written["vectors"] += batch.count
-        self.written["requests"] += 1
+        self.written.vectors += batch.count
+        self.written.requests += 1
         if self._checkpoint is not None:
             self._digest.update(batch.body)
 
@@ -142,7 +154,7 @@ def write_vectors(
     log: Any = _log,
 ) -> Written:
     """
-    Write vectors and return the last mutation, which comes after all the others.
+    Write vectors and return how many, with the last mutation, which comes after all the others.
 
     One request is in flight at a time: the order of the vectors is the order of their effects, so that of two
     with the same id the later one counts (of an insert: the earlier one). A request is made when it is its
@@ -183,14 +195,14 @@ def write_vectors(
         )
 
     def done(batch: VectorBatch, mutation: Mutation) -> None:
-        written.update(mutation)  # type: ignore[typeddict-item]
+        written.mutation = mutation
         progress.add(batch)
 
     def acknowledged() -> str:
-        last = f" (the last mutation is {written['mutationId']})" if written["mutationId"] else ""
-        verb = "is" if written["vectors"] == 1 else "are"
-        requests = counted(written["requests"], "request")
-        return f"{counted(written['vectors'], 'vector')} in {requests} {verb} acknowledged{last}"
+        last = f" (the last mutation is {written.mutation['mutationId']})" if written.mutation else ""
+        verb = "is" if written.vectors == 1 else "are"
+        requests = counted(written.requests, "request")
+        return f"{counted(written.vectors, 'vector')} in {requests} {verb} acknowledged{last}"
 
     def interrupted(under_way: str = "") -> VectorizeInterrupted:
         client.session.stop()
@@ -214,7 +226,7 @@ def write_vectors(
             break
         if progress.was_sent(batch):
             continue
-        requests = written["requests"]
+        requests = written.requests
         sent = False
         try:
             if batch.is_last:
@@ -227,7 +239,7 @@ def write_vectors(
             )
             request.run([batch])
         except Stopped:
-            in_doubt = sent and requests == written["requests"]
+            in_doubt = sent and requests == written.requests
             raise interrupted(", and one more request may be carried out" if in_doubt else "") from None
         if request.failed:
             cause = request.failed[0][1]
@@ -235,14 +247,14 @@ def write_vectors(
                 cause,
                 f"{acknowledged()}, the {batch.count} of {batch.where} failed, and what follows was not "
                 f"sent. {_HARMLESS}. The failure: {cause}",
-                acknowledged=written["vectors"],
+                acknowledged=written.vectors,
                 failed=batch.count,
                 not_sent=0 if batch.is_last else None,
             )
         del request, batch
         log.info("%s into %s: %s", route, index_name, acknowledged())
     progress.check_end()
-    written["discarded"] = batches.discarded
+    written.discarded = batches.discarded
     if batches.discarded:
         log.warning("%s into %s: left out %d that are no vectors", route, index_name, batches.discarded)
     for key, where in batches.unknown_keys.items():
@@ -308,11 +320,11 @@ def fill(
     finally:
         progress.flush()
     receipt = Receipt.of(
-        written,
+        written.mutation,
         index_name,
         client.account_id,
-        count=written["vectors"],
-        batches=written["requests"],
+        count=written.vectors,
+        batches=written.requests,
         witness_vectors=chosen,
     )
     return progress.end(receipt), written

@@ -13,7 +13,7 @@ from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
-from airflow_provider_cfvectorize.client.types import Mutation, Written, is_mutation_id
+from airflow_provider_cfvectorize.client.types import Mutation, is_mutation_id
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 #: The XCom key under which an operator pushes its receipt.
@@ -150,7 +150,7 @@ class Receipt:
     @classmethod
     def of(
         cls,
-        mutation: Mutation | Written,
+        mutation: Mutation | None,
         index_name: str,
         account_id: str,
         *,
@@ -164,7 +164,7 @@ class Receipt:
         """
         Return the receipt of a write.
 
-        :param mutation: the last mutation, as the client returns it.
+        :param mutation: the last mutation, as the client returns it; None if nothing was sent.
         :param index_name: the index.
         :param account_id: the account.
         :param count: number of ids sent.
@@ -175,10 +175,10 @@ class Receipt:
         :param existing: number of those that existed.
         """
         return cls(
-            mutation["mutationId"],
+            mutation["mutationId"] if mutation else None,
             index_name,
             account_id,
-            accepted_at=parse_time(mutation["acceptedAt"]),
+            accepted_at=parse_time(mutation["acceptedAt"]) if mutation else None,
             count=count,
             batches=batches,
             witness_ids=witness_ids,
