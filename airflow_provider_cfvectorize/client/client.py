@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.bulk.list import iter_ids
 from airflow_provider_cfvectorize.client.http.credentials import read_credentials
 from airflow_provider_cfvectorize.client.http.pacer import PROCESS_GATE, OwnCount, Pacer
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
@@ -291,22 +290,6 @@ class VectorizeClient:
         if cursor is not None:
             params["cursor"] = cursor
         return read_page(self._send("GET", self._at(index_name, "list"), params=params))
-
-    def iter_ids(
-        self, index_name: str, *, prefix: str | None = None, page_size: int = limits.MAX_LIST_COUNT
-    ) -> Iterator[str]:
-        """
-        Iterate over the ids of an index, one request a page; the cursors are minded here.
-
-        :param index_name: the index.
-        :param prefix: only ids that begin so; all are read all the same.
-        :param page_size: ids a request, 1 to 1,000.
-        :raises VectorizeListingExpired: while iterating: the service has given the listing's snapshot up. For
-            work that can be done again, see
-            :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.
-        """
-        check_path_name(index_name)
-        return iter_ids(self, index_name, prefix=prefix, page_size=page_size)
 
     def query(
         self,

@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import BaseHook, conf
 from airflow_provider_cfvectorize import __version__, connection
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.bulk.delete import DEFAULT_CONCURRENCY, delete_ids
+from airflow_provider_cfvectorize.client.bulk.list import iter_ids
 from airflow_provider_cfvectorize.client.bulk.read import read_vectors
 from airflow_provider_cfvectorize.client.bulk.write import write_vectors
 from airflow_provider_cfvectorize.client.client import VectorizeClient
@@ -440,9 +441,14 @@ class CloudflareVectorizeHook(BaseHook):
         """
         Iterate over the ids of an index as they were when the first page was read, one request a page.
 
-        Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.iter_ids`.
+        :param index_name: the index.
+        :param prefix: only ids that begin so. All are read all the same, since the service cannot select.
+        :param page_size: ids a request, 1 to 1,000.
+        :raises VectorizeListingExpired: while iterating: the service has given the listing's snapshot up. For
+            work that can be done again, see
+            :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.
         """
-        return self.get_conn().iter_ids(index_name, prefix=prefix, page_size=page_size)
+        return iter_ids(self.get_conn(), index_name, prefix=prefix, page_size=page_size)
 
     def query(
         self,

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from airflow_provider_cfvectorize.client.bulk.list import repeat_listing
+from airflow_provider_cfvectorize.client.bulk.list import iter_ids, repeat_listing
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -37,20 +37,20 @@ def page(*ids: str, cursor: object = None, **change: Any) -> Reply:
 def test_pages_become_one_listing(serve: Serve, connect: Connect) -> None:
     server = serve([page("a1", "b1", cursor="x"), page(cursor="y"), page("a2", "é")])
     client = connect(server)
-    assert list(client.iter_ids("docs", page_size=2)) == ["a1", "b1", "a2", "é"]
+    assert list(iter_ids(client, "docs", page_size=2)) == ["a1", "b1", "a2", "é"]
     queries = [parse_qs(urlsplit(request.path).query) for request in server.requests]
     assert queries == [{"count": ["2"]}, {"count": ["2"], "cursor": ["x"]}, {"count": ["2"], "cursor": ["y"]}]
 
 
 def test_a_prefix_is_looked_for_here(serve: Serve, connect: Connect) -> None:
     server = serve([page("a1", "b1", cursor="x"), page("a2", "A3", "")])
-    assert list(connect(server).iter_ids("docs", prefix="a")) == ["a1", "a2"]
+    assert list(iter_ids(connect(server), "docs", prefix="a")) == ["a1", "a2"]
     assert server.requests[0].path.endswith("/list?count=1000")
 
 
 def test_pages_are_read_as_they_are_needed(serve: Serve, connect: Connect) -> None:
     server = serve([page("a", "b", cursor="x"), page("c")])
-    listing = connect(server).iter_ids("docs")
+    listing = iter_ids(connect(server), "docs")
     assert server.requests == []
     assert list(itertools.islice(listing, 2)) == ["a", "b"]
     assert len(server.requests) == 1
@@ -61,12 +61,12 @@ def test_pages_are_read_as_they_are_needed(serve: Serve, connect: Connect) -> No
 )
 def test_what_is_refused_at_once(connect: Connect, options: dict[str, Any]) -> None:
     with pytest.raises(VectorizeInputError, match=r"expected a string|from 1 to 1000"):
-        connect("http://127.0.0.1:9/client/v4").iter_ids("docs", **options)
+        iter_ids(connect("http://127.0.0.1:9/client/v4"), "docs", **options)
 
 
 def test_an_index_name_is_refused_at_once(connect: Connect) -> None:
     with pytest.raises(VectorizeInputError, match="index name"):
-        connect("http://127.0.0.1:9/client/v4").iter_ids("../docs")
+        iter_ids(connect("http://127.0.0.1:9/client/v4"), "../docs")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_an_index_name_is_refused_at_once(connect: Connect) -> None:
 )
 def test_a_cursor_that_is_refused_has_expired(serve: Serve, connect: Connect, refusal: Reply) -> None:
     server = serve([page("a1", "b1", cursor="x"), page("a2", cursor="y"), refusal])
-    listing = connect(server).iter_ids("docs", prefix="a")
+    listing = iter_ids(connect(server), "docs", prefix="a")
     assert [next(listing), next(listing)] == ["a1", "a2"]
     with pytest.raises(VectorizeListingExpired, match=r"'docs' ended after 3 of 9 ids: .* HTTP 4") as e:
         next(listing)
@@ -110,13 +110,13 @@ def test_other_refusals_are_what_they_are(
     serve: Serve, connect: Connect, refusal: Reply, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind) as e:
-        list(connect(serve([page("a", cursor="x"), refusal])).iter_ids("docs"))
+        list(iter_ids(connect(serve([page("a", cursor="x"), refusal])), "docs"))
     assert not isinstance(e.value, VectorizeListingExpired)
 
 
 def test_a_refusal_of_the_first_page_is_what_it_is(serve: Serve, connect: Connect) -> None:
     with pytest.raises(VectorizeResponseError):
-        list(connect(serve([refused(400, 1000)])).iter_ids("docs"))
+        list(iter_ids(connect(serve([refused(400, 1000)])), "docs"))
 
 
 @pytest.mark.parametrize(
@@ -131,13 +131,13 @@ def test_a_refusal_of_the_first_page_is_what_it_is(serve: Serve, connect: Connec
 )
 def test_a_page_with_an_open_end_is_an_error(serve: Serve, connect: Connect, open_end: Reply) -> None:
     with pytest.raises(VectorizeResponseError, match="does not say whether there are more"):
-        list(connect(serve([open_end])).iter_ids("docs"))
+        list(iter_ids(connect(serve([open_end])), "docs"))
 
 
 def test_a_listing_in_a_circle_ends(serve: Serve, connect: Connect) -> None:
     server = serve([page("a", cursor="x")])
     with pytest.raises(VectorizeResponseError, match="after 2 ids the service gave the same cursor again"):
-        list(connect(server).iter_ids("docs"))
+        list(iter_ids(connect(server), "docs"))
     assert len(server.requests) == 2
 
 
@@ -184,8 +184,8 @@ def test_a_real_listing(index: tuple[VectorizeClient, str]) -> None:
     last = client.upsert(name, [{"id": id_, "values": [1.0] * 32} for id_ in ids])["mutationId"]
     while client.info(name).get("processedUpToMutation") != last:
         time.sleep(0.01)
-    assert sorted(client.iter_ids(name)) == ids
-    assert sorted(client.iter_ids(name, prefix="v01", page_size=700)) == ids[100:200]
+    assert sorted(iter_ids(client, name)) == ids
+    assert sorted(iter_ids(client, name, prefix="v01", page_size=700)) == ids[100:200]
 
 
 def test_a_cursor_that_a_real_server_refuses(vectorize: LocalVectorize) -> None:
@@ -196,7 +196,7 @@ def test_a_cursor_that_a_real_server_refuses(vectorize: LocalVectorize) -> None:
     last = client.upsert("listed", [{"id": id_, "values": [1.0] * 32} for id_ in "abc"])["mutationId"]
     while client.info("listed").get("processedUpToMutation") != last:
         time.sleep(0.01)
-    listing = client.iter_ids("listed", page_size=1)
+    listing = iter_ids(client, "listed", page_size=1)
     next(listing)
     client.delete_index("listed")
     client.create_index("listed", dimensions=32, metric="cosine")

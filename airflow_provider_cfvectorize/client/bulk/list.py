@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.http.responses import NOT_FOUND_CODES
 from airflow_provider_cfvectorize.client.http.session import VectorizeSession
+from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.types import VectorPage
 from airflow_provider_cfvectorize.client.workers import Progress, Stopped, attend
@@ -68,6 +69,7 @@ def iter_ids(
     :raises VectorizeListingExpired: while iterating: the service has given the snapshot up.
     :raises VectorizeInterrupted: while iterating: it was told to stop.
     """
+    check_path_name(index_name)
     if not isinstance(page_size, int) or not 1 <= page_size <= limits.MAX_LIST_COUNT:
         raise VectorizeInputError(
             f"page_size {show(page_size)} is not an integer from 1 to {limits.MAX_LIST_COUNT}"
