@@ -19,6 +19,7 @@ from airflow_provider_cfvectorize.client.bulk.checkpoint import (
     kept_evidence,
 )
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
+from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.client.mutations.receipts import EVIDENCE_KEY, RECEIPT_KEY
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
@@ -29,12 +30,21 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeWaitTimeout,
     is_permanent,
 )
+from airflow_provider_cfvectorize.lineage import Flow, to_openlineage
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.templating import (
     VerbatimStringsMixin,
     check_account,
     check_flags,
     to_seconds,
+)
+from airflow_provider_cfvectorize.triggers.events import (
+    check_execution_timeout,
+    deferral_timeout,
+    is_of_an_earlier_try,
+    read_event,
+    seconds_to_wait,
+    start_over,
 )
 
 if TYPE_CHECKING:
@@ -162,8 +172,6 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
 
         :raises VectorizeInputError: there can be no such index, or the connection cannot be used.
         """
-        from airflow_provider_cfvectorize.client.http.urls import check_path_name
-
         check_path_name(self.index_name)
         client = self.make_client(max_connections=max_connections)
         try:
@@ -203,14 +211,10 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return what the task has read and written; Airflow's OpenLineage provider asks, if there is one."""
-        from airflow_provider_cfvectorize.lineage import to_openlineage
-
         return to_openlineage(self.used_account, self.index_name, self.flow(failed=False))
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return what the task has read, and what it may have written."""
-        from airflow_provider_cfvectorize.lineage import to_openlineage
-
         return to_openlineage(self.used_account, self.index_name, self.flow(failed=True))
 
     def push(self, context: Context, key: str, value: dict[str, Any]) -> None:
@@ -308,7 +312,6 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     def _defer(self, context: Context, receipt: Receipt) -> None:
         from airflow_provider_cfvectorize.client.mutations.evidence import describe_deferral
-        from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 
         seconds = seconds_to_wait(self.wait_timeout, self.execution_timeout)
@@ -340,8 +343,6 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has written."""
-        from airflow_provider_cfvectorize.lineage import Flow
-
         writes = self.has_written or self.change is not None or failed
         return Flow(writes_index=writes, change=self.change)
 
@@ -362,13 +363,6 @@ class VectorizeWriteOperator(VectorizeOperator):
         :return: the mutation id.
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         """
-        from airflow_provider_cfvectorize.triggers.events import (
-            check_execution_timeout,
-            is_of_an_earlier_try,
-            read_event,
-            start_over,
-        )
-
         if done is not None and is_of_an_earlier_try(context, done.get("try_number")):
             mutation_id: str | None = start_over(self, context)
             return mutation_id

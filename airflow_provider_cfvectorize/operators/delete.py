@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_cfvectorize.client.inputs.text import counted
-from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY
+from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.lineage import Flow
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
+from airflow_provider_cfvectorize.operators.files import origin_of, read_id_source
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -165,8 +167,6 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has read and written."""
-        from airflow_provider_cfvectorize.lineage import Flow
-
         return Flow(
             reads_index=self.is_dry_run and self.verify != "none",
             writes_index=(self.has_written or failed) and not self.is_dry_run,
@@ -218,7 +218,6 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
             self.check_number("max_ids", 0, whole=True)
 
     def _read_ids(self) -> IdSource:
-        from airflow_provider_cfvectorize.operators.files import origin_of, read_id_source
 
         return read_id_source(
             self.ids, self.ids_path, max_ids=self.max_ids, origin=origin_of(self, "ids"), log=self.log
@@ -226,7 +225,6 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
 
     def _rehearse(self, context: Context, client: VectorizeClient, ids: IdSource) -> None:
         from airflow_provider_cfvectorize.client.bulk.delete import Sample, take_sample
-        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 
         self.log.info(
             "Dry run: %s in %s would be deleted.", counted(ids.count, "id"), counted(ids.batches, "batch")

@@ -23,6 +23,7 @@ from airflow_provider_cfvectorize.client.inputs.files import (
     open_local,
     path_text,
 )
+from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
 from airflow_provider_cfvectorize.templating import read_given
@@ -209,7 +210,6 @@ def read_id_source(
         return read_ids(ids, max_ids=max_ids, origin=origin)
     if ids is not None:
         raise VectorizeInputError("both ids and ids_path are given: pass one of them")
-    from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
 
     file = IdsFile(path_of(ids_path, "ids_path"), open_remote=open_object, max_ids=max_ids)
     log.info(

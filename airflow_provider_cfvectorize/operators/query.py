@@ -10,6 +10,7 @@ from airflow_provider_cfvectorize.client.inputs.text import counted
 from airflow_provider_cfvectorize.client.limits import DEFAULT_TOP_K
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.lineage import Flow
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.files import Narrowing
 from airflow_provider_cfvectorize.operators.xcom import check_small
@@ -127,8 +128,6 @@ class QueryVectorsOperator(VectorizeOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return that the task has read the index."""
-        from airflow_provider_cfvectorize.lineage import Flow
-
         return Flow(reads_index=True)
 
     def _read_filter(self) -> Any:

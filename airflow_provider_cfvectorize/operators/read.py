@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow_provider_cfvectorize.client.inputs.files import is_ndjson
-from airflow_provider_cfvectorize.client.inputs.text import counted, show
+from airflow_provider_cfvectorize.client.inputs.ids_file import line_of_id
+from airflow_provider_cfvectorize.client.inputs.text import counted, show, write_json
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
+from airflow_provider_cfvectorize.lineage import Flow
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.files import (
     Narrowing,
@@ -115,8 +117,6 @@ class GetVectorsByIdsOperator(VectorizeOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has read and written."""
-        from airflow_provider_cfvectorize.lineage import Flow
-
         return Flow(
             reads_index=self._asked,
             input_paths=(self.ids_path,),
@@ -160,7 +160,6 @@ class GetVectorsByIdsOperator(VectorizeOperator):
 
     @staticmethod
     def _write(vectors: Iterator[dict[str, Any]], path: str) -> int:
-        from airflow_provider_cfvectorize.client.inputs.text import write_json
 
         count = 0
         with write_file(path, "path") as file:
@@ -238,8 +237,6 @@ class ListVectorsOperator(VectorizeOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has read and written."""
-        from airflow_provider_cfvectorize.lineage import Flow
-
         return Flow(reads_index=True, output_paths=() if failed else (self.path,))
 
     def _list(self, client: VectorizeClient, prefix: str | None, path: str | None) -> _Listing:
@@ -290,8 +287,6 @@ class _Listing:
 
     def write(self, path: str) -> None:
         """Write the ids to a file."""
-        from airflow_provider_cfvectorize.client.inputs.ids_file import line_of_id
-
         with write_file(path, "path") as file:
             for id_ in self:
                 file.write(line_of_id(id_, ndjson=is_ndjson(path), is_first=self.matched == 1))

@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_cfvectorize.client.inputs.files import is_ndjson, no_room_explained
+from airflow_provider_cfvectorize.client.inputs.ids_file import write_ids
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
-from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY
+from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeInputError
+from airflow_provider_cfvectorize.lineage import Flow
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
+from airflow_provider_cfvectorize.operators.files import (
+    origin_of,
+    path_of,
+    place_of,
+    read_id_source,
+    write_file,
+)
 from airflow_provider_cfvectorize.templating import is_given, to_seconds
 
 if TYPE_CHECKING:
@@ -197,7 +207,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
         """
         from airflow_provider_cfvectorize.client.bulk.reconcile import Comparison
-        from airflow_provider_cfvectorize.operators.files import origin_of, read_id_source
 
         self._check_options()
         self._check_scope(context)
@@ -217,8 +226,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has read and written."""
-        from airflow_provider_cfvectorize.lineage import Flow
-
         # Files come before the delete, and so before any wait.
         has_files = self._has_files or self.has_written or not failed
         return Flow(
@@ -281,7 +288,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         )
 
     def _check_paths(self) -> None:
-        from airflow_provider_cfvectorize.operators.files import path_of, place_of
 
         names: dict[str, str] = {}
         for name in ("ids_path", "surplus_path", "missing_path"):
@@ -347,7 +353,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         comparison: Comparison,
         checkpoint: Checkpoint | None,
     ) -> Receipt:
-        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 
         surplus, missing = comparison.surplus, comparison.missing
         report: dict[str, Any] = {
@@ -457,9 +462,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         )
 
     def _write(self, ids: IdSource, given: FilePath, name: str) -> None:
-        from airflow_provider_cfvectorize.client.inputs.files import is_ndjson
-        from airflow_provider_cfvectorize.client.inputs.ids_file import write_ids
-        from airflow_provider_cfvectorize.operators.files import path_of, write_file
 
         path = path_of(given, name)
         with write_file(path, name) as file:
@@ -467,8 +469,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.log.info("Wrote %s to the %s %s.", counted(ids.count, "id"), name, show(path, 200))
 
     def _write_temporary(self, ids: IdSource) -> str:
-        from airflow_provider_cfvectorize.client.inputs.files import no_room_explained
-        from airflow_provider_cfvectorize.client.inputs.ids_file import write_ids
 
         # NDJSON, since any id can stand in it; made so that only its owner can read it.
         handle, path = tempfile.mkstemp(prefix="cfvectorize-surplus-", suffix=".ndjson")

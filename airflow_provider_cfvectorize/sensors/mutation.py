@@ -18,10 +18,20 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, condense
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
+from airflow_provider_cfvectorize.sensors.receipts import check_receipts, read_waits
 from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account, check_flags
+from airflow_provider_cfvectorize.triggers.events import (
+    check_execution_timeout,
+    deferral_timeout,
+    is_of_an_earlier_try,
+    read_event,
+    seconds_to_wait,
+    start_over,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,9 +155,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :raises VectorizeDiffersError: with ``require_equal``.
         """
         from airflow_provider_cfvectorize.client.mutations.evidence import evidence_of_nothing
-        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, condense
         from airflow_provider_cfvectorize.client.mutations.wait import Wait
-        from airflow_provider_cfvectorize.sensors.receipts import check_receipts, read_waits
 
         check_flags(self)
         check_path_name(self.index_name)
@@ -214,13 +222,6 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :raises VectorizeMutationTimeout: not seen to be applied in time.
         :raises VectorizeWaitTimeout: the task's ``execution_timeout`` came before the sensor's ``timeout``.
         """
-        from airflow_provider_cfvectorize.triggers.events import (
-            check_execution_timeout,
-            is_of_an_earlier_try,
-            read_event,
-            start_over,
-        )
-
         evidence: dict[str, Any]
         if is_of_an_earlier_try(context, try_number):
             evidence = start_over(self, context)
@@ -289,7 +290,6 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     ) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.mutations.decide import YOUNG
         from airflow_provider_cfvectorize.client.mutations.evidence import describe_deferral
-        from airflow_provider_cfvectorize.triggers.events import deferral_timeout, seconds_to_wait
         from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
 
         assert self._wait is not None  # noqa: S101 - for the type checker

@@ -13,6 +13,7 @@ from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.exceptions import VectorizeError
 from airflow_provider_cfvectorize.triggers.events import applied_event, error_event, timeout_event
 
@@ -108,7 +109,6 @@ class VectorizeMutationTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.mutations.evidence import WaitLog
-        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
         from airflow_provider_cfvectorize.triggers.poll import watch
 
         receipts = [Receipt.from_argument(value) for value in self.receipts]

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.bulk.checkpoint import Acknowledged, Checkpoint, Kept
-from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.ids import (
     IdList,
@@ -42,6 +41,9 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeInterrupted,
     is_permanent,
 )
+
+if TYPE_CHECKING:
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
 
 _log = logging.getLogger(__name__)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.inputs.ids import IdSource, in_reads
 from airflow_provider_cfvectorize.client.inputs.text import counted
 from airflow_provider_cfvectorize.client.types import Vector
 from airflow_provider_cfvectorize.client.workers import Progress, Stopped, in_order
 from airflow_provider_cfvectorize.exceptions import VectorizeInterrupted
+
+if TYPE_CHECKING:
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
 
 _log = logging.getLogger(__name__)
 

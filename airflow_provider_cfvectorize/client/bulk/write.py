@@ -8,12 +8,11 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.bulk.checkpoint import Checkpoint
 from airflow_provider_cfvectorize.client.bulk.vector_batches import VectorBatch, VectorBatches
-from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.ids import spread
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
@@ -24,6 +23,9 @@ from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVecto
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.workers import Dispatcher, Stopped, attend, batch_error
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeInterrupted
+
+if TYPE_CHECKING:
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
 
 _log = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.budget import LONGEST_BLOCK
 from airflow_provider_cfvectorize.client.http.refusals import REREAD_SECONDS, CredentialHistory
 from airflow_provider_cfvectorize.client.mutations.check import Look, created_on, found_among, read_state
@@ -23,6 +22,9 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeWaitTimeout,
     is_permanent,
 )
+
+if TYPE_CHECKING:
+    from airflow_provider_cfvectorize.client.client import VectorizeClient
 
 Result = TypeVar("Result")
 
