@@ -29,7 +29,9 @@ from airflow_provider_cfvectorize.exceptions import (
 _LOOK_SECONDS: Final = 0.2
 #: How long batches in flight are waited for after that, in seconds: a worker gets five before it is killed.
 _PATIENCE_WHEN_STOPPED: Final = 2.0
-#: A rate is that since so many lines of progress before: a minute, of ten seconds each.
+#: Between two lines of progress; a job that ends before the first one has none.
+SECONDS_BETWEEN_LINES: Final = 10.0
+#: A rate is that since so many lines of progress before: a minute.
 _LINES_FOR_RATE: Final = 6
 
 
@@ -63,7 +65,6 @@ class Progress:
     :param batches: number of batches.
     :param session: what sends a request for each batch; knows how long the account's budget makes them wait.
     :param concurrency: batches in flight at once.
-    :param every: seconds between two lines; a job that ends before the first one has none.
     """
 
     def __init__(
@@ -75,7 +76,6 @@ class Progress:
         batches: int,
         session: VectorizeSession,
         concurrency: int,
-        every: float = 10.0,
     ) -> None:
         self._log = log
         self._what = what
@@ -83,7 +83,6 @@ class Progress:
         self._batches = batches
         self._session = session
         self._concurrency = concurrency
-        self._every = every
         #: When the lines of the last minute were written, with the items done by then.
         self._lines = deque([(time.monotonic(), 0)], maxlen=_LINES_FOR_RATE)
         self.skipped = 0
@@ -103,7 +102,7 @@ class Progress:
         now = time.monotonic()
         new = self.done - self.skipped
         began, before = self._lines[0]
-        if now - self._lines[-1][0] < self._every or self.done >= self._count or new == before:
+        if now - self._lines[-1][0] < SECONDS_BETWEEN_LINES or self.done >= self._count or new == before:
             return
         self._lines.append((now, new))
         rate = (new - before) / (now - began)

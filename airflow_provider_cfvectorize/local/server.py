@@ -138,10 +138,10 @@ class LocalVectorize:
         self._faults = tuple(fault.spec for fault in parse_faults(faults))
         self._fault_seed = check_seed(fault_seed)
         self._rate_limit = None if rate_limit is None else RateLimit.parse(rate_limit)
-        self._allow_hosts = tuple(allow_hosts)
-        self._read_only_token = read_only_token
-        self._api_email = api_email
-        self._api_key = api_key
+        self._hosts = Hosts(host, allow_hosts)
+        self._credentials = Credentials(
+            api_token=self.api_token, read_only_token=read_only_token, api_email=api_email, api_key=api_key
+        )
         self._behaviour = behaviour or Behaviour()
         self._clock = clock
         self._store: Store | None = None
@@ -282,13 +282,8 @@ class LocalVectorize:
             store,
             self._clock,
             account_id=self.account_id,
-            credentials=Credentials(
-                api_token=self.api_token,
-                read_only_token=self._read_only_token,
-                api_email=self._api_email,
-                api_key=self._api_key,
-            ),
-            hosts=Hosts(self.host, self._allow_hosts),
+            credentials=self._credentials,
+            hosts=self._hosts,
             latency=self._latency,
             rate_limit=self._rate_limit,
             faults=injection,

@@ -374,7 +374,7 @@ def test_every_job_knows_the_budget(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setitem(Progress.__init__.__kwdefaults__, "every", 0.0)
+    monkeypatch.setattr(workers, "SECONDS_BETWEEN_LINES", 0.0)
     # 8 requests in 300 s, and one more now.
     budget = {"Ratelimit": '"default";r=9;t=300', "Ratelimit-Policy": '"default";q=10;w=300'}
     page = {"vectors": [{"id": "a"}], "totalCount": 20_000, "isTruncated": True, "nextCursor": "b"}

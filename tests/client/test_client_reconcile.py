@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_cfvectorize.client import workers
 from airflow_provider_cfvectorize.client.bulk.reconcile import (
     SHOWN_LOOKALIKES,
     Comparison,
@@ -27,7 +28,6 @@ from airflow_provider_cfvectorize.client.bulk.reconcile import (
 )
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.inputs.ids import IdList
-from airflow_provider_cfvectorize.client.workers import Progress
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeInputError,
     VectorizeInterrupted,
@@ -239,7 +239,7 @@ def test_progress_is_told(
     monkeypatch: pytest.MonkeyPatch,
     total: object,
 ) -> None:
-    monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {"every": 0.0})
+    monkeypatch.setattr(workers, "SECONDS_BETWEEN_LINES", 0.0)
     server = serve([page("a", "b", cursor="x", total=total), page("c", total=total)])
     with Comparison() as comparison, caplog.at_level(logging.INFO):
         see_index(comparison, connect(server), "docs")

@@ -587,7 +587,7 @@ def test_progress_is_told(
 ) -> None:
     from airflow_provider_cfvectorize.client import workers
 
-    monkeypatch.setattr(workers.Progress.__init__, "__kwdefaults__", {"every": 0.0})
+    monkeypatch.setattr(workers, "SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO):
         delete(ids=[str(i) for i in range(300)])
     # Airflow 3 logs to the standard output where no supervisor listens.

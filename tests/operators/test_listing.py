@@ -18,8 +18,8 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_cfvectorize.client import workers
 from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
-from airflow_provider_cfvectorize.client.workers import Progress
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeInputError,
     VectorizeInterrupted,
@@ -86,7 +86,7 @@ def test_progress_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vectorize.fill(f"v{i}" for i in range(1500))
-    monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {"every": 0.0})
+    monkeypatch.setattr(workers, "SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO):
         list_ids(prefix="no")
     # Airflow 3 logs to the standard output where no supervisor listens.
