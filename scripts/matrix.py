@@ -14,8 +14,8 @@ from pathlib import Path
 
 from environments import ROOT
 
-#: What meets Airflow, in the few minutes that CI has for a version. The operators are run by the DAGs; their own
-#: tests, and those marked long, are left to a run of the whole.
+#: What meets Airflow, in the few minutes that CI has for a version. The DAGs run the operators.
+#: The operators' own tests, and those marked long, are left to a run of the whole.
 BRIEF = (
     *(f"tests/{part}" for part in ("dags", "hooks", "sensors", "triggers")),
     *(f"tests/package/test_{name}.py" for name in ("assets", "form", "provider_info", "public_names")),

@@ -35,6 +35,7 @@ for name in [
 
 from airflow import __version__ as airflow_version  # noqa: E402
 
+from airflow_provider_cfvectorize.client.http import refusals  # noqa: E402
 from airflow_provider_cfvectorize.local import LocalVectorize  # noqa: E402
 from harness import Vectorize  # noqa: E402
 
@@ -85,6 +86,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalVectorize]:
 def vectorize(server: LocalVectorize) -> Vectorize:
     """Return the same, with an index ``docs`` and ways to fill and look at it."""
     return Vectorize(server)
+
+
+@pytest.fixture
+def impatient_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the refusal of a write by a token that may only read as final after half a second, not five."""
+    monkeypatch.setattr(refusals, "UNPROVEN_SECONDS", 0.5)
 
 
 @pytest.fixture

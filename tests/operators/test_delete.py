@@ -451,6 +451,7 @@ def test_a_spurious_refusal_in_the_middle(vectorize: Vectorize, kind: str, defer
     assert vectorize.server.injected()[kind] == 4
 
 
+@pytest.mark.usefixtures("impatient_refusals")
 def test_a_token_without_the_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     token = "read-only-token-0123456789abcdef01234567"
     with LocalVectorize(apply_delay=0.02, read_only_token=token) as server:

@@ -101,6 +101,7 @@ def test_an_account_that_is_not_there_is_no_missing_index(relay: Relay) -> None:
     assert relay.routes == [f"GET {INDEX}", f"DELETE {INDEX}"]
 
 
+@pytest.mark.usefixtures("impatient_refusals")
 def test_a_token_without_the_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     token = "read-only-token-0123456789abcdef01234567"
     with LocalVectorize(read_only_token=token) as server:

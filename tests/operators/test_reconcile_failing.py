@@ -186,6 +186,7 @@ def test_an_index_that_is_not_there_or_a_wrong_token(
     assert token not in str(error.value)
 
 
+@pytest.mark.usefixtures("impatient_refusals")
 def test_a_token_that_may_only_read_can_rehearse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     token = "read-only-token-0123456789abcdef01234567"
     with LocalVectorize(apply_delay=0.02, read_only_token=token) as server:

@@ -82,7 +82,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, impatient_refusals: None) -> Iterator[Bench]:
     bench = Bench(monkeypatch, tmp_path)
     yield bench
     for server in bench.servers:

@@ -130,6 +130,7 @@ ARGUMENTS: dict[str, dict[str, Any] | Callable[[Vectorize], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.usefixtures("impatient_refusals")
 @pytest.mark.parametrize("path", PAGES)
 def test_the_permission(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cls = PAGES[path]

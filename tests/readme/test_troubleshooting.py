@@ -83,7 +83,9 @@ class Bench:
 
 
 @pytest.fixture
-def bench(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
+def bench(
+    server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, impatient_refusals: None
+) -> Iterator[Bench]:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with ExitStack() as stack:
