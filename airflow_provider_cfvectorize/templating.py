@@ -1,161 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Rendering of template fields that keeps text text, and reading of what Jinja makes of other values.
+Reading of what Jinja makes of the values of template fields.
 
 A ``value`` is what stands in a template field after rendering, ``given`` what the constructor got.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, Final, Self
+from typing import Any, Final
 
-from airflow_provider_cfvectorize.client.inputs.files import path_text
 from airflow_provider_cfvectorize.client.inputs.rendered import read_rendered
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.mapping import MARKS, fields_to_render
 
 #: Characters of a text that is read as a list or an object; a vector of 1,536 values takes 40,000.
 MAX_TEXT_CHARS: Final = 1024 * 1024
-
-
-class VerbatimStringsMixin:
-    """
-    Keeps a DAG with ``render_template_as_native_obj=True`` from reading text as Python.
-
-    Native rendering evaluates what every template gives, and every plain string too: of the ids
-    ``["1e5", "{{ params.id }}"]`` it would make ``[100000.0, 31]`` where the parameter is ``0x1f``, and
-    another vector would be deleted. Here a string without any of Jinja's marks is passed on as it is, and
-    what stands in a list is rendered to text. A template that is the whole field may still give a list,
-    unless the field is a text by nature: of the prefix ``'a'`` the quotes are part, and ``2024`` is a tenant.
-    """
-
-    #: Fields that are text by nature, and rendered to text in any DAG.
-    text_fields: ClassVar[frozenset[str]] = frozenset(
-        {
-            "account_id",
-            "conn_id",
-            "description",
-            "id_prefix",
-            "ids_path",
-            "index_name",
-            "missing_path",
-            "namespace",
-            "path",
-            "prefix",
-            "property_name",
-            "surplus_path",
-            "vector_id",
-            "vectors_path",
-        }
-    )
-    #: Parameters that are True or False.
-    flags: ClassVar[frozenset[str]] = frozenset(
-        {
-            "allow_empty",
-            "allow_lookalikes",
-            "deferrable",
-            "dry_run",
-            "durable",
-            "fail_if_none_exist",
-            "owns_index",
-            "require_absent",
-            "require_equal",
-            "return_values",
-            "wait_for_completion",
-        }
-    )
-    #: The arguments for template fields that Airflow has made a mapped task with; None in any other task.
-    mapped_with: Mapping[str, Any] | None = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note what a mapped task is made with."""
-        self = super().__new__(cls)
-        # A mapped operator is made on the worker, of values. None among them is no absence, and looks like
-        # one to each constructor; and what came out of XCom looks like a template.
-        if kwargs.get("_airflow_from_mapped"):
-            fields = cls.template_fields  # type: ignore[attr-defined]
-            # Not by setattr, for which Airflow's base class is not ready yet.
-            vars(self)["mapped_with"] = {name: kwargs[name] for name in fields if name in kwargs}
-        return self
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        # To the end: in 2.11, a copy of a task is made attribute by attribute, Airflow's own first.
-        self.mapped_with = vars(self).pop("mapped_with", None)
-
-    def render_template(
-        self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
-    ) -> Any:
-        """
-        Render a template, or a structure of them.
-
-        :param content: what stands in a template field.
-        :param context: the task's context.
-        :param jinja_env: the environment of the DAG.
-        :param seen_oids: ids of the objects that are rendered already.
-        """
-        if content is None or isinstance(content, int | float):
-            # There may be hundreds of thousands of these, in vectors that stand in the DAG.
-            return content
-        if isinstance(content, str) and not any(mark in content for mark in MARKS):
-            return content
-        if isinstance(content, list | tuple):
-            jinja_env = self._text_env(jinja_env or self.get_template_env())  # type: ignore[attr-defined]
-        return super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
-
-    def _do_render_template_fields(
-        self,
-        parent: Any,
-        template_fields: Iterable[str],
-        context: Any,
-        jinja_env: Any,
-        seen_oids: set[int],
-    ) -> None:
-        # The one place, of mapped tasks too, where Airflow has both the fields' names and the environment.
-        render = super()._do_render_template_fields  # type: ignore[misc]
-        if parent is not self:
-            render(parent, template_fields, context, jinja_env, seen_oids)
-            return
-        names = template_fields
-        if self.mapped_with is not None:
-            # Not with what Airflow has seen: that has values of the DAG file among those out of XCom.
-            names, seen_oids = fields_to_render(self, names, context), set()
-        text_env = self._text_env(jinja_env)
-        for name in names:
-            env, template = jinja_env, getattr(self, name)
-            if name in self.text_fields:
-                # Of path objects, Airflow renders some, leaves some, and fails at some.
-                env, template = text_env, path_text(template)
-                setattr(self, name, template)
-            render(self, [name], context, env, seen_oids)
-            if getattr(self, name) is template:
-                # Before 3.3, Airflow keeps the template if it renders to nothing.
-                setattr(self, name, self.render_template(template, context, env, seen_oids))
-            elif env is not jinja_env and isinstance(template, str) and getattr(self, name) == "None":
-                # What gives None stays None in such a DAG.
-                setattr(self, name, None)
-
-    def _text_env(self, jinja_env: Any) -> Any:
-        """Return an environment that renders to text: the one at hand if it does, for making one is slow."""
-        from jinja2.nativetypes import NativeEnvironment
-
-        dag = self.get_dag() if isinstance(jinja_env, NativeEnvironment) else None  # type: ignore[attr-defined]
-        return jinja_env if dag is None else dag.get_template_env(force_sandboxed=True)
-
-    def _render(self, template: Any, context: Any, dag: Any = None) -> Any:
-        # Airflow goes by the DAG's option, whatever environment the template is of.
-        from jinja2.nativetypes import NativeEnvironment
-
-        if isinstance(template.environment, NativeEnvironment):
-            return super()._render(template, context, dag)  # type: ignore[misc]
-        try:
-            from airflow.sdk.definitions.context import render_template_to_string
-        except ImportError:
-            from airflow.utils.helpers import render_template_to_string  # type: ignore[no-redef,attr-defined,unused-ignore]
-        return render_template_to_string(template, context)
 
 
 def read_structure(value: Any, name: str) -> Any:

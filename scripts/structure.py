@@ -32,11 +32,12 @@ DIRECTIONS: Mapping[str, frozenset[str]] = {
         "assets": "client exceptions",
         "lineage": "assets client exceptions",
         "links": "client exceptions",
-        "mapping": "client exceptions",
-        "templating": "mapping client exceptions",
+        "rendering": "client exceptions",
+        "templating": "client exceptions",
         "triggers": "triggers hooks client connection exceptions",
-        "sensors": "sensors triggers hooks client connection exceptions links templating",
-        "operators": "operators triggers hooks client connection exceptions links templating lineage",
+        "sensors": "sensors triggers hooks client connection exceptions links rendering templating",
+        "operators": "operators triggers hooks client connection exceptions links lineage rendering "
+        "templating",
     }.items()
 }
 

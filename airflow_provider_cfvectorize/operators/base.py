@@ -32,8 +32,8 @@ from airflow_provider_cfvectorize.exceptions import (
 )
 from airflow_provider_cfvectorize.lineage import Flow, to_openlineage
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
+from airflow_provider_cfvectorize.rendering import VerbatimStringsMixin
 from airflow_provider_cfvectorize.templating import (
-    VerbatimStringsMixin,
     check_account,
     check_flags,
     to_seconds,

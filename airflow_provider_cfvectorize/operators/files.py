@@ -26,6 +26,7 @@ from airflow_provider_cfvectorize.client.inputs.files import (
 from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
+from airflow_provider_cfvectorize.rendering import mapped_arguments
 from airflow_provider_cfvectorize.templating import read_given
 
 if TYPE_CHECKING:
@@ -178,8 +179,8 @@ def origin_of(operator: Any, name: str) -> str | None:
     dag = operator.get_dag()
     # What runs is a copy, whose templates are rendered; the DAG has the original, or a mapped operator.
     task = operator if dag is None else dag.get_task(operator.task_id)
-    over = getattr(getattr(task, "expand_input", None), "value", None)
-    given = getattr(task, "partial_kwargs", vars(task)).get(name)
+    over, others = mapped_arguments(task)
+    given: Any = others.get(name)
     if given is None:
         given = over.get(name) if isinstance(over, dict) else over
     if hasattr(given, "iter_references"):

@@ -26,6 +26,7 @@ from airflow_provider_cfvectorize.operators.files import (
     read_id_source,
     write_file,
 )
+from airflow_provider_cfvectorize.rendering import mapped_arguments
 from airflow_provider_cfvectorize.templating import is_given, to_seconds
 
 if TYPE_CHECKING:
@@ -263,8 +264,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             return
         # In a mapped task group the task itself is not mapped, and has no such input.
         dag: Any = self.get_dag()
-        mapped = dag.get_task(self.task_id)
-        over: Any = getattr(getattr(mapped, "expand_input", None), "value", None)
+        over, others = mapped_arguments(dag.get_task(self.task_id))
         if self.id_prefix is None:
             if isinstance(over, dict) and over.keys() == {"index_name"}:
                 names = over["index_name"]
@@ -277,7 +277,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         else:
             if not isinstance(over, dict) or not over.keys().isdisjoint(SCOPE):
                 return
-            given = [mapped.partial_kwargs.get(name) for name in SCOPE]
+            given = [others.get(name) for name in SCOPE]
             if any(isinstance(value, str) and _OF_INSTANCE.search(value) for value in given):
                 return
             scope = f"the same id_prefix {show(self.id_prefix)} in each instance"

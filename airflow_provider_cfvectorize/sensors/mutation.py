@@ -22,8 +22,9 @@ from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, cond
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
+from airflow_provider_cfvectorize.rendering import VerbatimStringsMixin
 from airflow_provider_cfvectorize.sensors.receipts import check_receipts, read_waits
-from airflow_provider_cfvectorize.templating import VerbatimStringsMixin, check_account, check_flags
+from airflow_provider_cfvectorize.templating import check_account, check_flags
 from airflow_provider_cfvectorize.triggers.events import (
     check_execution_timeout,
     deferral_timeout,

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``rendering.py`` relies on of Airflow's private parts, on every supported minor."""
+
+from __future__ import annotations
+
+import inspect
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, BaseOperator
+
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.rendering import mapped_arguments
+
+
+def make_mapped(**over: Any) -> tuple[Any, Any]:
+    """Return a DAG with a mapped task, and that task."""
+    with DAG("private", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
+        partial = DeleteVectorsByIdsOperator.partial(task_id="a", index_name="docs")
+        partial.expand_kwargs(over["each"]) if "each" in over else partial.expand(**over)
+    return dag, dag.task_dict["a"]
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("_do_render_template_fields", ["parent", "template_fields", "context", "jinja_env", "seen_oids"]),
+        ("_render", ["template", "context", "dag"]),
+    ],
+)
+def test_the_methods_that_render(method: str, parameters: list[str]) -> None:
+    assert [*inspect.signature(getattr(BaseOperator, method)).parameters][1:] == parameters
+
+
+def test_the_arguments_of_a_mapped_task() -> None:
+    _, task = make_mapped(ids=[["a"], ["b"]])
+    over, others = mapped_arguments(task)
+    assert over == {"ids": [["a"], ["b"]]}
+    assert others["index_name"] == "docs"
+    _, task = make_mapped(each=[{"ids": ["a"]}, {"ids": ["b"]}])
+    assert mapped_arguments(task)[0] == [{"ids": ["a"]}, {"ids": ["b"]}]
+
+
+def test_a_task_that_is_not_mapped() -> None:
+    over, others = mapped_arguments(DeleteVectorsByIdsOperator(task_id="a", index_name="docs", ids=["a"]))
+    assert over is None
+    assert others["index_name"] == "docs"
+
+
+def test_the_constructor_is_told_of_a_mapped_task() -> None:
+    assert DeleteVectorsByIdsOperator(task_id="a", index_name="docs", ids=["a"]).mapped_with is None
+    made = DeleteVectorsByIdsOperator(task_id="a", index_name="docs", ids=["a"], _airflow_from_mapped=True)
+    assert made.mapped_with == {"index_name": "docs", "ids": ["a"]}
