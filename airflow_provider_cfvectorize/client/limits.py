@@ -63,8 +63,6 @@ PRESET_DIMENSIONS: Final = {
 }
 #: Bytes of a vector's metadata as compact JSON. observed: code 40016 "must not exceed 10240 bytes".
 MAX_METADATA_BYTES: Final = 10240
-#: Vectors in an index. docs, changelog of 2026-08-04.
-MAX_VECTORS_PER_INDEX: Final = 20_000_000
 #: Metadata indexes of an index. docs.
 MAX_METADATA_INDEXES: Final = 10
 #: Bytes of UTF-8 of a string that a metadata index keeps. docs.

@@ -49,7 +49,7 @@ def check_account_id(account_id: object) -> str:
     return account_id.lower()
 
 
-def check_path_name(name: object, what: str = "index name") -> str:
+def check_path_name(name: object) -> str:
     """
     Return a name that is safe as one segment of a path.
 
@@ -57,12 +57,12 @@ def check_path_name(name: object, what: str = "index name") -> str:
     check is linear in the name's length.
 
     :param name: what was passed.
-    :param what: what it names, for the error.
     :raises VectorizeInputError: it is anything but 1 to 64 of A-Z, a-z, 0-9, ``_`` and ``-``.
     """
     if not isinstance(name, str) or not _PATH_NAME.fullmatch(name):
         raise VectorizeInputError(
-            f"{what} {show(name)} cannot be one: expected 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'"
+            f"index name {show(name)} cannot be one: expected 1 to 64 characters of A-Z, a-z, 0-9, '_' "
+            "and '-'"
         )
     return name
 
