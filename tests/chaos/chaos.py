@@ -16,14 +16,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import harness
-from airflow_provider_cfvectorize.client.bulk.vector_batches import VectorBatches
+from airflow_provider_cfvectorize.client.bulk import write
 from airflow_provider_cfvectorize.client.http.session import RetryPolicy
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeError
-from airflow_provider_cfvectorize.hooks.vectorize import client_of
+from airflow_provider_cfvectorize.hooks import vectorize
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import (
     DeleteVectorsByIdsOperator,
@@ -67,12 +68,12 @@ DONE_ALL_THE_SAME = ("reset-after", "truncated", "hang")
 
 def set_policy(monkeypatch: Any, policy: RetryPolicy) -> None:
     """Let the clients of operators retry by this policy, which no connection can say."""
-    monkeypatch.setitem(client_of.__kwdefaults__, "retry", policy)
+    monkeypatch.setattr(vectorize, "client_of", partial(vectorize.client_of, retry=policy))
 
 
 def set_upsert_size(monkeypatch: Any) -> None:
     """Let 5,000 vectors be several requests."""
-    monkeypatch.setitem(VectorBatches.__init__.__kwdefaults__, "max_vectors", UPSERT_SIZE)
+    monkeypatch.setattr(write, "VectorBatches", partial(write.VectorBatches, max_vectors=UPSERT_SIZE))
 
 
 def timeout_for(faults: Iterable[str]) -> float | None:

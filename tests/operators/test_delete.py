@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeTransportError,
     VectorizeWaitTimeout,
 )
-from airflow_provider_cfvectorize.hooks.vectorize import client_of
+from airflow_provider_cfvectorize.hooks import vectorize as hook_module
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
 from airflow_provider_cfvectorize.triggers.events import timeout_event
@@ -419,7 +420,7 @@ def test_a_token_that_is_refused(
 
 def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     policy = RetryPolicy(backoff_total=0.3, first_backoff=0.01, longest_backoff=0.05)
-    monkeypatch.setitem(client_of.__kwdefaults__, "retry", policy)
+    monkeypatch.setattr(hook_module, "client_of", partial(hook_module.client_of, retry=policy))
     connection = {"conn_type": "cloudflare_vectorize", "login": "a" * 32, "password": "token"}
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
