@@ -7,7 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
@@ -40,10 +40,8 @@ from airflow_provider_cfvectorize.templating import (
 )
 from airflow_provider_cfvectorize.triggers.events import (
     check_execution_timeout,
-    deferral_timeout,
     is_of_an_earlier_try,
     read_event,
-    seconds_to_wait,
     start_over,
 )
 
@@ -310,25 +308,16 @@ class VectorizeWriteOperator(VectorizeOperator):
             wait.close()
         return self._end(context, evidence)
 
-    def _defer(self, context: Context, receipt: Receipt) -> None:
-        from airflow_provider_cfvectorize.client.mutations.evidence import describe_deferral
-        from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
+    def _defer(self, context: Context, receipt: Receipt) -> NoReturn:
+        from airflow_provider_cfvectorize.triggers.mutation import defer
 
-        seconds = seconds_to_wait(self.wait_timeout, self.execution_timeout)
-        interval = self.poll_interval
-        self.log.info("%s", describe_deferral([receipt], self.index_name, interval=interval, seconds=seconds))
-        self.defer(
-            trigger=VectorizeMutationTrigger(
-                conn_id=self.conn_id,
-                account_id=self.account_id,
-                index_name=self.index_name,
-                receipts=[receipt.as_argument()],
-                end_time=time.time() + seconds,
-                wait_seconds=seconds,
-                poll_interval=self.poll_interval,
-                was_accepted=self._history.accepted,
-            ),
-            method_name="execute_complete",
+        defer(
+            self,
+            [receipt],
+            limit=self.wait_timeout,
+            interval=self.poll_interval,
+            started=time.time(),
+            was_accepted=self._history.accepted,
             kwargs={
                 **self.to_resume(),
                 "done": {
@@ -338,7 +327,6 @@ class VectorizeWriteOperator(VectorizeOperator):
                     "try_number": context["ti"].try_number,
                 },
             },
-            timeout=deferral_timeout(seconds),
         )
 
     def flow(self, *, failed: bool) -> Flow:

@@ -18,19 +18,17 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
-from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, condense
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.rendering import VerbatimStringsMixin
-from airflow_provider_cfvectorize.sensors.receipts import check_receipts, read_waits
+from airflow_provider_cfvectorize.sensors.receipts import read_waits
 from airflow_provider_cfvectorize.templating import check_account, check_flags
 from airflow_provider_cfvectorize.triggers.events import (
     check_execution_timeout,
-    deferral_timeout,
     is_of_an_earlier_try,
     read_event,
-    seconds_to_wait,
     start_over,
 )
 
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.client.mutations.wait import Wait
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
@@ -167,28 +164,24 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         client = hook.get_watching_conn()
         self.used_account = client.account_id
         try:
-            receipts = check_receipts(
-                read_waits(
-                    self.mutation_id,
-                    self.receipt,
-                    context,
-                    index_name=self.index_name,
-                    texts=self._given_texts,
-                ),
+            receipts = read_waits(
+                self.mutation_id,
+                self.receipt,
+                context,
                 index_name=self.index_name,
                 account_id=client.account_id,
+                texts=self._given_texts,
             )
-            if not receipts:
-                nothing = Receipt(None, self.index_name, client.account_id)
-                return self._end(evidence_of_nothing(nothing))
-            # In each mode, so that each mode ends with the same.
-            receipts = condense(receipts)
             self._wait = Wait(client, self.index_name, receipts, self.log, renew=hook.get_watching_conn)
-            if self.deferrable:
-                return self._defer_unless_applied(context, receipts, hook)
-            return self._poke_until_applied(context)
+            if not receipts:
+                evidence = evidence_of_nothing(Receipt(None, self.index_name, client.account_id))
+            elif self.deferrable:
+                evidence = self._defer_unless_applied(context, receipts, hook)
+            else:
+                evidence = self._poke_until_applied(context)
         finally:
             (self._wait or client).close()
+        return self._end(evidence)
 
     def poke(self, context: Context) -> PokeReturnValue:
         """
@@ -258,12 +251,12 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         soft_fail, self.soft_fail = self.soft_fail, False
         try:
             # Past Airflow 2's guard, which takes the call of super() for one from outside of Airflow.
-            evidence = inspect.unwrap(BaseSensorOperator.execute)(self, context)
+            evidence: dict[str, Any] = inspect.unwrap(BaseSensorOperator.execute)(self, context)
         except AirflowSensorTimeout:
             evidence = self._look_a_last_time(soft_fail)
         finally:
             self.soft_fail = soft_fail
-        return self._end(evidence)
+        return evidence
 
     def _look_a_last_time(self, soft_fail: bool) -> dict[str, Any]:
         assert self._wait is not None  # noqa: S101 - for the type checker
@@ -290,39 +283,28 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         self, context: Context, receipts: Sequence[Receipt], hook: CloudflareVectorizeHook
     ) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.mutations.decide import YOUNG
-        from airflow_provider_cfvectorize.client.mutations.evidence import describe_deferral
-        from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrigger
+        from airflow_provider_cfvectorize.triggers.mutation import defer
 
         assert self._wait is not None  # noqa: S101 - for the type checker
         started = time.time()
-        seconds = seconds_to_wait(self.timeout, self.execution_timeout)
         young = datetime.now(UTC) - YOUNG
         # Of a bare id nothing but its own watermark would be accepted, which one look hardly meets.
         if not any(r.bare or (r.accepted_at is not None and r.accepted_at > young) for r in receipts):
             evidence = self._wait.look()
             if evidence is not None:
-                return self._end(evidence)
+                return evidence
         ignored = [name for name in ("exponential_backoff", "max_wait", "silent_fail") if getattr(self, name)]
         if ignored:
             self.log.warning("Ignored while the sensor is deferred: %s.", ", ".join(ignored))
-        interval = self.poke_interval
-        self.log.info("%s", describe_deferral(receipts, self.index_name, interval=interval, seconds=seconds))
-        self.defer(
-            trigger=VectorizeMutationTrigger(
-                conn_id=self.conn_id,
-                account_id=self.account_id,
-                index_name=self.index_name,
-                receipts=[receipt.as_argument() for receipt in receipts],
-                end_time=started + seconds,
-                wait_seconds=seconds,
-                poll_interval=self.poke_interval,
-                was_accepted=hook.history.accepted,
-            ),
-            method_name="execute_complete",
+        defer(
+            self,
+            receipts,
+            limit=self.timeout,
+            interval=self.poke_interval,
+            started=started,
+            was_accepted=hook.history.accepted,
             kwargs={"account_id": self.used_account, "try_number": context["ti"].try_number},
-            timeout=deferral_timeout(seconds),
         )
-        raise AssertionError("defer() does not return")
 
 
 def _was_rescheduled(sensor: BaseSensorOperator, context: Context) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cfvectorize.client.inputs.text import show
-from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt
+from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt, condense
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.templating import read_nothing, read_structure
 
@@ -21,19 +21,21 @@ def read_waits(
     context: Context,
     *,
     index_name: str,
+    account_id: str,
     texts: Collection[str] = (),
-) -> list[Receipt]:
+) -> Sequence[Receipt]:
     """
-    Return what to wait for, each once; nothing where nothing was sent.
+    Return what to wait for, each once and as few as a trigger can hold; nothing where nothing was sent.
 
     :param mutation_id: what was passed as ``mutation_id``.
     :param receipt: what was passed as ``receipt``.
     :param context: the task's context, whose direct upstream tasks are asked for receipts where none is
         passed.
     :param index_name: the sensor's index.
+    :param account_id: the sensor's account.
     :param texts: those of the first two parameters that were given as a text, such as a template.
-    :raises VectorizeInputError: this is nothing that can be waited for; or a template came to nothing, and no
-        upstream task's receipt says that there was nothing to do.
+    :raises VectorizeInputError: this is nothing that can be waited for, or is of another index or account; or
+        a template came to nothing, and no upstream task's receipt says that there was nothing to do.
     """
     given = {"mutation_id": mutation_id, "receipt": receipt}
     lost = [name for name, value in given.items() if _is_lost(value, is_text=name in texts)]
@@ -58,7 +60,10 @@ def read_waits(
         elif not known:
             known = {r.mutation_id: r for r in ours or found}
     waits = [r for id_, r in known.items() if id_ is not None]
-    return waits + [Receipt.of_bare_id(id_) for id_ in dict.fromkeys(bare) if id_ not in known]
+    _check(waits, index_name=index_name, account_id=account_id)
+    waits += [Receipt.of_bare_id(id_) for id_ in dict.fromkeys(bare) if id_ not in known]
+    # In each mode, so that each mode ends with the same.
+    return condense(waits)
 
 
 def _is_lost(value: Any, *, is_text: bool) -> bool:
@@ -68,15 +73,7 @@ def _is_lost(value: Any, *, is_text: bool) -> bool:
     return read_nothing(value) is None and (is_text or value is not None)
 
 
-def check_receipts(receipts: Sequence[Receipt], *, index_name: str, account_id: str) -> Sequence[Receipt]:
-    """
-    Return the receipts if they are of this index and account.
-
-    :param receipts: what is to be waited for.
-    :param index_name: the sensor's index.
-    :param account_id: the sensor's account.
-    :raises VectorizeInputError: one is not.
-    """
+def _check(receipts: Sequence[Receipt], *, index_name: str, account_id: str) -> None:
     for receipt in receipts:
         if receipt.index_name is not None and receipt.index_name != index_name:
             raise VectorizeInputError(
@@ -90,7 +87,6 @@ def check_receipts(receipts: Sequence[Receipt], *, index_name: str, account_id: 
                 f"and this sensor looks at account {show(account_id)}: use the same conn_id and account_id "
                 "for both"
             )
-    return receipts
 
 
 def _flatten(value: Any, name: str) -> list[Receipt]:

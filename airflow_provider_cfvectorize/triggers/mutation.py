@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import conf
@@ -15,7 +15,13 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.exceptions import VectorizeError
-from airflow_provider_cfvectorize.triggers.events import applied_event, error_event, timeout_event
+from airflow_provider_cfvectorize.triggers.events import (
+    applied_event,
+    deferral_timeout,
+    error_event,
+    seconds_to_wait,
+    timeout_event,
+)
 
 #: Seconds for a process to end and for the scheduler to read that it has. With 1 s, Airflow failed 1 of 100
 #: tasks on a busy machine.
@@ -147,3 +153,47 @@ class VectorizeMutationTrigger(BaseTrigger):
         conn = await get_async_connection(self.conn_id)
         # Nothing sleeps or retries here: the next poll is the retry.
         return client_of(conn, account_id=self.account_id, retry=None)
+
+
+def defer(
+    task: Any,
+    receipts: Sequence[Receipt],
+    *,
+    limit: float,
+    interval: float,
+    started: float,
+    was_accepted: bool,
+    kwargs: Mapping[str, Any],
+) -> NoReturn:
+    """
+    Defer a task until mutations are applied; its ``execute_complete`` learns how the wait ended.
+
+    :param task: a sensor or operator with an index, a connection and an account.
+    :param receipts: what is waited for.
+    :param limit: seconds to wait at most; a shorter ``execution_timeout`` of the task counts.
+    :param interval: seconds between two looks.
+    :param started: when the wait began, seconds since the epoch.
+    :param was_accepted: the service has accepted the credentials in this task.
+    :param kwargs: what ``execute_complete`` must know again.
+    """
+    from airflow_provider_cfvectorize.client.mutations.evidence import describe_deferral
+
+    seconds = seconds_to_wait(limit, task.execution_timeout)
+    text = describe_deferral(receipts, task.index_name, interval=interval, seconds=seconds)
+    task.log.info("%s", text)
+    task.defer(
+        trigger=VectorizeMutationTrigger(
+            conn_id=task.conn_id,
+            account_id=task.account_id,
+            index_name=task.index_name,
+            receipts=[receipt.as_argument() for receipt in receipts],
+            end_time=started + seconds,
+            wait_seconds=seconds,
+            poll_interval=interval,
+            was_accepted=was_accepted,
+        ),
+        method_name="execute_complete",
+        kwargs=kwargs,
+        timeout=deferral_timeout(seconds),
+    )
+    raise AssertionError("defer() does not return")

@@ -28,7 +28,7 @@ def receipt(mutation_id: str | None, index_name: str = "docs") -> dict[str, Any]
 
 def waits(mutation_id: Any, *pushed: Any, index_name: str = "docs") -> list[tuple[str | None, bool]]:
     context: Any = make_context({"upstream": list(pushed)})
-    found = read_waits(mutation_id, None, context, index_name=index_name)
+    found = read_waits(mutation_id, None, context, index_name=index_name, account_id=ACCOUNT)
     return [(wait.mutation_id, wait.bare) for wait in found]
 
 
