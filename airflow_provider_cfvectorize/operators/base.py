@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
-    from airflow_provider_cfvectorize.lineage import Change, Flow
+    from airflow_provider_cfvectorize.lineage import Change
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

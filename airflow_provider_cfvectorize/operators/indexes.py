@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.client.types import Index, IndexType
-    from airflow_provider_cfvectorize.lineage import Flow
 
 __all__ = [
     "CreateVectorizeIndexOperator",

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.types import QueryResult, ReturnMetadata
-    from airflow_provider_cfvectorize.lineage import Flow
 
 
 class QueryVectorsOperator(VectorizeOperator):

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.bulk.reconcile import Comparison
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.ids import IdSource
-    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
-    from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath
 
 #: The parameters that say which ids a task may delete.

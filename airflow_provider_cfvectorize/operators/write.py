@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.vectors import Vectors
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
-    from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath
 
 
