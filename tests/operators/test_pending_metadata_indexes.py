@@ -185,7 +185,7 @@ def test_one_that_is_deleted_before_it_is_seen(slow: Slow, wait: dict[str, Any])
 
     slow.relay.meddle = meddle
     with pytest.raises(VectorizeWaitTimeout, match=r"not listed: 'lang'.*somebody has deleted them since"):
-        slow.create("metadata index", "string", **wait, wait_timeout=0.1)
+        slow.create("metadata index", "string", **wait, wait_timeout=1)
 
 
 @pytest.mark.parametrize("lag", [LATER / 2])
