@@ -30,10 +30,12 @@ from airflow_provider_cfvectorize.client.http.urls import (
     check_new_index_name,
     check_path_name,
 )
-from airflow_provider_cfvectorize.client.inputs.indexes import index_config
-from airflow_provider_cfvectorize.client.inputs.queries import (
+from airflow_provider_cfvectorize.client.inputs.indexes import (
     check_index_type,
     check_property_name,
+    index_config,
+)
+from airflow_provider_cfvectorize.client.inputs.queries import (
     query_body,
 )
 from airflow_provider_cfvectorize.client.inputs.text import show

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_cfvectorize.client.http.responses import METADATA_INDEX_NOT_FOUND_CODE
-from airflow_provider_cfvectorize.client.inputs.indexes import type_differences
-from airflow_provider_cfvectorize.client.inputs.queries import check_index_type, check_property_name
+from airflow_provider_cfvectorize.client.inputs.indexes import (
+    check_index_type,
+    check_property_name,
+    type_differences,
+)
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.client.limits import MAX_METADATA_INDEXES
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.inputs.queries import check_index_type, check_property_name
+from airflow_provider_cfvectorize.client.inputs.ids import problem_with_text
 from airflow_provider_cfvectorize.client.inputs.text import show
-from airflow_provider_cfvectorize.client.types import METRICS, IndexType, MetadataIndex
+from airflow_provider_cfvectorize.client.types import INDEX_TYPES, METRICS, IndexType, MetadataIndex
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 
@@ -115,3 +115,46 @@ def type_differences(indexes: Iterable[MetadataIndex], wanted: Mapping[str, str]
 def _config_of(index: Mapping[str, Any]) -> Mapping[str, Any]:
     config = index.get("config")
     return config if isinstance(config, Mapping) else {}
+
+
+def problem_with_key(key: object) -> str | None:
+    """Say what is wrong with the name of a property in a filter or metadata index; None if nothing is."""
+    if not isinstance(key, str):
+        return "is not a string"
+    if not key:
+        return "is empty"
+    levels = key.split(".")
+    if not all(levels):
+        return "begins or ends with a dot, or has two in a row: between dots stand the names of levels"
+    if any(level.startswith("$") for level in levels):
+        return (
+            "begins, or has a level that begins, with '$': operators belong inside of a property's condition"
+        )
+    if '"' in key or "|" in key:
+        return "has a '\"' or a '|', which a property's name cannot have"
+    if len(key) > limits.MAX_FILTER_KEY_CHARS:
+        return f"has {len(key)} characters, the most is {limits.MAX_FILTER_KEY_CHARS}"
+    return None
+
+
+def check_property_name(name: object) -> str:
+    """
+    Return the name of a property of the metadata, ``.`` for nested ones.
+
+    :raises VectorizeInputError: it cannot be one.
+    """
+    problem = problem_with_key(name) or problem_with_text(str(name))
+    if problem is not None:
+        raise VectorizeInputError(f"property_name {show(name)} {problem}")
+    return str(name)
+
+
+def check_index_type(index_type: object) -> str:
+    """
+    Return the type of a metadata index.
+
+    :raises VectorizeInputError: it is none of ``string``, ``number`` and ``boolean``.
+    """
+    if not isinstance(index_type, str) or index_type not in INDEX_TYPES:
+        raise VectorizeInputError(f"index_type {show(index_type)} is none of {', '.join(INDEX_TYPES)}")
+    return index_type

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a query may ask, and what may be a metadata index: checked before it costs a request."""
+"""What a query may ask: checked before it costs a request."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id, problem_with_text
+from airflow_provider_cfvectorize.client.inputs.indexes import problem_with_key
 from airflow_provider_cfvectorize.client.inputs.text import show, write_json
 from airflow_provider_cfvectorize.client.inputs.vectors import problem_with_namespace, problem_with_values
-from airflow_provider_cfvectorize.client.types import INDEX_TYPES, RETURN_METADATA
+from airflow_provider_cfvectorize.client.types import RETURN_METADATA
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 # https://developers.cloudflare.com/vectorize/reference/metadata-filtering/ lists the operators.
@@ -124,49 +125,6 @@ def check_filter(value: object) -> Mapping[str, Any]:
     return value
 
 
-def problem_with_key(key: object) -> str | None:
-    """Say what is wrong with the name of a property in a filter or metadata index; None if nothing is."""
-    if not isinstance(key, str):
-        return "is not a string"
-    if not key:
-        return "is empty"
-    levels = key.split(".")
-    if not all(levels):
-        return "begins or ends with a dot, or has two in a row: between dots stand the names of levels"
-    if any(level.startswith("$") for level in levels):
-        return (
-            "begins, or has a level that begins, with '$': operators belong inside of a property's condition"
-        )
-    if '"' in key or "|" in key:
-        return "has a '\"' or a '|', which a property's name cannot have"
-    if len(key) > limits.MAX_FILTER_KEY_CHARS:
-        return f"has {len(key)} characters, the most is {limits.MAX_FILTER_KEY_CHARS}"
-    return None
-
-
-def check_property_name(name: object) -> str:
-    """
-    Return the name of a property of the metadata, ``.`` for nested ones.
-
-    :raises VectorizeInputError: it cannot be one.
-    """
-    problem = problem_with_key(name) or _problem_with_text(name)
-    if problem is not None:
-        raise VectorizeInputError(f"property_name {show(name)} {problem}")
-    return str(name)
-
-
-def check_index_type(index_type: object) -> str:
-    """
-    Return the type of a metadata index.
-
-    :raises VectorizeInputError: it is none of ``string``, ``number`` and ``boolean``.
-    """
-    if not isinstance(index_type, str) or index_type not in INDEX_TYPES:
-        raise VectorizeInputError(f"index_type {show(index_type)} is none of {', '.join(INDEX_TYPES)}")
-    return index_type
-
-
 def _problem_with_condition(condition: object) -> str | None:
     if not isinstance(condition, Mapping):
         if not _is_scalar(condition):
@@ -227,10 +185,6 @@ def _problem_with_scalar(value: object) -> str | None:
     return _problem_with_text(value)
 
 
-def _problem_with_text(value: object) -> str | None:
-    return problem_with_text(value) if isinstance(value, str) else None
-
-
 def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, str | int | float)
 
@@ -239,3 +193,7 @@ def _to_json(condition: Any) -> Any:
     if not isinstance(condition, Mapping):
         return condition
     return {name: o if _is_scalar(o) else list(o) for name, o in condition.items()}
+
+
+def _problem_with_text(value: object) -> str | None:
+    return problem_with_text(value) if isinstance(value, str) else None
