@@ -11,17 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_cfvectorize.client.bulk.checkpoint import (
-    Checkpoint,
-    fingerprint_of,
-    forget,
-    keep_evidence,
-    kept_evidence,
-)
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import show
-from airflow_provider_cfvectorize.client.mutations.receipts import EVIDENCE_KEY, RECEIPT_KEY
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeError,
@@ -30,7 +22,6 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeWaitTimeout,
     is_permanent,
 )
-from airflow_provider_cfvectorize.lineage import Flow, to_openlineage
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.rendering import VerbatimStringsMixin
 from airflow_provider_cfvectorize.templating import (
@@ -51,10 +42,11 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
+    from airflow_provider_cfvectorize.client.bulk.checkpoint import Checkpoint
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
-    from airflow_provider_cfvectorize.lineage import Change
+    from airflow_provider_cfvectorize.lineage import Change, Flow
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -209,10 +201,14 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return what the task has read and written; Airflow's OpenLineage provider asks, if there is one."""
+        from airflow_provider_cfvectorize.lineage import to_openlineage
+
         return to_openlineage(self.used_account, self.index_name, self.flow(failed=False))
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return what the task has read, and what it may have written."""
+        from airflow_provider_cfvectorize.lineage import to_openlineage
+
         return to_openlineage(self.used_account, self.index_name, self.flow(failed=True))
 
     def push(self, context: Context, key: str, value: dict[str, Any]) -> None:
@@ -280,7 +276,9 @@ class VectorizeWriteOperator(VectorizeOperator):
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
         """
+        from airflow_provider_cfvectorize.client.bulk.checkpoint import kept_evidence
         from airflow_provider_cfvectorize.client.mutations.evidence import evidence_of_nothing
+        from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY
         from airflow_provider_cfvectorize.client.mutations.wait import Wait
 
         self.push(context, RECEIPT_KEY, receipt.as_dict())
@@ -331,6 +329,8 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has written."""
+        from airflow_provider_cfvectorize.lineage import Flow
+
         writes = self.has_written or self.change is not None or failed
         return Flow(writes_index=writes, change=self.change)
 
@@ -370,6 +370,8 @@ class VectorizeWriteOperator(VectorizeOperator):
         return self._end(context, evidence)
 
     def _end(self, context: Context, evidence: dict[str, Any]) -> str | None:
+        from airflow_provider_cfvectorize.client.bulk.checkpoint import keep_evidence
+
         evidence = self.complete_evidence(evidence)
         mutation_id = self._finish(context, evidence)
         if (store := self.progress_store(context)) is not None:
@@ -378,6 +380,8 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     def _finish(self, context: Context, evidence: dict[str, Any]) -> str | None:
         # Before the task may fail over it: what was seen is worth the most then.
+        from airflow_provider_cfvectorize.client.mutations.receipts import EVIDENCE_KEY
+
         self.push(context, EVIDENCE_KEY, evidence)
         self.report(evidence)
         mutation_id: str | None = evidence["mutation_id"]
@@ -404,6 +408,8 @@ class VectorizeWriteOperator(VectorizeOperator):
         :param client: asks for the index.
         :param parts: what else tells this work from other work; values of JSON.
         """
+        from airflow_provider_cfvectorize.client.bulk.checkpoint import Checkpoint, fingerprint_of
+
         store = self.progress_store(context)
         if store is None:
             return None
@@ -430,6 +436,8 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     def _forget_what_is_lost(self, context: Context, timeout: VectorizeWaitTimeout) -> None:
         # Else every further try would only wait again for a mutation that may never come.
+        from airflow_provider_cfvectorize.client.bulk.checkpoint import forget
+
         if timeout.is_unseen and (store := self.progress_store(context)) is not None:
             self.log.warning("No sign of the mutation: the next try sends everything again.")
             forget(store, self.log)

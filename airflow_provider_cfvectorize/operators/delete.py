@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_cfvectorize.client.inputs.text import counted
-from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.lineage import Flow
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
 from airflow_provider_cfvectorize.operators.files import origin_of, read_id_source
 
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.ids import IdSource
+    from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath
 
 
@@ -166,6 +165,8 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has read and written."""
+        from airflow_provider_cfvectorize.lineage import Flow
+
         return Flow(
             reads_index=self.is_dry_run and self.verify != "none",
             writes_index=(self.has_written or failed) and not self.is_dry_run,
@@ -224,6 +225,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
 
     def _rehearse(self, context: Context, client: VectorizeClient, ids: IdSource) -> None:
         from airflow_provider_cfvectorize.client.bulk.delete import Sample, take_sample
+        from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt
 
         self.log.info(
             "Dry run: %s in %s would be deleted.", counted(ids.count, "id"), counted(ids.batches, "batch")

@@ -23,7 +23,6 @@ from airflow_provider_cfvectorize.client.inputs.files import (
     open_local,
     path_text,
 )
-from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
 from airflow_provider_cfvectorize.rendering import mapped_arguments
@@ -205,6 +204,8 @@ def read_id_source(
     :param log: where to say what a file has.
     :raises VectorizeInputError: both are given, or what is given cannot be ids.
     """
+    from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
+
     if ids_path is None:
         from airflow_provider_cfvectorize.client.inputs.ids import read_ids
 

@@ -8,21 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_cfvectorize.client.http.responses import (
-    INDEX_DELETED_CODE,
-    INDEX_EXISTS_CODE,
-    INDEX_NOT_FOUND_CODE,
-    is_server_fault,
-)
 from airflow_provider_cfvectorize.client.http.urls import check_new_index_name, check_path_name
-from airflow_provider_cfvectorize.client.inputs.indexes import (
-    check_metadata_indexes,
-    config_differences,
-    describe_config,
-    index_config,
-    tells_preset,
-    type_differences,
-)
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.client.limits import MAX_METADATA_INDEXES
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
@@ -33,7 +19,6 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeResponseError,
     VectorizeTransportError,
 )
-from airflow_provider_cfvectorize.lineage import Flow
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.metadata_indexes import (
     CreatesMetadataIndexes,
@@ -51,6 +36,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.client.types import Index, IndexType
+    from airflow_provider_cfvectorize.lineage import Flow
 
 __all__ = [
     "CreateVectorizeIndexOperator",
@@ -163,6 +149,8 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         :raises VectorizeTransportError: the answer was lost; the index may have been created.
         :raises VectorizeWaitTimeout: the metadata indexes were not seen to be applied in time.
         """
+        from airflow_provider_cfvectorize.client.inputs.indexes import index_config
+
         self.check_wait()
         self.check_choice("if_exists", "fail", "skip")
         check_new_index_name(self.index_name)
@@ -187,11 +175,18 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
 
     def wanted_types(self) -> Mapping[str, IndexType]:
         """Return the types of the metadata indexes, by property."""
+        from airflow_provider_cfvectorize.client.inputs.indexes import check_metadata_indexes
+
         harm = "The index would have none, and one that is created later does not find earlier vectors"
         wanted = read_given(self, "metadata_indexes", self._given_metadata_indexes, harm)
         return check_metadata_indexes(read_structure(wanted, "metadata_indexes"))
 
     def _find(self, client: VectorizeClient) -> Index | None:
+
+        from airflow_provider_cfvectorize.client.http.responses import (
+            INDEX_DELETED_CODE,
+            INDEX_NOT_FOUND_CODE,
+        )
 
         try:
             return self.ask(client.get_index, self.index_name)
@@ -203,6 +198,8 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
 
     def _create(self, client: VectorizeClient, config: Mapping[str, Any]) -> Index | None:
         """Create the index; None if there is one that may be taken."""
+        from airflow_provider_cfvectorize.client.http.responses import INDEX_EXISTS_CODE, is_server_fault
+
         try:
             description = read_nothing(self.description)
             index = self.ask(client.create_index, self.index_name, **config, description=description)
@@ -237,6 +234,13 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         wanted: Mapping[str, IndexType],
     ) -> None:
         """Check that an index that exists is the one wanted, or can be made so."""
+        from airflow_provider_cfvectorize.client.inputs.indexes import (
+            config_differences,
+            describe_config,
+            tells_preset,
+            type_differences,
+        )
+
         there = self.ask(client.list_metadata_indexes, self.index_name)
         differences = config_differences(index, config) + type_differences(there, wanted)
         if differences:
@@ -343,6 +347,11 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
         :raises VectorizeInputError: something passed or configured cannot work; nothing was sent.
         :raises VectorizeNotFoundError: there is no such index, or no such account.
         """
+        from airflow_provider_cfvectorize.client.http.responses import (
+            INDEX_DELETED_CODE,
+            INDEX_NOT_FOUND_CODE,
+        )
+
         self.check_choice("if_missing", "fail", "skip")
         # What Jinja makes of nothing is the name of no index, which with "skip" would look like a success.
         check_path_name(read_nothing(self.index_name))
@@ -367,4 +376,6 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has done to the index."""
+        from airflow_provider_cfvectorize.lineage import Flow
+
         return Flow(writes_index=self.change is not None or failed, change=self.change)

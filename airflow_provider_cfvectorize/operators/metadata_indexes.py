@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_cfvectorize.client.http.responses import METADATA_INDEX_NOT_FOUND_CODE
-from airflow_provider_cfvectorize.client.inputs.indexes import (
-    check_index_type,
-    check_property_name,
-    type_differences,
-)
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.client.limits import MAX_METADATA_INDEXES
-from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError, VectorizeResponseError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
@@ -30,6 +23,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.client.types import IndexType, MetadataIndex, Mutation
 
 
@@ -44,6 +38,8 @@ def make_receipt(
     :param mutation: the last mutation; None if nothing was sent.
     :param count: number of metadata indexes, each a request of its own.
     """
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
+
     if mutation is None:
         return Receipt(None, index_name, client.account_id)
     return Receipt.of(mutation, index_name, client.account_id, count=count, batches=count)
@@ -117,6 +113,8 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
         self.watch_listed(self._lack, seconds=patience)
 
     def _lack(self, listed: list[MetadataIndex]) -> str:
+
+        from airflow_provider_cfvectorize.client.inputs.indexes import type_differences
 
         wanted = self.wanted_types()
         if differences := type_differences(listed, wanted):
@@ -238,6 +236,8 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
 
     def wanted_types(self) -> Mapping[str, IndexType]:
         """Return the type of the metadata index, by property."""
+        from airflow_provider_cfvectorize.client.inputs.indexes import check_index_type, check_property_name
+
         # What Jinja makes of nothing is a property that no vector has.
         name = check_property_name(read_nothing(self.property_name))
         return {name: cast("IndexType", check_index_type(self.index_type))}
@@ -343,6 +343,9 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
         :raises VectorizeNotFoundError: there is no such index.
         :raises VectorizeWaitTimeout: the deletion was not seen to be applied in time.
         """
+        from airflow_provider_cfvectorize.client.http.responses import METADATA_INDEX_NOT_FOUND_CODE
+        from airflow_provider_cfvectorize.client.inputs.indexes import check_property_name
+
         self.check_wait()
         self.check_choice("if_missing", "fail", "skip")
         # What Jinja makes of nothing has no metadata index, which with "skip" would look like a success.

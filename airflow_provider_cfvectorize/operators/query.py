@@ -10,7 +10,6 @@ from airflow_provider_cfvectorize.client.inputs.text import counted
 from airflow_provider_cfvectorize.client.limits import DEFAULT_TOP_K
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.lineage import Flow
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.files import Narrowing
 from airflow_provider_cfvectorize.operators.xcom import check_small
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.types import QueryResult, ReturnMetadata
+    from airflow_provider_cfvectorize.lineage import Flow
 
 
 class QueryVectorsOperator(VectorizeOperator):
@@ -127,6 +127,8 @@ class QueryVectorsOperator(VectorizeOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return that the task has read the index."""
+        from airflow_provider_cfvectorize.lineage import Flow
+
         return Flow(reads_index=True)
 
     def _read_filter(self) -> Any:

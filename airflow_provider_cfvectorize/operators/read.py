@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow_provider_cfvectorize.client.inputs.files import is_ndjson
-from airflow_provider_cfvectorize.client.inputs.ids_file import line_of_id
 from airflow_provider_cfvectorize.client.inputs.text import counted, show, write_json
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.lineage import Flow
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.files import (
     Narrowing,
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.ids import IdSource
+    from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath
 
 #: Ids without a vector that a report names.
@@ -116,6 +115,8 @@ class GetVectorsByIdsOperator(VectorizeOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has read and written."""
+        from airflow_provider_cfvectorize.lineage import Flow
+
         return Flow(
             reads_index=self._asked,
             input_paths=(self.ids_path,),
@@ -236,6 +237,8 @@ class ListVectorsOperator(VectorizeOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has read and written."""
+        from airflow_provider_cfvectorize.lineage import Flow
+
         return Flow(reads_index=True, output_paths=() if failed else (self.path,))
 
     def _list(self, client: VectorizeClient, prefix: str | None, path: str | None) -> _Listing:
@@ -286,6 +289,8 @@ class _Listing:
 
     def write(self, path: str) -> None:
         """Write the ids to a file."""
+        from airflow_provider_cfvectorize.client.inputs.ids_file import line_of_id
+
         with write_file(path, "path") as file:
             for id_ in self:
                 file.write(line_of_id(id_, ndjson=is_ndjson(path), is_first=self.matched == 1))

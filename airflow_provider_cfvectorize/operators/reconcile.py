@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_cfvectorize.client.inputs.files import is_ndjson, no_room_explained
-from airflow_provider_cfvectorize.client.inputs.ids_file import write_ids
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
-from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeInputError
-from airflow_provider_cfvectorize.lineage import Flow
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
 from airflow_provider_cfvectorize.operators.files import (
     origin_of,
@@ -38,6 +35,8 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.bulk.reconcile import Comparison
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.ids import IdSource
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
+    from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath
 
 #: The parameters that say which ids a task may delete.
@@ -225,6 +224,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has read and written."""
+        from airflow_provider_cfvectorize.lineage import Flow
+
         # Files come before the delete, and so before any wait.
         has_files = self._has_files or self.has_written or not failed
         return Flow(
@@ -352,6 +353,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         checkpoint: Checkpoint | None,
     ) -> Receipt:
 
+        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
+
         surplus, missing = comparison.surplus, comparison.missing
         report: dict[str, Any] = {
             "listed": comparison.listed,
@@ -396,6 +399,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self._has_files = True
 
     def _end_dry_run(self, context: Context, report: dict[str, Any], receipt: Receipt) -> None:
+        from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY
+
         self.log.info(
             "Dry run: %s would be deleted; the list is in %s.",
             counted(report["surplus"], "id"),
@@ -461,6 +466,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
 
     def _write(self, ids: IdSource, given: FilePath, name: str) -> None:
 
+        from airflow_provider_cfvectorize.client.inputs.ids_file import write_ids
+
         path = path_of(given, name)
         with write_file(path, name) as file:
             write_ids(file, ids, ndjson=is_ndjson(path))
@@ -469,6 +476,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     def _write_temporary(self, ids: IdSource) -> str:
 
         # NDJSON, since any id can stand in it; made so that only its owner can read it.
+        from airflow_provider_cfvectorize.client.inputs.ids_file import write_ids
+
         handle, path = tempfile.mkstemp(prefix="cfvectorize-surplus-", suffix=".ndjson")
         try:
             with no_room_explained(path, "surplus_path"), open(handle, "wb") as file:

@@ -12,7 +12,6 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.lineage import Flow
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
 from airflow_provider_cfvectorize.operators.files import open_file, path_of
 from airflow_provider_cfvectorize.templating import read_given, read_nothing, read_structure
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.vectors import Vectors
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
+    from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath
 
 
@@ -142,6 +142,8 @@ class _FillOperator(VectorizeWriteOperator):
 
     def flow(self, *, failed: bool) -> Flow:
         """Return what the task has read and written."""
+        from airflow_provider_cfvectorize.lineage import Flow
+
         return Flow(
             writes_index=self.has_written or failed,
             # An insert is acknowledged for what it leaves alone as well.

@@ -18,7 +18,6 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
-from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
     from airflow_provider_cfvectorize.client.mutations.wait import Wait
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
@@ -153,6 +153,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :raises VectorizeDiffersError: with ``require_equal``.
         """
         from airflow_provider_cfvectorize.client.mutations.evidence import evidence_of_nothing
+        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
         from airflow_provider_cfvectorize.client.mutations.wait import Wait
 
         check_flags(self)
