@@ -50,7 +50,7 @@ nitpick_ignore_regex = [
     (
         r"py:class",
         r"Context|Path|timedelta|Callable\[\[\]|str \| tuple\[int|RetryDecision|Vectors|Asset|Dataset|"
-        r"OperatorLineage|Change|Checkpoint|FilePath",
+        r"OperatorLineage|Change|Checkpoint|FilePath|Flow",
     ),
     # A type variable, and types of results that are handed on and not made by a user.
     (r"py:class", r".*\.(Result|Answer|CredentialHistory|Flow|IdList|RawResponse|WitnessVector)"),
