@@ -22,7 +22,6 @@ from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
 from airflow_provider_cfvectorize.rendering import VerbatimStringsMixin
-from airflow_provider_cfvectorize.sensors.receipts import read_waits
 from airflow_provider_cfvectorize.templating import check_account, check_flags
 from airflow_provider_cfvectorize.triggers.events import (
     check_execution_timeout,
@@ -155,6 +154,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         from airflow_provider_cfvectorize.client.mutations.evidence import evidence_of_nothing
         from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
         from airflow_provider_cfvectorize.client.mutations.wait import Wait
+        from airflow_provider_cfvectorize.sensors.receipts import read_waits
 
         check_flags(self)
         check_path_name(self.index_name)

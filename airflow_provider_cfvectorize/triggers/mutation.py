@@ -7,13 +7,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.exceptions import VectorizeError
 from airflow_provider_cfvectorize.triggers.events import (
     applied_event,
@@ -22,6 +21,9 @@ from airflow_provider_cfvectorize.triggers.events import (
     seconds_to_wait,
     timeout_event,
 )
+
+if TYPE_CHECKING:
+    from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 
 #: Seconds for a process to end and for the scheduler to read that it has. With 1 s, Airflow failed 1 of 100
 #: tasks on a busy machine.
@@ -115,6 +117,7 @@ class VectorizeMutationTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         from airflow_provider_cfvectorize.client.mutations.evidence import WaitLog
+        from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
         from airflow_provider_cfvectorize.triggers.poll import watch
 
         receipts = [Receipt.from_argument(value) for value in self.receipts]
