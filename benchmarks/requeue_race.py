@@ -4,7 +4,7 @@ How many deferred tasks Airflow fails by itself, because they end within seconds
 
 See "In Airflow" in docs/troubleshooting.md for this fault of Airflow 3. A whole Airflow runs one mapped
 task at Airflow's own ``min_heartbeat_interval``, once with our delete and once with Airflow's own trigger.
-It takes about 10 minutes on a quiet machine and longer on a busy one, so ``run_all.py`` does not run it.
+It takes some minutes, longer on a busy machine, so ``run_all.py`` does not run it.
 """
 
 from __future__ import annotations
