@@ -10,6 +10,21 @@ from airflow_provider_cfvectorize import __version__, connection
 
 _PACKAGE = "airflow_provider_cfvectorize"
 _INTEGRATION = "Cloudflare Vectorize"
+#: Pages in docs/operators, in the repository.
+_GUIDES = (
+    "delete-vectors-by-ids",
+    "upsert-vectors",
+    "insert-vectors",
+    "get-vectors-by-ids",
+    "query-vectors",
+    "list-vectors",
+    "reconcile-vectors",
+    "create-index",
+    "delete-index",
+    "create-metadata-index",
+    "delete-metadata-index",
+    "mutation-sensor",
+)
 _ASSET_URI = {
     "schemes": ["cloudflare-vectorize"],
     "handler": f"{_PACKAGE}.assets.sanitize_uri",
@@ -24,14 +39,15 @@ def get_provider_info() -> dict[str, Any]:
         # Airflow compares this with the canonical name of the distribution and fails at once if they differ.
         "package-name": "airflow-provider-cfvectorize",
         "name": _INTEGRATION,
-        "description": "Delete vectors from "
-        "`Cloudflare Vectorize <https://developers.cloudflare.com/vectorize/>`__ and wait until they are "
-        "gone.",
+        "description": "Delete, write, read, query, list and reconcile vectors in "
+        "`Cloudflare Vectorize <https://developers.cloudflare.com/vectorize/>`__, create and delete its "
+        "indexes, and wait until a write is applied.",
         "versions": [__version__],
         "integrations": [
             {
                 "integration-name": _INTEGRATION,
                 "external-doc-url": "https://developers.cloudflare.com/vectorize/",
+                "how-to-guide": [f"/docs/operators/{guide}.md" for guide in _GUIDES],
                 "tags": ["service"],
             }
         ],

@@ -40,6 +40,9 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
     Deleting the same ids again is harmless, so the task can be retried. If somebody has written one of them
     again meanwhile, a retry deletes that too.
 
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/delete-vectors-by-ids`
+
     :param index_name: the index. (templated)
     :param ids: the ids: a list, an upstream task's output, a Jinja expression that gives a list, or a single
         id. Integers become strings. Give this or ``ids_path``. (templated)

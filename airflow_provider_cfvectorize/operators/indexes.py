@@ -63,6 +63,9 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
     a retry of the task finds what is there, and creates what is missing; with ``"fail"`` it fails, also where
     an earlier try has created the index itself. So a task that has retries takes ``"skip"``.
 
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/create-index`
+
     :param index_name: the index: 2 to 64 characters, a lower-case letter first, then lower-case letters,
         digits, ``_`` and ``-``, a letter or digit last. The name of an index that was deleted can be used
         again. (templated)
@@ -318,6 +321,9 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
 
     This is no mutation that could be waited for: the index is gone when the task ends, and nothing brings it
     back. The name can be used again.
+
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/delete-index`
 
     :param index_name: the index. (templated)
     :param if_missing: ``fail`` if there is no such index, or it was deleted before; ``skip`` to take that as

@@ -151,6 +151,9 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
     else may just have created one of another type, and that one stays: a task that waits sees that when it is
     applied, and fails; one that does not wait cannot.
 
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/create-metadata-index`
+
     :param index_name: the index. (templated)
     :param property_name: the property, ``.`` for nested ones. (templated)
     :param index_type: ``string`` (of which the first 64 bytes are indexed), ``number`` or ``boolean``.
@@ -290,6 +293,9 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
     somebody else, or one of this task whose answer was lost. Its mutation id is not known then. A task that
     takes this as done and waits looks, in the worker (also if ``deferrable``), until the metadata index is
     not listed any more; one that does not wait may end while it is.
+
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/delete-metadata-index`
 
     :param index_name: the index. (templated)
     :param property_name: the property, ``.`` for nested ones. (templated)

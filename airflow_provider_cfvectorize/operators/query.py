@@ -38,6 +38,9 @@ class QueryVectorsOperator(VectorizeOperator):
 
     A ``filter`` or ``namespace`` that is given and renders to nothing is an error, and not a query without.
 
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/query-vectors`
+
     :param index_name: the index. (templated)
     :param vector: the values to compare with, as many as the index has dimensions: a list, an upstream
         task's output, or a Jinja expression that gives a list. Give this or ``vector_id``. (templated)

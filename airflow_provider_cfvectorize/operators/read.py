@@ -46,6 +46,9 @@ class GetVectorsByIdsOperator(VectorizeOperator):
     The XCom ``report`` has the numbers ``asked``, ``found`` and ``missing``, and under ``missing_ids`` the
     first 100 ids without a vector.
 
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/get-vectors-by-ids`
+
     :param index_name: the index. (templated)
     :param ids: the ids, any number, of which 20 make a request: a list, an upstream task's output, a Jinja
         expression that gives a list, or a single id. Integers become strings. Each counts once. Give this or
@@ -182,6 +185,9 @@ class ListVectorsOperator(VectorizeOperator):
     the way is started again, at most three times.
 
     The XCom ``report`` has the numbers ``listed`` (all ids of the index) and ``matched`` (those returned).
+
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/list-vectors`
 
     :param index_name: the index. (templated)
     :param prefix: only ids that begin so; all are read all the same, since the service cannot select. One

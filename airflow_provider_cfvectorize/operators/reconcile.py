@@ -92,6 +92,9 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     id; memory does not grow with their number, apart from ``ids`` themselves. A listing takes a request for
     1,000 ids, of which one process starts at most 50 a second.
 
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/reconcile-vectors`
+
     :param index_name: the index. (templated)
     :param ids: the ids that may stay: a list, an upstream task's output, a Jinja expression that gives a
         list, or a single id. Integers become strings. Give this or ``ids_path``. (templated)

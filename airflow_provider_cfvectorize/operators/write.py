@@ -234,6 +234,9 @@ class UpsertVectorsOperator(_FillOperator):
     written nor as they were before, until the end of the wait, it ends with the outcome ``present_differs``
     and a warning.
 
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/upsert-vectors`
+
     :param index_name: the index. (templated)
     :param vectors: a few vectors: a list, an upstream task's output, or a Jinja expression that gives a list.
         Give this, ``vectors_path`` or ``vectors_callable``. (templated)
@@ -268,6 +271,9 @@ class InsertVectorsOperator(_FillOperator):
     and does not tell it apart. In all else this is as
     :class:`~airflow_provider_cfvectorize.operators.vectors.UpsertVectorsOperator`; its witnesses are vectors
     whose ids did not exist before.
+
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/insert-vectors`
 
     :param index_name: the index. (templated)
     :param vectors: a few vectors: a list, an upstream task's output, or a Jinja expression that gives a list.

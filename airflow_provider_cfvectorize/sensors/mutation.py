@@ -71,6 +71,9 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     ``exponential_backoff``, ``max_wait`` and ``silent_fail`` have no effect on a deferred wait, and its log
     says so.
 
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/mutation-sensor`
+
     :param index_name: the index. (templated)
     :param mutation_id: a mutation id, a receipt, a sequence of either (the output of a mapped task, a list of
         outputs), what Jinja makes of one of these, or None, for which there is nothing to wait unless an
