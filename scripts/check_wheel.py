@@ -15,6 +15,7 @@ from email.parser import Parser
 from pathlib import Path
 
 from packaging.metadata import Metadata
+from project_links import repository, urls
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
@@ -84,6 +85,10 @@ def look_into(wheel: Path, sdist: Path) -> None:
     expect(set(metadata.get_all("Provides-Extra") or []) == {"local", "openlineage"}, "extras differ")
     requirements = metadata.get_all("Requires-Dist") or []
     expect(not any("<" in r.split(";")[0] for r in requirements), f"an upper bound: {requirements}")
+    address = repository(ROOT)
+    told = dict(entry.split(", ", 1) for entry in metadata.get_all("Project-URL") or [])
+    expect(told == (urls(address, f"v{metadata['Version']}") if address else {}), f"the URLs are {told}")
+    run(sys.executable, "-m", "twine", "--no-color", "check", "--strict", wheel, sdist)
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     for name in ("README.md", "CHANGELOG.md", "LICENSE", "NOTICE", "Makefile", "tests/conftest.py"):

@@ -3,7 +3,7 @@
 Build what is released, from a clean checkout, with every check that a machine can make; nothing is uploaded.
 
 The version stands in the package. Its entry in CHANGELOG.md must be the newest, say something,
-and have a date in place of "unreleased".
+and have a date in place of "unreleased". pyproject.toml must have the repository's address.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from check_wheel import DIST, PACKAGE, ROOT, build, build_and_try, expect, run
+from project_links import repository
 
 _HEADING = re.compile(r"^## (?P<version>\S+) \((?P<date>[^)]*)\)$", re.MULTILINE)
 
@@ -58,6 +59,22 @@ def problem_of_changelog(text: str, version: str, *, today: date) -> str | None:
     return None
 
 
+def problem_of_tags(here: list[str], everywhere: list[str], version: str) -> str | None:
+    """
+    Return why the tags do not allow a release, None if they do.
+
+    :param here: the tags of the commit.
+    :param everywhere: all tags.
+    :param version: the version to release.
+    """
+    tag = f"v{version}"
+    if others := [name for name in here if name.startswith("v") and name != tag]:
+        return f"the commit has the tag {others[0]}, the package says {version}"
+    if tag in everywhere and tag not in here:
+        return f"the tag {tag} is on another commit: this version is released already"
+    return None
+
+
 def sum_of(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -76,9 +93,16 @@ def main() -> None:
     problem = problem_of_changelog((ROOT / "CHANGELOG.md").read_text(), version, today=date.today())
     problems = [f"CHANGELOG.md: {problem}"] if problem else []
     if changed := git("status", "--porcelain"):
-        problems.append(f"not everything is committed:\n{changed}")
-    if git("tag", "--list", f"v{version}"):
-        problems.append(f"the tag v{version} is there already")
+        problems.append(f"uncommitted changes:\n{changed}")
+    if problem := problem_of_tags(
+        git("tag", "--points-at", "HEAD").splitlines(), git("tag").splitlines(), version
+    ):
+        problems.append(problem)
+    if not repository(ROOT):
+        problems.append(
+            "pyproject.toml has no address of the repository: set `repository` under "
+            "[tool.hatch.metadata.hooks.custom]"
+        )
     for text in problems:
         print(f"{'Not ready yet' if arguments.rehearse else 'Not ready'}: {text}", flush=True)
     if problems and not arguments.rehearse:
@@ -93,7 +117,7 @@ def main() -> None:
     (DIST / "SHA256SUMS").write_text(sums)
     print(f"the same bytes when built again\n{sums}", end="")
     if not problems:
-        print(f"Next: git tag -s v{version}, push it, and upload what is in {DIST.name}/")
+        print(f"Next: git tag -s v{version}, and push it: .github/workflows/release.yml uploads it")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import matrix
 import pytest
 import release
 import yaml
@@ -55,6 +57,21 @@ def test_this_one_is_of_the_version_that_the_package_says() -> None:
     assert said is None or "'unreleased'" in said
 
 
+@pytest.mark.parametrize(
+    ("here", "everywhere", "problem"),
+    [
+        ([], ["v0.1.0"], None),
+        # As in the workflow that the tag starts.
+        (["v0.2.0", "best"], ["v0.1.0", "v0.2.0", "best"], None),
+        ([], ["v0.2.0"], "the tag v0.2.0 is on another commit"),
+        (["v0.3.0"], ["v0.3.0"], "the commit has the tag v0.3.0, the package says 0.2.0"),
+    ],
+)
+def test_the_tags_of_a_release(here: list[str], everywhere: list[str], problem: str | None) -> None:
+    said = release.problem_of_tags(here, everywhere, "0.2.0")
+    assert said is None if problem is None else said.startswith(problem)
+
+
 def test_every_target_is_explained() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
@@ -64,6 +81,42 @@ def test_every_target_is_explained() -> None:
     ).stdout
     assert {line.split()[0] for line in shown.splitlines()} == set(phony[1].split())
     assert all(len(line.split()) > 3 for line in shown.splitlines())
+
+
+def strings(node: Any) -> Iterator[str]:
+    """Yield every string of a YAML file."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from strings(child)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(ROOT.glob(".github/workflows/*.yml")), ROOT / ".readthedocs.yaml"],
+    ids=lambda path: str(path.name),
+)
+def test_workflows_call_targets_that_exist(path: Path) -> None:
+    """`make lint` runs actionlint on them as well."""
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    workflow = yaml.safe_load(path.read_text())
+    called = {match[1] for text in strings(workflow) for match in re.finditer(r"\bmake ([a-z0-9-]+)", text)}
+    for job in workflow.get("jobs", {}).values():
+        called |= set(job.get("strategy", {}).get("matrix", {}).get("target", []))
+    assert called
+    assert called <= targets
+
+
+def test_the_night_has_the_whole_matrix() -> None:
+    nightly = yaml.safe_load((ROOT / ".github/workflows/nightly.yml").read_text())
+    environments = nightly["jobs"]["matrix"]["strategy"]["matrix"]["environment"]
+    assert environments == [entry.name for entry in matrix.ENTRIES]
+
+
+def test_the_actions_are_kept_new() -> None:
+    (update,) = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())["updates"]
+    assert update["package-ecosystem"] == "github-actions"
 
 
 @pytest.mark.airflow(since="3.3")  # the environment with the tools

@@ -78,6 +78,11 @@ def names_targets(block: Block, bench: Bench) -> None:
         assert target in targets
 
 
+def installs_the_checkout(block: Block, bench: Bench) -> None:
+    """Not run: it installs packages. ``make wheel`` installs the same in a clean environment."""
+    assert bench.bash(f"pip() {{ printf '%s ' \"$@\"; }}\n{block.text}") == "install . "
+
+
 def installs_the_wheel(block: Block, bench: Bench) -> None:
     """Not run: it builds and installs packages. ``make wheel`` does, in a clean environment."""
     names_targets(Block(block.path, "", 1, "", block.text.splitlines()[0] + "\n"), bench)
@@ -403,8 +408,9 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "CONTRIBUTING.md#set-up-test-check/1": names_targets,
     "README.md#try-it/1": is_placeholder,
     "README.md#try-it/2": names_targets,
-    "README.md#install-into-an-existing-airflow/1": installs_the_wheel,
-    "README.md#install-into-an-existing-airflow/2": shows_the_provider,
+    "README.md#install-into-an-existing-airflow/1": installs_the_checkout,
+    "README.md#install-into-an-existing-airflow/2": installs_the_wheel,
+    "README.md#install-into-an-existing-airflow/3": shows_the_provider,
     "README.md#the-connection/1": exports_a_connection,
     "README.md#the-connection/2": exports_a_connection,
     "README.md#the-connection/3": adds_a_connection,
