@@ -429,7 +429,7 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "docs/decision.md#the-evidence/1": is_evidence,
     POLICY_DAG: runs_with_the_retry_policy,
     "docs/retries.md#why-a-pool/1": creates_the_pool,
-    "docs/retries.md#how-long-a-try-may-take/1": runs_in_the_pool,
+    "docs/retries.md#how-long-an-attempt-may-take/1": runs_in_the_pool,
     "docs/local-server.md#from-the-shell/1": runs_the_server,
     "docs/local-server.md#from-the-shell/2": is_what_the_server_prints,
     "docs/local-server.md#rate-limits/1": runs_the_server,

@@ -231,9 +231,9 @@ def test_the_numbers_of_the_retries() -> None:
         f"{limits.MAX_DELETE_IDS} ids a request are {limits.MAX_DELETE_IDS * per_second:.0f} ids a second",
         f"A million ids take {1_000_000 / limits.MAX_DELETE_IDS:,.0f} requests",
         f"{1_000_000 / limits.MAX_DELETE_IDS / per_second / 60:.0f} minutes",
-        f"`concurrency` requests on their way, {concurrency} unless",
+        f"`concurrency` requests in flight, {concurrency} unless",
         f"At 0.25 s a request it could send {concurrency / 0.25:g} a second",
-        f"up to {concurrency / per_second:.2f} s a request",
+        f"if a request takes up to {concurrency / per_second:.2f} s",
         f"With 2 tasks sharing {per_second:.1f} requests a second, 10,000 ids take "
         f"{math.ceil(10_000 / limits.MAX_DELETE_IDS / (per_second / 2)):g} s",
     ):
