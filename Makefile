@@ -77,16 +77,13 @@ clean: ## Remove everything that was made here
 
 # Set up again when the dependencies change, and not otherwise.
 $(VENV)/.ready: pyproject.toml scripts/environments.py constraints/airflow-3.3.txt
-	@echo "Setting up Airflow 3.3 in $(VENV) (a minute or two)"
 	$(PYTHON) scripts/set_up.py $(VENV) airflow-3.3
 	@touch $@
 
 $(VENV2)/.ready: pyproject.toml scripts/environments.py constraints/airflow-2.11.txt
-	@echo "Setting up Airflow 2.11 in $(VENV2) (a minute or two)"
 	$(PYTHON) scripts/set_up.py $(VENV2) airflow-2.11
 	@touch $@
 
 $(VENV_SCALE)/.ready: pyproject.toml scripts/environments.py constraints/scale-out-3.3.txt
-	@echo "Setting up Airflow 3.3 with Celery in $(VENV_SCALE) (a minute or two)"
 	$(PYTHON) scripts/set_up.py $(VENV_SCALE) scale-out-3.3
 	@touch $@

@@ -18,7 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-from playground import Airflow, airflow, local_vectorize, say, seed
+from playground import Airflow, airflow, local_vectorize, seed
+from progress import say
 
 DAG_IDS = {"ours": "race_ours", "airflow": "race_airflow"}
 DAGS = """

@@ -8,7 +8,8 @@ import time
 from datetime import datetime
 from typing import Any
 
-from playground import INDEX, ROOT, Airflow, airflow, all_ids, fresh, local_vectorize, say, seed
+from playground import INDEX, ROOT, Airflow, airflow, all_ids, fresh, local_vectorize, seed
+from progress import say, step
 
 DAG_ID = "vectorize_delete_by_xcom"
 VECTORS, DELETED = 1000, 250
@@ -16,7 +17,7 @@ APPLY_DELAY = "6"
 
 
 def watch(instance: Airflow, run_id: str) -> dict[str, list[str]]:
-    """Tell how the tasks of a run get on, and return the states that each has been in."""
+    """Print each new state of a run's tasks, and return the states that each has been in."""
     seen: dict[str, list[str]] = {}
     path = f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}"
     deadline = time.monotonic() + 300
@@ -27,7 +28,7 @@ def watch(instance: Airflow, run_id: str) -> dict[str, list[str]]:
             if task["state"] and task["state"] != (states or [None])[-1]:
                 states.append(task["state"])
                 where = (
-                    " (in the triggerer, it takes no worker's slot)" if task["state"] == "deferred" else ""
+                    " (waits in the triggerer, without a worker slot)" if task["state"] == "deferred" else ""
                 )
                 say(f"  {task['task_id']}: {task['state']}{where}")
         if state in ("success", "failed"):
@@ -51,17 +52,17 @@ def seconds_between(first: str, second: str) -> float:
 def main() -> None:
     """Show it."""
     home = fresh(ROOT / ".demo")
-    say(f"1. A Vectorize on this machine, which applies writes after {APPLY_DELAY} s")
+    say(f"Step 1 of 3: Vectorize on this machine; it applies writes after {APPLY_DELAY} s")
     with local_vectorize(home, "--apply-delay", APPLY_DELAY) as connection:
-        client = seed(connection, VECTORS)
-        before = all_ids(client)
-        say(f"   index {INDEX!r} has {len(before)} vectors: {before[0]} ... {before[-1]}")
+        with step(f"Index {INDEX!r} with {VECTORS} vectors"):
+            client = seed(connection, VECTORS)
+            before = all_ids(client)
 
-        say("2. Airflow: scheduler, triggerer, DAG processor, API server (half a minute)")
+        say("Step 2 of 3: Airflow")
         with airflow(home / "airflow", connection, DAG_ID) as instance:
-            say(f"   up, {instance.url}")
+            say(f"   {instance.url}")
 
-            say(f"3. The DAG {DAG_ID} deletes {DELETED} ids that an upstream task returns")
+            say(f"Step 3 of 3: the DAG {DAG_ID} deletes {DELETED} ids that an upstream task returns")
             conf = {"first": 0, "last": DELETED - 1, "index_name": INDEX}
             run_id = instance.call(
                 "POST", f"/api/v2/dags/{DAG_ID}/dagRuns", {"logical_date": None, "conf": conf}
@@ -74,7 +75,7 @@ def main() -> None:
 
         after = all_ids(client)
         gone = set(before) - set(after)
-        say("4. What happened")
+        say("The result")
         print(f"""
    ids before       {len(before)}: {before[0]} ... {before[-1]}
    ids after        {len(after)}: {after[0]} ... {after[-1]}
@@ -92,7 +93,7 @@ def main() -> None:
 """)
         expected = {f"chunk-{i}" for i in range(DELETED)}
         if gone != expected or len(after) != VECTORS - DELETED or "deferred" not in states["wait_until_gone"]:
-            sys.exit("This is not what should have happened: please report it, with the directory .demo")
+            sys.exit("This result is wrong. Please report it, with the directory .demo")
         say("Where to look next")
         print(f"""
    the DAG          example_dags/example_delete_by_xcom.py

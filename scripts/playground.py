@@ -19,15 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from progress import Step, step
+
 ROOT = Path(__file__).resolve().parent.parent
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 INDEX = "docs"
 DIMENSIONS = 32
-
-
-def say(text: str = "") -> None:
-    """Print at once, with the time."""
-    print(f"{time.strftime('%H:%M:%S')}  {text}" if text else "", flush=True)
 
 
 def free_port() -> int:
@@ -143,12 +140,14 @@ class Airflow:
         ) as response:
             return json.load(response)
 
-    def wait_for_dag(self, dag_id: str, child: subprocess.Popen[bytes]) -> None:
+    def wait_for_dag(self, dag_id: str, child: subprocess.Popen[bytes], running: Step) -> None:
         """Wait until Airflow answers and has read a DAG."""
         deadline = time.monotonic() + 300
+        running.doing = "the API server is starting"
         while True:
             try:
                 self._token = self._token or self.call("GET", "/auth/token")["access_token"]
+                running.doing = "the API server answers; the DAG processor is reading the DAGs"
                 self.call("GET", f"/api/v2/dags/{dag_id}")
                 return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
@@ -170,7 +169,8 @@ def airflow(home: Path, connection: str | None, dag_id: str, **env: str) -> Iter
     instance = Airflow(home, connection, free_port())
     instance.env |= env
     with process([sys.executable, "-m", "airflow", "standalone"], instance.log, instance.env) as child:
-        instance.wait_for_dag(dag_id, child)
+        with step("Airflow: scheduler, triggerer, DAG processor and API server (half a minute)") as running:
+            instance.wait_for_dag(dag_id, child, running)
         yield instance
 
 

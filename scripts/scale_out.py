@@ -20,7 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from playground import DIMENSIONS, INDEX, ROOT, fresh, local_vectorize, say
+from playground import DIMENSIONS, INDEX, ROOT, fresh, local_vectorize
+from progress import say
 from scale_airflow import CONCURRENCY, STORE_CONN_ID, WORKERS, CeleryAirflow
 from scale_services import (
     BUCKET,

@@ -10,6 +10,7 @@ import venv
 from pathlib import Path
 
 from environments import ENVIRONMENTS, ROOT, constraints_of
+from progress import step
 
 OLDEST = (3, 11)
 #: The first with --group, which installs the dependency groups of pyproject.toml.
@@ -30,16 +31,16 @@ def main() -> None:
     directory = arguments.directory.absolute()
     python = directory / "bin" / "python"
     if not python.exists():
-        venv.create(directory, with_pip=True, clear=True)
+        with step(f"Virtual environment in {directory.name}"):
+            venv.create(directory, with_pip=True, clear=True)
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "--quiet", "--upgrade", PIP], check=True)
     groups = [word for group in ENVIRONMENTS[arguments.name].groups for word in ("--group", group)]
-    constraints = str(constraints_of(arguments.name))
-    subprocess.run(
-        [*pip, "install", "--quiet", "-c", constraints, "-e", ".[local,openlineage]", *groups],
-        check=True,
-        cwd=ROOT,
-    )
+    constraints = constraints_of(arguments.name)
+    count = constraints.read_text().count("==")
+    with step(f"Airflow and its packages in {directory.name}: up to {count} (1 to 2 minutes)"):
+        command = [*pip, "install", "--quiet", "-c", str(constraints), "-e", ".[local,openlineage]", *groups]
+        subprocess.run(command, check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":
