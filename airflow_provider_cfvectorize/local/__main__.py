@@ -101,13 +101,18 @@ def build_parser() -> argparse.ArgumentParser:
         "requests that the account has in so many seconds; the service's is 1200/300 (default: no limit)",
         metavar="REQUESTS/SECONDS",
     )
+    number("--recall", "the chance that a query finds a match, from 0 to 1", 1.0, "SHARE")
     repeated(
         "--fault",
         f"a fault on purpose, such as {EXAMPLE}; may be repeated; kinds: {', '.join(KINDS)}",
         FORM,
     )
     option(
-        "--fault-seed", "what the chances of faults depend on" + default, type=_whole, default=0, metavar="N"
+        "--fault-seed",
+        "what the chances of faults and of --recall depend on" + default,
+        type=_whole,
+        default=0,
+        metavar="N",
     )
     return parser
 
@@ -135,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             latency=options.latency,
             foreign_writes_per_second=options.foreign_writes_per_second,
             rate_limit=options.rate_limit,
+            recall=options.recall,
             faults=options.fault,
             fault_seed=options.fault_seed,
             allow_hosts=options.allow_host,

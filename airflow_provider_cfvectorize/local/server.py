@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from airflow_provider_cfvectorize.local.behaviour import Behaviour
+from airflow_provider_cfvectorize.local.engine.view import Recall
 from airflow_provider_cfvectorize.local.errors import MissingExtraError
 from airflow_provider_cfvectorize.local.faults.specs import check_seed, parse_faults
 from airflow_provider_cfvectorize.local.http.access import TOKEN_PATTERN, Credentials, Hosts, is_loopback
@@ -70,8 +71,11 @@ class LocalVectorize:
     :param foreign_writes_per_second: Mutations that another writer makes on every index.
     :param rate_limit: Requests that the account has in so many seconds, as ``"1200/300"`` or two whole
         numbers; None for no limit.
+    :param recall: The chance that a query finds a match, from 0 to 1. Further matches take the place of those
+        that it misses.
     :param faults: Faults on purpose, ``KIND[:ENDPOINT][@PROBABILITY|#REQUEST_NUMBERS][=VALUE]`` each.
-    :param fault_seed: What the chances of faults depend on; the same requests meet the same faults.
+    :param fault_seed: What the chances of faults and of ``recall`` depend on; the same requests meet the same
+        faults, and the same query misses the same vectors.
     :param allow_hosts: Further names that may stand in the ``Host`` header.
     :param read_only_token: A second token, one without the permission to write.
     :param api_email: With ``api_key``: the legacy credentials, accepted beside the token.
@@ -94,6 +98,7 @@ class LocalVectorize:
         latency: float = 0.0,
         foreign_writes_per_second: float = 0.0,
         rate_limit: str | tuple[int, int] | None = None,
+        recall: float = 1.0,
         faults: Iterable[str] = (),
         fault_seed: int = 0,
         allow_hosts: Iterable[str] = (),
@@ -111,6 +116,8 @@ class LocalVectorize:
         ):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a number of 0 or more, got {value!r}")
+        if not 0 <= recall <= 1:
+            raise ValueError(f"recall must be a number from 0 to 1, got {recall!r}")
         if not _ACCOUNT_ID.fullmatch(account_id):
             raise ValueError(f"account_id must be 32 hexadecimal digits, got {account_id!r}")
         if not 0 <= port <= 65535:
@@ -137,6 +144,7 @@ class LocalVectorize:
         self._foreign_rate = foreign_writes_per_second
         self._faults = tuple(fault.spec for fault in parse_faults(faults))
         self._fault_seed = check_seed(fault_seed)
+        self._recall = Recall(recall, self._fault_seed)
         self._rate_limit = None if rate_limit is None else RateLimit.parse(rate_limit)
         self._hosts = Hosts(host, allow_hosts)
         self._credentials = Credentials(
@@ -287,6 +295,7 @@ class LocalVectorize:
             latency=self._latency,
             rate_limit=self._rate_limit,
             faults=injection,
+            recall=self._recall,
             guard_local=not is_loopback(self.host),
         )
         self._server = make_server(self._app, connections, self._ready.set)

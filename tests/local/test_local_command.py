@@ -13,7 +13,7 @@ import pytest
 
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.local.__main__ import main
-from local.local_client import Client, envelope, mutation, refusal, result, vector
+from local.local_client import DIMENSIONS, Client, envelope, mutation, refusal, result, vector
 
 COMMAND = [sys.executable, "-m", "airflow_provider_cfvectorize.local"]
 VARIABLE = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
@@ -110,6 +110,7 @@ def test_all_options(running, tmp_path):
         *("--data", str(tmp_path / "file.db"), "--apply-delay", "0.1", "--visibility-lag", "0.4"),
         *("--latency", "0.05", "--foreign-writes-per-second", "50"),
         *("--allow-host", "vectorize", "--allow-host", "box", "--rate-limit", "100000/300"),
+        *("--recall", "0"),
         *("--fault", "429:list_vectors@0.5", "--fault", "504:get_index", "--fault-seed", "7"),
     )
     assert command.connection["login"] == "ab" * 16
@@ -129,6 +130,7 @@ def test_all_options(running, tmp_path):
         assert time.monotonic() - accepted < 10
     assert time.monotonic() - accepted >= 0.3
     assert "processedUpToMutation" in client.info()
+    assert result(client.query([0.5] * DIMENSIONS)) == {"count": 0, "matches": []}
     assert client.send("GET", "/docs").status_code == 504
     faults = result(client.session.get(client.root + "/_local/faults"))
     assert (faults["faults"], faults["seed"]) == (["429:list_vectors@0.5", "504:get_index"], 7)

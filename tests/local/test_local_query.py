@@ -221,6 +221,35 @@ def test_what_is_no_top_k(client: Client, served):
         )
 
 
+def test_recall(start, connect):
+    """A query misses some matches, always the same ones, and returns further ones in their place."""
+    names = [f"{number:03}" for number in range(400)]
+    other = [*ASKED[1:], 0.4]
+
+    def server_with(recall: float, seed: int = 0) -> Client:
+        client = connect(start(apply_delay=0, recall=recall, fault_seed=seed))
+        result(client.create())
+        mutation(client.upsert([vector(name, namespace="ab"[int(name) % 2]) for name in names]))
+        return client
+
+    client = server_with(0.7)
+    found = ids(client, ASKED, topK=100)
+    assert len(found) == 100
+    assert found == sorted(found)
+    missed = set(names[: int(found[-1])]) - set(found)
+    assert 20 <= len(missed) <= 70
+    assert ids(client, ASKED, topK=100) == found
+    assert ids(client, vectorId="000", topK=100) == found
+    assert ids(client, ASKED, topK=20, namespace="b") == [name for name in found if int(name) % 2][:20]
+    assert missed & set(ids(client, other, topK=100))
+    assert ids(server_with(0.7, seed=1), ASKED, topK=100) != found
+    assert ids(server_with(0.7), ASKED, topK=100) == found
+    assert ids(server_with(0), ASKED) == []
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="recall must be a number from 0 to 1"):
+            LocalVectorize(recall=wrong)
+
+
 # --- by what ---------------------------------------------------------------------------------------------
 
 

@@ -8,8 +8,10 @@ Scores are exact: values are float32, as the service stores them, and everything
 from __future__ import annotations
 
 import json
+import struct
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from airflow_provider_cfvectorize.local import errors
 from airflow_provider_cfvectorize.local.engine import metadata
@@ -33,6 +35,29 @@ if TYPE_CHECKING:
 #: Numbers that are turned to float64 at a time: 8 MiB, so that a query does not take as much memory again as
 #: twice the index, and what is turned is still in the processor's cache when it is used.
 _CHUNK: Final = 1024 * 1024
+
+
+class Recall(NamedTuple):
+    """
+    How many of its matches a search finds.
+
+    :param share: The chance of each match, from 0 to 1.
+    :param seed: What the chances depend on, beside the vector's id and the query's vector.
+    """
+
+    share: float
+    seed: int
+
+    def finds(self, vector: Sequence[float]) -> Callable[[str], bool]:
+        """Return a function that takes a vector's id and says whether a query finds it."""
+        drawn_from = struct.pack(f"<{len(vector)}d", *vector) + str(self.seed).encode()
+        key = blake2b(drawn_from, digest_size=32).digest()
+
+        def found(vector_id: str) -> bool:
+            drawn = blake2b(vector_id.encode(), digest_size=6, key=key).digest()
+            return int.from_bytes(drawn) < self.share * 2**48
+
+        return found
 
 
 class View:
@@ -95,6 +120,7 @@ class View:
         query: Query,
         vector: Sequence[float],
         filters: Filters | None,
+        recall: Recall,
     ) -> list[dict[str, Any]]:
         """
         Return the matches of a query, the nearest first.
@@ -115,10 +141,14 @@ class View:
         :param query: The query.
         :param vector: The vector it asks about.
         :param filters: Its filter, from :meth:`bind`.
+        :param recall: How many of the matches it finds. Further ones take the place of those that it misses.
         """
         if filters is None:
             return []
         rows = self._rows(query.namespace, filters)
+        if recall.share < 1:
+            finds = recall.finds(vector)
+            rows = [row for row in rows if finds(self._vectors[row].id)]
         scores, ascending = self._scores(rows, vector)
         nearest = self._nearest(rows, scores if ascending else -scores, query.top_k)
         return [self._match(query, self._vectors[rows[place]], float(scores[place])) for place in nearest]

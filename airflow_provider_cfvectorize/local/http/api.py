@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_cfvectorize.local.engine.index import Index
     from airflow_provider_cfvectorize.local.engine.store import Store
+    from airflow_provider_cfvectorize.local.engine.view import Recall
     from airflow_provider_cfvectorize.local.faults.injection import Faults, Plan
 
 T = TypeVar("T")
@@ -61,11 +62,13 @@ class Api:
 
     :param store: The store.
     :param faults: The faults that some of its readers are hit by.
+    :param recall: How many of their matches queries find.
     """
 
-    def __init__(self, store: Store, faults: Faults) -> None:
+    def __init__(self, store: Store, faults: Faults, recall: Recall) -> None:
         self._store = store
         self._faults = faults
+        self._recall = recall
         self._behaviour = store.behaviour
         #: On the path ``.../indexes``, by method.
         self.collection = {
@@ -174,9 +177,9 @@ class Api:
         view = index.view()
         filters = view.bind(asked.conditions)
         if view.size <= _THREAD_FLOATS:
-            matches = view.search(asked, vector, filters)
+            matches = view.search(asked, vector, filters, self._recall)
         else:
-            matches = await asyncio.to_thread(view.search, asked, vector, filters)
+            matches = await asyncio.to_thread(view.search, asked, vector, filters, self._recall)
         return {"count": len(matches), "matches": matches}
 
     # --- metadata indexes ------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from airflow_provider_cfvectorize.local.engine.store import Store
+    from airflow_provider_cfvectorize.local.engine.view import Recall
     from airflow_provider_cfvectorize.local.faults.injection import Faults
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class App:
     :param latency: Seconds by which each answer of the API is delayed.
     :param rate_limit: The account's budget of requests, if it has one.
     :param faults: The faults that requests are hit by.
+    :param recall: How many of their matches queries find.
     :param guard_local: Whether the routes under ``/_local`` ask for the token as well.
     """
 
@@ -69,6 +71,7 @@ class App:
         latency: float,
         rate_limit: RateLimit | None,
         faults: Faults,
+        recall: Recall,
         guard_local: bool,
     ) -> None:
         self._store = store
@@ -78,7 +81,7 @@ class App:
         self._faults = faults
         self._guard_local = guard_local
         self._access = Access(credentials)
-        self._api = Api(store, faults)
+        self._api = Api(store, faults, recall)
         self._account_path = f"{BASE_PATH}/accounts/{account_id}"
         self._indexes_path = f"{self._account_path}/vectorize/v2/indexes"
         self._verify_token = Endpoint(self.verify_token, False)
