@@ -312,7 +312,7 @@ class VectorizeClient:
         :param vector: the values to compare with, as many as the index has dimensions.
         :param vector_id: instead of ``vector``: the id of a vector in the index whose values are taken.
         :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata.
-        :param filter: only vectors with such metadata; see
+        :param filter: only vectors with such metadata; None or ``{}`` for no filter. See
             :func:`~airflow_provider_cfvectorize.client.inputs.queries.check_filter`. Each property needs a
             metadata index that was there before the vectors were written.
         :param namespace: only vectors of this namespace.

@@ -66,6 +66,9 @@ class Behaviour:
     unknown_vector_id: Literal["refuse", "no_match"] = "refuse"
     # Nobody can mean both, and the documentation has one or the other.
     vector_and_vector_id: Choice = "refuse"
+    # Live test suites (Mastra's) send {} and find every vector; n8n's node sends it by default. A page of the
+    # documentation says "non-empty object".
+    empty_filter: Choice = "accept"
     # The documentation asks for a metadata index, and no error for want of one is on record.
     unindexed_filter_property: Literal["no_match", "refuse"] = "no_match"
     # The documentation lets any filter value be a string, number, boolean or null.

@@ -36,7 +36,8 @@ class QueryVectorsOperator(VectorizeOperator):
     Returns ``{"count": ..., "matches": [...]}``, the nearest first; a match has an ``id`` and a ``score``
     and, if asked for, ``values`` and ``metadata``. More than 256 KiB as JSON is an error.
 
-    A ``filter`` or ``namespace`` that is given and renders to nothing is an error, and not a query without.
+    A ``filter`` or ``namespace`` that is given and renders to nothing is an error, and not a query without;
+    ``filter={}`` in the DAG is no filter.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/query-vectors`
@@ -137,6 +138,12 @@ class QueryVectorsOperator(VectorizeOperator):
     def _read_filter(self) -> Any:
         # Here, on the task's main thread: what mapped tasks returned is asked of Airflow when it is read.
         read = plain(read_structure(self._narrowing.read(self, "filter"), "filter"))
+        is_written_out = self._nones is not None and "filter" not in (self.mapped_with or ())
+        if read == {} and not is_written_out:
+            raise VectorizeInputError(
+                "filter was given, and is empty now that it is rendered. Without a filter, more would be "
+                "read than was meant: check where it comes from. To do without filter, leave it out"
+            )
         if self._nones is not None and count_nones(read) > self._nones:
             raise VectorizeInputError(
                 "filter: a value in it is None now that it is rendered, which would ask for what lacks the "

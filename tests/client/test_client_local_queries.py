@@ -70,6 +70,7 @@ def test_the_nearest(filled: Index) -> None:
     [
         ({"namespace": "n"}, ["a", "b"]),
         ({"filter": {"lang": "en"}}, ["a", "c"]),
+        ({"filter": {}}, ["a", "b", "c"]),
         ({"filter": {"lang": {"$ne": "en"}}}, ["b"]),
         ({"filter": {"lang": {"$in": ["de", "fr"]}}}, ["b"]),
         ({"filter": {"meta.year": {"$gt": 2020, "$lte": 2022}}}, ["b", "c"]),
@@ -141,6 +142,7 @@ def test_no_filter_passes_that_the_server_refuses(index: Index, filter: dict[str
     try:
         client.query(name, vector=[1, 0, *FILLER], filter=filter)
     except VectorizeInputError:
+        assert filter, "an empty filter is no filter"
         # Refused here. A refusal of the server is another error, and fails this test.
         with pytest.raises(VectorizeInputError, match=r"^filter: "):
             check_filter(filter)

@@ -123,7 +123,6 @@ def test_a_query(
         ({"vector": V, "namespace": "é" * 33}, "has 66 bytes of UTF-8"),
         ({"vector": V, "namespace": 5}, "namespace 5 is not a string"),
         ({"vector": V, "namespace": "\ud800"}, "half of a surrogate pair"),
-        ({"vector": V, "filter": {}}, "pass None for no filter"),
         ({"vector": V, "filter": "lang = en"}, "expected a mapping"),
         ({"vector": V, "filter": []}, "expected a mapping"),
     ],

@@ -13,6 +13,8 @@ from conformance.service import Service, refusal, result
 from conformance.sources import source
 
 PAGE = "reference/metadata-filtering"
+#: A test suite that runs against the service.
+MASTRA = "mastra-ai/mastra, stores/vectorize/src/vector/index.test.ts"
 
 
 def found(vectorize: Service, index: str, conditions: Any, **more: Any) -> set[str]:
@@ -62,6 +64,11 @@ def test_filters(vectorize: Service, index: str, conditions: dict[str, Any], let
     assert found(vectorize, index, conditions, namespace="shelf") == {f"shelf-{letter}" for letter in letters}
 
 
+@source("observed", f"{MASTRA} @c7d904b: an empty filter finds every vector")
+def test_an_empty_filter(vectorize: Service, index: str) -> None:
+    assert found(vectorize, index, {}, namespace="shelf") == set(SHELF)
+
+
 @source("docs", f"{PAGE}: a namespace filter is applied before metadata filters")
 def test_the_namespace_comes_first(vectorize: Service, index: str) -> None:
     # "outside" is red and nearer, but elsewhere: it takes none of the two places.
@@ -102,7 +109,6 @@ def test_null_can_be_asked_for(vectorize: Service, index: str, conditions: Any) 
 @pytest.mark.parametrize(
     "conditions",
     [
-        {},
         {"": "red"},
         {"$colour": "red"},
         {'col"our': "red"},

@@ -104,9 +104,14 @@ def test_top_k_above_all_limits(vectorize: Service, docs_index: str, probe: Prob
 
 @unknown("The code of a filter that breaks the rules", "unpublished_code")
 def test_invalid_filters(ask: Any, probe: Probe, switch: Switch) -> None:
-    for conditions in ({}, {"": 1}, {"$a": 1}, {'a"b': 1}, {"a": {"$like": 1}}, {"a": {"$lt": True}}):
+    for conditions in ({"": 1}, {"$a": 1}, {'a"b': 1}, {"a": {"$like": 1}}, {"a": {"$lt": True}}):
         expected = (400, switch("unpublished_code"))
         probe(f"filter {json.dumps(conditions)}", ask(conditions), expected)
+
+
+@unknown("An empty filter, which a page of the documentation does not allow", "empty_filter")
+def test_an_empty_filter(ask: Any, probe: Probe, switch: Switch) -> None:
+    probe("filter {}", ask({}), 200 if switch("empty_filter") == "accept" else 400)
 
 
 @unknown("A filter on a property without a metadata index", "unindexed_filter_property")

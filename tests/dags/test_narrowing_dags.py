@@ -57,11 +57,13 @@ def test_a_mapped_namespace_or_filter_of_none(vectorize: Vectorize, name: str) -
     vectorize.wait_for(vectorize.client.upsert(INDEX, vectors)["mutationId"])
     with make_dag(f"mapped_{name}") as dag:
         QueryVectorsOperator.partial(task_id="query", index_name=INDEX, vector=VALUES).expand(
-            **{name: upstream(["a" if name == "namespace" else {"t": "a"}, None])}
+            **{name: upstream(["a" if name == "namespace" else {"t": "a"}, None, {}])}
         )
     run = run_dag(dag)
     assert run.pull("query", map_index=0)["count"] == 1
-    assert run.states["query[1]"] == "failed", run.pull("query", map_index=1)
+    for map_index in (1, 2):
+        state = run.states[f"query[{map_index}]"]
+        assert state == "failed", run.pull("query", map_index=map_index)
 
 
 def test_a_mapped_reconciliation_of_no_tenant(vectorize: Vectorize) -> None:

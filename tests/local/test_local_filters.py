@@ -101,7 +101,8 @@ def served(start, connect):
         ({"s": {"$lt": "apples"}}, ["apple"]),
         ({"s": {"$gt": "apple"}}, ["banana", "cherry"]),
         ({"s": {"$gte": "B"}}, VALUED),
-        # All keys must hold.
+        # No condition, and several, all of which must hold.
+        ({}, EVERYTHING),
         ({"s": {"$gte": "b"}, "b": True}, ["cherry"]),
         ({"s": "apple", "n": 2.5}, []),
         # The dot goes one level down.
@@ -133,7 +134,6 @@ def test_what_is_found(filled: Client, filter, expected):
 @pytest.mark.parametrize(
     ("filter", "message"),
     [
-        ({}, "must not be empty"),
         ({"": 1}, "a key must not be empty"),
         ({"a..b": 1}, "a key must not be empty"),
         ({"a.": 1}, "a key must not be empty"),
@@ -286,6 +286,11 @@ def test_the_namespace_comes_before_the_filter(client: Client, clock):
 
 
 # --- switches --------------------------------------------------------------------------------------------
+
+
+def test_an_empty_filter_can_be_refused(served):
+    client = served(empty_filter="refuse")
+    assert refusal(ask(client, {})) == (400, 40000, "invalid filter: must not be empty")
 
 
 def test_an_unindexed_property_can_be_refused(served):

@@ -347,6 +347,10 @@ def test_a_filter(filled: Vectorize, condition: Any) -> None:
     assert ids_of(query(vector=values_of(0), filter=condition, top_k=100)) == ["v10", "v11"]
 
 
+def test_an_empty_filter_is_no_filter(filled: Vectorize) -> None:
+    assert query(vector=values_of(0), filter={}) == query(vector=values_of(0))
+
+
 def test_a_namespace_values_and_metadata(filled: Vectorize) -> None:
     result = query(vector=values_of(1), namespace="even", top_k=1, return_values=True, return_metadata="all")
     (match,) = result["matches"]
@@ -398,7 +402,7 @@ def test_matches_that_are_too_large_for_an_xcom(script: Script) -> None:
         ({"top_k": True}, "top_k is True"),
         ({"top_k": "51", "return_values": True}, "top_k is 51 with return_values=True"),
         ({"top_k": 51, "return_metadata": "all"}, "with return_metadata='all': with values or all metadata"),
-        ({"filter": {}}, "pass None for no filter"),
+        ({"filter": "{}"}, "filter was given, and is empty now that it is rendered"),
         ({"filter": "lang"}, "filter: got 'lang', expected a mapping"),
         ({"filter": "{lang: en}"}, "begins like a list or an object"),
         ({"filter": "[1]"}, "filter: got a list"),

@@ -64,7 +64,7 @@ def query_body(
         if problem := problem_with_namespace(namespace):
             raise VectorizeInputError(f"namespace {show(namespace)} {problem}")
         body["namespace"] = namespace
-    if filter is not None:
+    if not (filter is None or (isinstance(filter, Mapping) and not filter)):
         body["filter"] = check_filter(filter)
     return body
 

@@ -35,16 +35,18 @@ class Condition(NamedTuple):
     operands: tuple[Value, ...]
 
 
-def parse_filter(value: Any) -> tuple[Condition, ...]:
+def parse_filter(value: Any, behaviour: Behaviour) -> tuple[Condition, ...]:
     """
     Read a filter.
 
+    :param value: The filter.
+    :param behaviour: The switches.
     :return: The conditions, all of which must hold.
     :raises ApiError: It breaks a rule.
     """
     if not isinstance(value, dict):
         raise errors.refusal("not_json", detail="filter: expected an object")
-    if not value:
+    if not value and behaviour.empty_filter == "refuse":
         raise errors.refusal("invalid_filter", detail="must not be empty")
     conditions = tuple(condition for key, clause in value.items() for condition in _clause(key, clause))
     # After the clauses, which have no room for deep nesting, so that the encoder cannot run out of stack.

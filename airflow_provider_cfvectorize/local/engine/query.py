@@ -82,7 +82,7 @@ def parse_query(body: dict[str, Any], dimensions: int, behaviour: Behaviour) -> 
         vector_id=vector_id or "",
         top_k=_parse_top_k(body.get("topK"), bool(values) or metadata == "all"),
         namespace=namespace,
-        conditions=() if conditions is None else parse_filter(conditions),
+        conditions=() if conditions is None else parse_filter(conditions, behaviour),
         values=bool(values),
         metadata=metadata,
     )
