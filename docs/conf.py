@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext"), str(ROOT / "scripts")]
 # Airflow writes its configuration where it is imported, which must not be its user's home.
 _HOME = tempfile.TemporaryDirectory(prefix="cfvectorize-docs-", ignore_cleanup_errors=True)
 os.environ.setdefault("AIRFLOW_HOME", _HOME.name)
 
+from project_links import repository  # noqa: E402
 from sphinx.util.inspect import stringify_signature  # noqa: E402
 
 from airflow_provider_cfvectorize import __version__  # noqa: E402
@@ -34,7 +35,7 @@ root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md"]
 exclude_patterns = [".*", "build", "dist", "tests", "benchmarks", "scripts", "example_dags"]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "forge_links"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton", "forge_links"]
 toc_pages = ["docs/index", "docs/operators/index", "docs/reference/index"]
 # As deep as headings go, since a forge gives each an anchor.
 myst_heading_anchors = 4
@@ -56,25 +57,30 @@ nitpick_ignore_regex = [
     (r"py:class", r".*\.(Result|Answer|CredentialHistory|Flow|IdList|RawResponse|WitnessVector)"),
 ]
 
-html_theme = "alabaster"
+html_theme = "furo"
 html_title = f"{project} {version}"
-html_theme_options = {
-    "description": "Cloudflare Vectorize in Apache Airflow",
-    "page_width": "1240px",
-    "body_max_width": "none",
-    "sidebar_width": "280px",
-    "code_font_size": "0.75em",
-    "show_relbars": True,
-    "show_powered_by": False,
-}
-html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
+# Furo's own styles come from a package that configures logging where it is imported.
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options: dict[str, Any] = {"top_of_page_buttons": []}
+if address := repository(ROOT):
+    html_theme_options = {
+        "top_of_page_buttons": ["view", "edit"],
+        "source_repository": address,
+        "source_branch": "main",
+        "source_directory": "",
+    }
+# Only what a reader types: no prompts, and no button on what a program prints.
+copybutton_selector = "div:not(.highlight-text) > div.highlight pre"
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
+html_show_sourcelink = False
 toc_object_entries = False
 html_additional_pages = {"index": "redirect.html"}
 templates_path = ["_templates"]
-pygments_style = "friendly"
 
 
 def own_signature(

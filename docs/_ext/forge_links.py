@@ -27,6 +27,7 @@ from sphinx.transforms import SphinxTransform
 PREFIX = "_files"
 
 _HEADING = re.compile(r"^#+ (.+)$")
+_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _ITEM = re.compile(r"^[-|] \[`?([^`\]]*)`?\]\(([^)#\s]+)\.md\)")
 
 
@@ -40,7 +41,9 @@ def add_toctrees(app: Sphinx, docname: str, content: list[str]) -> None:
         if match := _HEADING.match(line):
             caption = match[1]
         elif match := _ITEM.match(line):
-            entries.setdefault(caption, []).append(f"{match[1]} <{match[2]}>")
+            # The sidebar is narrow: a long name breaks between its words.
+            title = _WORD.sub("\u200b", match[1])
+            entries.setdefault(caption, []).append(f"{title} <{match[2]}>")
     toctrees = ""
     for caption, entry in entries.items():
         lines = [":hidden:", f":caption: {caption}", "", *entry]

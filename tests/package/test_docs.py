@@ -121,6 +121,14 @@ def test_links_lead_somewhere(site: Path) -> None:
     assert lost == []
 
 
+def test_pages_need_no_network(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        for tag in re.findall(r"<(?:script|img|iframe|link)\b[^>]+>", path.read_text()):
+            assert not re.search(r"(?:src|href)=\"(?:https?:)?//", tag), f"{path}: {tag}"
+    for path in site.rglob("*.css"):
+        assert not re.search(r"(?:url\([\"']?|@import +[\"'])(?:https?:)?//", path.read_text()), path
+
+
 def test_the_first_page_leads_to_the_landing_page(site: Path) -> None:
     assert "url=docs/index.html" in (site / "index.html").read_text()
     assert {"../README.html", "operators/index.html", "reference/index.html"} <= {
@@ -138,10 +146,11 @@ def test_what_is_linked_and_no_page_is_shown(site: Path) -> None:
 def test_a_name_that_is_not_there_ends_the_build(tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "docs").mkdir(parents=True)
-    for name in ("conf.py", "_ext", "_templates"):
+    for name in ("conf.py", "_ext", "_static", "_templates"):
         copy = shutil.copytree if (ROOT / "docs" / name).is_dir() else shutil.copy
         copy(ROOT / "docs" / name, source / "docs" / name)
-    (source / PACKAGE).symlink_to(ROOT / PACKAGE)
+    for name in (PACKAGE, "scripts", "pyproject.toml"):
+        (source / name).symlink_to(ROOT / name)
     text = f"# A page\n\n[gone](gone.md)\n\n```{{eval-rst}}\n:class:`{PACKAGE}.hooks.Gone`\n```\n"
     (source / "docs" / "index.md").write_text(text)
     done = build(source, tmp_path / "target")
