@@ -96,8 +96,8 @@ def test_a_real_account(account: Any, tmp_path: Path) -> None:
     kept = json.loads(path.read_text())
     assert kept["real_account"] is True
     document = " ".join(read("docs/conformance.md").text.split())
-    assert f"it waits {len(kept['applied_after'])} times" in document
-    assert f"indexes, {len(kept['created'])} in the course" in document
+    assert f"the suite waits {len(kept['applied_after'])} times" in document
+    assert f"{len(kept['created'])} indexes during the run" in document
     assert ACCOUNT not in path.read_text()
     codes = {answer["asked"]: answer["code"] for answer in kept["answers"]}
     assert codes["dimensions 31"] == 3999
