@@ -71,10 +71,12 @@ class Behaviour:
     empty_filter: Choice = "accept"
     # The documentation asks for a metadata index, and no error for want of one is on record.
     unindexed_filter_property: Literal["no_match", "refuse"] = "no_match"
-    # The documentation lets any filter value be a string, number, boolean or null.
-    filter_value_of_other_type: Choice = "accept"
-    # So it is in the query language that the filter's operators come from; the schema's example, "has_viewed"
-    # is not true, makes sense only so.
+    # A live test suite (Mastra's) finds 10 in a string index by 10, and compares numbers with "150".
+    value_of_other_type: Literal["convert", "leave_out", "refuse"] = "convert"
+    # The same suite: $in with null finds no vector more, and $ne with null finds all.
+    null_in_filters: Literal["nothing", "null"] = "nothing"
+    # The same suite, and the query language that the filter's operators come from; the schema's example,
+    # "has_viewed" is not true, makes sense only so.
     missing_property: Literal["null", "no_match"] = "null"
     # The documentation cuts what is indexed, and says nothing of cutting filters.
     long_filter_strings: Literal["whole", "cut"] = "whole"

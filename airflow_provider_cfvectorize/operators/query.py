@@ -49,10 +49,11 @@ class QueryVectorsOperator(VectorizeOperator):
     :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata. (templated)
     :param filter: only vectors with such metadata, such as ``{"lang": "en", "year": {"$gte": 2020}}``, or a
         Jinja expression that gives a mapping. A template within a mapping gives text, which
-        equals no number, unless the DAG renders natively (in a list in it, in any DAG); a number is passed by
-        rendering the whole, as in ``filter='{"year": {"$gte": {{ params.year }} }}'``. A value that is None
-        only after rendering is an error: it would ask for what lacks the property. The properties need a
-        metadata index that was there before the vectors were written. (templated)
+        is not documented to equal a number, unless the DAG renders natively (in a list
+        in it, in any DAG); a number is passed by rendering the whole, as in
+        ``filter='{"year": {"$gte": {{ params.year }} }}'``. A value that is None only after rendering is an
+        error: null equals nothing, and differs from everything. The properties need a metadata index that was
+        there before the vectors were written. (templated)
     :param namespace: only vectors of this namespace. (templated)
     :param return_values: with the matches' values; the scores are exact then, and else approximate.
     :param return_metadata: with the matches' metadata: ``none``, ``indexed`` (what has a metadata index) or
@@ -146,8 +147,8 @@ class QueryVectorsOperator(VectorizeOperator):
             )
         if self._nones is not None and count_nones(read) > self._nones:
             raise VectorizeInputError(
-                "filter: a value in it is None now that it is rendered, which would ask for what lacks the "
-                "property: check the template or upstream task that it comes from. If it is meant, write "
+                "filter: a value in it is None now that it is rendered. None equals nothing and differs from "
+                "everything: check the template or upstream task that it comes from. If it is meant, write "
                 "None itself into the filter"
             )
         return read

@@ -26,13 +26,28 @@ PREFIX = "conformance"
 #: Radians between the vectors of the scenario, so that each has a score of its own.
 STEP = 0.1
 
-METADATA_INDEXES = {"colour": "string", "size": "number", "big": "boolean", "maker.name": "string"}
+METADATA_INDEXES = {
+    "colour": "string",
+    "size": "number",
+    "big": "boolean",
+    "maker.name": "string",
+    "opt": "string",
+    "mixed": "string",
+    "price": "number",
+}
 SHELF = {
     "shelf-a": {"colour": "red", "size": 1, "big": False, "maker": {"name": "acme", "town": "Oslo"}},
     "shelf-b": {"colour": "red", "size": 2, "big": True, "maker": {"name": "bolt", "town": "Rome"}},
     "shelf-c": {"colour": "blue", "size": 3, "big": False, "maker": {"name": "acme", "town": "Riga"}},
     "shelf-d": {"colour": "green", "size": 4, "big": True, "maker": {"name": "bolt", "town": "Bonn"}},
     "shelf-e": {"colour": "amber", "size": 5.5, "big": False, "maker": {"name": "cogs", "town": "Cork"}},
+}
+#: Nulls, and values of other types than their metadata index's: the four vectors of Mastra's tests.
+MIXED = {
+    "mixed-a": {"opt": "exists", "mixed": "string value", "price": 100},
+    "mixed-b": {"opt": None, "mixed": 10, "price": 200},
+    "mixed-c": {"mixed": False, "price": 150},
+    "mixed-d": {"mixed": True, "price": 75},
 }
 #: 80 and 79 bytes of UTF-8; the 64th byte of the second is in the middle of a character.
 LONG_COLOUR = "long-" * 16
@@ -41,7 +56,7 @@ LONG_UMLAUTS = "x" + "ä" * 39
 BULK = [f"bulk-{number:03}" for number in range(105)]
 DELETED = ["deleted-1", "deleted-2", "deleted-3"]
 FIRST = ["old-1", "old-2", "kept", "replaced", *DELETED]
-SECOND = ["inserted", *SHELF, "outside", "long-1", "long-2", "null", "bare", "plain", *BULK]
+SECOND = ["inserted", *SHELF, "outside", "long-1", "long-2", "null", "bare", "plain", *MIXED, *BULK]
 
 
 def turned(step: int) -> list[float]:
@@ -203,6 +218,7 @@ class Scenario:
             vector(key, 1 + step, namespace="shelf", metadata=m)
             for step, (key, m) in enumerate(SHELF.items())
         ]
+        new += [vector(key, 13, namespace="mixed", metadata=m) for key, m in MIXED.items()]
         new += [vector("outside", 0, namespace="yard", metadata={"colour": "red", "size": 1})]
         new += [vector("long-1", 8, namespace="long", metadata={"colour": LONG_COLOUR})]
         new += [vector("long-2", 9, namespace="long", metadata={"colour": LONG_UMLAUTS})]

@@ -69,6 +69,24 @@ def test_an_empty_filter(vectorize: Service, index: str) -> None:
     assert found(vectorize, index, {}, namespace="shelf") == set(SHELF)
 
 
+@pytest.mark.parametrize(
+    ("conditions", "letters"),
+    [
+        ({"opt": {"$in": [None, "exists"]}}, "a"),
+        ({"opt": {"$ne": None}}, "abcd"),
+        ({"mixed": {"$in": ["string value", 10, None]}}, "ab"),
+        ({"price": {"$gt": "150"}}, "b"),
+    ],
+    ids=json.dumps,
+)
+@source("observed", f"{MASTRA} @c7d904b and @18f9e6b: how many vectors each of these filters finds")
+@source(
+    "inference", "which vectors: both sides take the index's type, null equals nothing, the rest is negated"
+)
+def test_nulls_and_other_types(vectorize: Service, index: str, conditions: Any, letters: str) -> None:
+    assert found(vectorize, index, conditions, namespace="mixed") == {f"mixed-{letter}" for letter in letters}
+
+
 @source("docs", f"{PAGE}: a namespace filter is applied before metadata filters")
 def test_the_namespace_comes_first(vectorize: Service, index: str) -> None:
     # "outside" is red and nearer, but elsewhere: it takes none of the two places.

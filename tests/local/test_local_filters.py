@@ -17,7 +17,7 @@ METADATA = {
     "banana": {"s": "banana", "n": 2.5, "b": False, "deep": {"er": "y"}},
     "cherry": {"s": "cherry", "n": -3, "b": True, "deep": "x"},
     "empty": {},
-    "mixed": {"s": 1, "n": "1", "b": "true", "deep": {"er": 1}},
+    "mixed": {"s": [1], "n": "1 ", "b": 1, "deep": {"er": {}}},
     "nulls": {"s": None, "n": None, "b": None, "deep": {"er": None}},
     "zbare": None,
 }
@@ -82,12 +82,12 @@ def served(start, connect):
         ({"b": True}, ["apple", "cherry"]),
         ({"b": False}, ["banana"]),
         ({"b": {"$ne": True}}, ["banana", *LACKING]),
-        # Null: not there, there and null, or of another type.
-        ({"s": None}, LACKING),
-        ({"n": {"$eq": None}}, LACKING),
-        ({"b": {"$ne": None}}, VALUED),
-        ({"s": {"$in": [None, "apple"]}}, ["apple", *LACKING]),
-        ({"s": {"$nin": [None, "apple"]}}, ["banana", "cherry"]),
+        # Null equals nothing.
+        ({"s": None}, []),
+        ({"n": {"$eq": None}}, []),
+        ({"b": {"$ne": None}}, EVERYTHING),
+        ({"s": {"$in": [None, "apple"]}}, ["apple"]),
+        ({"s": {"$nin": [None, "apple"]}}, ["banana", "cherry", *LACKING]),
         # Ranges.
         ({"n": {"$lt": 1}}, ["cherry"]),
         ({"n": {"$lte": 1}}, ["apple", "cherry"]),
@@ -108,17 +108,22 @@ def served(start, connect):
         # The dot goes one level down.
         ({"deep.er": "x"}, ["apple"]),
         ({"deep.er": {"$ne": "x"}}, ["banana", "cherry", *LACKING]),
-        # Values of another type than the metadata index's equal nothing.
-        ({"n": "1"}, []),
+        # Values of another type than the metadata index's are turned into it.
+        ({"n": "1"}, ["apple"]),
+        ({"b": "true"}, ["apple", "cherry"]),
+        ({"n": {"$ne": "1e0"}}, ["banana", "cherry", *LACKING]),
+        ({"n": {"$lt": "1"}}, ["cherry"]),
+        ({"n": {"$gt": 0, "$lt": "9"}}, ["apple", "banana"]),
+        # Those that cannot be equal nothing.
         ({"n": True}, []),
-        ({"s": 1}, []),
+        ({"n": "one"}, []),
+        ({"n": "1e999"}, []),
         ({"b": 1}, []),
-        ({"b": "true"}, []),
-        ({"n": {"$ne": "1"}}, EVERYTHING),
-        ({"n": {"$in": ["1", True, 1]}}, ["apple"]),
-        ({"n": {"$lt": "1"}}, []),
+        ({"b": "True"}, []),
+        ({"n": {"$ne": "one"}}, EVERYTHING),
+        ({"n": {"$in": ["one", True, 1]}}, ["apple"]),
+        ({"n": {"$lt": "one"}}, []),
         ({"b": {"$gte": 0}}, []),
-        ({"n": {"$gt": 0, "$lt": "9"}}, []),
         # No metadata index.
         ({"other": "x"}, []),
         ({"deep": "x"}, []),
@@ -218,6 +223,34 @@ def test_numbers_are_float64(client: Client, clock):
     assert found(client, {"n": {"$gt": 0}}) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("index_type", "stored", "expected"),
+    [
+        ("string", ["10", 10, 10.0, 10.5, True, "true", "9"], {10: "012", "10.5": "3", True: "45", "9": "6"}),
+        (
+            "number",
+            [10, "10", "1e1", 2**53 + 1, "-0.5", True],
+            {10: "012", "10": "012", 2**53: "3", -0.5: "4"},
+        ),
+        ("boolean", [True, "true", False, "false", 1, "True"], {True: "01", "false": "23"}),
+    ],
+)
+def test_values_are_turned_into_the_type_of_the_index(client: Client, clock, index_type, stored, expected):
+    mutation(client.create_metadata_index("v", index_type))
+    mutation(client.upsert([vector(str(i), metadata={"v": value}) for i, value in enumerate(stored)]))
+    clock.advance(2)
+
+    assert {value: "".join(found(client, {"v": value})) for value in expected} == expected
+
+
+def test_large_numbers_in_a_string_index_keep_their_digits(client: Client, clock):
+    mutation(client.create_metadata_index("s", "string"))
+    mutation(client.upsert([vector("a", metadata={"s": 2**63 + 1}), vector("b", metadata={"s": 2**63})]))
+    clock.advance(2)
+
+    assert found(client, {"s": 2**63 + 1}) == found(client, {"s": str(2**63 + 1)}) == ["a"]
+
+
 def test_strings_are_indexed_on_their_first_64_bytes(client: Client, clock):
     long = "ü" * 40
     mutation(client.create_metadata_index("s", "string"))
@@ -304,18 +337,36 @@ def test_an_unindexed_property_can_be_refused(served):
 
 
 def test_a_value_of_another_type_can_be_refused(served):
-    client = served(filter_value_of_other_type="refuse")
+    client = served(value_of_other_type="refuse")
     for filter in ({"n": "1"}, {"n": {"$in": [1, "1"]}}, {"n": {"$lt": "1"}}, {"n": False}):
         assert refusal(ask(client, filter)) == (
             400,
             40000,
             'invalid filter: the metadata index of "n" is of type number',
         )
-    assert found(client, {"n": {"$in": [1, None]}}) == ["apple", *LACKING]
+    assert found(client, {"n": {"$in": [1, None]}}) == ["apple"]
+
+
+def test_a_value_of_another_type_can_be_left_out(served):
+    client = served(value_of_other_type="leave_out")
+    mutation(client.upsert([vector("other", metadata={"s": 1, "n": "1", "b": "true"})]))
+
+    for filter in ({"s": 1}, {"s": "1"}, {"n": "1"}, {"n": {"$lte": "1"}}, {"b": "true"}):
+        assert found(client, filter) == []
+    assert found(client, {"n": 1}) == ["apple"]
+    assert "other" in found(client, {"s": {"$ne": 1}})
+
+
+def test_null_can_be_null(served):
+    client = served(null_in_filters="null")
+    assert found(client, {"s": None}) == LACKING
+    assert found(client, {"b": {"$ne": None}}) == VALUED
+    assert found(client, {"s": {"$in": [None, "apple"]}}) == ["apple", *LACKING]
+    assert found(client, {"s": {"$nin": [None, "apple"]}}) == ["banana", "cherry"]
 
 
 def test_a_missing_property_can_match_nothing(served):
-    client = served(missing_property="no_match")
+    client = served(missing_property="no_match", null_in_filters="null")
     assert found(client, {"s": {"$ne": "apple"}}) == ["banana", "cherry", "nulls"]
     assert found(client, {"s": {"$nin": []}}) == [*VALUED, "nulls"]
     assert found(client, {"s": None}) == ["nulls"]

@@ -156,10 +156,18 @@ def test_the_shape_of_a_match(client: Client, clock):
 
 def test_indexed_metadata_may_be_nothing_or_null(client: Client, clock):
     mutation(client.create_metadata_index("n", "number"))
-    mutation(client.upsert([vector("a", metadata={"n": None}), vector("b", metadata={"n": "1", "x": 1})]))
+    mutation(
+        client.upsert(
+            [
+                vector("a", metadata={"n": None}),
+                vector("b", metadata={"n": "one", "x": 1}),
+                vector("c", metadata={"n": "7"}),
+            ]
+        )
+    )
     clock.advance(2)
     found = matches(client, ASKED, returnMetadata="indexed")
-    assert [match["metadata"] for match in found] == [{"n": None}, {}]
+    assert [match["metadata"] for match in found] == [{"n": None}, {}, {"n": 7}]
 
 
 def test_the_envelope_has_a_field_of_its_own(client: Client):

@@ -33,7 +33,7 @@ def random_metadata(rng: random.Random) -> dict[str, Any] | None:
         kind = rng.random()
         if kind < 0.15:
             continue
-        value = rng.choice(values) if kind < 0.75 else rng.choice([None, "other", 7, True, [1]])
+        value = rng.choice(values) if kind < 0.75 else rng.choice([None, "other", 7, "7", True, "true", [1]])
         if name == "deep.er":
             found["deep"] = {"er": value, "free": 1}
         else:
@@ -46,8 +46,8 @@ def filters(draw: st.DrawFn) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in draw(st.lists(st.sampled_from(list(TYPES)), min_size=1, max_size=2, unique=True)):
         value = values_of[name]
-        ordered = value if name != "flag" else st.sampled_from(["a", 0])
-        anything = value | st.none() | st.sampled_from(["other", 7, True])
+        ordered = value if name != "flag" else st.sampled_from(["a", 0, "true"])
+        anything = value | st.none() | st.sampled_from(["other", 7, "7", True, "true"])
         found[name] = draw(
             value
             | st.none()
@@ -112,28 +112,28 @@ def indexed(vector: dict[str, Any], name: str) -> Any:
     value: Any = vector.get("metadata", {})
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    if TYPES[name] == "boolean":
-        return value if isinstance(value, bool) else None
-    if TYPES[name] == "number":
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    return value[:64] if isinstance(value, str) else None
+    found = in_type(value, TYPES[name])
+    return found[:64] if isinstance(found, str) else found
 
 
-def same(a: Any, b: Any) -> bool:
-    return isinstance(a, bool) == isinstance(b, bool) and a == b
+def in_type(value: Any, index_type: str) -> Any:
+    """Return a value in the type of a metadata index: None if it has none there."""
+    if index_type == "boolean":
+        return {"True": True, "true": True, "False": False}.get(str(value))
+    if isinstance(value, bool):
+        return str(value).lower() if index_type == "string" else None
+    if index_type == "number":
+        return value if isinstance(value, int | float) else {"0": 0, "7": 7}.get(str(value))
+    return str(value) if isinstance(value, str | int | float) else None
 
 
-def holds(operator: str, value: Any, operand: Any) -> bool:
-    if operator in ("$eq", "$ne"):
-        return same(value, operand) == (operator == "$eq")
+def holds(operator: str, value: Any, operand: Any, index_type: str) -> bool:
     if operator in ("$in", "$nin"):
-        return any(same(value, item) for item in operand) == (operator == "$in")
-    comparable = (
-        value is not None
-        and not isinstance(value, bool)
-        and isinstance(value, str) == isinstance(operand, str)
-    )
-    if not comparable:
+        return any(holds("$eq", value, item, index_type) for item in operand) == (operator == "$in")
+    operand = in_type(operand, index_type)
+    if operator in ("$eq", "$ne"):
+        return (operand is not None and value == operand) == (operator == "$eq")
+    if value is None or operand is None:
         return False
     return {
         "$lt": value < operand,
@@ -145,7 +145,7 @@ def holds(operator: str, value: Any, operand: Any) -> bool:
 
 def passes(vector: dict[str, Any], filter: dict[str, Any]) -> bool:
     return all(
-        holds(operator, indexed(vector, name), operand)
+        holds(operator, indexed(vector, name), operand, TYPES[name])
         for name, clause in filter.items()
         for operator, operand in (clause if isinstance(clause, dict) else {"$eq": clause}).items()
     )

@@ -7,12 +7,13 @@ The rules are those of https://developers.cloudflare.com/vectorize/reference/met
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors
-from airflow_provider_cfvectorize.local.engine.metadata import Value, cut, key_problem
+from airflow_provider_cfvectorize.local.engine.metadata import Absent, Value, convert, cut, key_problem
 from airflow_provider_cfvectorize.local.http.bodies import ENCODER, NUMBERS, utf8_length
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _UPPER: Final = {"$lt": operator.lt, "$lte": operator.le}
 _LOWER: Final = {"$gt": operator.gt, "$gte": operator.ge}
 _RANGE: Final[dict[str, Any]] = {**_UPPER, **_LOWER}
 _OPERATORS: Final = ("$eq", "$ne", "$in", "$nin", *_RANGE)
-_TYPE_NAMES: Final[dict[type, str]] = {str: "string", float: "number", bool: "boolean"}
 
 
 class Condition(NamedTuple):
@@ -95,12 +95,13 @@ def _scalar(value: Any, name: str) -> Value:
         return value
     if type(value) in NUMBERS:
         try:
-            number = float(value)
+            finite = math.isfinite(value)
         except OverflowError:
-            number = float("inf")
-        # 1e400 is JSON, and infinite for Python's decoder.
-        if abs(number) == float("inf"):
+            finite = False
+        if not finite:
+            # 1e400 is JSON, and infinite for Python's decoder.
             raise errors.refusal("invalid_filter", detail="a number is too large")
+        number: float = value
         return number
     if name in _RANGE:
         raise errors.refusal("invalid_filter", detail=f"{name} takes a string or a number")
@@ -121,12 +122,15 @@ def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Ca
     :raises ApiError: A value is of another type, and the switch refuses that.
     """
     operands: list[Value] = []
-    for operand in condition.operands:
-        # A value of another type is left out and so equals nothing; for Python, 1.0 would equal True.
-        if operand is None or _TYPE_NAMES[type(operand)] == index_type:
+    for given in condition.operands:
+        # What is left out equals nothing.
+        if given is None and behaviour.null_in_filters == "nothing":
+            continue
+        operand = convert(given, index_type, behaviour)
+        if not isinstance(operand, Absent):
             cuts = behaviour.long_filter_strings == "cut" and isinstance(operand, str)
             operands.append(cut(str(operand)) if cuts else operand)
-        elif behaviour.filter_value_of_other_type == "refuse":
+        elif behaviour.value_of_other_type == "refuse":
             raise errors.refusal(
                 "invalid_filter",
                 detail=f'the metadata index of "{condition.property}" is of type {index_type}',

@@ -11,6 +11,8 @@ metadata index is deleted and created again.
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client import limits
@@ -20,6 +22,7 @@ from airflow_provider_cfvectorize.local.engine.model import MetadataIndex
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from airflow_provider_cfvectorize.local.behaviour import Behaviour
     from airflow_provider_cfvectorize.local.engine.model import Mutation, Vector
 
 #: The types a metadata index can have, as they are asked for and as they are listed. The schema has the same
@@ -35,6 +38,8 @@ class Absent:
 
 
 ABSENT: Final = Absent()
+#: A number of JSON.
+_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def key_problem(key: str) -> str | None:
@@ -112,44 +117,68 @@ def cut(text: str) -> str:
     return text.encode("utf-8")[: limits.MAX_INDEXED_BYTES].decode("utf-8", errors="ignore")
 
 
-def value_of(metadata: dict[str, Any], index: MetadataIndex) -> Value | Absent:
+def convert(value: Any, index_type: str, behaviour: Behaviour) -> Value | Absent:
+    """
+    Return a value of metadata or of a filter in the type of a metadata index.
+
+    :param value: The value, as JSON has it.
+    :param index_type: The type.
+    :param behaviour: The switches.
+    :return: :data:`ABSENT` if it is of another type and cannot be turned into this one; null is null.
+    """
+    converts = behaviour.value_of_other_type == "convert"
+    if value is None:
+        return None
+    if index_type == "boolean":
+        if converts and value in ("true", "false"):
+            return bool(value == "true")
+        return value if isinstance(value, bool) else ABSENT
+    if index_type == "string":
+        if converts and isinstance(value, bool | int | float):
+            # 10.0 is the same number as 10.
+            whole = isinstance(value, float) and value.is_integer()
+            return json.dumps(int(value) if whole else value)
+        return value if isinstance(value, str) else ABSENT
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number and not (converts and isinstance(value, str) and _NUMBER.fullmatch(value)):
+        return ABSENT
+    try:
+        # Documented: "the indexed number precision is that of float64".
+        number = float(value)
+    except OverflowError:
+        return ABSENT
+    return number if math.isfinite(number) else ABSENT
+
+
+def value_of(metadata: dict[str, Any], index: MetadataIndex, behaviour: Behaviour) -> Value | Absent:
     """
     Return what a metadata index has of one vector that it knows.
 
     :param metadata: The vector's metadata.
     :param index: The metadata index.
-    :return: :data:`ABSENT` if the property is not there, or is not of the metadata index's type.
+    :param behaviour: The switches.
+    :return: :data:`ABSENT` if the property is not there, or cannot be turned into the metadata index's type.
     """
     found: Any = metadata
     for part in index.property.split("."):
         if not isinstance(found, dict) or part not in found:
             return ABSENT
         found = found[part]
-    if found is None:
-        return None
-    if index.type == "string":
-        return cut(found) if isinstance(found, str) else ABSENT
-    if index.type == "boolean":
-        return found if isinstance(found, bool) else ABSENT
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        return ABSENT
-    try:
-        # Documented: "the indexed number precision is that of float64".
-        return float(found)
-    except OverflowError:
-        return ABSENT
+    value = convert(found, index.type, behaviour)
+    return cut(value) if isinstance(value, str) else value
 
 
 def columns(
-    vectors: Iterable[Vector], indexes: Iterable[MetadataIndex], missing: Value | Absent
+    vectors: Iterable[Vector], indexes: Iterable[MetadataIndex], behaviour: Behaviour
 ) -> dict[str, list[Value | Absent]]:
     """
     Return what metadata indexes have of vectors, by property and in the vectors' order.
 
     :param vectors: The vectors.
     :param indexes: The metadata indexes.
-    :param missing: What stands for a property that a vector, which the metadata index knows, does not have.
+    :param behaviour: The switches.
     """
+    missing = None if behaviour.missing_property == "null" else ABSENT
     indexes = list(indexes)
     found: dict[str, list[Value | Absent]] = {index.property: [] for index in indexes}
     pairs = [(index, found[index.property].append) for index in indexes]
@@ -161,12 +190,12 @@ def columns(
                 continue
             if parsed is None:
                 parsed = {} if vector.metadata is None else json.loads(vector.metadata)
-            value = value_of(parsed, index)
+            value = value_of(parsed, index, behaviour)
             append(missing if isinstance(value, Absent) else value)
     return found
 
 
-def indexed_only(vector: Vector, indexes: Iterable[MetadataIndex]) -> dict[str, Any]:
+def indexed_only(vector: Vector, indexes: Iterable[MetadataIndex], behaviour: Behaviour) -> dict[str, Any]:
     """Return of a vector's metadata what the metadata indexes have, nested as it was."""
     shown: dict[str, Any] = {}
     if vector.metadata is None:
@@ -175,7 +204,7 @@ def indexed_only(vector: Vector, indexes: Iterable[MetadataIndex]) -> dict[str, 
     for index in indexes:
         if vector.sequence < index.sequence:
             continue
-        value = value_of(metadata, index)
+        value = value_of(metadata, index, behaviour)
         if isinstance(value, Absent):
             continue
         *outer, last = index.property.split(".")

@@ -163,8 +163,8 @@ class View:
             return rows
         with self._lock:
             if self._columns is None:
-                missing = None if self._behaviour.missing_property == "null" else metadata.ABSENT
-                self._columns = metadata.columns(self._vectors, self._metadata_indexes.values(), missing)
+                indexes = self._metadata_indexes.values()
+                self._columns = metadata.columns(self._vectors, indexes, self._behaviour)
         for name, matches in filters:
             column = self._columns[name]
             rows = [
@@ -242,7 +242,9 @@ class View:
             if query.metadata == "all":
                 shown["metadata"] = json.loads(vector.metadata)
             else:
-                shown["metadata"] = metadata.indexed_only(vector, self._metadata_indexes.values())
+                shown["metadata"] = metadata.indexed_only(
+                    vector, self._metadata_indexes.values(), self._behaviour
+                )
         if vector.namespace is not None:
             shown["namespace"] = vector.namespace
         return shown
