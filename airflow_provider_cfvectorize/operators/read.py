@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators that read: by id, and all ids of an index."""
+"""The operators that read: by id, by nearness, and all ids of an index."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow_provider_cfvectorize.client.inputs.files import is_ndjson
 from airflow_provider_cfvectorize.client.inputs.text import counted, show, write_json
+from airflow_provider_cfvectorize.client.limits import DEFAULT_TOP_K
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
@@ -19,16 +21,28 @@ from airflow_provider_cfvectorize.operators.files import (
     read_id_source,
     write_file,
 )
-from airflow_provider_cfvectorize.operators.xcom import SmallList
-from airflow_provider_cfvectorize.templating import check_flags
+from airflow_provider_cfvectorize.templating import (
+    check_flags,
+    count_nones,
+    plain,
+    read_integer,
+    read_nothing,
+    read_structure,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.ids import IdSource
+    from airflow_provider_cfvectorize.client.types import QueryResult, ReturnMetadata
     from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath
+
+#: Bytes of JSON that a task returns at most. An XCom is a row of Airflow's database, which keeps it for every
+#: run, and it is passed whole between worker, API server and every task that reads it. This is 10,000 ids of
+#: 22 characters, or eight vectors of 1,536 values; what is larger belongs into a file.
+MAX_XCOM_BYTES: Final = 256 * 1024
 
 #: Ids without a vector that a report names.
 SHOWN_MISSING: Final = 100
@@ -156,7 +170,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
 
     def _collect(self, vectors: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
         advice = "pass path='...ndjson' to write them to a file, or fewer ids"
-        small = SmallList("vectors", f"{advice}, or return_values=False" if self.return_values else advice)
+        small = _SmallList("vectors", f"{advice}, or return_values=False" if self.return_values else advice)
         for vector in vectors:
             small.append(vector)
         return small.items, len(small.items)
@@ -170,6 +184,137 @@ class GetVectorsByIdsOperator(VectorizeOperator):
                 file.write(write_json(vector) + b"\n")
                 count += 1
         return count
+
+
+class QueryVectorsOperator(VectorizeOperator):
+    """
+    Return the vectors nearest to a vector, by the index's metric.
+
+    Returns ``{"count": ..., "matches": [...]}``, the nearest first; a match has an ``id`` and a ``score``
+    and, if asked for, ``values`` and ``metadata``. More than 256 KiB as JSON is an error.
+
+    A ``filter`` or ``namespace`` that is given and renders to nothing is an error, and not a query without;
+    ``filter={}`` in the DAG is no filter.
+
+    .. seealso::
+        The guide, with examples: :doc:`/docs/operators/query-vectors`
+
+    :param index_name: the index. (templated)
+    :param vector: the values to compare with, as many as the index has dimensions: a list, an upstream
+        task's output, or a Jinja expression that gives a list. Give this or ``vector_id``. (templated)
+    :param vector_id: the id of a vector in the index, whose values are taken. (templated)
+    :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata. (templated)
+    :param filter: only vectors with such metadata, such as ``{"lang": "en", "year": {"$gte": 2020}}``, or a
+        Jinja expression that gives a mapping. A template within a mapping gives text, which
+        is not documented to equal a number, unless the DAG renders natively (in a list
+        in it, in any DAG); a number is passed by rendering the whole, as in
+        ``filter='{"year": {"$gte": {{ params.year }} }}'``. A value that is None only after rendering is an
+        error: null equals nothing, and differs from everything. The properties need a metadata index that was
+        there before the vectors were written. (templated)
+    :param namespace: only vectors of this namespace. (templated)
+    :param return_values: with the matches' values; the scores are exact then, and else approximate.
+    :param return_metadata: with the matches' metadata: ``none``, ``indexed`` (what has a metadata index) or
+        ``all``. (templated)
+    :param conn_id: the connection. (templated)
+    :param account_id: the account; the connection's login if not given. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        "index_name",
+        "vector",
+        "vector_id",
+        "top_k",
+        "filter",
+        "namespace",
+        "return_metadata",
+        "conn_id",
+        "account_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"vector": "json", "filter": "json"}
+
+    def __init__(
+        self,
+        *,
+        index_name: str,
+        vector: Sequence[float] | str | None = None,
+        vector_id: str | None = None,
+        top_k: int | str = DEFAULT_TOP_K,
+        filter: Mapping[str, Any] | str | None = None,
+        namespace: str | None = None,
+        return_values: bool = False,
+        return_metadata: ReturnMetadata | str = "none",
+        conn_id: str = DEFAULT_CONN_ID,
+        account_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(index_name=index_name, conn_id=conn_id, account_id=account_id, **kwargs)
+        self.vector = vector
+        self.vector_id = vector_id
+        self.top_k = top_k
+        self.filter = filter
+        self.namespace = namespace
+        self.return_values = return_values
+        self.return_metadata = return_metadata
+        self._narrowing = Narrowing(filter=filter, namespace=namespace)
+        self._nones = count_nones(filter) if isinstance(filter, Mapping) else None
+
+    def execute(self, context: Context) -> QueryResult:
+        """
+        Query.
+
+        :return: what was found.
+        :raises VectorizeInputError: something passed or configured cannot work, or the matches are too large
+            for an XCom.
+        """
+        check_flags(self)
+        question: dict[str, Any] = {
+            "vector": self._read_vector(),
+            "vector_id": read_nothing(self.vector_id),
+            "top_k": read_integer(self.top_k),
+            "filter": self._read_filter(),
+            "namespace": self._narrowing.read(self, "namespace"),
+            "return_values": self.return_values,
+            "return_metadata": self.return_metadata,
+        }
+        with self.open_client(max_connections=1) as client:
+            result = self.ask(client.query, self.index_name, **question)
+        self.log.info("%s.", counted(len(result["matches"]), "match"))
+        _check_size(
+            _size(result),
+            f"what the query found ({counted(len(result['matches']), 'match')}) has",
+            "ask for less with a lower top_k, return_values=False, or return_metadata='indexed' or 'none', "
+            "and get the rest by the matches' ids into a file (GetVectorsByIdsOperator)",
+        )
+        return result
+
+    def flow(self, *, failed: bool) -> Flow:
+        """Return that the task has read the index."""
+        from airflow_provider_cfvectorize.lineage import Flow
+
+        return Flow(reads_index=True)
+
+    def _read_filter(self) -> Any:
+        # Here, on the task's main thread: what mapped tasks returned is asked of Airflow when it is read.
+        read = plain(read_structure(self._narrowing.read(self, "filter"), "filter"))
+        is_written_out = self._nones is not None and "filter" not in (self.mapped_with or ())
+        if read == {} and not is_written_out:
+            raise VectorizeInputError(
+                "filter was given, and is empty now that it is rendered. Without a filter, more would be "
+                "read than was meant: check where it comes from. To do without filter, leave it out"
+            )
+        if self._nones is not None and count_nones(read) > self._nones:
+            raise VectorizeInputError(
+                "filter: a value in it is None now that it is rendered. None equals nothing and differs from "
+                "everything: check the template or upstream task that it comes from. If it is meant, write "
+                "None itself into the filter"
+            )
+        return read
+
+    def _read_vector(self) -> Any:
+        vector = read_structure(read_nothing(self.vector), "vector")
+        # What mapped tasks returned comes as a sequence of Airflow's own.
+        is_lazy = isinstance(vector, Sequence) and not isinstance(vector, str | bytes | list | tuple)
+        return list(vector) if is_lazy else vector
 
 
 class ListVectorsOperator(VectorizeOperator):
@@ -282,7 +427,7 @@ class _Listing:
         """Keep the ids."""
         begin = f" that begin with {show(self._prefix)}" if self._prefix else ""
         advice = "pass path to write them to a file"
-        small = SmallList(f"ids{begin}", advice)
+        small = _SmallList(f"ids{begin}", advice)
         for id_ in self:
             if self.matched > max_ids:
                 raise VectorizeInputError(
@@ -300,3 +445,36 @@ class _Listing:
         with write_file(path, "path") as file:
             for id_ in self:
                 file.write(line_of_id(id_, ndjson=is_ndjson(path), is_first=self.matched == 1))
+
+
+class _SmallList:
+    """A list that stays small enough for an XCom, and says so before it is complete."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        self.items: list[Any] = []
+        self._what = what
+        self._advice = advice
+        self._bytes = 0
+
+    def append(self, item: object) -> None:
+        """
+        Add an item.
+
+        :raises VectorizeInputError: the list is too large with it.
+        """
+        self._bytes += _size(item) + 2
+        self.items.append(item)
+        _check_size(self._bytes, f"the first {len(self.items):,} {self._what} have", self._advice)
+
+
+def _check_size(size: int, what: str, advice: str) -> None:
+    if size > MAX_XCOM_BYTES:
+        raise VectorizeInputError(
+            f"{what} {size:,} bytes as JSON, and an XCom of this operator has at most {MAX_XCOM_BYTES:,}: "
+            f"{advice}"
+        )
+
+
+def _size(value: object) -> int:
+    # As Airflow writes it: with spaces, and with escapes for all that is not ASCII.
+    return len(json.dumps(value))

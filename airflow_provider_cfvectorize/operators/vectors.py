@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_provider_cfvectorize.operators.delete import DeleteVectorsByIdsOperator
-    from airflow_provider_cfvectorize.operators.query import QueryVectorsOperator
-    from airflow_provider_cfvectorize.operators.read import GetVectorsByIdsOperator, ListVectorsOperator
+    from airflow_provider_cfvectorize.operators.read import (
+        GetVectorsByIdsOperator,
+        ListVectorsOperator,
+        QueryVectorsOperator,
+    )
     from airflow_provider_cfvectorize.operators.reconcile import ReconcileVectorsOperator
     from airflow_provider_cfvectorize.operators.write import InsertVectorsOperator, UpsertVectorsOperator
 
@@ -28,7 +31,7 @@ _MODULES = {
     "GetVectorsByIdsOperator": "read",
     "InsertVectorsOperator": "write",
     "ListVectorsOperator": "read",
-    "QueryVectorsOperator": "query",
+    "QueryVectorsOperator": "read",
     "ReconcileVectorsOperator": "reconcile",
     "UpsertVectorsOperator": "write",
 }
