@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final, Generic, TypeVar
 
+from airflow_provider_cfvectorize.client.http.session import VectorizeSession
 from airflow_provider_cfvectorize.client.inputs.text import counted
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -62,8 +63,8 @@ class Progress:
     :param what: what is being done, such as ``deleting``.
     :param count: number of items.
     :param batches: number of batches.
-    :param time_for: says how many seconds so many more requests, one a batch, will take within the account's
-        budget; None where nothing is known of a budget.
+    :param session: what sends a request for each batch; knows how long the account's budget makes them wait.
+    :param concurrency: batches in flight at once.
     """
 
     def __init__(
@@ -73,13 +74,15 @@ class Progress:
         *,
         count: int,
         batches: int,
-        time_for: Callable[[int], float | None],
+        session: VectorizeSession,
+        concurrency: int,
     ) -> None:
         self._log = log
         self._what = what
         self._count = count
         self._batches = batches
-        self._time_for = time_for
+        self._session = session
+        self._concurrency = concurrency
         #: When the lines of the last minute were written, with the items done by then.
         self._lines = deque([(time.monotonic(), 0)], maxlen=_LINES_FOR_RATE)
         self.skipped = 0
@@ -103,7 +106,7 @@ class Progress:
             return
         self._lines.append((now, new))
         rate = (new - before) / (now - began)
-        left = self._time_for(self._batches - self.batches_done)
+        left = self._session.time_for(self._batches - self.batches_done, concurrency=self._concurrency)
         if left is None:
             left = (self._count - self.done) / rate
         self._log.info(

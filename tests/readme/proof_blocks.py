@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the fenced blocks of docs/is-it-really-gone.md and docs/ids-in-airflow.md are run."""
+"""How the blocks of is-it-really-gone.md, erase-with-proof.md and ids-in-airflow.md, in docs/, are run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from readme.bench import Bench
 from readme.markdown import Block, read
 
 GONE = "docs/is-it-really-gone.md"
+ERASE = "docs/erase-with-proof.md"
 IDS = ["b", "a", "é", "\U0001f600", "\uffee", "b", "A", "a-1"]
 DIGEST = sha256_of_sorted([IDS])
 
@@ -41,7 +42,9 @@ def keeps_the_proof(block: Block, bench: Bench) -> None:
     assert path.stem == kept["evidence"]["mutation_id"]
     assert (kept["evidence"]["ids_verified"], kept["evidence"]["ids_sha256"]) == DIGEST
     # The page tells of each field.
-    fields = {cell for row in read(GONE).rows("what-to-hand-over") for cell in re.findall(r"`(\w+)`", row[0])}
+    fields = {
+        cell for row in read(ERASE).rows("what-to-hand-over") for cell in re.findall(r"`(\w+)`", row[0])
+    }
     assert fields == set(kept["receipt"]) | set(kept["evidence"])
     # What can still be read fails it, and is kept.
     keep = dag.get_task("keep_proof").python_callable
@@ -83,7 +86,7 @@ def cleans_the_database(block: Block, bench: Bench) -> None:
 
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
     f"{GONE}#what-verifyall-adds/1": digests_as_the_evidence_does,
-    f"{GONE}#a-dag-that-keeps-the-proof/1": keeps_the_proof,
+    f"{ERASE}#the-dag/1": keeps_the_proof,
     "docs/ids-in-airflow.md#how-to-keep-them-out/1": leaves_no_id,
     "docs/ids-in-airflow.md#how-long-it-stays/1": cleans_the_database,
 }

@@ -40,7 +40,7 @@ from airflow_provider_cfvectorize.local.__main__ import TOKEN_VARIABLE, build_pa
 from airflow_provider_cfvectorize.retry import retry_policy
 from dags.running import change, make_dag, query, run_dag
 from harness import PROVEN, Vectorize, wait_until
-from readme import connection_blocks, guide_blocks, lineage_blocks, operator_blocks, proof_blocks
+from readme import connection_blocks, guide_blocks, lineage_blocks, operator_blocks, proof_blocks, task_blocks
 from readme.bench import Bench
 from readme.markdown import ROOT, Block, documents, read
 
@@ -421,6 +421,7 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "README.md#local-development/1": runs_the_server,
     "README.md#local-development/2": fills_an_index,
     "README.md#local-development/3": passes_in_pytest,
+    "docs/develop-without-an-account.md#in-pytest/1": passes_in_pytest,
     "docs/conformance.md#against-a-real-account/1": collects_the_suite,
     "docs/conformance.md#against-vectorize-local/1": collects_the_suite,
     "docs/conformance.md#reading-the-table/1": is_what_the_suite_prints,
@@ -448,6 +449,7 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     **guide_blocks.RULES,
     **lineage_blocks.RULES,
     **proof_blocks.RULES,
+    **task_blocks.RULES,
     **operator_blocks.RULES,
 }
 

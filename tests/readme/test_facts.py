@@ -10,6 +10,7 @@ from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import matrix
 import pytest
@@ -61,8 +62,46 @@ def test_links_lead_somewhere(path: str) -> None:
 
 
 def test_every_picture_is_on_a_page() -> None:
-    shown = {Path(link).name for path in documents() for link in read(path).links() if link.endswith(".png")}
+    links = [link for path in documents() for link in read(path).links()]
+    shown = {Path(link).name for link in links if link.endswith((".png", ".svg"))}
     assert {path.name for path in (ROOT / "docs" / "images").iterdir()} == shown
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs/images").glob("*.svg")), ids=lambda path: str(path.stem)
+)
+def test_a_drawing_is_readable_everywhere(path: Path) -> None:
+    root = ElementTree.parse(path).getroot()
+    names = {element.tag.rpartition("}")[2] for element in root.iter()}
+    # Its text is text, for search and for screen readers, and it brings its own colours.
+    assert {"title", "desc", "text"} <= names
+    assert not names & {"image", "foreignObject", "script"}
+    assert "prefers-color-scheme: dark" in path.read_text()
+    assert "//" not in path.read_text().replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_tree_of_the_decision_has_every_rule() -> None:
+    root = ElementTree.parse(ROOT / "docs/images/decision.svg").getroot()
+    texts = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    drawn = " ".join(texts)
+    rules: list[int] = []
+    for found in re.findall(r"[Rr]ules? ([\d, to]*\d)", drawn):
+        for part in found.split(", "):
+            first, _, last = part.partition(" to ")
+            rules += range(int(first), int(last or first) + 1)
+    document = read("docs/decision.md")
+    rows = [row for heading in sorted(document.anchors) for row in document.rows(heading)]
+    assert sorted(rules) == sorted(int(row[0]) for row in rows if row[0].isdigit())
+    outcomes = {row[0].strip("`") for row in document.rows("what-each-outcome-proves")}
+    assert all(outcome in drawn for outcome in outcomes)
+    assert sum(bool(re.match(r"\d\. .*\?$", text)) for text in texts) == 5
+    per_job = f"{mutations.INFERENCE_TIME_PER_JOB.total_seconds():g} s for each {limits.MUTATIONS_PER_JOB:,}"
+    for number in (
+        f"{mutations.INFERENCE_TIME.total_seconds():g} s ago, plus {per_job} batches",
+        f"pending up to {mutations.VISIBILITY_PATIENCE.total_seconds():g} s",
+        f"applied for {mutations.INFERENCE_TIME.total_seconds():g} s",
+    ):
+        assert number in drawn, number
 
 
 def test_the_decision_is_two_clicks_away() -> None:

@@ -225,7 +225,8 @@ def delete_ids(
         f"deleting from {index_name}",
         count=ids.count,
         batches=ids.batches,
-        time_for=partial(client.session.time_for, concurrency=concurrency),
+        session=client.session,
+        concurrency=concurrency,
     )
     acknowledged = Acknowledged(kept.done, _missing(kept))
     sent_before = Acknowledged(kept.done, _missing(kept))
@@ -397,8 +398,7 @@ def read_back_all(
         counted(ids.count, "id"),
         counted(requests, "request"),
     )
-    time_for = partial(client.session.time_for, concurrency=concurrency)
-    measure = partial(Progress, log, time_for=time_for)
+    measure = partial(Progress, log, session=client.session, concurrency=concurrency)
     progress = measure(f"reading back from {index_name}", count=ids.count, batches=requests)
     visible = _read_back(client, index_name, ids, concurrency=concurrency, stopped=stopped, progress=progress)
     deadline = time.monotonic() + patience

@@ -1,46 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one form that the service takes: ``multipart/form-data`` with the NDJSON in a file."""
+"""The one form that the service takes: ``multipart/form-data`` with the NDJSON in the field ``vectors``."""
 
 from __future__ import annotations
 
 from email.message import Message
 
 
-def uploaded(body: bytes, content_type: str) -> bytes | None:
+def field(body: bytes, content_type: str, name: str) -> bytes | None:
     """
-    Take the vectors out of a form: its field ``vectors``, or else its only file.
+    Take one field out of a form.
 
     The body is in memory and bounded already, so that one ``split`` does it.
 
     :param body: The form.
     :param content_type: The request's content type, with the boundary.
-    :return: The NDJSON; None if the form is damaged or has neither.
+    :param name: The field.
+    :return: What is in it; None if the form is damaged or has no such field.
     """
     boundary = _parameter("content-type", content_type, "boundary")
     if not boundary or not boundary.isascii():
         return None
     parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("ascii"))
-    files = []
     # Before the first delimiter is the preamble; the last one is followed by two dashes.
     for part in parts[1:]:
         if part.startswith(b"--"):
             break
         head, found, content = part.partition(b"\r\n\r\n")
-        disposition = _disposition(head)
-        if not found or disposition is None:
-            continue
-        if _parameter("content-disposition", disposition, "name") == "vectors":
+        if found and _name(head) == name:
             return content
-        if _parameter("content-disposition", disposition, "filename") is not None:
-            files.append(content)
-    return files[0] if len(files) == 1 else None
+    return None
 
 
-def _disposition(head: bytes) -> str | None:
+def _name(head: bytes) -> str | None:
     for line in head.decode("utf-8", "replace").split("\r\n"):
         header, _, value = line.partition(":")
         if header.strip().lower() == "content-disposition":
-            return value.strip()
+            return _parameter("content-disposition", value.strip(), "name")
     return None
 
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the fenced blocks of the how-to guides are run that are a page each: tenants, filling, alerts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from dags.running import run_dag
+from harness import DIMENSIONS, PROVEN, Vectorize
+from readme.bench import Bench
+from readme.markdown import Block
+
+
+def deletes_a_tenant(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    vectorize.fill(["tenant-7/a", "tenant-7/b", "tenant-70/a"])
+    surplus = bench.directory / "surplus.txt"
+    run = run_dag(bench.load(block).dag, run_conf={"prefix": "tenant-7/", "surplus": str(surplus)})
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {"tenant-70/a"}
+    assert sorted(surplus.read_text().split()) == ["tenant-7/a", "tenant-7/b"]
+    assert run.pull("delete", "evidence")["outcome"] in PROVEN
+
+
+def is_a_vector(block: Block, bench: Bench) -> None:
+    assert json.loads(block.text).keys() == {"id", "values", "metadata"}
+
+
+def keeps_in_step(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    vectorize.fill(["old", *(f"doc-{i}" for i in range(9))])
+    path = bench.directory / "vectors.ndjson"
+    ids = [f"doc-{i}" for i in range(10)]
+    path.write_text("".join(json.dumps({"id": id_, "values": [0.5] * DIMENSIONS}) + "\n" for id_ in ids))
+    run = run_dag(bench.load(block).dag, run_conf={"path": str(path)})
+    assert run.state == "success", run.states
+    assert vectorize.ids() == set(ids)
+    # A file that lost most of its lines.
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    assert run_dag(bench.load(block).dag, run_conf={"path": str(path)}).state == "failed"
+    assert vectorize.ids() == set(ids)
+
+
+def alerts(block: Block, bench: Bench) -> None:
+    module = bench.load(block)
+    alerted = []
+
+    def alert(context: dict[str, object]) -> None:
+        module.alert(context)
+        alerted.append(context["task_instance"].task_id)  # type: ignore[attr-defined]
+
+    module.dag.get_task("delete").on_failure_callback = [alert]
+    # There is no such index.
+    assert run_dag(module.dag).state == "failed"
+    assert alerted == ["delete"]
+
+
+RULES: Mapping[str, Callable[[Block, Bench], None]] = {
+    "docs/delete-a-tenant.md#by-a-prefix-of-the-ids/1": deletes_a_tenant,
+    "docs/fill-and-reconcile.md#fill-an-index-and-keep-it-in-step/1": is_a_vector,
+    "docs/fill-and-reconcile.md#fill-an-index-and-keep-it-in-step/2": keeps_in_step,
+    "docs/alerts.md#callbacks/1": alerts,
+}
