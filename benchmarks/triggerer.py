@@ -169,7 +169,7 @@ class Stage:
                     "mutation_id": mutation["mutationId"],
                     "index_name": name,
                     "account_id": client.account_id,
-                    "accepted_at": mutation["acceptedAt"],
+                    "accepted_at": mutation["accepted_at"],
                     "count": 1,
                     "batches": 1,
                     "witness_ids": [id_],

@@ -4,7 +4,8 @@ Print files and lines a folder and the levels of imports; fail on an import circ
 
     python scripts/structure.py
 
-Every import counts, also one inside a function or under TYPE_CHECKING.
+Every import counts, also one inside a function. Levels are counted twice: at run time, and with the imports
+that only a type checker makes (under TYPE_CHECKING).
 """
 
 from __future__ import annotations
@@ -51,13 +52,26 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports() -> dict[str, set[str]]:
-    """Return which modules of the package each of them imports."""
+class _WithoutTypes(ast.NodeTransformer):
+    """Drops what stands under ``if TYPE_CHECKING:``."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        return node.orelse if ast.unparse(node.test).endswith("TYPE_CHECKING") else node
+
+
+def imports(*, types: bool = True) -> dict[str, set[str]]:
+    """
+    Return which modules of the package each of them imports.
+
+    :param types: with the imports under TYPE_CHECKING.
+    """
     known = modules()
 
     def of(path: Path) -> set[str]:
+        tree: ast.AST = ast.parse(path.read_text())
         names = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree if types else _WithoutTypes().visit(tree)):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -126,7 +140,12 @@ def main() -> None:
     found = circles(graph)
     wrong = against_direction(graph)
     if not found:
-        print(f"levels of imports: client {levels(graph, 'client')}, local {levels(graph, 'local')}")
+        at_run_time = imports(types=False)
+        for folder in ("client", "local"):
+            print(
+                f"levels of imports in {folder}: {levels(at_run_time, folder)} at run time, "
+                f"{levels(graph, folder)} with imports for types"
+            )
     print(*(f"circle: {', '.join(group)}" for group in found), sep="\n", end="\n" if found else "")
     print(*(f"against the direction: {line}" for line in wrong), sep="\n", end="\n" if wrong else "")
     sys.exit(bool(found or wrong))

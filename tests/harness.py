@@ -71,7 +71,7 @@ class Vectorize:
             "mutation_id": mutation["mutationId"],
             "index_name": self.index_name,
             "account_id": self.client.account_id,
-            "accepted_at": mutation["acceptedAt"],
+            "accepted_at": mutation["accepted_at"],
             "count": len(batch),
             "batches": 1,
             "witness_ids": batch[:5],

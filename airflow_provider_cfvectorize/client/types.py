@@ -64,12 +64,12 @@ class Mutation(TypedDict):
     """
     What the service answers to one request that writes, and when it did.
 
-    ``acceptedAt`` is the server's clock (the response's ``Date``, whole seconds, ISO 8601) or, where the
-    response has none, this machine's.
+    ``accepted_at`` is not in the response's body: it is the server's clock (the response's ``Date``, whole
+    seconds, ISO 8601) or, where the response has none, this machine's.
     """
 
     mutationId: str
-    acceptedAt: str
+    accepted_at: str
 
 
 class Vector(TypedDict):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final, Generic, TypeVar
 
-from airflow_provider_cfvectorize.client.http.session import VectorizeSession
 from airflow_provider_cfvectorize.client.inputs.text import counted
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
@@ -63,8 +62,8 @@ class Progress:
     :param what: what is being done, such as ``deleting``.
     :param count: number of items.
     :param batches: number of batches.
-    :param session: what sends a request for each batch; knows how long the account's budget makes them wait.
-    :param concurrency: batches in flight at once.
+    :param time_for: says how many seconds so many more requests, one a batch, will take within the account's
+        budget; None where nothing is known of a budget.
     """
 
     def __init__(
@@ -74,15 +73,13 @@ class Progress:
         *,
         count: int,
         batches: int,
-        session: VectorizeSession,
-        concurrency: int,
+        time_for: Callable[[int], float | None],
     ) -> None:
         self._log = log
         self._what = what
         self._count = count
         self._batches = batches
-        self._session = session
-        self._concurrency = concurrency
+        self._time_for = time_for
         #: When the lines of the last minute were written, with the items done by then.
         self._lines = deque([(time.monotonic(), 0)], maxlen=_LINES_FOR_RATE)
         self.skipped = 0
@@ -106,7 +103,7 @@ class Progress:
             return
         self._lines.append((now, new))
         rate = (new - before) / (now - began)
-        left = self._session.time_for(self._batches - self.batches_done, concurrency=self._concurrency)
+        left = self._time_for(self._batches - self.batches_done)
         if left is None:
             left = (self._count - self.done) / rate
         self._log.info(

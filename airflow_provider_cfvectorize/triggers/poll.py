@@ -23,10 +23,10 @@ from typing import Any, Final, TypeVar
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.poll_pacer import Turn
 from airflow_provider_cfvectorize.client.http.refusals import REREAD_SECONDS
-from airflow_provider_cfvectorize.client.mutations.check import Look, created_on, found_among, read_state
+from airflow_provider_cfvectorize.client.mutations.check import Look, created_on, read_state
 from airflow_provider_cfvectorize.client.mutations.decide import YOUNG, Decision, IndexState
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
-from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
+from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector, found_among
 from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeError, is_permanent
 from airflow_provider_cfvectorize.triggers.sending import AccountRequests
 

@@ -14,7 +14,6 @@ from airflow_provider_cfvectorize.client.mutations.check import (
     FRUITLESS_READS,
     Look,
     created_on,
-    found_among,
 )
 from airflow_provider_cfvectorize.client.mutations.decide import Decision, IndexState, Verdict, decide, settle
 from airflow_provider_cfvectorize.client.mutations.evidence import (
@@ -24,7 +23,7 @@ from airflow_provider_cfvectorize.client.mutations.evidence import (
     summarize,
 )
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
-from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
+from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector, found_among
 
 T0 = datetime(2026, 1, 31, 12, tzinfo=UTC)
 STATE = IndexState("other", T0 + timedelta(seconds=60), T0 + timedelta(seconds=70), T0 - timedelta(days=1))

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -345,8 +346,8 @@ def test_progress_is_told_now_and_then(
     caplog.set_level(logging.INFO)
     now = [50.0]
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
-    session = make_client("http://127.0.0.1:9").session
-    progress = Progress(log, "deleting", count=400, batches=4, session=session, concurrency=1)
+    time_for = partial(make_client("http://127.0.0.1:9").session.time_for, concurrency=1)
+    progress = Progress(log, "deleting", count=400, batches=4, time_for=time_for)
     for _ in range(4):
         now[0] += 6
         progress.add(100)
@@ -361,8 +362,8 @@ def test_the_rate_is_that_of_the_last_minute(
     caplog.set_level(logging.INFO)
     now = [50.0]
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
-    session = make_client("http://127.0.0.1:9").session
-    progress = Progress(log, "deleting", count=100_000, batches=1000, session=session, concurrency=1)
+    time_for = partial(make_client("http://127.0.0.1:9").session.time_for, concurrency=1)
+    progress = Progress(log, "deleting", count=100_000, batches=1000, time_for=time_for)
     progress.add(50_000)
     for _ in range(7):
         now[0] += 10
@@ -402,8 +403,8 @@ def test_there_is_no_rate_before_the_first_item(
     caplog.set_level(logging.INFO)
     now = [50.0]
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
-    session = make_client("http://127.0.0.1:9").session
-    progress = Progress(log, "listing", count=400, batches=4, session=session, concurrency=1)
+    time_for = partial(make_client("http://127.0.0.1:9").session.time_for, concurrency=1)
+    progress = Progress(log, "listing", count=400, batches=4, time_for=time_for)
     now[0] += 60
     progress.add(0)
     assert caplog.records == []

@@ -184,7 +184,7 @@ def test_paths_that_are_refused(client: VectorizeClient, echo: ScriptedServer, p
 def test_vectors_are_sent_as_ndjson(client: VectorizeClient, echo: ScriptedServer, route: str) -> None:
     vectors = [{"id": "é\n\u2028", "values": [1, 0.5]}, {"id": "b", "values": [], "metadata": {"a": None}}]
     mutation = getattr(client, route)("docs", iter(vectors), unparsable_behavior="discard")
-    assert mutation == {"mutationId": MUTATION, "acceptedAt": "2026-01-31T23:59:59Z"}
+    assert mutation == {"mutationId": MUTATION, "accepted_at": "2026-01-31T23:59:59Z"}
     request = sent(echo)
     assert request.path == f"{INDEXES}/docs/{route}?unparsable-behavior=discard"
     assert request.headers["Content-Type"] == "application/x-ndjson"

@@ -257,7 +257,7 @@ def test_the_count_of_an_answer_is_that_of_its_matches(serve: Serve, connect: Co
 
 
 def test_metadata_indexes(client: VectorizeClient, server: ScriptedServer) -> None:
-    mutation = {"mutationId": MUTATION, "acceptedAt": "2026-01-31T23:59:59Z"}
+    mutation = {"mutationId": MUTATION, "accepted_at": "2026-01-31T23:59:59Z"}
     assert client.create_metadata_index("docs", "a.b", "number") == mutation
     assert client.list_metadata_indexes("docs") == [{"propertyName": "lang", "indexType": "string"}]
     assert client.delete_metadata_index("docs", "lang") == mutation

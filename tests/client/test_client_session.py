@@ -222,13 +222,13 @@ def test_an_acknowledged_write_without_a_mutation_id_is_an_error(
 
 def test_accepted_at_is_the_servers_clock(serve: Serve, connect: Connect) -> None:
     mutation = connect(serve([accepted()])).delete_by_ids("docs", ["a"])
-    assert mutation == {"mutationId": MUTATION, "acceptedAt": "2026-01-31T23:59:59Z"}
+    assert mutation == {"mutationId": MUTATION, "accepted_at": "2026-01-31T23:59:59Z"}
 
 
 def test_accepted_at_without_a_date_is_this_machines_clock(serve: Serve, connect: Connect) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     mutation = connect(serve([ok({"mutationId": MUTATION}, Date="")])).delete_by_ids("docs", ["a"])
-    assert before <= datetime.fromisoformat(mutation["acceptedAt"]) <= datetime.now(UTC)
+    assert before <= datetime.fromisoformat(mutation["accepted_at"]) <= datetime.now(UTC)
 
 
 @pytest.mark.parametrize("result", [{}, "x", None, 3, [1], [{}], [{"id": 5}], [None]])

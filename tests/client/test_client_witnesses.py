@@ -10,9 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client.inputs.vectors import MAX_VALUE
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.local import LocalVectorize
+from client.servers import MUTATION
 from harness import Vectorize
 
 finite = st.floats(-MAX_VALUE, MAX_VALUE)
@@ -119,8 +121,9 @@ GOOD = WitnessVector.of({"id": "a", "values": [1]}).as_dict()
     ids=range(12),
 )
 def test_what_is_no_witness(value: object) -> None:
-    with pytest.raises(VectorizeInputError, match="among the witness_vectors, expected an object with an id"):
-        WitnessVector.from_dict(value)
+    accepted = {"mutation_id": MUTATION, "accepted_at": "2026-01-31T23:59:59Z", "count": 1, "batches": 1}
+    with pytest.raises(VectorizeInputError, match=r"receipt: .* witness.vector"):
+        Receipt.from_dict({**accepted, "witness_vectors": [value]})
 
 
 def test_what_the_server_returns_is_known_again() -> None:

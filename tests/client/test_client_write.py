@@ -72,7 +72,7 @@ def test_one_request_after_the_other(serve: Serve, connect: Connect, route: Any)
         some(12_000),
         before_last=lambda batch, is_single: told.append((batch.count, batch.where, len(server.requests))),
     )
-    last: Any = {"mutationId": LAST, "acceptedAt": "2026-01-31T23:59:59Z"}
+    last: Any = {"mutationId": LAST, "accepted_at": "2026-01-31T23:59:59Z"}
     assert written == Written(last, vectors=12_000, requests=3)
     assert [request.path for request in server.requests] == [f"{INDEXES}/docs/{route}"] * 3
     assert [id_ for request in server.requests for id_ in ids_of(request)] == [str(i) for i in range(12_000)]
@@ -204,7 +204,7 @@ def test_only_one_requests_bytes_are_held() -> None:
     class Client:
         def upsert(self, index_name: str, body: bytes, **_: Any) -> Any:
             sizes.append(len(body))
-            return {"mutationId": MUTATION, "acceptedAt": "2026-01-31T23:59:59Z"}
+            return {"mutationId": MUTATION, "accepted_at": "2026-01-31T23:59:59Z"}
 
     tracemalloc.start()
     try:

@@ -78,6 +78,13 @@ def test_a_form(vectorize: Service, scratch: str, operation: str) -> None:
     mutation(vectorize.send("POST", f"/{scratch}/{operation}", files=files))
 
 
+@OPERATIONS
+@source("official code", "cloudflare-go 6.6.0: insert and upsert send a form with one file that has no name")
+def test_a_form_with_a_file_that_has_no_name(vectorize: Service, scratch: str, operation: str) -> None:
+    files = {"": ("anonymous_file", json.dumps(vector("from-a-form")), "application/octet-stream")}
+    mutation(vectorize.send("POST", f"/{scratch}/{operation}", files=files))
+
+
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [

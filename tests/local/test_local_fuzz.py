@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
 from airflow_provider_cfvectorize.local.http.bodies import parse_vectors
-from airflow_provider_cfvectorize.local.http.multipart import field
+from airflow_provider_cfvectorize.local.http.multipart import uploaded
 from local.local_client import vector
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -244,7 +244,7 @@ def test_the_own_routes(server, body, method, path):
 @settings(max_examples=100, deadline=None)
 @given(body=st.binary(max_size=300) | payloads, content_type=st.sampled_from(TYPES) | st.text(max_size=40))
 def test_the_form_parser(body, content_type):
-    found = field(body, content_type, "vectors")
+    found = uploaded(body, content_type)
     assert found is None or found in body
 
 
@@ -258,7 +258,7 @@ def test_the_form_parser_gives_back_what_was_sent(content):
         b"--" + boundary + b'\r\nContent-Disposition: form-data; name="vectors"; filename="v"\r\n\r\n'
         + content + b"\r\n--" + boundary + b"--\r\n"
     )  # fmt: skip
-    assert field(body, f'multipart/form-data; boundary="{boundary.decode()}"', "vectors") == content
+    assert uploaded(body, f'multipart/form-data; boundary="{boundary.decode()}"') == content
 
 
 @settings(max_examples=100, deadline=None)

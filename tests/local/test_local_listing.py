@@ -8,6 +8,8 @@ import pytest
 from airflow_provider_cfvectorize.local import Behaviour
 from local.local_client import Client, mutation, refusal, result, vector
 
+LAST = {"nextCursor": None, "cursorExpirationTimestamp": None}
+
 
 def ids(page) -> list[str]:
     return [entry["id"] for entry in page["vectors"]]
@@ -26,11 +28,12 @@ def test_one_page(client: Client, clock):
         "totalCount": 3,
         "isTruncated": False,
         "vectors": [{"id": "a"}, {"id": "b"}, {"id": "c"}],
+        **LAST,
     }
 
 
 def test_an_empty_index(client: Client):
-    assert client.page() == {"count": 0, "totalCount": 0, "isTruncated": False, "vectors": []}
+    assert client.page() == {"count": 0, "totalCount": 0, "isTruncated": False, "vectors": [], **LAST}
 
 
 def test_pages(client: Client, clock):
@@ -38,13 +41,13 @@ def test_pages(client: Client, clock):
 
     first = client.page(count=3)
     assert (first["count"], first["totalCount"], first["isTruncated"]) == (3, 7, True)
-    assert len(first["nextCursor"]) == 64
+    assert re.fullmatch("[0-9a-zA-Z]{64}", first["nextCursor"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}\+00:00", first["cursorExpirationTimestamp"])
     second = client.page(count=3, cursor=first["nextCursor"])
     third = client.page(count=3, cursor=second["nextCursor"])
 
     assert ids(first) + ids(second) + ids(third) == list("abcdefg")
-    assert "nextCursor" not in third
+    assert LAST.items() <= third.items()
     assert (third["count"], third["totalCount"], third["isTruncated"]) == (1, 7, False)
     # A page whose answer was lost can be asked for again.
     assert ids(client.page(count=3, cursor=first["nextCursor"])) == ids(second)
@@ -141,7 +144,9 @@ def test_a_cursor_cannot_be_altered(client: Client, clock):
     fill(client, clock, "abc")
     cursor = client.page(count=1)["nextCursor"]
     for place in (0, 25, 40, 63):
-        altered = cursor[:place] + ("A" if cursor[place] != "A" else "B") + cursor[place + 1 :]
+        altered = cursor[:place] + ("a" if cursor[place] != "a" else "b") + cursor[place + 1 :]
+        assert refusal(client.send("GET", "/docs/list", params={"cursor": altered}))[0] == 400
+    for altered in (cursor[:-1], cursor + "a", cursor + " ", f"-{cursor}", cursor[:40]):
         assert refusal(client.send("GET", "/docs/list", params={"cursor": altered}))[0] == 400
 
 

@@ -81,6 +81,20 @@ def test_a_form_with_the_field_vectors(client: Client, clock):
     assert client.ids("form") == ["form"]
 
 
+@pytest.mark.parametrize("name", ["", "body", "file"])
+def test_a_form_with_one_file_of_any_name(client: Client, clock, name):
+    files = {name: ("anonymous_file", line(id="form"), "application/x-ndjson"), "note": (None, "noise")}
+    mutation(client.send("POST", "/docs/upsert", files=files))
+    clock.advance(2)
+
+    assert client.ids("form") == ["form"]
+
+
+def test_a_form_with_two_files_of_other_names(client: Client):
+    response = client.send("POST", "/docs/upsert", files={"a": ("x", line()), "b": ("x", line())})
+    assert refusal(response) == (400, 40023, NOT_NDJSON.format("upsert", "None"))
+
+
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [

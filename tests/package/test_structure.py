@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from structure import against_direction, circles, imports
+from structure import against_direction, circles, imports, levels
 
 
 def test_there_is_no_import_circle() -> None:
@@ -16,3 +16,8 @@ def test_dependencies_point_one_way() -> None:
     assert against_direction({"client.http.urls": {"hooks.vectorize"}}) == [
         "client.http.urls -> hooks.vectorize"
     ]
+
+
+def test_few_levels_of_imports() -> None:
+    assert levels(imports(), "client") <= 6
+    assert levels({"a.one": {"a.two", "b.one"}, "a.two": set(), "b.one": {"a.two"}}, "a") == 2

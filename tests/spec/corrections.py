@@ -207,7 +207,6 @@ def _rules() -> Iterator[Correction]:
         ],
         "half as many with values or all metadata: code 40025",
     )
-    yield Correction(f"{_QUERY}/properties/filter/minProperties", ABSENT, 1, "one at least (documented)")
     for action in ("insert", "upsert"):
         content = _operation("POST", f"/{{index_name}}/{action}") + f"/requestBody/content{_pointer(NDJSON)}"
         yield Correction(

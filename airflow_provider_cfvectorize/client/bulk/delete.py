@@ -225,8 +225,7 @@ def delete_ids(
         f"deleting from {index_name}",
         count=ids.count,
         batches=ids.batches,
-        session=client.session,
-        concurrency=concurrency,
+        time_for=partial(client.session.time_for, concurrency=concurrency),
     )
     acknowledged = Acknowledged(kept.done, _missing(kept))
     sent_before = Acknowledged(kept.done, _missing(kept))
@@ -398,7 +397,8 @@ def read_back_all(
         counted(ids.count, "id"),
         counted(requests, "request"),
     )
-    measure = partial(Progress, log, session=client.session, concurrency=concurrency)
+    time_for = partial(client.session.time_for, concurrency=concurrency)
+    measure = partial(Progress, log, time_for=time_for)
     progress = measure(f"reading back from {index_name}", count=ids.count, batches=requests)
     visible = _read_back(client, index_name, ids, concurrency=concurrency, stopped=stopped, progress=progress)
     deadline = time.monotonic() + patience

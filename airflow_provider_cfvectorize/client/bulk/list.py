@@ -116,8 +116,7 @@ def _iterate(
                 f"listing {index_name}",
                 count=total,
                 batches=-(-total // page_size),
-                session=client.session,
-                concurrency=1,
+                time_for=partial(client.session.time_for, concurrency=1),
             )
         if progress is not None:
             progress.add(len(vectors))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_cfvectorize.client import limits
@@ -48,8 +49,7 @@ def iter_vectors(
         "reading",
         count=ids.count,
         batches=-(-ids.count // limits.MAX_GET_IDS),
-        session=client.session,
-        concurrency=concurrency,
+        time_for=partial(client.session.time_for, concurrency=concurrency),
     )
     answers = in_order(
         lambda batch: client.get_by_ids(index_name, batch),

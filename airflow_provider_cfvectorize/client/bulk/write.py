@@ -17,9 +17,8 @@ from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.ids import spread
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.inputs.vectors import Vectors, check_unparsable_behavior
-from airflow_provider_cfvectorize.client.mutations.check import found_among
 from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES, Receipt
-from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
+from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector, found_among
 from airflow_provider_cfvectorize.client.types import Mutation
 from airflow_provider_cfvectorize.client.workers import Dispatcher, Stopped, attend, batch_error
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeInterrupted

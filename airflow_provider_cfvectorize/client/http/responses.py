@@ -307,7 +307,7 @@ def read_mutation(answer: Answer) -> Mutation:
             status=200,
         )
     accepted_at = answer.date or datetime.now(UTC).replace(microsecond=0)
-    return {"mutationId": mutation_id, "acceptedAt": accepted_at.isoformat().replace("+00:00", "Z")}
+    return {"mutationId": mutation_id, "accepted_at": accepted_at.isoformat().replace("+00:00", "Z")}
 
 
 def read_matches(answer: Answer) -> QueryResult:

@@ -8,7 +8,7 @@ Whether a mutation is applied is decided in :mod:`airflow_provider_cfvectorize.c
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -119,7 +119,7 @@ class Look:
         """
         Take in what the last read found.
 
-        :param found: the vectors that exist; see :func:`found_among`.
+        :param found: the vectors that exist, by their ids.
         """
         for key, i in self._reading:
             self._found[key][i] = found
@@ -196,12 +196,3 @@ def created_on(index: Mapping[str, Any]) -> datetime:
     :param index: the index, as the service describes it.
     """
     return parse_time(index.get("created_on")) or LONG_AGO
-
-
-def found_among(vectors: Iterable[Mapping[str, Any]]) -> dict[str, WitnessVector]:
-    """
-    Return what a look is fed with.
-
-    :param vectors: what was read.
-    """
-    return {vector["id"]: WitnessVector.of(vector) for vector in vectors}

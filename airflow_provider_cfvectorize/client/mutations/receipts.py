@@ -178,7 +178,7 @@ class Receipt:
             mutation["mutationId"] if mutation else None,
             index_name,
             account_id,
-            accepted_at=parse_time(mutation["acceptedAt"]) if mutation else None,
+            accepted_at=parse_time(mutation["accepted_at"]) if mutation else None,
             count=count,
             batches=batches,
             witness_ids=witness_ids,
@@ -245,6 +245,12 @@ class Receipt:
                 f"receipt: witness_vectors is {show(vectors)}, expected a list of at most "
                 f"{limits.MAX_GET_IDS}, and no witness_ids beside it"
             )
+        witness_vectors = tuple(WitnessVector.from_dict(vector) for vector in vectors)
+        for witness in witness_vectors:
+            if problem := problem_with_id(witness.id):
+                raise VectorizeInputError(
+                    f"receipt: the id of a witness vector, {show(witness.id)}, {problem}"
+                )
         numbers: dict[str, int] = {}
         for name in ("count", "batches", "sampled", "existing"):
             number = value.get(name, 0)
@@ -269,7 +275,7 @@ class Receipt:
             sampled=numbers["sampled"] if "sampled" in value else None,
             existing=numbers["existing"] if "existing" in value else None,
             witness_ids=tuple(witnesses),
-            witness_vectors=tuple(WitnessVector.from_dict(vector) for vector in vectors),
+            witness_vectors=witness_vectors,
         )
 
 

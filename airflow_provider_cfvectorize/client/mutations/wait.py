@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from airflow_provider_cfvectorize.client.http.budget import LONGEST_BLOCK
 from airflow_provider_cfvectorize.client.http.refusals import REREAD_SECONDS, CredentialHistory
-from airflow_provider_cfvectorize.client.mutations.check import Look, created_on, found_among, read_state
+from airflow_provider_cfvectorize.client.mutations.check import Look, created_on, read_state
 from airflow_provider_cfvectorize.client.mutations.evidence import WaitLog
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
+from airflow_provider_cfvectorize.client.mutations.witnesses import found_among
 from airflow_provider_cfvectorize.client.types import MetadataIndex
 from airflow_provider_cfvectorize.client.workers import Stopped, attend, rest
 from airflow_provider_cfvectorize.exceptions import (

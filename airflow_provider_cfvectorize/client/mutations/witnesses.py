@@ -13,11 +13,10 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
@@ -92,16 +91,21 @@ class WitnessVector:
                 digests = [values, metadata]
                 if isinstance(before, str):
                     digests += [before[: 2 * _DIGEST_BYTES], before[2 * _DIGEST_BYTES :]]
-                if (
-                    problem_with_id(id_) is None
-                    and all(map(_DIGEST.fullmatch, digests))
-                    and isinstance(before, str | None)
-                ):
+                if all(map(_DIGEST.fullmatch, digests)) and isinstance(before, str | None):
                     return cls(id_, values, metadata, before)
         raise VectorizeInputError(
             f"receipt: {show(value)} among the witness_vectors, expected an object with an id, two digests "
             f"of {2 * _DIGEST_BYTES} hexadecimal digits (values and metadata) and what was there before"
         )
+
+
+def found_among(vectors: Iterable[Mapping[str, Any]]) -> dict[str, WitnessVector]:
+    """
+    Return the vectors that a read found, by their ids.
+
+    :param vectors: the vectors that the service returned.
+    """
+    return {vector["id"]: WitnessVector.of(vector) for vector in vectors}
 
 
 def _rounded(values: object) -> str:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 import itertools
@@ -24,15 +22,15 @@ if TYPE_CHECKING:
 SNAPSHOTS_PER_INDEX: Final = 32
 
 #: Snapshot's number, offset of the next page, end of its life.
-_CURSOR = struct.Struct(">16sQd")
-_SEAL_BYTES: Final = 16
+_CURSOR = struct.Struct(">8sId")
+_SEAL_BYTES: Final = 12
 
 
 class Snapshot:
     """The ids of an index at one moment, shared by all listings that started before the next change."""
 
     def __init__(self, index: Index) -> None:
-        self.number = secrets.token_bytes(16)
+        self.number = secrets.token_bytes(8)
         self.index_key = index.key
         self.ids_version = index.ids_version
         self.ids = tuple(index.vectors)
@@ -93,6 +91,8 @@ class Listings:
             "totalCount": total,
             "isTruncated": False,
             "vectors": [{"id": vector_id} for vector_id in ids],
+            "nextCursor": None,
+            "cursorExpirationTimestamp": None,
         }
 
     def _snapshot(self, index: Index, now: float) -> Snapshot:
@@ -107,17 +107,16 @@ class Listings:
         return snapshot
 
     def _seal(self, content: bytes) -> str:
+        # 64 letters and digits. A cursor that begins with "-" breaks wrangler's command line.
         seal = hashlib.blake2b(content, key=self._key, digest_size=_SEAL_BYTES).digest()
-        return base64.urlsafe_b64encode(content + seal).decode("ascii")
+        return (content + seal).hex()
 
     def _open(self, cursor: str, index: Index, now: float) -> tuple[Snapshot, int, float]:
         try:
-            raw = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
-        except (UnicodeEncodeError, binascii.Error):
+            content = bytes.fromhex(cursor)[: _CURSOR.size]
+        except ValueError:
             raise refusal("invalid_cursor") from None
-        content, seal = raw[: _CURSOR.size], raw[_CURSOR.size :]
-        expected = hashlib.blake2b(content, key=self._key, digest_size=_SEAL_BYTES).digest()
-        if not hmac.compare_digest(seal, expected):
+        if not hmac.compare_digest(cursor, self._seal(content)):
             raise refusal("invalid_cursor")
         number, offset, expires_at = _CURSOR.unpack(content)
         snapshot = self._snapshots.get(number)

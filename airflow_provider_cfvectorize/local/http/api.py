@@ -213,7 +213,7 @@ class Api:
         body: bytes | None = await read_body(request)
         index = self._store.index(name)
         if media_type == "multipart/form-data" and body is not None:
-            body = multipart.field(body, request.headers.get("content-type", ""), "vectors")
+            body = multipart.uploaded(body, request.headers.get("content-type", ""))
             if body is None:
                 raise errors.refusal("not_ndjson", operation=operation, line=None)
         arguments = (
