@@ -131,6 +131,9 @@ def test_which_requests_pass_the_gate_of_the_process(
         ('"a";r=0;t=300', '"a";q=0', Budget(0, 300, 1200)),
         ('"a";r=0;t=0', '"a";q=1200;w=300', Budget(0, 0, 1200)),
         ('"a";r=5', '"a";q=1200;w=300', None),
+        # Not counted.
+        ('"a";r=1200;t=300', '"a";q=1200;w=300', None),
+        ('"a";r=1200;t=300, "b";r=9;t=5', '"a";q=1200;w=300, "b";q=10;w=5', Budget(9, 5, 10, 5)),
         ('"a";r=-5;t=5', "", None),
         ('"a";r=1e9;t=5', "", Budget(1, 5, 1200)),
         ('"a";r=99999999999;t=5', "", None),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from email.utils import parsedate_to_datetime
 
 import pytest
@@ -47,6 +48,12 @@ def test_the_envelope_of_a_refused_query(vectorize: Service, docs_index: str) ->
 )
 def test_every_answer_is_dated(scenario: Scenario) -> None:
     assert parsedate_to_datetime(scenario.created.headers["Date"]).tzinfo is not None
+
+
+@source("docs", "fundamentals/api/reference/limits: every answer says what is left, since 2025-09-03")
+def test_every_answer_says_what_is_left(scenario: Scenario) -> None:
+    assert re.search(r'"[^"]*";\s*r=\d+;\s*t=\d+', scenario.created.headers["Ratelimit"])
+    assert re.search(r'"[^"]*";\s*q=\d+;\s*w=\d+', scenario.created.headers["Ratelimit-Policy"])
 
 
 # --- credentials ----------------------------------------------------------------------------------------

@@ -111,8 +111,8 @@ def test_429(faulty, given_value, seconds):
     refused = client.delete(["a"])
     assert refusal(refused)[:2] == (429, 10100)
     assert refused.headers["Retry-After"] == seconds
-    # There is no limit: the fault is not the account's budget.
-    assert "Ratelimit" not in refused.headers
+    # The fault is not the account's budget.
+    assert refused.headers["Ratelimit"].startswith('"default";r=1200;')
 
 
 def test_40041(faulty):

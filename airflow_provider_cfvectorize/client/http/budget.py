@@ -102,7 +102,8 @@ def read_budget(headers: Mapping[str, str]) -> Budget | None:
     Read ``Ratelimit`` and ``Ratelimit-Policy``; of several entries, the one with the least left.
 
     :param headers: such as ``Ratelimit: "default";r=50;t=30`` and ``Ratelimit-Policy: "default";q=100;w=60``.
-    :return: None where there are none, or none that can be read.
+    :return: None where there are none, none that can be read, or none that counts requests: an answer that
+        leaves the whole quota was not counted, as those of ``vectorize-local`` without ``--rate-limit``.
     """
     limit = headers.get("Ratelimit")
     if not limit:
@@ -116,7 +117,8 @@ def read_budget(headers: Mapping[str, str]) -> Budget | None:
             policy = by_name.get(name) or (policies[position][1] if position < len(policies) else {})
             quota = policy.get("q") or limits.ACCOUNT_REQUESTS
             window = policy.get("w") or limits.ACCOUNT_WINDOW_SECONDS
-            budgets.append(Budget(entry["r"], entry["t"], quota, window))
+            if entry["r"] != quota:
+                budgets.append(Budget(entry["r"], entry["t"], quota, window))
     return min(budgets, key=lambda budget: budget.remaining / budget.quota, default=None)
 
 

@@ -54,7 +54,7 @@ class App:
     :param credentials: What opens it.
     :param hosts: The names it is served under.
     :param latency: Seconds by which each answer of the API is delayed.
-    :param rate_limit: The account's budget of requests, if it has one.
+    :param rate_limit: The account's budget of requests; None counts none.
     :param faults: The faults that requests are hit by.
     :param recall: How many of their matches queries find.
     :param guard_local: Whether the routes under ``/_local`` ask for the token as well.
@@ -86,7 +86,7 @@ class App:
         self._indexes_path = f"{self._account_path}/vectorize/v2/indexes"
         self._verify_token = Endpoint(self.verify_token, False)
         self._verify_paths = (f"{BASE_PATH}/user/tokens/verify", f"{self._account_path}/tokens/verify")
-        self._limiter = None if rate_limit is None else Limiter(rate_limit, store.behaviour)
+        self._limiter = Limiter(rate_limit, store.behaviour)
         self.control = Control(store, self._limiter, faults)
         self._requests = self.control.requests
         self._date = (0, b"")
@@ -180,8 +180,6 @@ class App:
             )
 
     def _spend(self, scope: Scope, headers: Headers) -> None:
-        if self._limiter is None:
-            return
         now = self._store.now()
         try:
             if self._access.knows(headers):

@@ -33,11 +33,11 @@ class Control:
     Looks at the server from outside of its API, and interferes.
 
     :param store: What is served.
-    :param limiter: The budget of requests, if there is one.
+    :param limiter: The budget of requests.
     :param faults: The faults.
     """
 
-    def __init__(self, store: Store, limiter: Limiter | None, faults: Faults) -> None:
+    def __init__(self, store: Store, limiter: Limiter, faults: Faults) -> None:
         self._store = store
         self._limiter = limiter
         self.faults = faults
@@ -81,7 +81,7 @@ class Control:
 
     def rate_limit_report(self) -> list[dict[str, float]]:
         """Return the last windows of the rate limit; none without one."""
-        return [] if self._limiter is None else self._limiter.report()
+        return self._limiter.report()
 
     # --- over HTTP -------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class RateLimit(NamedTuple):
         return limit
 
 
+DOCUMENTED: Final = RateLimit(limits.ACCOUNT_REQUESTS, limits.ACCOUNT_WINDOW_SECONDS)
+
+
 @dataclass(slots=True)
 class Window:
     """
@@ -76,16 +80,22 @@ class Window:
 
 
 class Limiter:
-    """Counts the account's requests, and refuses those that are too many."""
+    """
+    Counts the account's requests, and refuses those that are too many.
 
-    def __init__(self, limit: RateLimit, behaviour: Behaviour) -> None:
-        self._limit = limit
+    :param limit: The limit; None counts nothing, and the headers have the documented budget, untouched.
+    :param behaviour: The switches.
+    """
+
+    def __init__(self, limit: RateLimit | None, behaviour: Behaviour) -> None:
+        self._counts = limit is not None
+        self._limit = limit or DOCUMENTED
         self._sliding = behaviour.rate_limit_window == "sliding"
         self._aligned = behaviour.rate_limit_window == "fixed"
         self._windows: deque[Window] = deque(maxlen=REPORTED_WINDOWS)
         #: When the accepted requests of a sliding window came; never more than the limit.
         self._times: deque[float] = deque()
-        self._policy = f'"default";q={limit.requests};w={limit.seconds}'.encode("ascii")
+        self._policy = f'"default";q={self._limit.requests};w={self._limit.seconds}'.encode("ascii")
 
     def take(self, now: float) -> None:
         """
@@ -94,6 +104,8 @@ class Limiter:
         :param now: Seconds since the epoch; never less than before.
         :raises ApiError: It is one too many, or came during the block that one such request began.
         """
+        if not self._counts:
+            return
         left, _ = self._standing(now)
         window = self._current(now) or self._open(now)
         if left == 0 and not window.blocked:
