@@ -288,6 +288,8 @@ def passes_in_pytest(block: Block, bench: Bench) -> None:
 
     # In this process, since another one would spend seconds on importing Airflow.
     alone = ["-c", os.devnull, f"--rootdir={bench.directory}", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    # Several blocks make a file of this name.
+    alone.append("--import-mode=importlib")
     assert pytest.main([*alone, str(path)], plugins=[Listener()]) == pytest.ExitCode.OK
     assert outcomes == [("setup", "passed"), ("call", "passed"), ("teardown", "passed")]
 
