@@ -12,6 +12,7 @@ _PACKAGE = "airflow_provider_cfvectorize"
 _INTEGRATION = "Cloudflare Vectorize"
 #: Pages in docs/operators, in the repository.
 _GUIDES = (
+    "delete-vectors-by-filter",
     "delete-vectors-by-ids",
     "upsert-vectors",
     "insert-vectors",

@@ -43,7 +43,7 @@ MODULES = {
     (OURS, "create an index"): [f"{PACKAGE}.operators.indexes:CreateVectorizeIndexOperator"],
     (OURS, "sensor"): [f"{PACKAGE}.sensors.mutation"],
     (OURS, "trigger"): [f"{PACKAGE}.triggers.mutation"],
-    (OURS, "all 11 operators, sensor, trigger"): [
+    (OURS, "all 12 operators, sensor, trigger"): [
         f"{PACKAGE}.operators.vectors",
         f"{PACKAGE}.operators.indexes",
         f"{PACKAGE}.sensors.mutation",

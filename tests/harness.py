@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from airflow import __version__ as airflow_version
@@ -170,17 +171,18 @@ def run_task(
     """
     ti = context["ti"]
     with first_reschedule_date(ti):
+        go_on = lambda: make().execute(context)  # noqa: E731
         while True:
             try:
-                return make().execute(context)
+                return go_on()
             except AirflowRescheduleException as e:
                 ti.first_reschedule = ti.first_reschedule or datetime.now(UTC)
                 time.sleep(max(0.0, (e.reschedule_date - datetime.now(UTC)).total_seconds()))
             except TaskDeferred as deferred:
                 on_defer()
                 event = asyncio.run(first_event(remake(deferred.trigger)))
-                kwargs = json.loads(json.dumps(deferred.kwargs or {}))
-                return make().resume_execution(deferred.method_name, {**kwargs, "event": event}, context)
+                kwargs = json.loads(json.dumps(deferred.kwargs or {})) | {"event": event}
+                go_on = partial(make().resume_execution, deferred.method_name, kwargs, context)
 
 
 def remake(trigger: BaseTrigger) -> BaseTrigger:

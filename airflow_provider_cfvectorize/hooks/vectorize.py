@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -15,7 +16,14 @@ from airflow.providers.common.compat.sdk import BaseHook, conf
 
 from airflow_provider_cfvectorize import __version__, connection
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.bulk.delete import DEFAULT_CONCURRENCY, delete_ids
+from airflow_provider_cfvectorize.client.bulk.delete import DEFAULT_CONCURRENCY, delete_ids, take_sample
+from airflow_provider_cfvectorize.client.bulk.delete_by_filter import (
+    DEFAULT_PROBES,
+    begin,
+    check_limits,
+    rehearse,
+    run_round,
+)
 from airflow_provider_cfvectorize.client.bulk.list import iter_ids
 from airflow_provider_cfvectorize.client.bulk.read import read_vectors
 from airflow_provider_cfvectorize.client.bulk.write import write_vectors
@@ -25,7 +33,9 @@ from airflow_provider_cfvectorize.client.http.session import RetryPolicy
 from airflow_provider_cfvectorize.client.inputs.ids import read_ids
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.client.inputs.vectors import Vectors
+from airflow_provider_cfvectorize.client.mutations.evidence import report_evidence
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
+from airflow_provider_cfvectorize.client.mutations.wait import Wait
 from airflow_provider_cfvectorize.client.types import (
     Index,
     IndexInfo,
@@ -406,6 +416,64 @@ class CloudflareVectorizeHook(BaseHook):
         receipt = delete_ids(client, index_name, checked, concurrency=concurrency, log=self.log)
         self.log.info("%s", receipt.acceptance("id"))
         return receipt.as_dict()
+
+    def delete_by_filter(
+        self,
+        index_name: str,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        namespace: str | None = None,
+        max_ids: int,
+        probes: int = DEFAULT_PROBES,
+        dry_run: bool = False,
+        poll_interval: float = 10,
+        wait_timeout: float = 900,
+    ) -> dict[str, Any]:
+        """
+        Delete what a filter, a namespace or both select, and wait until that is applied.
+
+        It searches, deletes what it found, waits and begins again until several queries in a row find
+        nothing; see :class:`~airflow_provider_cfvectorize.operators.vectors.DeleteVectorsByFilterOperator`.
+        Search is approximate, so this does not prove that none is left.
+
+        :param index_name: the index.
+        :param filter: the metadata of the vectors; its properties need metadata indexes that were there
+            before the vectors were written.
+        :param namespace: the namespace of the vectors.
+        :param max_ids: the most ids to find, in all rounds; more are an error.
+        :param probes: number of queries in a row that must find nothing new.
+        :param dry_run: search once, and delete nothing.
+        :param poll_interval: seconds between two looks while waiting.
+        :param wait_timeout: seconds that one round waits at most.
+        :return: the report of what was found and deleted, with the last ``receipt`` and ``evidence``, None
+            where there is none; of a dry run with ``ids``, the first 10.
+        :raises VectorizeInputError: neither filter nor namespace selects anything, a property has no metadata
+            index, or more than ``max_ids`` were found.
+        :raises VectorizeStillVisibleError: two rounds in a row found nothing but ids deleted before.
+        :raises VectorizeBatchError: not all ids were accepted; says how many were.
+        :raises VectorizeWaitTimeout: a delete was not seen to be applied in time.
+        """
+        check_limits(max_ids=max_ids, probes=probes)
+        client = self.get_conn()
+        deletion = begin(client, index_name, filter, namespace)
+        options: dict[str, Any] = {"probes": probes, "max_ids": max_ids, "log": self.log}
+        if dry_run:
+            rehearsed = rehearse(client, index_name, deletion, take_sample, **options)
+            return {**deletion.report("dry_run", probes), **rehearsed}
+        receipt = evidence = None
+        while (found := run_round(client, index_name, deletion, delete_ids, **options)) is not None:
+            receipt = found
+            renew = self.get_watching_conn
+            with closing(Wait(renew(), index_name, [receipt], self.log, renew=renew)) as wait:
+                evidence = wait.until(wait_timeout, interval=poll_interval, stopped=lambda: False)
+            report_evidence(evidence, self.log)
+            deletion.note_wait(evidence)
+        deletion.tell(probes, self.log)
+        return {
+            **deletion.report("none_found", probes),
+            "receipt": receipt and receipt.as_dict(),
+            "evidence": evidence,
+        }
 
     def get_by_ids(
         self,

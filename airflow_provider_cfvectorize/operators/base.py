@@ -279,7 +279,6 @@ class VectorizeWriteOperator(VectorizeOperator):
         from airflow_provider_cfvectorize.client.bulk.checkpoint import kept_evidence
         from airflow_provider_cfvectorize.client.mutations.evidence import evidence_of_nothing
         from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY
-        from airflow_provider_cfvectorize.client.mutations.wait import Wait
 
         self.push(context, RECEIPT_KEY, receipt.as_dict())
         self.has_written, self.acknowledged = receipt.mutation_id is not None, receipt.count
@@ -291,6 +290,19 @@ class VectorizeWriteOperator(VectorizeOperator):
         if store is not None and (evidence := kept_evidence(store, receipt.mutation_id)) is not None:
             self.log.info("An earlier try saw that the write is applied; this one does not wait again.")
             return self._finish(context, evidence)
+        return self._end(context, self.wait_until_applied(context, receipt))
+
+    def wait_until_applied(self, context: Context, receipt: Receipt) -> dict[str, Any]:
+        """
+        Wait for a write that was accepted, and return the evidence; a deferrable task defers instead.
+
+        :param context: the task's context.
+        :param receipt: what the service acknowledged.
+        :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
+        """
+        from airflow_provider_cfvectorize.client.mutations.wait import Wait
+
         if self.deferrable:
             self._defer(context, receipt)
         hook = self.make_hook()
@@ -298,13 +310,12 @@ class VectorizeWriteOperator(VectorizeOperator):
             hook.get_watching_conn(), self.index_name, [receipt], self.log, renew=hook.get_watching_conn
         )
         try:
-            evidence = wait.until(self.wait_timeout, interval=self.poll_interval, stopped=self.is_killed)
+            return wait.until(self.wait_timeout, interval=self.poll_interval, stopped=self.is_killed)
         except VectorizeWaitTimeout as e:
             self._forget_what_is_lost(context, e)
             raise
         finally:
             wait.close()
-        return self._end(context, evidence)
 
     def _defer(self, context: Context, receipt: Receipt) -> NoReturn:
         from airflow_provider_cfvectorize.triggers.mutation import defer
@@ -354,6 +365,17 @@ class VectorizeWriteOperator(VectorizeOperator):
         if done is not None and is_of_an_earlier_try(context, done.get("try_number")):
             mutation_id: str | None = start_over(self, context)
             return mutation_id
+        return self._end(context, self.read_wait(context, event, done))
+
+    def read_wait(self, context: Context, event: Any, done: Mapping[str, Any] | None) -> dict[str, Any]:
+        """
+        Return the evidence of a deferred wait.
+
+        :param context: the task's context.
+        :param event: what the trigger sent.
+        :param done: what was acknowledged before it.
+        :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        """
         self.has_written = True
         if done is not None:
             self.used_account, self.acknowledged = done["account_id"], done["count"]
@@ -367,7 +389,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         self.used_account = evidence.get("account_id")
         # The trigger has read the index with the same connection.
         self._history.note_accepted(reading=True)
-        return self._end(context, evidence)
+        return evidence
 
     def _end(self, context: Context, evidence: dict[str, Any]) -> str | None:
         from airflow_provider_cfvectorize.client.bulk.checkpoint import keep_evidence

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_provider_cfvectorize.operators.delete import DeleteVectorsByIdsOperator
+    from airflow_provider_cfvectorize.operators.delete_by_filter import DeleteVectorsByFilterOperator
     from airflow_provider_cfvectorize.operators.read import (
         GetVectorsByIdsOperator,
         ListVectorsOperator,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.operators.write import InsertVectorsOperator, UpsertVectorsOperator
 
 __all__ = [
+    "DeleteVectorsByFilterOperator",
     "DeleteVectorsByIdsOperator",
     "GetVectorsByIdsOperator",
     "InsertVectorsOperator",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "DeleteVectorsByFilterOperator": "delete_by_filter",
     "DeleteVectorsByIdsOperator": "delete",
     "GetVectorsByIdsOperator": "read",
     "InsertVectorsOperator": "write",

@@ -14,6 +14,7 @@ PACKAGE = "airflow_provider_cfvectorize"
 NAMES = {
     "hooks.vectorize": ["CloudflareVectorizeHook"],
     "operators.vectors": [
+        "DeleteVectorsByFilterOperator",
         "DeleteVectorsByIdsOperator",
         "GetVectorsByIdsOperator",
         "InsertVectorsOperator",

@@ -122,6 +122,26 @@ def deletes_by_file(stage: Stage) -> None:
     assert {"ids_verified", "ids_visible", "ids_sha256"} <= spans(stage.block.path) & set(evidence)
 
 
+def deletes_a_document(stage: Stage) -> None:
+    vectorize = stage.index()
+    vectorize.client.create_metadata_index("docs", "doc_id", "string")
+    vectors = [{"id": n, "values": VALUES, "metadata": {"doc_id": d}} for n, d in (("a", "a17"), ("b", "b"))]
+    vectorize.wait_for(vectorize.client.upsert("docs", vectors)["mutationId"])
+    report = stage.run().pull("delete", "report")
+    assert vectorize.ids() == {"b"}
+    # Its deferred wait is not forgotten by dag.test().
+    assert (report["outcome"], report["rounds"], report["deleted"]) == ("none_found", 1, 1)
+
+
+def deletes_a_namespace(stage: Stage) -> None:
+    vectorize = stage.index()
+    vectors = [{"id": n, "values": VALUES, "namespace": n} for n in ("tenant-7", "tenant-8")]
+    vectorize.wait_for(vectorize.client.upsert("docs", vectors)["mutationId"])
+    run = stage.run()
+    assert vectorize.ids() == {"tenant-8"}
+    assert run.pull("rehearse", "receipt")["would_delete"] == 1
+
+
 def fills_out_of_an_xcom(stage: Stage) -> None:
     vectorize = stage.index()
     run = stage.run()
@@ -291,6 +311,7 @@ def waits_for_own_task(stage: Stage) -> None:
 
 _DAGS: Mapping[str, tuple[Callable[[Stage], None], ...]] = {
     "delete-vectors-by-ids": (deletes_by_param, deletes_by_file),
+    "delete-vectors-by-filter": (deletes_a_document, deletes_a_namespace),
     "upsert-vectors": (fills_out_of_an_xcom, fills_out_of_a_file),
     "insert-vectors": (fills_out_of_parquet,),
     "get-vectors-by-ids": (gets_a_few, copies_vectors),

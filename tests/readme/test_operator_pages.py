@@ -19,6 +19,7 @@ import pytest
 from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeInputError
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator, VectorizeWriteOperator
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByFilterOperator
 from harness import Vectorize, make_context, outcome_of, run_task
 from readme.markdown import ROOT, read
 from readme.operator_blocks import FOLDER, PAGES, VALUES, spans
@@ -113,8 +114,15 @@ def receipt(vectorize: Vectorize) -> dict[str, Any]:
     return {"receipt": vectorize.delete(["gone"])}
 
 
+def of_namespace(vectorize: Vectorize) -> dict[str, Any]:
+    vector = {"id": "a", "values": VALUES, "namespace": "n"}
+    vectorize.wait_for(vectorize.client.upsert("docs", [vector])["mutationId"])
+    return {"namespace": "n", "max_ids": 1}
+
+
 #: What each is called with, against an index that has a vector ``a``.
 ARGUMENTS: dict[str, dict[str, Any] | Callable[[Vectorize], dict[str, Any]]] = {
+    "DeleteVectorsByFilterOperator": of_namespace,
     "DeleteVectorsByIdsOperator": {"ids": ["a"]},
     "UpsertVectorsOperator": {"vectors": [{"id": "a", "values": VALUES}]},
     "InsertVectorsOperator": {"vectors": [{"id": "a", "values": VALUES}]},
@@ -162,6 +170,12 @@ def test_the_permission(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("delete-vectors-by-ids", {"ids": []}, None, {"receipt": {"count": 0}}),
         (
+            "delete-vectors-by-filter",
+            {"namespace": "n", "max_ids": 0},
+            None,
+            {"receipt": {"count": 0}, "report": {"outcome": "none_found", "found": 0, "rounds": 0}},
+        ),
+        (
             "upsert-vectors",
             {"vectors": []},
             None,
@@ -192,6 +206,9 @@ def test_nothing_to_do(
 ) -> None:
     cls = PAGES[f"{FOLDER}/{path}.md"]
     waiting = {"wait_for_completion": True} if issubclass(cls, VectorizeWriteOperator) else {}
+    if cls is DeleteVectorsByFilterOperator:
+        # It always waits.
+        waiting = {"deferrable": True}
     context = make_context()
     result = run_task(lambda: cls(task_id="task", index_name="docs", **kwargs, **waiting), context)
     assert result == returned

@@ -60,6 +60,8 @@ def counted(number: int, noun: str, verb: str = "") -> str:
     :param noun: the noun for one.
     :param verb: ``are``, ``were`` or ``have``; none if empty.
     """
+    if number != 1 and noun.endswith("ry"):
+        noun = noun.removesuffix("y") + "ie"
     ending = "" if number == 1 else "es" if noun.endswith(("ch", "s", "x")) else "s"
     words = [str(number), noun + ending, _SINGULAR[verb] if verb and number == 1 else verb]
     return " ".join(filter(None, words))
