@@ -240,7 +240,6 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
                 self.index_name,
                 ids,
                 self.log,
-                strict=True,
                 fail_if_none_exist=self.fail_if_none_exist,
                 stopped=self.is_killed,
             )

@@ -15,18 +15,19 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.poll_pacer import Turn
 from airflow_provider_cfvectorize.client.http.refusals import REREAD_SECONDS
-from airflow_provider_cfvectorize.client.mutations.check import Look, created_on, read_state
+from airflow_provider_cfvectorize.client.http.responses import Answer
+from airflow_provider_cfvectorize.client.mutations.check import Look, look_at
 from airflow_provider_cfvectorize.client.mutations.decide import YOUNG, Decision, IndexState
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
-from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector, found_among
 from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeError, is_permanent
 from airflow_provider_cfvectorize.triggers.sending import AccountRequests
 
@@ -44,15 +45,13 @@ GATHER_SECONDS: Final = 1.0
 
 _polls: dict[Any, IndexPoll] = {}
 
-Result = TypeVar("Result")
-
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """
     What a wait learns from one poll.
 
-    :param state: what the index showed; None as long as no poll has succeeded.
+    :param state: what the index showed; None if the poll failed.
     :param decisions: what was decided on each of the wait's receipts; None likewise.
     :param is_over: all of them are applied.
     :param is_last: the wait's deadline is over.
@@ -60,8 +59,8 @@ class Seen:
     :param is_refused: it failed because the credentials were refused.
     """
 
-    state: IndexState | None
-    decisions: list[Decision] | None
+    state: IndexState | None = None
+    decisions: list[Decision] | None = None
     is_over: bool = False
     is_last: bool = False
     trouble: str = ""
@@ -80,12 +79,6 @@ class _Wait:
     heard: asyncio.Queue[Seen | BaseException]
     #: From then on the newest mutation is old enough to be applied, in seconds of the monotonic clock.
     ripe_at: float
-    last: Seen = Seen(None, None)
-
-    def tell(self, seen: Seen | BaseException) -> None:
-        if isinstance(seen, Seen):
-            self.last = seen
-        self.heard.put_nowait(seen)
 
 
 async def watch(
@@ -124,7 +117,7 @@ async def watch(
                         seen = await wait.heard.get()
                 except TimeoutError:
                     # Before Airflow's own timeout, whose error says nothing of what was seen.
-                    seen = replace(wait.last, is_last=True, trouble="the last look did not end")
+                    seen = Seen(is_last=True, trouble="the last look did not end")
                 if isinstance(seen, _Ended):
                     break
                 is_refused = (
@@ -241,7 +234,7 @@ class IndexPoll:
         self.has_ended = True
         self._forget(self)
         for wait in self._waits:
-            wait.tell(reason)
+            wait.heard.put_nowait(reason)
         self.client.close()
 
     async def _run(self) -> None:
@@ -303,24 +296,14 @@ class IndexPoll:
         waits = {wait: wait.receipts for wait in self._waits}
         last = {wait for wait in waits if wait.seconds_left() <= 0}
         try:
-            answer = await self._send(lambda: self.client.ask_info(self._index_name))
-            self._answered_at = time.monotonic()
-            look = Look(waits, read_state(answer), last)
-            while ids := look.next_read():
-                look.feed(await self._send_more(lambda ids=ids: self._read_back(ids), bool(last)))  # type: ignore[misc]
-            if look.needs_creation():
-                index = await self._send_more(lambda: self.client.get_index(self._index_name), bool(last))
-                look.feed_creation(created_on(index))
+            look = await self._look(waits, last)
         except VectorizeError as e:
             self._answered_at = time.monotonic()
             if is_permanent(e, "poll"):
                 raise
-            seen = Seen(None, None, trouble=str(e), is_refused=isinstance(e, VectorizeAuthError))
+            seen = Seen(trouble=str(e), is_refused=isinstance(e, VectorizeAuthError))
             for wait in waits:
-                known = wait.last
-                self._tell(
-                    wait, replace(seen, state=known.state, decisions=known.decisions, is_last=wait in last)
-                )
+                self._tell(wait, replace(seen, is_last=wait in last))
             return started
         for number, wait in enumerate(waits, start=1):
             loss = look.loss(wait, self._index_name)
@@ -334,22 +317,27 @@ class IndexPoll:
         if isinstance(seen, VectorizeError) or seen.is_last or seen.is_over:
             # It has heard its last; were it looked for again before it leaves, it would only cost requests.
             self._waits.discard(wait)
-        wait.tell(seen)
+        wait.heard.put_nowait(seen)
 
-    async def _send(self, call: Callable[[], Result]) -> Result:
-        return await self._requests.send(call, timeout=self.client.timeout)
-
-    async def _send_more(self, call: Callable[[], Result], is_last: bool) -> Result:
-        """Send a further request of a look, in its turn."""
-        await self._requests.turn(
-            Turn(
-                self._answered_at,
-                last_at=-math.inf if is_last else self._deadline(),
-                reserve=self.client.rate_reserve,
-                is_continued=True,
+    async def _look(self, waits: Mapping[_Wait, Sequence[Receipt]], last: Collection[_Wait]) -> Look:
+        requests = look_at(waits, self._index_name, last)
+        request = next(requests)
+        while True:
+            call = partial(request, self.client)
+            answer = await self._requests.send(call, timeout=self.client.timeout)
+            if isinstance(answer, Answer):
+                self._answered_at = time.monotonic()
+            try:
+                request = requests.send(answer)
+            except StopIteration as e:
+                look: Look = e.value
+                return look
+            # The first request had its turn before the waits were counted.
+            await self._requests.turn(
+                Turn(
+                    self._answered_at,
+                    last_at=-math.inf if last else self._deadline(),
+                    reserve=self.client.rate_reserve,
+                    is_continued=True,
+                )
             )
-        )
-        return await self._send(call)
-
-    def _read_back(self, ids: list[str]) -> dict[str, WitnessVector]:
-        return found_among(self.client.get_by_ids(self._index_name, ids))

@@ -173,9 +173,6 @@ def test_the_fourth_listing_that_expires_is_the_last() -> None:
     with pytest.raises(VectorizeListingExpired) as e:
         repeat_listing(work)
     assert (len(calls), e.value.count) == (4, 7)
-    with pytest.raises(VectorizeListingExpired):
-        repeat_listing(work, restarts=0)
-    assert len(calls) == 5
 
 
 def test_a_real_listing(index: tuple[VectorizeClient, str]) -> None:

@@ -62,7 +62,11 @@ def test_a_read_that_fails(serve: Serve, connect: Connect, refusal: Reply, kind:
 
 def test_a_read_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
     with pytest.raises(VectorizeInterrupted, match="told to stop: 0 of 1 id "):
-        read_vectors(connect(serve([ok([])])), "docs", read_ids(["a"]), concurrency=1, stopped=lambda: True)
+        next(
+            iter_vectors(
+                connect(serve([ok([])])), "docs", read_ids(["a"]), concurrency=1, stopped=lambda: True
+            )
+        )
 
 
 def test_each_id_comes_with_its_vector_or_none(serve: Serve, connect: Connect) -> None:
@@ -117,8 +121,14 @@ def test_a_request_that_is_not_answered_does_not_hold_up_a_stop(
 ) -> None:
     ids = read_ids([str(i) for i in range(99)])
     with pytest.raises(VectorizeInterrupted, match="told to stop: 0 of 99 ids"):
-        read_vectors(
-            connect(silent, timeout=60), "docs", ids, concurrency=2, stopped=lambda: len(silent.requests) == 2
+        next(
+            iter_vectors(
+                connect(silent, timeout=60),
+                "docs",
+                ids,
+                concurrency=2,
+                stopped=lambda: len(silent.requests) == 2,
+            )
         )
 
 

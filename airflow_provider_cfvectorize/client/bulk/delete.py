@@ -77,7 +77,6 @@ def take_sample(
     ids: IdSource,
     log: Any = _log,
     *,
-    strict: bool = False,
     fail_if_none_exist: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Sample:
@@ -94,7 +93,6 @@ def take_sample(
     :param ids: what is going to be deleted.
     :param log: where to say that asking failed (it costs the witnesses, never the delete), and which ids do
         not exist.
-    :param strict: a refusal is an error all the same; for a rehearsal, which has nothing else to tell.
     :param fail_if_none_exist: it is an error if none of the ids asked about exists.
     :param stopped: says whether to stop; asked on this thread.
     :raises VectorizeInputError: with ``fail_if_none_exist``.

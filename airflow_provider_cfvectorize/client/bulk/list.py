@@ -168,20 +168,19 @@ def is_cursor_refusal(error: VectorizeResponseError) -> bool:
     return True
 
 
-def repeat_listing(work: Callable[[], Result], *, restarts: int = MAX_RESTARTS, log: Any = _log) -> Result:
+def repeat_listing(work: Callable[[], Result], *, log: Any = _log) -> Result:
     """
     Do something with a listing, and all of it again if the listing expires on the way.
 
     :param work: lists anew each time it is called, and does no harm when what it did with the ids of a
         listing that expired is done again.
-    :param restarts: how often it is called again.
     :param log: where to say that it is.
     :return: what ``work`` returned.
     :raises VectorizeListingExpired: the last listing expired too.
     """
-    for restart in range(1, restarts + 1):
+    for restart in range(1, MAX_RESTARTS + 1):
         try:
             return work()
         except VectorizeListingExpired as e:
-            log.warning("%s. Listing again, for the %d. of at most %d times", e, restart, restarts)
+            log.warning("%s. Listing again, for the %d. of at most %d times", e, restart, MAX_RESTARTS)
     return work()

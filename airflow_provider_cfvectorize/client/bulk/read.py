@@ -76,7 +76,6 @@ def read_vectors(
     ids: IdSource,
     *,
     concurrency: int,
-    stopped: Callable[[], bool] = lambda: False,
 ) -> list[Vector]:
     """
     Return those of any number of vectors that exist, in the order of the ids.
@@ -85,9 +84,7 @@ def read_vectors(
     :param index_name: the index.
     :param ids: distinct ids.
     :param concurrency: requests in flight at once, each for 20 ids.
-    :param stopped: says whether to stop.
     :raises VectorizeError: what the first request that failed for good ended with.
-    :raises VectorizeInterrupted: it was told to stop.
     """
-    every = iter_vectors(client, index_name, ids, concurrency=concurrency, stopped=stopped)
+    every = iter_vectors(client, index_name, ids, concurrency=concurrency)
     return [vector for _, vector in every if vector is not None]

@@ -67,29 +67,24 @@ class OwnCount:
     """
     A budget that nobody tells of: the documented one, of which only one's own requests are known.
 
-    :param quota: requests in a window.
-    :param window: seconds of a window, which begins with the first request in it.
+    A window begins with the first request in it.
     """
 
-    def __init__(
-        self, quota: int = limits.ACCOUNT_REQUESTS, window: int = limits.ACCOUNT_WINDOW_SECONDS
-    ) -> None:
-        self._quota = quota
-        self._window = window
+    def __init__(self) -> None:
         self._began = -math.inf
         self._sent = 0
 
     def add(self, now: float) -> None:
         """Count a request that starts now."""
-        if now >= self._began + self._window:
+        if now >= self._began + limits.ACCOUNT_WINDOW_SECONDS:
             self._began = now
             self._sent = 0
         self._sent += 1
 
     def budget(self, now: float) -> Budget:
         """Return what is left."""
-        left = math.ceil(max(0.0, self._began + self._window - now))
-        return Budget(max(0, self._quota - self._sent), left, self._quota, self._window)
+        left = math.ceil(max(0.0, self._began + limits.ACCOUNT_WINDOW_SECONDS - now))
+        return Budget(max(0, limits.ACCOUNT_REQUESTS - self._sent), left)
 
 
 class Start(NamedTuple):

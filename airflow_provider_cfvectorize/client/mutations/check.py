@@ -8,7 +8,7 @@ Whether a mutation is applied is decided in :mod:`airflow_provider_cfvectorize.c
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -27,7 +27,7 @@ from airflow_provider_cfvectorize.client.mutations.decide import (
     settle,
 )
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, format_time, parse_time
-from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
+from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector, found_among
 from airflow_provider_cfvectorize.exceptions import VectorizeIndexRecreatedError
 
 #: Read-back requests of one look that may find nothing new before the rest is left to the next look.
@@ -38,14 +38,7 @@ class Look:
     """
     One look at an index on behalf of any number of waits: which witnesses to read, and what follows.
 
-    It sends nothing itself; the synchronous wait and the shared poll of the triggerer drive it alike::
-
-        look = Look({"mine": receipts}, state)
-        while ids := look.next_read():
-            look.feed(found_among(client.get_by_ids(index_name, ids)))
-        if look.needs_creation():
-            look.feed_creation(created_on(client.get_index(index_name)))
-        look.is_over("mine")
+    It sends nothing itself: :func:`look_at` does, for the wait in a worker and the shared poll alike.
 
     A wait is over when all its receipts are applied *in this look*; nothing is remembered from earlier ones,
     so a wait that is moved between processes ends as one that is not.
@@ -181,6 +174,24 @@ class Look:
             f"{newest.mutation_id} (accepted at {format_time(newest.accepted_at)}, {newest.amount}){more} "
             "was lost with the earlier index. Run the task that wrote it again if the new index needs it"
         )
+
+
+def look_at(
+    waits: Mapping[Any, Sequence[Receipt]], index_name: str, last: Collection[Any] = ()
+) -> Generator[Callable[[Any], Any], Any, Look]:
+    """
+    Look at an index once: yield each request, to be sent what it returns, and return the look.
+
+    The parameters are those of :class:`Look`. A request is a function of a client; a worker sends it as it
+    is, and the triggerer from a thread.
+    """
+    state = read_state((yield lambda client: client.ask_info(index_name)))
+    look = Look(waits, state, last)
+    while ids := look.next_read():
+        look.feed((yield lambda client, ids=ids: found_among(client.get_by_ids(index_name, ids))))  # type: ignore[misc]
+    if look.needs_creation():
+        look.feed_creation((yield lambda client: created_on(client.get_index(index_name))))
+    return look
 
 
 def read_state(answer: Answer) -> IndexState:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from airflow_provider_cfvectorize.client.http.budget import LONGEST_BLOCK
 from airflow_provider_cfvectorize.client.http.refusals import REREAD_SECONDS, CredentialHistory
-from airflow_provider_cfvectorize.client.mutations.check import Look, created_on, read_state
+from airflow_provider_cfvectorize.client.mutations.check import Look, look_at
 from airflow_provider_cfvectorize.client.mutations.evidence import WaitLog
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
-from airflow_provider_cfvectorize.client.mutations.witnesses import found_among
 from airflow_provider_cfvectorize.client.types import MetadataIndex
 from airflow_provider_cfvectorize.client.workers import Stopped, attend, rest
 from airflow_provider_cfvectorize.exceptions import (
@@ -247,10 +246,11 @@ class Wait:
             _sleep_until(min(deadline, time.monotonic() + max(interval, self.pause)), stopped)
 
     def _ask(self, client: VectorizeClient, last: bool) -> Look:
-        state = read_state(client.ask_info(self._index_name))
-        look = Look({_KEY: self._receipts}, state, last=[_KEY] if last else [])
-        while ids := look.next_read():
-            look.feed(found_among(client.get_by_ids(self._index_name, ids)))
-        if look.needs_creation():
-            look.feed_creation(created_on(client.get_index(self._index_name)))
-        return look
+        requests = look_at({_KEY: self._receipts}, self._index_name, last=[_KEY] if last else [])
+        answer = None
+        while True:
+            try:
+                answer = requests.send(answer)(client)
+            except StopIteration as e:
+                look: Look = e.value
+                return look
