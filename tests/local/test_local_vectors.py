@@ -304,7 +304,7 @@ def test_vectors_in_one_request(client: Client, clock):
 
 def test_bodies_too_large(client: Client, monkeypatch):
     monkeypatch.setattr(limits, "MAX_UPLOAD_BYTES", 1000)
-    monkeypatch.setattr("airflow_provider_cfvectorize.local.http.api.MAX_BODY_BYTES", 2000)
+    monkeypatch.setattr("airflow_provider_cfvectorize.local.http.bodies.MAX_BODY_BYTES", 2000)
     expected = (413, 40000, "request body too large; max is 1000 bytes")
 
     assert refusal(client.upsert(line() + " " * 1000)) == expected

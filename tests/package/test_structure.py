@@ -20,4 +20,5 @@ def test_dependencies_point_one_way() -> None:
 
 def test_few_levels_of_imports() -> None:
     assert levels(imports(), "client") <= 6
+    assert levels(imports(types=False), "local") <= 7
     assert levels({"a.one": {"a.two", "b.one"}, "a.two": set(), "b.one": {"a.two"}}, "a") == 2

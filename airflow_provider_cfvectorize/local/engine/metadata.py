@@ -12,25 +12,19 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors
-from airflow_provider_cfvectorize.local.engine.model import MetadataIndex
+from airflow_provider_cfvectorize.local.engine.model import TYPES, MetadataIndex, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
-    from airflow_provider_cfvectorize.local.engine.model import Mutation, Vector
-
-#: The types a metadata index can have, as they are asked for and as they are listed. The schema has the same
-#: spelling for both; the live service lists them with a capital.
-TYPES: Final = {"string": "String", "number": "Number", "boolean": "Boolean"}
-
-#: A value of a property as its metadata index has it.
-Value = str | float | bool | None
+    from airflow_provider_cfvectorize.local.engine.model import Condition, Mutation, Vector
 
 
 class Absent:
@@ -38,57 +32,15 @@ class Absent:
 
 
 ABSENT: Final = Absent()
+#: The operators of filters that compare.
+COMPARISONS: Final[dict[str, Any]] = {
+    "$lt": operator.lt,
+    "$lte": operator.le,
+    "$gt": operator.gt,
+    "$gte": operator.ge,
+}
 #: A number of JSON.
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-
-
-def key_problem(key: str) -> str | None:
-    """
-    Say what is wrong with a property as filters and metadata indexes name it, with ``.`` between levels.
-
-    :return: None if nothing is.
-    """
-    if len(key) > limits.MAX_FILTER_KEY_CHARS:
-        return f"must not be longer than {limits.MAX_FILTER_KEY_CHARS} characters"
-    if '"' in key or "|" in key:
-        return 'must not contain " or |'
-    for part in key.split("."):
-        if not part:
-            return "must not be empty"
-        if part.startswith("$"):
-            return "must not start with $"
-    return None
-
-
-def parse_property(body: dict[str, Any]) -> str:
-    """
-    Take the property from the body of ``metadata_index/create`` or ``/delete``.
-
-    :raises ApiError: It is not there, or is no name of a property.
-    """
-    name = body.get("propertyName")
-    if not isinstance(name, str):
-        raise errors.refusal("not_json", detail="propertyName: expected a string")
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise errors.refusal("not_json", detail="propertyName: lone surrogate") from None
-    problem = key_problem(name)
-    if problem is not None:
-        raise errors.refusal("invalid_property_name", problem=problem)
-    return name
-
-
-def parse_type(body: dict[str, Any]) -> str:
-    """
-    Take the type from the body of ``metadata_index/create``.
-
-    :raises ApiError: It is not one of the three.
-    """
-    index_type = body.get("indexType")
-    if not isinstance(index_type, str) or index_type not in TYPES:
-        raise errors.refusal("not_json", detail=f"indexType: expected one of {', '.join(TYPES)}")
-    return index_type
 
 
 def apply(indexes: dict[str, MetadataIndex], mutation: Mutation) -> bool:
@@ -166,6 +118,42 @@ def value_of(metadata: dict[str, Any], index: MetadataIndex, behaviour: Behaviou
         found = found[part]
     value = convert(found, index.type, behaviour)
     return cut(value) if isinstance(value, str) else value
+
+
+def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Callable[[Value], bool]:
+    """
+    Return what a condition says of the values of a metadata index.
+
+    Strings are ordered by their characters' code points, which is the order of their bytes in UTF-8 too.
+
+    :param condition: The condition.
+    :param index_type: The type of the metadata index: its values are of this type, or None.
+    :param behaviour: The switches.
+    :raises ApiError: A value is of another type, and the switch refuses that.
+    """
+    operands: list[Value] = []
+    for given in condition.operands:
+        # What is left out equals nothing.
+        if given is None and behaviour.null_in_filters == "nothing":
+            continue
+        operand = convert(given, index_type, behaviour)
+        if not isinstance(operand, Absent):
+            cuts = behaviour.long_filter_strings == "cut" and isinstance(operand, str)
+            operands.append(cut(str(operand)) if cuts else operand)
+        elif behaviour.value_of_other_type == "refuse":
+            raise errors.refusal(
+                "invalid_filter",
+                detail=f'the metadata index of "{condition.property}" is of type {index_type}',
+            )
+    if condition.operator in COMPARISONS:
+        if not operands:
+            return lambda value: False
+        compare, bound = COMPARISONS[condition.operator], operands[0]
+        return lambda value: value is not None and compare(value, bound)
+    wanted = frozenset(operands)
+    if condition.operator in ("$eq", "$in"):
+        return wanted.__contains__
+    return lambda value: value not in wanted
 
 
 def columns(

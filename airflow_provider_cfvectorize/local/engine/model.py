@@ -21,6 +21,9 @@ PRESETS: Final[dict[str, tuple[int, str]]] = {
     "cohere/embed-multilingual-v2.0": (768, "dot-product"),
 }
 METRICS: Final = ("cosine", "euclidean", "dot-product")
+#: The types a metadata index can have, as they are asked for and as they are listed. The schema has the same
+#: spelling for both; the live service lists them with a capital.
+TYPES: Final = {"string": "String", "number": "Number", "boolean": "Boolean"}
 
 
 class Vector(NamedTuple):
@@ -55,6 +58,10 @@ class MetadataIndex(NamedTuple):
     sequence: int
 
 
+#: A value of a property as its metadata index has it.
+Value = str | float | bool | None
+
+
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """
@@ -71,6 +78,37 @@ class Mutation:
     ids: tuple[str, ...] = ()
     property: str = ""
     index_type: str = ""
+
+
+class Condition(NamedTuple):
+    """One operator on one property; ``operands`` is one value, or all those of ``$in`` and ``$nin``."""
+
+    property: str
+    operator: str
+    operands: tuple[Value, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """
+    A query.
+
+    :param vector: The vector asked about; None if it is one of the index.
+    :param vector_id: The id of that one; empty if there is a vector.
+    :param top_k: The most matches.
+    :param namespace: The namespace to search; None searches all vectors.
+    :param conditions: What the metadata must fulfil.
+    :param values: Whether matches have their values.
+    :param metadata: ``none``, ``indexed`` or ``all``: what they have of their metadata.
+    """
+
+    vector: tuple[float, ...] | None
+    vector_id: str
+    top_k: int
+    namespace: str | None
+    conditions: tuple[Condition, ...]
+    values: bool
+    metadata: str
 
 
 class Watermark(NamedTuple):

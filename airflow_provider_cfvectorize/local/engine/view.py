@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from airflow_provider_cfvectorize.local import errors
 from airflow_provider_cfvectorize.local.engine import metadata
-from airflow_provider_cfvectorize.local.engine.filters import predicate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +23,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
-    from airflow_provider_cfvectorize.local.engine.filters import Condition
-    from airflow_provider_cfvectorize.local.engine.metadata import Absent, Value
-    from airflow_provider_cfvectorize.local.engine.model import IndexConfig, MetadataIndex, Vector
-    from airflow_provider_cfvectorize.local.engine.query import Query
+    from airflow_provider_cfvectorize.local.engine.metadata import Absent
+    from airflow_provider_cfvectorize.local.engine.model import (
+        Condition,
+        IndexConfig,
+        MetadataIndex,
+        Query,
+        Value,
+        Vector,
+    )
 
     #: Properties, and what is asked of the values that their metadata indexes have.
     Filters = list[tuple[str, Callable[[Value], bool]]]
@@ -105,7 +109,7 @@ class View:
         for condition in conditions:
             index = self._metadata_indexes.get(condition.property)
             if index is not None:
-                bound.append((index.property, predicate(condition, index.type, self._behaviour)))
+                bound.append((index.property, metadata.predicate(condition, index.type, self._behaviour)))
             elif self._behaviour.unindexed_filter_property == "refuse":
                 raise errors.refusal(
                     "invalid_filter",

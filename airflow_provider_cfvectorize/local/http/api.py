@@ -6,18 +6,17 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.datastructures import QueryParams
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors
-from airflow_provider_cfvectorize.local.engine import metadata, query
 from airflow_provider_cfvectorize.local.faults.injection import PLAN
-from airflow_provider_cfvectorize.local.http import bodies, multipart
+from airflow_provider_cfvectorize.local.http import bodies, multipart, queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
 
     from starlette.requests import Request
 
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.local.engine.view import Recall
     from airflow_provider_cfvectorize.local.faults.injection import Faults, Plan
 
-T = TypeVar("T")
-
-#: A form is larger than the NDJSON in it, by its delimiters and headers.
-MAX_BODY_BYTES: Final = limits.MAX_UPLOAD_BYTES + 64 * 1024
 #: From this size on an upload is parsed in a thread, so that others are answered meanwhile.
 _THREAD_BYTES: Final = 64 * 1024
 #: From so many numbers in an index on a query is computed in a thread, for the same reason.
@@ -165,7 +160,7 @@ class Api:
         """Return the vectors nearest to a vector."""
         body = await self._json(request)
         index = self._seen(request, name)
-        asked = query.parse_query(body, index.config.dimensions, self._behaviour)
+        asked = queries.parse_query(body, index.config.dimensions, self._behaviour)
         vector = asked.vector
         if vector is None:
             found = index.vectors.get(asked.vector_id)
@@ -188,8 +183,8 @@ class Api:
         """Create a metadata index; one that is there already stays as it is."""
         body = await self._json(request)
         index = self._store.index(name)
-        property_name = metadata.parse_property(body)
-        index_type = metadata.parse_type(body)
+        property_name = bodies.parse_property(body)
+        index_type = bodies.parse_type(body)
         return {"mutationId": index.create_metadata_index(property_name, index_type, self._store.now())}
 
     async def list_metadata_indexes(self, request: Request, name: str) -> dict[str, Any]:
@@ -200,7 +195,7 @@ class Api:
         """Delete a metadata index."""
         body = await self._json(request)
         index = self._store.index(name)
-        property_name = metadata.parse_property(body)
+        property_name = bodies.parse_property(body)
         return {"mutationId": index.delete_metadata_index(property_name, self._store.now())}
 
     async def _upload(self, request: Request, name: str, operation: str) -> dict[str, Any]:
@@ -210,7 +205,7 @@ class Api:
         behavior = _query(request).get("unparsable-behavior")
         if behavior not in (None, "error", "discard") and self._behaviour.unknown_parameter_value == "refuse":
             raise errors.refusal("invalid_parameter")
-        body: bytes | None = await read_body(request)
+        body: bytes | None = await bodies.read_body(request)
         index = self._store.index(name)
         if media_type == "multipart/form-data" and body is not None:
             body = multipart.uploaded(body, request.headers.get("content-type", ""))
@@ -241,39 +236,7 @@ class Api:
     async def _json(self, request: Request) -> dict[str, Any]:
         if _media_type(request) != "application/json":
             raise errors.refusal("expected_json")
-        return bodies.parse_json(await read_body(request))
-
-
-def choose(table: Mapping[str, T], method: str) -> T:
-    """
-    Return a route's entry for a method.
-
-    :raises ApiError: The route does not have it.
-    """
-    try:
-        return table[method]
-    except KeyError:
-        allow = ", ".join(table).encode("ascii")
-        raise errors.refusal("no_method", method=method, headers=((b"allow", allow),)) from None
-
-
-async def read_body(request: Request) -> bytes:
-    """
-    Read a body, but not one without end.
-
-    :raises ApiError: It is too large.
-    """
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
-        raise errors.refusal("oversized_upload", limit=limits.MAX_UPLOAD_BYTES)
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise errors.refusal("oversized_upload", limit=limits.MAX_UPLOAD_BYTES)
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return bodies.parse_json(await bodies.read_body(request))
 
 
 def _media_type(request: Request) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -20,13 +20,13 @@ from airflow_provider_cfvectorize.local.errors import ApiError, DataFileError
 from airflow_provider_cfvectorize.local.faults.injection import PLAN, refuse
 from airflow_provider_cfvectorize.local.http import control
 from airflow_provider_cfvectorize.local.http.access import Access, Credentials, Hosts
-from airflow_provider_cfvectorize.local.http.api import Api, Endpoint, choose
+from airflow_provider_cfvectorize.local.http.api import Api, Endpoint
 from airflow_provider_cfvectorize.local.http.control import Control
 from airflow_provider_cfvectorize.local.http.rate_limit import Limiter, RateLimit
 from airflow_provider_cfvectorize.local.http.reply import Reply, start_message, success
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.datastructures import Headers
     from starlette.types import Receive, Scope, Send
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.local.faults.injection import Faults
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BASE_PATH: Final = "/client/v4"
 _TAIL: Final = ["vectorize", "v2", "indexes"]
@@ -128,7 +130,14 @@ class App:
         self._check_host(request.headers)
         if self._guard_local:
             self._access.check(request.headers, writes=True)
-        return success(await self.control.handle(request, request.scope["path"]))
+        if "origin" in request.headers:
+            # Browsers let any page post here without asking, and say so by this header.
+            raise ApiError(403, errors.LOCAL_CODE, "Not for web pages")
+        path: str = request.scope["path"]
+        table = self.control.routes.get(path.removeprefix(control.PREFIX))
+        if table is None:
+            raise errors.refusal("no_route", path=path)
+        return success(await _choose(table, request.scope["method"])(request))
 
     async def _reply(self, request: Request) -> Reply:
         headers = request.headers
@@ -193,18 +202,26 @@ class App:
         parts = path.split("/", 8)
         if len(parts) < 8 or parts[:4] != ["", "client", "v4", "accounts"] or parts[5:8] != _TAIL:
             if path in self._verify_paths:
-                return choose({"GET": self._verify_token}, method), ""
+                return _choose({"GET": self._verify_token}, method), ""
             raise errors.refusal("no_route", path=path)
         if len(parts) == 8:
-            return choose(self._api.collection, method), ""
+            return _choose(self._api.collection, method), ""
         name, slash, action = parts[8].partition("/")
         table = self._api.routes.get(action)
         if not name or table is None or (slash and not action):
             raise errors.refusal("no_route", path=path)
-        return choose(table, method), name
+        return _choose(table, method), name
 
     def _http_date(self) -> bytes:
         second = int(self._clock())
         if self._date[0] != second:
             self._date = (second, http_date(second))
         return self._date[1]
+
+
+def _choose(table: Mapping[str, T], method: str) -> T:
+    try:
+        return table[method]
+    except KeyError:
+        allow = ", ".join(table).encode("ascii")
+        raise errors.refusal("no_method", method=method, headers=((b"allow", allow),)) from None

@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local import errors
-from airflow_provider_cfvectorize.local.engine.model import METRICS, PRESETS, IndexConfig, Vector
+from airflow_provider_cfvectorize.local.engine.model import METRICS, PRESETS, TYPES, IndexConfig, Vector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from starlette.requests import Request
 
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
 
 #: The schema's pattern without its nested repetition, which takes exponential time on some names.
 _INDEX_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*[a-z0-9]")
 _LIST_COUNT: Final = re.compile(r"[0-9]{1,9}")
+#: A form is larger than the NDJSON in it, by its delimiters and headers.
+MAX_BODY_BYTES: Final = limits.MAX_UPLOAD_BYTES + 64 * 1024
 #: The types of a number; not bool, which is an int for Python.
 NUMBERS: Final = frozenset({int, float})
 _VECTOR_FIELDS: Final = frozenset({"id", "values", "namespace", "metadata"})
@@ -40,6 +44,25 @@ def _no_constant(name: str) -> None:
 # Python's decoder takes NaN and Infinity, which are not JSON and would come back in answers.
 _DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
 ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+async def read_body(request: Request) -> bytes:
+    """
+    Read a body, but not one without end.
+
+    :raises ApiError: It is too large.
+    """
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
+        raise errors.refusal("oversized_upload", limit=limits.MAX_UPLOAD_BYTES)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise errors.refusal("oversized_upload", limit=limits.MAX_UPLOAD_BYTES)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -182,6 +205,53 @@ def parse_index(body: dict[str, Any], created_on: float) -> IndexConfig:
     if not isinstance(metric, str) or metric not in METRICS:
         raise errors.refusal("invalid_config", detail=f"Metric must be one of: {', '.join(METRICS)}")
     return IndexConfig(name, description, dimensions, metric, None, created_on)
+
+
+def key_problem(key: str) -> str | None:
+    """
+    Say what is wrong with a property as filters and metadata indexes name it, with ``.`` between levels.
+
+    :return: None if nothing is.
+    """
+    if len(key) > limits.MAX_FILTER_KEY_CHARS:
+        return f"must not be longer than {limits.MAX_FILTER_KEY_CHARS} characters"
+    if '"' in key or "|" in key:
+        return 'must not contain " or |'
+    for part in key.split("."):
+        if not part:
+            return "must not be empty"
+        if part.startswith("$"):
+            return "must not start with $"
+    return None
+
+
+def parse_property(body: dict[str, Any]) -> str:
+    """
+    Take the property from the body of ``metadata_index/create`` or ``/delete``.
+
+    :raises ApiError: It is not there, or is no name of a property.
+    """
+    name = body.get("propertyName")
+    if not isinstance(name, str):
+        raise errors.refusal("not_json", detail="propertyName: expected a string")
+    if utf8_length(name) < 0:
+        raise errors.refusal("not_json", detail="propertyName: lone surrogate")
+    problem = key_problem(name)
+    if problem is not None:
+        raise errors.refusal("invalid_property_name", problem=problem)
+    return name
+
+
+def parse_type(body: dict[str, Any]) -> str:
+    """
+    Take the type from the body of ``metadata_index/create``.
+
+    :raises ApiError: It is not one of the three.
+    """
+    index_type = body.get("indexType")
+    if not isinstance(index_type, str) or index_type not in TYPES:
+        raise errors.refusal("not_json", detail=f"indexType: expected one of {', '.join(TYPES)}")
+    return index_type
 
 
 def parse_vectors(

@@ -10,7 +10,6 @@ from airflow_provider_cfvectorize.local import errors
 from airflow_provider_cfvectorize.local.errors import ApiError
 from airflow_provider_cfvectorize.local.faults.specs import ENDPOINTS
 from airflow_provider_cfvectorize.local.http import bodies
-from airflow_provider_cfvectorize.local.http.api import choose, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,7 +42,8 @@ class Control:
         self.faults = faults
         #: Requests by endpoint.
         self.requests: Counter[str] = Counter()
-        self._routes: dict[str, dict[str, Handler]] = {
+        #: By what follows the prefix, and by method.
+        self.routes: dict[str, dict[str, Handler]] = {
             "stats": {"GET": self._get_stats, "DELETE": self._delete_stats},
             "foreign": {"POST": self._post_foreign},
             "rate-limit": {"GET": self._get_rate_limit},
@@ -53,20 +53,6 @@ class Control:
                 "DELETE": self._delete_faults,
             },
         }
-
-    async def handle(self, request: Request, path: str) -> Any:
-        """
-        Answer one request and return the result.
-
-        :raises ApiError: It is refused.
-        """
-        if "origin" in request.headers:
-            # Browsers let any page post here without asking, and say so by this header.
-            raise ApiError(403, errors.LOCAL_CODE, "Not for web pages")
-        table = self._routes.get(path.removeprefix(PREFIX))
-        if table is None:
-            raise errors.refusal("no_route", path=path)
-        return await choose(table, request.scope["method"])(request)
 
     # --- from Python -----------------------------------------------------------------------------------
 
@@ -131,7 +117,7 @@ class Control:
         return {"mutationIds": self._store.foreign_writes(name, count)}
 
     async def _body(self, request: Request) -> dict[str, Any]:
-        raw = await read_body(request)
+        raw = await bodies.read_body(request)
         return bodies.parse_json(raw) if raw.strip() else {}
 
 
