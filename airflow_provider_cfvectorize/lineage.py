@@ -56,8 +56,6 @@ def to_openlineage(account_id: str | None, index_name: str, flow: Flow) -> Opera
 
     :param account_id: the account; None, for a task that ended before it knew its account, leaves the index
         out.
-    :param index_name: the index.
-    :param flow: what the task read and wrote.
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset, OutputDataset
     from airflow.providers.openlineage.extractors import OperatorLineage

@@ -96,14 +96,7 @@ class VerbatimStringsMixin:
     def render_template(
         self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
     ) -> Any:
-        """
-        Render a template, or a structure of them.
-
-        :param content: what stands in a template field.
-        :param context: the task's context.
-        :param jinja_env: the environment of the DAG.
-        :param seen_oids: ids of the objects that are rendered already.
-        """
+        """Render a template, or a structure of them."""
         if content is None or isinstance(content, int | float):
             # There may be hundreds of thousands of these, in vectors that stand in the DAG.
             return content
@@ -192,8 +185,6 @@ def fields_to_render(operator: Any, names: Iterable[str], context: Any) -> Itera
     Airflow itself renders what ``expand_kwargs()`` takes out of XCom.
 
     :param operator: made by Airflow of a mapped operator, with the arguments as ``mapped_with``.
-    :param names: its template fields.
-    :param context: the task's context.
     :raises VectorizeInputError: a field has Jinja's marks, and may be of either origin: the constructor of a
         subclass has made it.
     """

@@ -62,7 +62,6 @@ def read_given(operator: Any, name: str, given: object, harm: str) -> Any:
     Return what a parameter is after rendering; None only if it was not given.
 
     :param operator: has the parameter, rendered.
-    :param name: the parameter.
     :param given: what the constructor got.
     :param harm: what would happen without it, as a sentence without its end.
     :raises VectorizeInputError: it was given, and is nothing now.

@@ -47,7 +47,6 @@ def check_concurrency(concurrency: int) -> None:
     """
     Check how many requests are to be in flight at once.
 
-    :param concurrency: what was passed.
     :raises VectorizeInputError: it is below 1.
     """
     if concurrency < 1:
@@ -58,10 +57,7 @@ class Progress:
     """
     Logs the progress of a long job: items and batches done, rate of the last minute, time left.
 
-    :param log: where to.
     :param what: what is being done, such as ``deleting``.
-    :param count: number of items.
-    :param batches: number of batches.
     :param time_for: says how many seconds so many more requests, one a batch, will take within the account's
         budget; None where nothing is known of a budget.
     """
@@ -127,8 +123,6 @@ class Dispatcher(Generic[Batch, Result]):
 
     :param work: sends one batch; runs in a thread.
     :param done: takes a batch and its result; runs on the caller's thread.
-    :param concurrency: batches in flight at once.
-    :param stopped: says whether to stop; asked on the caller's thread.
     :raises VectorizeInputError: a concurrency below 1.
     """
 
@@ -155,7 +149,6 @@ class Dispatcher(Generic[Batch, Result]):
         """
         Send all batches; after one failed for good, start no more, await those in flight, and return.
 
-        :param batches: what to send.
         :raises Stopped: the caller was told to stop; batches in flight were waited for a moment.
         """
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="cfvectorize")
@@ -221,10 +214,6 @@ def in_order(
     However slow the first of them is, no more items are at work or wait to be taken than run at a time. The
     caller's thread is never blocked for longer than a moment, so that a signal handler may run.
 
-    :param work: runs in a thread, for one item.
-    :param items: taken as they are needed.
-    :param concurrency: items at work at once.
-    :param stopped: says whether to stop; asked on the caller's thread.
     :raises Stopped: the caller was told to stop; what is at work is not waited for.
     :raises VectorizeInputError: a concurrency below 1.
     """
@@ -257,8 +246,6 @@ def attend(work: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
 
     A single request may take minutes, if it is throttled.
 
-    :param work: what to do.
-    :param stopped: says whether to stop; asked on the caller's thread.
     :raises Stopped: the caller was told to stop; the work is not waited for.
     """
     ((_, result),) = in_order(lambda _: work(), [None], concurrency=1, stopped=stopped)
@@ -269,7 +256,6 @@ def rest(seconds: float, stopped: Callable[[], bool]) -> None:
     """
     Do nothing for some time, and see meanwhile that this thread is told to stop.
 
-    :param seconds: how long.
     :param stopped: says whether to stop; not asked where there is no time to pass.
     :raises Stopped: the caller was told to stop.
     """
@@ -286,7 +272,6 @@ def batch_error(
     """
     Return the error of a write that ended early, of a kind that the handlers of its cause see as well.
 
-    :param cause: what a request ended with.
     :param message: how far the write came, and what to do.
     :param acknowledged: number of items that were accepted.
     :param failed: number of items in requests that failed.

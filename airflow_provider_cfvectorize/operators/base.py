@@ -103,11 +103,6 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         """
         Check a numeric parameter.
 
-        :param name: the parameter.
-        :param least: the least it may be.
-        :param most: the most it may be.
-        :param whole: whether it must be a whole number.
-        :param hint: the end of the error's text.
         :raises VectorizeInputError: it is not.
         """
         value = getattr(self, name)
@@ -122,7 +117,6 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         """
         Check a parameter that is one of a few words.
 
-        :param name: the parameter.
         :param choices: the words, at least two.
         :raises VectorizeInputError: it is none of them.
         """
@@ -177,9 +171,6 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         """
         Send a single request, which a kill ends the wait for: a throttle can make it last many minutes.
 
-        :param method: a client's method; it runs in a thread.
-        :param args: what to pass to it.
-        :param kwargs: what to pass to it by name.
         :raises VectorizeInterrupted: the task is to stop.
         """
         from airflow_provider_cfvectorize.client.workers import Stopped, attend
@@ -270,8 +261,6 @@ class VectorizeWriteOperator(VectorizeOperator):
         """
         Push the receipt and, with ``wait_for_completion``, wait.
 
-        :param context: the task's context.
-        :param receipt: what the service acknowledged.
         :return: the mutation id, None if nothing was sent.
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
@@ -296,8 +285,6 @@ class VectorizeWriteOperator(VectorizeOperator):
         """
         Wait for a write that was accepted, and return the evidence; a deferrable task defers instead.
 
-        :param context: the task's context.
-        :param receipt: what the service acknowledged.
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
         """
@@ -355,8 +342,6 @@ class VectorizeWriteOperator(VectorizeOperator):
         """
         End the task after a deferred wait.
 
-        :param context: the task's context.
-        :param event: what the trigger sent.
         :param done: what was acknowledged before it. Unknown in ``dag.test()``, which drops what a task wants
             back after a deferral, and if an older version of this provider has deferred the task.
         :return: the mutation id.
@@ -371,9 +356,6 @@ class VectorizeWriteOperator(VectorizeOperator):
         """
         Return the evidence of a deferred wait.
 
-        :param context: the task's context.
-        :param event: what the trigger sent.
-        :param done: what was acknowledged before it.
         :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
         """
         self.has_written = True
@@ -426,8 +408,6 @@ class VectorizeWriteOperator(VectorizeOperator):
         task. Clearing raises the task instance's ``max_tries``, which a retry leaves alone; and the run's
         ``clear_number``, unless the run is not reset.
 
-        :param context: the task's context.
-        :param client: asks for the index.
         :param parts: what else tells this work from other work; values of JSON.
         """
         from airflow_provider_cfvectorize.client.bulk.checkpoint import Checkpoint, fingerprint_of
@@ -465,19 +445,11 @@ class VectorizeWriteOperator(VectorizeOperator):
             forget(store, self.log)
 
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
-        """
-        Add what the subclass knows to the evidence.
-
-        :param evidence: how it is known that the write is applied.
-        """
+        """Add what the subclass knows to the evidence."""
         return evidence
 
     def report(self, evidence: dict[str, Any]) -> None:
-        """
-        Say in the log how the wait ended.
-
-        :param evidence: how it is known that the write is applied.
-        """
+        """Say in the log how the wait ended."""
         from airflow_provider_cfvectorize.client.mutations.evidence import report_evidence
 
         report_evidence(evidence, self.log)

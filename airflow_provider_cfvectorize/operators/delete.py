@@ -156,9 +156,6 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         """
         End the task after a deferred wait.
 
-        :param context: the task's context.
-        :param event: what the trigger sent.
-        :param done: what was acknowledged before it.
         :param sent: what tells the ids that were sent from others.
         :return: the mutation id.
         :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.

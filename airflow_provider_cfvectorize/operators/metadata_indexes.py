@@ -33,8 +33,6 @@ def make_receipt(
     """
     Return the receipt of metadata indexes that were created or deleted.
 
-    :param client: what was asked.
-    :param index_name: the index.
     :param mutation: the last mutation; None if nothing was sent.
     :param count: number of metadata indexes, each a request of its own.
     """
@@ -53,7 +51,6 @@ class MetadataIndexOperator(VectorizeWriteOperator):
         Look at what is listed until it is as it should be, in this process.
 
         :param lack: says what is not as it should be, with an empty text if nothing.
-        :param seconds: how long at most.
         :raises VectorizeWaitTimeout: it was not in time.
         :raises VectorizeInterrupted: the task is to stop.
         """

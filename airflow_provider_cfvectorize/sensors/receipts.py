@@ -27,12 +27,8 @@ def read_waits(
     """
     Return what to wait for, each once and as few as a trigger can hold; nothing where nothing was sent.
 
-    :param mutation_id: what was passed as ``mutation_id``.
-    :param receipt: what was passed as ``receipt``.
     :param context: the task's context, whose direct upstream tasks are asked for receipts where none is
         passed.
-    :param index_name: the sensor's index.
-    :param account_id: the sensor's account.
     :param texts: those of the first two parameters that were given as a text, such as a template.
     :raises VectorizeInputError: this is nothing that can be waited for, or is of another index or account; or
         a template came to nothing, and no upstream task's receipt says that there was nothing to do.

@@ -25,18 +25,13 @@ def seconds_to_wait(seconds: float, execution_timeout: timedelta | None) -> floa
     """
     Return how long a trigger waits at most.
 
-    :param seconds: the limit of the wait.
     :param execution_timeout: the task's, which Airflow 3 does not apply to a deferred task.
     """
     return seconds if execution_timeout is None else min(seconds, execution_timeout.total_seconds())
 
 
 def deferral_timeout(seconds: float) -> timedelta:
-    """
-    Return when Airflow is to end a deferral whose trigger sent nothing.
-
-    :param seconds: how long the trigger waits.
-    """
+    """Return when Airflow is to end a deferral whose trigger sent nothing."""
     return timedelta(seconds=seconds + BACKSTOP_SECONDS)
 
 
@@ -46,10 +41,6 @@ def check_execution_timeout(
     """
     Check that a wait ended at its own limit, and not at the task's ``execution_timeout``.
 
-    :param error: the end of the wait.
-    :param execution_timeout: the task's.
-    :param name: the parameter that is the limit.
-    :param seconds: its value.
     :raises VectorizeWaitTimeout: the task's ``execution_timeout`` is shorter.
     """
     if execution_timeout is None or execution_timeout.total_seconds() >= seconds:
@@ -64,19 +55,13 @@ def is_of_an_earlier_try(context: Context, try_number: int | None) -> bool:
     """
     Return whether an event ended an earlier try: Airflow 3.0 resumes the next try with it.
 
-    :param context: the task's context.
     :param try_number: the try that deferred; None if it is unknown.
     """
     return try_number is not None and try_number < context["ti"].try_number
 
 
 def start_over(task: BaseOperator, context: Context) -> Any:
-    """
-    Run a task from its beginning, although Airflow has resumed it.
-
-    :param task: the task.
-    :param context: its context.
-    """
+    """Run a task from its beginning, although Airflow has resumed it."""
     task.log.info("Ignored the event of an earlier try: this try does the task's work.")
     execute = type(task).execute
     # Without Airflow's guard, which lets only its task runner call execute().
@@ -105,7 +90,6 @@ def read_event(event: Any) -> dict[str, Any]:
     """
     Return the evidence of an event.
 
-    :param event: what the trigger sent.
     :raises VectorizeWaitTimeout: the deadline came first.
     :raises VectorizeError: the error that ended the wait, of its own type; or this is no event of the
         trigger's (of another version, perhaps), which must never pass for success.

@@ -172,7 +172,6 @@ def defer(
     Defer a task until mutations are applied; its ``execute_complete`` learns how the wait ended.
 
     :param task: a sensor or operator with an index, a connection and an account.
-    :param receipts: what is waited for.
     :param limit: seconds to wait at most; a shorter ``execution_timeout`` of the task counts.
     :param interval: seconds between two looks.
     :param started: when the wait began, seconds since the epoch.

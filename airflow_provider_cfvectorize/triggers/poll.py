@@ -94,8 +94,6 @@ async def watch(
     Yield what each poll of an index shows of some receipts, until the deadline.
 
     :param client: makes single attempts; closed if the index is being polled already, with an equal one.
-    :param index_name: the index.
-    :param receipts: what is waited for.
     :param interval: seconds between two polls; a poll that others share may be more frequent, and one of many
         indexes less.
     :param seconds_left: says how long it is to the deadline.
@@ -191,8 +189,6 @@ class IndexPoll:
     """
     One poll of one index, for as long as somebody waits.
 
-    :param client: asks.
-    :param index_name: the index.
     :param forget: called once, when the poll has ended.
     """
 

@@ -56,7 +56,6 @@ class HostThreads:
         """
         Return what a call returns, made in a thread.
 
-        :param call: the call.
         :param seconds: how long it may take from when it begins.
         :raises VectorizeTransportError: it has not ended by then. It keeps its thread until it does.
         """
@@ -78,11 +77,7 @@ class HostThreads:
 
 
 class AccountRequests:
-    """
-    The requests of all polls of one account.
-
-    :param client: one of the clients that they are sent with.
-    """
+    """The requests of all polls of one account."""
 
     _shared: ClassVar[weakref.WeakValueDictionary[Any, AccountRequests]] = weakref.WeakValueDictionary()
 
@@ -111,11 +106,7 @@ class AccountRequests:
             shared.note_accepted(reading=True)
 
     async def turn(self, turn: Turn) -> None:
-        """
-        Return when a request may start, which must then be sent at once, with :meth:`send`.
-
-        :param turn: the request.
-        """
+        """Return when a request may start, which must then be sent at once, with :meth:`send`."""
         start = self._starts[turn] = asyncio.get_running_loop().create_future()
         self._pacer.ask(turn)
         self.reconsider()
@@ -133,8 +124,6 @@ class AccountRequests:
         """
         Return what a request returns.
 
-        :param call: sends it.
-        :param timeout: the client's.
         :raises VectorizeError: as the call; and it has not ended after four times the timeout.
         """
         started_at = time.monotonic()

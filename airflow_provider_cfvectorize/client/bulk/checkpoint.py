@@ -71,10 +71,7 @@ class Checkpoint:
 
     A store that fails costs the progress, never the write.
 
-    :param store: where to keep it.
     :param fingerprint: what tells this work from another, which the store may hold the progress of.
-    :param log: where to say what cannot be kept.
-    :param clock: seconds of a clock that is never set.
     """
 
     def __init__(
@@ -97,11 +94,7 @@ class Checkpoint:
         self._also: Mapping[str, Any] = {}
 
     def keep_also(self, details: Mapping[str, Any]) -> None:
-        """
-        Add something to the details that are kept from now on.
-
-        :param details: values of JSON.
-        """
+        """Add something to the details that are kept from now on."""
         self._also = details
 
     def load(self) -> Kept:
@@ -146,7 +139,6 @@ class Checkpoint:
         """
         Keep the receipt of what is acknowledged now as a whole.
 
-        :param receipt: the receipt.
         :param details: what to know again, as JSON.
         """
         self._latest = (receipt.batches, details, receipt)
@@ -187,12 +179,7 @@ class Checkpoint:
 
 
 def forget(store: Store, log: Any = _log) -> None:
-    """
-    Delete the progress of a write that was lost, so that the next try sends everything again.
-
-    :param store: where the progress is.
-    :param log: where to say that it cannot be deleted.
-    """
+    """Delete the progress of a write that was lost, so that the next try sends everything again."""
     try:
         store.delete(KEY)
     except Exception as e:
@@ -200,13 +187,7 @@ def forget(store: Store, log: Any = _log) -> None:
 
 
 def keep_evidence(store: Store, evidence: Mapping[str, Any], log: Any = _log) -> None:
-    """
-    Keep the evidence that a write is applied beside its receipt, so that no later try waits for it again.
-
-    :param store: where the progress is.
-    :param evidence: how it is known that the write is applied.
-    :param log: where to say that it cannot be kept.
-    """
+    """Keep the evidence that a write is applied beside its receipt: no later try waits for it again."""
     try:
         value = store.get(KEY)
         if _is_of(value, evidence["mutation_id"]):
@@ -216,12 +197,7 @@ def keep_evidence(store: Store, evidence: Mapping[str, Any], log: Any = _log) ->
 
 
 def kept_evidence(store: Store, mutation_id: str) -> dict[str, Any] | None:
-    """
-    Return the evidence of an earlier try that a write is applied; None if there is none.
-
-    :param store: where the progress is.
-    :param mutation_id: the last mutation of the write.
-    """
+    """Return the evidence of an earlier try that a write is applied; None if there is none."""
     try:
         value = store.get(KEY)
     except Exception:
@@ -279,11 +255,7 @@ class Acknowledged:
         return number < self.done and number not in self._missing
 
     def add(self, number: int) -> None:
-        """
-        Note a batch as acknowledged.
-
-        :param number: its number, from 0.
-        """
+        """Note a batch as acknowledged."""
         self._missing.update(range(self.done, number))
         self._missing.discard(number)
         self.done = max(self.done, number + 1)

@@ -88,13 +88,9 @@ def take_sample(
     deletes are still to be applied. Every try asks the same, and so holds the same batch back. The witnesses
     come from each of the batches, since somebody else may delete the ids of one.
 
-    :param client: asks.
-    :param index_name: the index.
-    :param ids: what is going to be deleted.
     :param log: where to say that asking failed (it costs the witnesses, never the delete), and which ids do
         not exist.
     :param fail_if_none_exist: it is an error if none of the ids asked about exists.
-    :param stopped: says whether to stop; asked on this thread.
     :raises VectorizeInputError: with ``fail_if_none_exist``.
     :raises VectorizeInterrupted: it was told to stop.
     """
@@ -183,16 +179,10 @@ def delete_ids(
 
     One batch is held back until all the others are acknowledged, so that waiting for it is waiting for all.
 
-    :param client: sends.
-    :param index_name: the index.
-    :param ids: what to delete.
-    :param concurrency: batches in flight at once.
     :param witnesses: ask for witnesses before.
     :param fail_if_none_exist: with witnesses, send nothing if none of the ids asked about exists.
     :param checkpoint: keeps how far it came; what an earlier try had acknowledged of the same ids is not sent
         again.
-    :param stopped: says whether to stop; asked on this thread, between batches.
-    :param log: where to tell of progress.
     :raises VectorizeBatchError: a batch failed for good; says how many ids are acknowledged and how many not
         sent.
     :raises VectorizeInterrupted: it was told to stop; likewise.
@@ -376,14 +366,8 @@ def read_back_all(
     """
     Ask for every id and return what an auditor needs.
 
-    :param client: asks.
-    :param index_name: the index.
-    :param ids: what was deleted.
-    :param concurrency: requests in flight at once.
     :param patience: seconds for which those that can still be read are asked for again, since views lag.
     :param interval: seconds between two times of asking again.
-    :param stopped: says whether to stop.
-    :param log: where to tell of progress.
     :return: ``ids_verified`` (number of distinct ids asked for), ``ids_sha256`` (see
         :func:`~airflow_provider_cfvectorize.client.inputs.ids.sha256_of_sorted`), ``ids_visible`` (number
         that could be read) and ``still_visible`` (the first 20 of those).

@@ -58,13 +58,10 @@ def iter_ids(
     One request a page. The ids are from a snapshot: what is inserted meanwhile is not among them, what is
     deleted meanwhile still is.
 
-    :param client: reads the pages.
-    :param index_name: the index.
     :param prefix: only ids that begin so. All are read all the same, since the service cannot select.
     :param page_size: ids a request, 1 to 1,000.
     :param stopped: says whether to stop; asked on the thread that iterates, also while it waits for a page.
         With None, nothing but the pages can end the listing.
-    :param log: where to tell of progress; None tells nobody.
     :raises VectorizeInputError: at once, for what cannot be listed.
     :raises VectorizeListingExpired: while iterating: the service has given the snapshot up.
     :raises VectorizeInterrupted: while iterating: it was told to stop.
@@ -156,8 +153,6 @@ def is_cursor_refusal(error: VectorizeResponseError) -> bool:
     before was given to the same credentials, for the same index, with the same parameters but the cursor, so
     a 4xx that has no other reason is about that. Other reasons are: the credentials, the index (known by its
     codes; a bare 410 is taken for the cursor's), a throttle, and 408, which is sent again as it is.
-
-    :param error: what the request for the page ended with.
     """
     if error.status is None or not 400 <= error.status < 500 or error.status == 408:
         return False

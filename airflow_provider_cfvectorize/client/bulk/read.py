@@ -35,12 +35,7 @@ def iter_vectors(
 
     No more vectors are held than the requests in flight return, however many ids there are.
 
-    :param client: asks.
-    :param index_name: the index.
-    :param ids: checked ids.
     :param concurrency: requests in flight at once, each for 20 ids.
-    :param stopped: says whether to stop; asked on the thread that iterates.
-    :param log: where to tell of progress.
     :raises VectorizeError: while iterating: what the first request that failed for good ended with.
     :raises VectorizeInterrupted: while iterating: it was told to stop.
     """
@@ -80,9 +75,6 @@ def read_vectors(
     """
     Return those of any number of vectors that exist, in the order of the ids.
 
-    :param client: asks.
-    :param index_name: the index.
-    :param ids: distinct ids.
     :param concurrency: requests in flight at once, each for 20 ids.
     :raises VectorizeError: what the first request that failed for good ended with.
     """

@@ -99,7 +99,6 @@ def refusal(
     :param desired: number of ids that the index is to hold.
     :param listed: number of ids that it holds, of those in scope.
     :param surplus: number of those that are not desired.
-    :param lookalikes: those of the surplus that look like missing ids.
     :param allow_empty: an empty desired set is meant, and the fraction says nothing then.
     :param max_delete_fraction: the most of the listed ids that may be surplus, 0 to 1.
     :param allow_lookalikes: ids that look alike are different ids.
@@ -136,7 +135,6 @@ class StoredIds:
 
     Only for the thread that made the connection, and until the table changes.
 
-    :param connection: the database.
     :param table: a table with one column ``id``, its primary key.
     """
 
@@ -221,7 +219,6 @@ class Comparison:
         """
         Take up what the index is to hold.
 
-        :param ids: the desired ids.
         :param of_file: they are the lines of a file, whose last may be cut short. As it may be any file, an
             error shows none of them, but positions among the ids.
         :raises VectorizeInputError: some do not begin with the prefix.
@@ -251,8 +248,6 @@ class Comparison:
         Take up what the index holds; what is surplus after several listings was so in each.
 
         May be called again with a listing from the start when one has ended in an error.
-
-        :param listing: ids, in any order.
         """
         with _explained():
             self._db.execute("DELETE FROM listed")
@@ -341,11 +336,7 @@ def see_index(
     """
     List an index into a comparison, from the start again if the listing expires.
 
-    :param comparison: takes the ids.
-    :param client: lists.
-    :param index_name: the index.
     :param stopped: says whether to stop; asked on this thread, while a page is waited for as well.
-    :param log: where to tell of progress.
     :raises VectorizeInterrupted: it was told to stop.
     :raises VectorizeListingExpired: the listing expired for the fourth time.
     """
@@ -364,8 +355,6 @@ def pause(seconds: float, stopped: Callable[[], bool]) -> None:
     """
     Wait between two listings.
 
-    :param seconds: how long.
-    :param stopped: says whether to stop.
     :raises VectorizeInterrupted: it was told to stop.
     """
     try:

@@ -63,7 +63,6 @@ class VectorBatches:
         is there; None for as many as the first has.
     :param discard: leave out what is no vector; otherwise it is an error.
     :param name: what the vectors are called in errors: the parameter, and the path if there is one.
-    :param stopped: says whether to stop; asked before each vector.
     :param max_vectors: the most vectors of one request.
     :param max_bytes: the most bytes of one request, unless a single vector is longer.
     :raises VectorizeInputError: what was passed cannot be vectors; on iterating, one of them cannot be, with

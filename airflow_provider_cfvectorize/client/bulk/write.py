@@ -58,7 +58,6 @@ class FillProgress:
     What is acknowledged of a fill, kept for a later try; the vectors are told from others by a digest.
 
     :param checkpoint: keeps it; None for not at all.
-    :param log: where to tell that an earlier try's is taken up.
     """
 
     def __init__(self, checkpoint: Checkpoint | None, log: Any = _log) -> None:
@@ -81,7 +80,6 @@ class FillProgress:
         """
         Say whether an earlier try had this request acknowledged.
 
-        :param batch: the request that comes next.
         :raises InputChanged: it had others acknowledged.
         """
         if self.written.requests >= self._to_skip:
@@ -101,11 +99,7 @@ class FillProgress:
             raise InputChanged
 
     def add(self, batch: VectorBatch) -> None:
-        """
-        Note that a request is acknowledged.
-
-        :param batch: the request.
-        """
+        """Note that a request is acknowledged."""
         self._count(batch)
         # The last one's mutation is the one to wait for: it is kept with the receipt, or sent again.
         if self._checkpoint is not None and not batch.is_last:
@@ -161,19 +155,13 @@ def write_vectors(
     with the same id the later one counts (of an insert: the earlier one). A request is made when it is its
     turn, and its bytes are forgotten when it is acknowledged.
 
-    :param client: sends.
     :param route: ``insert`` leaves a vector whose id exists already as it is, ``upsert`` replaces it whole.
-    :param index_name: the index.
     :param vectors: see :class:`~airflow_provider_cfvectorize.client.inputs.vectors.VectorBatches`.
     :param unparsable_behavior: ``discard`` leaves out what is no vector and counts it; for ``error``, the
         default, that is an error.
-    :param dimensions: see there.
-    :param name: see there.
     :param before_last: told of the last request before it is sent, on this thread, with what says of an id
         whether it stands in the input only once.
     :param progress: keeps what is acknowledged; what an earlier try had acknowledged is not sent again.
-    :param stopped: says whether to stop; asked on this thread.
-    :param log: where to tell of progress.
     :raises VectorizeInputError: a vector cannot be one; says where it stands and how many before it were
         acknowledged.
     :raises VectorizeBatchError: a request failed for good; says which vectors were in it and how many before
@@ -349,10 +337,7 @@ def choose_witnesses(
 
     :param client: asks, up to three requests.
     :param route: an insert changes only what is absent.
-    :param index_name: the index.
-    :param batch: the last request.
     :param is_single: says whether an id stands in the input only once.
-    :param stopped: says whether to stop; asked on this thread.
     :param log: where to say that asking failed: it costs the witnesses, never the write.
     :raises Stopped: it was told to stop.
     """

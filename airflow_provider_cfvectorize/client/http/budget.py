@@ -14,6 +14,9 @@ does. What others use shows in what is left: that falls faster than the process'
 The rule was chosen by simulation, which is a test: ``tests/client/test_pacing_simulation.py``. A foreign
 client that begins after a burst gets no throttle up to two fifths of the account's limit. A larger reserve
 protects one that sends more.
+
+In all of these functions, ``reserve`` is the share of the budget that is left to others, from 0 to below 1.
+Times are seconds of one monotonic clock.
 """
 
 from __future__ import annotations
@@ -169,9 +172,6 @@ def learn(
     Return what is known of the budget after an answer.
 
     :param standing: what was known before; None for nothing.
-    :param budget: what the answer says.
-    :param started_at: when its request started.
-    :param now: when it came.
     :param jitter: from 0 to below 1, drawn at random.
     """
     # The seconds are rounded up, and the answer was some time on its way: so never too early, and the
@@ -207,24 +207,14 @@ def learn(
 
 
 def foreign_rate(standing: Standing) -> float:
-    """
-    Return how many requests a second others have sent in this window.
-
-    :param standing: what is known of the budget.
-    """
+    """Return how many requests a second others have sent in this window."""
     seconds = standing.answered_at - standing.first_at
     foreign = standing.first_remaining - standing.remaining - standing.own_answers
     return max(0, foreign) / seconds if seconds > 0 else 0.0
 
 
 def spread_share(standing: Standing, reserve: float, when: float) -> float:
-    """
-    Return the share of what is not reserved that is spread over the window.
-
-    :param standing: what is known of the budget.
-    :param reserve: share of the budget that is left to others, from 0 to below 1.
-    :param when: the time that is asked about, in this window.
-    """
+    """Return the share of what is not reserved that is spread over the window."""
     if when < standing.first_at + OPENING_SHARE * standing.window:
         return MOST_SPREAD
     foreign = foreign_rate(standing) * standing.window / ((1 - reserve) * standing.quota)
@@ -232,13 +222,7 @@ def spread_share(standing: Standing, reserve: float, when: float) -> float:
 
 
 def line(standing: Standing, reserve: float, when: float) -> float:
-    """
-    Return how many requests must be left for one more to start.
-
-    :param standing: what is known of the budget.
-    :param reserve: share of the budget that is left to others, from 0 to below 1.
-    :param when: the time that is asked about, in this window.
-    """
+    """Return how many requests must be left for one more to start."""
     kept = reserve * standing.quota
     left = min(1.0, (standing.reset_at - when) / standing.window)
     return kept + spread_share(standing, reserve, when) * (standing.quota - kept) * left
@@ -248,8 +232,6 @@ def line_reached(standing: Standing, reserve: float, free: int) -> float:
     """
     Return when the line will have fallen to a number of requests.
 
-    :param standing: what is known of the budget.
-    :param reserve: share of the budget that is left to others, from 0 to below 1.
     :param free: the number of requests, less than the line is at the newest answer.
     """
     kept = reserve * standing.quota
@@ -268,14 +250,7 @@ def line_reached(standing: Standing, reserve: float, free: int) -> float:
 
 
 def time_for(standing: Standing, requests: int, *, now: float, reserve: float) -> float:
-    """
-    Return the seconds until so many more requests may have started, if others go on as in this window.
-
-    :param standing: what is known of the budget.
-    :param requests: how many are still to be sent.
-    :param now: the present.
-    :param reserve: share of the budget that is left to others, from 0 to below 1.
-    """
+    """Return the seconds until so many more requests may have started, if others go on as in this window."""
     own = standing.own_answers + 1
     kept = reserve * standing.quota
     window = standing.quota - kept
@@ -310,10 +285,8 @@ def pause_before_start(
 
     :param standing: what is known of the budget; None before the first answer, and after a throttle: then
         one request goes ahead alone.
-    :param now: the present.
     :param in_flight: requests of this process that are not answered yet.
     :param concurrency: the most there may be.
-    :param reserve: share of the budget that is left to others, from 0 to below 1.
     :return: 0 for at once; infinity if it takes an answer to know.
     """
     alone = math.inf if in_flight else 0.0
@@ -372,11 +345,9 @@ def pause_before_poll(
 
     :param standing: what is known of the budget; None before the first answer, and after a throttle: then one
         request goes ahead alone.
-    :param now: the present.
     :param spent_until: when the polls' share allows the next start; each start moves it on by the gap.
     :param in_flight: requests of polls that are not answered yet.
     :param others: requests a second that others have used lately.
-    :param reserve: share of the budget that is left to others, from 0 to below 1.
     :param is_last: a wait has reached its deadline. Its last look may use the reserve, but never draws a
         throttle knowingly.
     :param is_continued: the request reads back for a look that has begun: a few of these need not wait.
@@ -409,11 +380,8 @@ def poll_gap(
     """
     Return the seconds that the polls of an account leave between two starts.
 
-    :param standing: what is known of the budget.
-    :param now: the present.
     :param in_flight: requests of polls that are not answered yet.
     :param others: requests a second that others have used lately.
-    :param reserve: share of the budget that is left to others.
     :param is_last: a wait has reached its deadline.
     """
     kept = reserve * standing.quota

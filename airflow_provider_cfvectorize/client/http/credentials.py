@@ -34,7 +34,6 @@ def read_credentials(api_token: str | None, api_email: str | None, api_key: str 
 
     :param api_token: an API token, used where there is no ``api_email``.
     :param api_email: the e-mail address that belongs to ``api_key``.
-    :param api_key: the Global API Key.
     :raises VectorizeInputError: what is needed is missing, or cannot be sent in a header.
     """
     if not api_email:

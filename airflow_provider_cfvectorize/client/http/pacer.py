@@ -33,12 +33,7 @@ _TRIP_WEIGHT: Final = 1 / 8
 
 
 class StartGate:
-    """
-    Spaces the starts of requests; one gate is shared by all threads it is to bind.
-
-    :param per_second: the most starts a second.
-    :param clock: seconds of a clock that is never set.
-    """
+    """Spaces the starts of requests; one gate is shared by all threads it is to bind."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
@@ -103,12 +98,8 @@ class Pacer:
     """
     Says when a request may start; safe to share between the threads of a client.
 
-    :param reserve: share of the budget that is left to others, from 0 to below 1.
-    :param concurrency: requests in flight at once.
     :param own_count: what stands in for the service's headers where there are none; None for nothing: there
         is no limit then.
-    :param clock: seconds of a clock that is never set.
-    :param draw: gives random numbers from 0 to below 1.
     """
 
     def __init__(
@@ -229,8 +220,6 @@ class Pacer:
         """
         Return the seconds that so many more requests will take.
 
-        :param requests: how many are still to be sent.
-        :param concurrency: how many of them are in flight at once.
         :return: None if nothing is known of a budget, or there is none.
         """
         with self._changed:

@@ -60,8 +60,6 @@ class PollPacer:
     Says which request of an account's polls starts next, and when. Not for use from several threads.
 
     :param assumed: the budget to keep to where the service does not tell of one; None for no limit then.
-    :param clock: seconds of a clock that is never set.
-    :param draw: gives random numbers from 0 to below 1.
     """
 
     def __init__(

@@ -16,12 +16,7 @@ REREAD_SECONDS: Final = 60.0
 
 
 def is_reading(method: str, path: str) -> bool:
-    """
-    Say whether a request needs no more than the permission to read.
-
-    :param method: the HTTP method.
-    :param path: the path.
-    """
+    """Say whether a request needs no more than the permission to read."""
     return method == "GET" or path.endswith(("/get_by_ids", "/query"))
 
 
@@ -68,7 +63,6 @@ class CredentialHistory:
         """
         Note that a request was refused.
 
-        :param now: seconds of a clock that is never set.
         :return: seconds since the first refusal.
         """
         if self.refused_since is None:

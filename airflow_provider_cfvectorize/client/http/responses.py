@@ -201,12 +201,7 @@ def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -
 
 
 def masked(text: str, secrets: Collection[str]) -> str:
-    """
-    Return a text with every secret in it replaced.
-
-    :param text: what is to be shown.
-    :param secrets: what it must not show.
-    """
+    """Return a text with every secret in it replaced."""
     for secret in secrets:
         text = text.replace(secret, "***")
     return text
@@ -220,14 +215,13 @@ def _parse(body: bytes) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-# --- what a result must look like --------------------------------------------------------------------------
+# --- what a result must look like: anything else is a VectorizeResponseError -------------------------------
 
 
 def expect(answer: Answer, kind: type) -> Any:
     """
     Return a result of the kind that the API promises.
 
-    :param answer: what the service said.
     :param kind: ``dict`` or ``list``.
     :raises VectorizeResponseError: it is of another kind.
     """
@@ -248,19 +242,13 @@ def on_record(item: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     What an operator returns is kept in Airflow's database, for all to see who may see a task. A server that
     adds something of its own, such as what it was sent, credentials among that, must not get it there.
 
-    :param item: what the service sent.
     :param kind: a typed dictionary of :mod:`~airflow_provider_cfvectorize.client.types`.
     """
     return {name: item[name] for name in kind.__annotations__ if name in item}
 
 
 def read_index(answer: Answer) -> Index:
-    """
-    Return an index as the service describes it.
-
-    :param answer: what the service said.
-    :raises VectorizeResponseError: it is something else.
-    """
+    """Return an index as the service describes it."""
     index = on_record(expect(answer, dict), Index)
     if isinstance(index.get("config"), Mapping):
         index["config"] = on_record(index["config"], IndexConfig)
@@ -268,36 +256,21 @@ def read_index(answer: Answer) -> Index:
 
 
 def read_vectors(answer: Answer) -> list[Vector]:
-    """
-    Return vectors of which each has an id.
-
-    :param answer: what the service said.
-    :raises VectorizeResponseError: it is something else.
-    """
+    """Return vectors of which each has an id."""
     # What is read back decides whether a delete is applied, so it had better be what it is taken for.
     vectors = _expect_texts(expect(answer, list), ["id"], "vectors with an id")
     return cast("list[Vector]", [on_record(vector, Vector) for vector in vectors])
 
 
 def read_page(answer: Answer) -> VectorPage:
-    """
-    Return a page of ids.
-
-    :param answer: what the service said.
-    :raises VectorizeResponseError: it is something else.
-    """
+    """Return a page of ids."""
     page = on_record(expect(answer, dict), VectorPage)
     vectors = _expect_texts(page.get("vectors"), ["id"], "vectors with an id")
     return cast(VectorPage, {**page, "vectors": [{"id": vector["id"]} for vector in vectors]})
 
 
 def read_mutation(answer: Answer) -> Mutation:
-    """
-    Return the mutation that an answer acknowledges.
-
-    :param answer: what the service said.
-    :raises VectorizeResponseError: it names none.
-    """
+    """Return the mutation that an answer acknowledges."""
     mutation_id = expect(answer, dict).get("mutationId")
     if not is_mutation_id(mutation_id):
         # The schema allows that there is none, and nothing could ever wait for such a write.
@@ -311,12 +284,7 @@ def read_mutation(answer: Answer) -> Mutation:
 
 
 def read_matches(answer: Answer) -> QueryResult:
-    """
-    Return what a query found.
-
-    :param answer: what the service said.
-    :raises VectorizeResponseError: it has no matches, each with an id and a score.
-    """
+    """Return what a query found."""
     result = expect(answer, dict)
     matches = _expect_texts(result.get("matches"), ["id"], "matches with an id")
     if not all(isinstance(match.get("score"), int | float) for match in matches):
@@ -326,12 +294,7 @@ def read_matches(answer: Answer) -> QueryResult:
 
 
 def read_metadata_indexes(answer: Answer) -> list[MetadataIndex]:
-    """
-    Return the metadata indexes of an answer, their types in lower case.
-
-    :param answer: what the service said.
-    :raises VectorizeResponseError: it has none.
-    """
+    """Return the metadata indexes of an answer, their types in lower case."""
     names = ["propertyName", "indexType"]
     indexes = _expect_texts(expect(answer, dict).get("metadataIndexes"), names, "metadata indexes")
     # The service takes "string" and lists it as "String" (seen in real output).

@@ -74,7 +74,6 @@ def may_retry(error: BaseException, *, repeatable: bool = True) -> bool:
     """
     Decide whether sending the same request again can help and can do no harm.
 
-    :param error: what the last attempt ended with.
     :param repeatable: the request has the same effect whether it is carried out once or twice.
     """
     if isinstance(error, VectorizeThrottledError):
@@ -103,8 +102,6 @@ def pause_before_retry(
     """
     Decide when a request is sent again; a pure function.
 
-    :param error: what the last attempt ended with.
-    :param policy: how long a call goes on.
     :param attempts: attempts of this call so far, at least 1.
     :param spent: seconds since this call began, without waits for throttles.
     :param throttled: seconds that this call has waited because it was throttled.
@@ -129,11 +126,7 @@ def pause_before_retry(
 
 
 def may_be_done(error: BaseException) -> bool:
-    """
-    Decide whether a request that ended so may have been carried out, its answer lost on the way.
-
-    :param error: what the attempt ended with.
-    """
+    """Decide whether a request that ended so may have been carried out, its answer lost on the way."""
     if isinstance(error, VectorizeThrottledError):
         return False
     if isinstance(error, VectorizeTransportError):
@@ -163,16 +156,12 @@ class VectorizeSession:
     """
     Sends requests until they are answered for good.
 
-    :param transport: what carries a request.
     :param base_url: the API's address, without a slash at the end.
-    :param user_agent: the ``User-Agent`` header.
     :param secrets: texts that no error and no log line may show.
     :param retry: how long to go on; None for a single attempt that never sleeps (for the triggerer).
     :param pacer: says when a request may start; not used for single attempts.
     :param gate: spaces the starts of requests beyond that; likewise.
     :param history: what the service has answered to the credential; one of its own if not given.
-    :param conn_id: the Airflow connection, for errors about the host.
-    :param clock: seconds of a clock that is never set.
     :param sleep: waits for so many seconds; the default also wakes at :meth:`stop`.
     """
 
@@ -221,8 +210,6 @@ class VectorizeSession:
         """
         Return the seconds that so many more requests will take within the account's budget.
 
-        :param requests: how many are still to be sent.
-        :param concurrency: how many of them are in flight at once.
         :return: None if nothing is known of a budget.
         """
         return self._pacer.time_for(requests, concurrency=concurrency) if self._pacer is not None else None
@@ -246,12 +233,8 @@ class VectorizeSession:
         """
         Send one request, again where that helps, and return the answer.
 
-        :param method: the HTTP method.
-        :param path: the path below the base URL, with a slash first.
-        :param params: the query string's parameters.
         :param json_body: a value to send as JSON.
         :param body: bytes to send as they are, instead.
-        :param content_type: the type of ``body``.
         :param repeatable: whether carrying the request out twice has the effect of once; if not, it is only
             sent again after a throttle, which carries nothing out.
         :param gone_is_done: a retry that finds nothing there any more is a success of an earlier attempt

@@ -177,11 +177,6 @@ class RequestsTransport:
         """
         Send a request and read the whole response, within bounds of time and size.
 
-        :param method: the HTTP method.
-        :param url: the full URL.
-        :param params: the query string's parameters.
-        :param headers: further headers.
-        :param body: the request's body.
         :raises VectorizeTransportError: no connection, a broken one, or a response that is too slow or too
             large.
         """

@@ -35,7 +35,6 @@ def check_account_id(account_id: object) -> str:
     """
     Return the account id in lower case.
 
-    :param account_id: what was configured.
     :raises VectorizeInputError: it is not 32 hexadecimal digits.
     """
     if not isinstance(account_id, str) or not _ACCOUNT_ID.fullmatch(account_id):
@@ -56,7 +55,6 @@ def check_path_name(name: object) -> str:
     Only what could leave the segment is refused; whether the service knows the name, it says itself. The
     check is linear in the name's length.
 
-    :param name: what was passed.
     :raises VectorizeInputError: it is anything but 1 to 64 of A-Z, a-z, 0-9, ``_`` and ``-``.
     """
     if not isinstance(name, str) or not _PATH_NAME.fullmatch(name):

@@ -56,7 +56,6 @@ def counted(number: int, noun: str, verb: str = "") -> str:
     """
     Return a number with its noun, and verb, in agreement: 1 request, 2 requests are.
 
-    :param number: how many.
     :param noun: the noun for one.
     :param verb: ``are``, ``were`` or ``have``; none if empty.
     """

@@ -109,11 +109,7 @@ class Look:
         return list(ids)
 
     def feed(self, found: Mapping[str, WitnessVector]) -> None:
-        """
-        Take in what the last read found.
-
-        :param found: the vectors that exist, by their ids.
-        """
+        """Take in what the last read found."""
         for key, i in self._reading:
             self._found[key][i] = found
         for key in dict.fromkeys(key for key, _ in self._reading):
@@ -156,12 +152,7 @@ class Look:
         return all(decision.verdict is Verdict.APPLIED for decision in self._decisions[key])
 
     def loss(self, key: Any, index_name: str) -> VectorizeIndexRecreatedError | None:
-        """
-        Return the error that ends a wait whose index was created again; None if it was not.
-
-        :param key: the wait's.
-        :param index_name: the index.
-        """
+        """Return the error that ends a wait whose index was created again; None if it was not."""
         decided = zip(self._waits[key], self._decisions[key], strict=True)
         lost = [receipt for receipt, decision in decided if decision.verdict is Verdict.RECREATED]
         if not lost:
@@ -201,9 +192,5 @@ def read_state(answer: Answer) -> IndexState:
 
 
 def created_on(index: Mapping[str, Any]) -> datetime:
-    """
-    Return when an index was created; an index of which the service does not tell counts as old.
-
-    :param index: the index, as the service describes it.
-    """
+    """Return when an index was created; an index of which the service does not tell counts as old."""
     return parse_time(index.get("created_on")) or LONG_AGO

@@ -123,10 +123,7 @@ def decide(
     """
     Decide whether a mutation is applied; a pure function, the only one that does.
 
-    :param receipt: what was acknowledged.
-    :param state: what the index shows.
     :param found: those witnesses that could be read, by id; None if they were not asked for.
-    :param at_deadline: this is the last look.
     """
     decision = _decide_in_one_index(receipt, state, found, at_deadline)
     if decision.verdict is Verdict.PENDING:
@@ -315,9 +312,6 @@ def settle(receipts: Sequence[Receipt], decisions: Sequence[Decision], state: In
     Mutations are applied in the order of their acceptance. So of two writes of the same ids the later one
     proves the earlier, of which nothing may be left to see.
 
-    :param receipts: mutations of one index.
-    :param decisions: what :func:`decide` said of each.
-    :param state: what the index shows.
     :return: the decisions, with those that follow from others.
     """
     proofs = [

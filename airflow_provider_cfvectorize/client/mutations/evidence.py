@@ -28,13 +28,7 @@ LISTED_MUTATIONS: Final = 100
 
 
 class WaitLog:
-    """
-    What a wait sees, and what it tells: whatever is new in the log, at its end the evidence or an error.
-
-    :param receipts: what is waited for.
-    :param index_name: the index.
-    :param log: where to tell what was seen.
-    """
+    """What a wait sees, and tells: whatever is new in the log, at its end the evidence or an error."""
 
     def __init__(self, receipts: Sequence[Receipt], index_name: str, log: Any) -> None:
         self._receipts = receipts
@@ -46,20 +40,11 @@ class WaitLog:
         self._told = ""
 
     def note(self, state: IndexState, decisions: Sequence[Decision]) -> None:
-        """
-        Take in what a look has shown.
-
-        :param state: what the index showed.
-        :param decisions: what was decided on each receipt.
-        """
+        """Take in what a look has shown."""
         self._state, self._decisions, self._trouble = state, decisions, ""
 
     def note_trouble(self, trouble: str) -> None:
-        """
-        Take in that a look has failed; what an earlier one has shown still counts.
-
-        :param trouble: why.
-        """
+        """Take in that a look has failed; what an earlier one has shown still counts."""
         self._trouble = trouble
 
     def tell(self) -> None:
@@ -75,11 +60,7 @@ class WaitLog:
             (self._log.warning if self._trouble else self._log.info)("%s", text)
 
     def evidence(self, account_id: str) -> dict[str, Any] | None:
-        """
-        Return the evidence if the latest look has shown that every mutation is applied; None if not.
-
-        :param account_id: the account.
-        """
+        """Return the evidence if the latest look has shown that every mutation is applied; None if not."""
         decisions = [d for d in self._decisions if d is not None and d.verdict is Verdict.APPLIED]
         if self._trouble or len(decisions) < len(self._receipts):
             return None
@@ -88,11 +69,7 @@ class WaitLog:
         )
 
     def timeout(self, seconds: float) -> VectorizeWaitTimeout:
-        """
-        Return the error at the end of the wait.
-
-        :param seconds: how long the wait was.
-        """
+        """Return the error at the end of the wait."""
         waits = list(zip(self._receipts, self._decisions, strict=True))
         text = explain_timeout(waits, self._state, seconds, self._trouble)
         return VectorizeWaitTimeout(text, is_unseen=is_unseen(self._decisions))
@@ -114,11 +91,7 @@ def evidence_of(
 
 
 def evidence_of_nothing(receipt: Receipt) -> dict[str, Any]:
-    """
-    Return the evidence of a write that sent nothing.
-
-    :param receipt: its receipt, with the index and the account.
-    """
+    """Return the evidence of a write that sent nothing."""
     decision = Decision(Verdict.APPLIED, "nothing_to_do", "nothing was sent")
     return evidence_of(
         [receipt], [decision], None, account_id=receipt.account_id or "", index_name=receipt.index_name or ""
@@ -131,11 +104,8 @@ def make_evidence(
     """
     Return what is known about an applied mutation, as it goes into XCom.
 
-    :param receipt: what was acknowledged.
     :param decision: that it is applied, and how that is known.
     :param state: what the index showed; None if nobody had to look.
-    :param account_id: the account.
-    :param index_name: the index.
     """
     evidence: dict[str, Any] = {
         "mutation_id": receipt.mutation_id,
@@ -162,8 +132,6 @@ def summarize(evidence: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     The fields are those of a single one: of the mutation that was accepted last, but with the weakest of the
     outcomes, and counts and lists added up. Of more than 100, ``mutations`` has the first 100.
-
-    :param evidence: one or more.
     """
     every = [dict(single) for single in evidence]
     if len(every) == 1:
@@ -184,11 +152,7 @@ def summarize(evidence: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def describe_evidence(evidence: Mapping[str, Any]) -> str:
-    """
-    Return the line of the log that says how a wait ended well: the outcome, of what, how soon, and the proof.
-
-    :param evidence: how it is known that the mutation is applied.
-    """
+    """Return the line of the log that says how a wait ended well, how soon, and what proves it."""
     if evidence["outcome"] == "nothing_to_do":
         return "Nothing to do: nothing was sent, so there is nothing to wait for."
     count = evidence.get("mutation_count", 1)
@@ -221,8 +185,6 @@ def report_evidence(
     """
     Say in the log how a wait ended.
 
-    :param evidence: how it is known that the mutation is applied.
-    :param log: where to.
     :param require_absent: vectors that can still be read are an error.
     :param require_equal: vectors that do not read back as they were written are an error.
     :raises VectorizeStillVisibleError: with ``require_absent``, if there are any.
@@ -261,11 +223,7 @@ def report_evidence(
 
 
 def is_unseen(decisions: Iterable[Decision | None]) -> bool:
-    """
-    Say of a wait that ended in vain whether the index shows that a write is not applied, or lost.
-
-    :param decisions: the last ones; None if there was no look.
-    """
+    """Say of a wait that ended in vain whether the index shows that a write is not applied, or lost."""
     return any(
         decision is not None
         and decision.verdict is not Verdict.APPLIED
@@ -285,7 +243,6 @@ def explain_timeout(
 
     :param waits: the receipts, with the last decision on each; None if there was no look.
     :param state: what the index showed last.
-    :param seconds: how long the wait was.
     :param trouble: the last error, if the last look failed.
     """
     waits = [wait for wait in waits if wait[1] is None or wait[1].verdict is not Verdict.APPLIED]
@@ -323,13 +280,7 @@ def explain_timeout(
 
 
 def describe_mutations(count: int, mutation_id: str, index_name: str) -> str:
-    """
-    Return what a wait waits for, as short as a line of the log needs it.
-
-    :param count: number of mutations.
-    :param mutation_id: the id of one of them.
-    :param index_name: the index.
-    """
+    """Return what a wait waits for, as short as a line of the log needs it."""
     what = f"mutation {mutation_id[:8]}" if count == 1 else counted(count, "mutation")
     return f"{what} of index {index_name}"
 
@@ -340,10 +291,7 @@ def describe_deferral(
     """
     Return the line of the log that says what the triggerer waits for.
 
-    :param receipts: what is waited for.
-    :param index_name: the index.
     :param interval: seconds between two looks.
-    :param seconds: how long the wait is at most.
     """
     count = sum(receipt.mutations for receipt in receipts)
     what = describe_mutations(count, receipts[0].mutation_id or "", index_name)

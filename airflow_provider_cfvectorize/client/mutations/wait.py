@@ -43,7 +43,6 @@ class WatchingClient:
 
     :param client: makes single attempts.
     :param renew: makes a client from the connection as it is now; None if that is not to be asked.
-    :param log: where to tell of new credentials.
     """
 
     def __init__(
@@ -55,11 +54,7 @@ class WatchingClient:
         self._read_at = -math.inf
 
     def ask(self, call: Callable[[VectorizeClient], Result]) -> Result:
-        """
-        Return what a call returns; after a refusal it is made again if the connection has new credentials.
-
-        :param call: is given the client.
-        """
+        """Return what a call returns; after a refusal, call again if the connection has new credentials."""
         try:
             return call(self.current)
         except VectorizeAuthError:
@@ -114,13 +109,11 @@ def watch_metadata_indexes(
     Look at the metadata indexes of an index until they are as they should be.
 
     :param client: asks; the next look is the retry.
-    :param index_name: the index.
     :param lack: says of the metadata indexes what is not as it should be, with an empty text if nothing; may
         raise what ends the wait.
     :param seconds: how long at most; there is one look in any case.
     :param interval: seconds between two looks.
     :param stopped: says whether to stop; asked while a request is under way, too.
-    :param log: where to tell what was seen.
     :raises VectorizeWaitTimeout: they were not in time.
     :raises VectorizeAuthError: the credentials are refused.
     :raises VectorizeNotFoundError: the index is not there, or was deleted.
@@ -159,9 +152,7 @@ class Wait:
     A wait for mutations of one index, from a worker.
 
     :param client: asks; makes single attempts, since the next look is the retry.
-    :param index_name: the index.
     :param receipts: what is waited for; at least one.
-    :param log: where to tell what was seen.
     :param renew: makes a client from the connection as it is now, for when the credentials are refused; asked
         once a minute at most.
     """
@@ -191,7 +182,6 @@ class Wait:
         """
         Look once and return the evidence, or None if it is not applied yet.
 
-        :param last: this is the last look.
         :raises VectorizeAuthError: the credentials are refused.
         :raises VectorizeNotFoundError: the index is not there, or was deleted.
         :raises VectorizeIndexRecreatedError: the index was created again since.
@@ -217,20 +207,14 @@ class Wait:
         return evidence
 
     def timeout(self, seconds: float) -> VectorizeWaitTimeout:
-        """
-        Return the error at the end of the wait, from the last look.
-
-        :param seconds: how long the wait was.
-        """
+        """Return the error at the end of the wait, from the last look."""
         return self._seen.timeout(seconds)
 
     def until(self, seconds: float, *, interval: float, stopped: Callable[[], bool]) -> dict[str, Any]:
         """
         Look until it is applied and return the evidence.
 
-        :param seconds: how long at most.
         :param interval: seconds between two looks.
-        :param stopped: says whether to stop.
         :raises VectorizeWaitTimeout: it was not seen to be applied in time.
         :raises VectorizeIndexRecreatedError: the index was created again since.
         :raises VectorizeInterrupted: it was told to stop.

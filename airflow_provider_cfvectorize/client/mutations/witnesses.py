@@ -82,7 +82,6 @@ class WitnessVector:
         """
         Read one back.
 
-        :param value: what :meth:`as_dict` returned.
         :raises VectorizeInputError: it is something else.
         """
         match value:
@@ -100,11 +99,7 @@ class WitnessVector:
 
 
 def found_among(vectors: Iterable[Mapping[str, Any]]) -> dict[str, WitnessVector]:
-    """
-    Return the vectors that a read found, by their ids.
-
-    :param vectors: the vectors that the service returned.
-    """
+    """Return the vectors that a read found, by their ids."""
     return {vector["id"]: WitnessVector.of(vector) for vector in vectors}
 
 
