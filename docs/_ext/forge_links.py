@@ -28,6 +28,9 @@ PREFIX = "_files"
 
 _HEADING = re.compile(r"^#+ (.+)$")
 _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
+#: A long name in the text, and where it may break.
+_NAME = re.compile(r'(?<=<span class="pre">)[^<]{12,}(?=</span>)')
+_BREAK = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[_./])(?=\w)")
 _ITEM = re.compile(r"^[-|] \[`?([^`\]]*)`?\]\(([^)#\s]+)\.md\)")
 
 
@@ -120,6 +123,12 @@ def _listing(app: Sphinx, path: str, inside: list[str]) -> str:
     return f"<ul>{''.join(items)}</ul>"
 
 
+def break_names(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Let long names break between their words, which tables need on a phone."""
+    if body := context.get("body"):
+        context["body"] = _NAME.sub(lambda name: _BREAK.sub("<wbr>", name[0]), body)
+
+
 def forget_page(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
     """Forget what a page linked to that is read anew or gone."""
     _files(env).pop(docname, None)
@@ -131,5 +140,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(LinkFiles)
     app.connect("source-read", add_toctrees)
     app.connect("html-collect-pages", make_pages)
+    app.connect("html-page-context", break_names)
     app.connect("env-purge-doc", forget_page)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
