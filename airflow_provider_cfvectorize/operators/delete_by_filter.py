@@ -58,9 +58,9 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
     :param index_name: the index. (templated)
     :param filter: only vectors with such metadata, such as ``{"doc_id": "a17"}``, or a Jinja expression that
         gives a mapping. Each property needs a metadata index. A template within a mapping gives text, which
-        equals no number, unless the DAG renders natively; for a number, render the whole, as in
-        ``filter='{"year": {{ params.year }} }'``. None, and what a template renders to nothing, is an error.
-        (templated)
+        is not documented to equal a number, unless the DAG renders natively; for a number, render the whole,
+        as in ``filter='{"year": {{ params.year }} }'``. None, and what a template renders to nothing, is an
+        error. (templated)
     :param namespace: only vectors of this namespace. (templated)
     :param max_ids: the most ids that the task may find in all its rounds. If there are more, it deletes none
         of the round in which it finds that, and fails.

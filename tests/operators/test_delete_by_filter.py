@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -353,6 +356,32 @@ def test_a_kill_and_a_retry(relay: Relay, indexed: Vectorize, route: str) -> Non
     assert asked[:2] == first[:2]
     assert indexed.ids() == set()
     assert context["ti"].pushed["report"]["found"] == left
+
+
+def test_a_process_that_is_killed_in_a_round(relay: Relay, indexed: Vectorize) -> None:
+    fill(indexed, [{"id": f"v{i}", "doc": "d0"} for i in range(1000)])
+    code = (
+        "from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook as Hook\n"
+        f"Hook().delete_by_filter({INDEX!r}, filter={{'doc': 'd0'}}, max_ids=1000)"
+    )
+    started: list[subprocess.Popen[bytes]] = []
+
+    def kill(route: str, request: Request) -> None:
+        if relay.routes.count(f"POST {INDEX}/delete_by_ids") == 3:
+            started[0].kill()
+
+    relay.meddle = kill
+    started.append(subprocess.Popen([sys.executable, "-c", code]))
+    assert started[0].wait(120) == -signal.SIGKILL
+    relay.meddle = lambda route, request: None
+    indexed.settle()
+    left = len(indexed.ids())
+    assert 0 < left < 1000
+    report = CloudflareVectorizeHook().delete_by_filter(
+        INDEX, filter={"doc": "d0"}, max_ids=left, poll_interval=0.02
+    )
+    assert report["deleted"] == left
+    assert indexed.ids() == set()
 
 
 def test_what_a_deferral_keeps_is_bounded(indexed: Vectorize) -> None:

@@ -23,6 +23,7 @@ from airflow_provider_cfvectorize.operators.indexes import (
     DeleteVectorizeMetadataIndexOperator,
 )
 from airflow_provider_cfvectorize.operators.vectors import (
+    DeleteVectorsByFilterOperator,
     DeleteVectorsByIdsOperator,
     GetVectorsByIdsOperator,
     InsertVectorsOperator,
@@ -102,6 +103,17 @@ def test_a_delete(index: tuple[str, str], file: Callable[..., str]) -> None:
 def test_a_delete_of_nothing_writes_nothing(index: tuple[str, str], file: Callable[..., str]) -> None:
     lineage = Lineage(DeleteVectorsByIdsOperator, ids=[], wait_for_completion=True)
     assert (lineage.state, lineage.inputs, lineage.outputs) == ("success", [], [])
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_delete_by_filter(vectorize: Vectorize, index: tuple[str, str], deferrable: bool) -> None:
+    vector = {"id": SECRET, "values": VALUES, "namespace": "n"}
+    vectorize.wait_for(vectorize.client.upsert(INDEX, [vector])["mutationId"])
+    given: dict[str, Any] = {"namespace": "n", "max_ids": 5, "poll_interval": 0.01, "deferrable": deferrable}
+    for kwargs, outputs in (({"dry_run": True}, []), ({}, [index]), ({}, [])):
+        lineage = Lineage(DeleteVectorsByFilterOperator, **given, **kwargs)
+        assert (lineage.inputs, lineage.outputs) == ([index], outputs)
+        assert SECRET not in lineage.text
 
 
 def test_a_rehearsal_reads(index: tuple[str, str]) -> None:

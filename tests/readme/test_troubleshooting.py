@@ -25,6 +25,7 @@ from airflow_provider_cfvectorize.exceptions import (
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import (
+    DeleteVectorsByFilterOperator,
     DeleteVectorsByIdsOperator,
     ListVectorsOperator,
     ReconcileVectorsOperator,
@@ -76,6 +77,20 @@ class Bench:
     def delete(self, **kwargs: Any) -> Any:
         kwargs = {"task_id": "t", "index_name": INDEX, "poll_interval": 0.05, "wait_timeout": 0, **kwargs}
         return run_task(lambda: DeleteVectorsByIdsOperator(**kwargs), make_context())
+
+    def write_in_namespace(self) -> Callable[[], None]:
+        vectorize = Vectorize(self.server)
+
+        def write() -> None:
+            mutation = vectorize.client.upsert(INDEX, [{**VECTOR, "namespace": "n"}])
+            vectorize.wait_for(mutation["mutationId"])
+
+        write()
+        return write
+
+    def delete_by_filter(self, **kwargs: Any) -> Any:
+        self.write_in_namespace()
+        return CloudflareVectorizeHook().delete_by_filter(INDEX, max_ids=0, **kwargs)
 
     def sense(self, **kwargs: Any) -> Any:
         kwargs = {"task_id": "t", "index_name": INDEX, "poke_interval": 0.05, "timeout": 0, **kwargs}
@@ -175,6 +190,17 @@ def mapped_over_ids(bench: Bench) -> None:
     with DAG("mapped"):
         operator = ReconcileVectorsOperator(task_id="t", index_name=INDEX, ids=["a"])
     operator.execute(context)
+
+
+def written_again_and_again(bench: Bench) -> None:
+    write = bench.write_in_namespace()
+
+    class Overwritten(DeleteVectorsByFilterOperator):
+        def report(self, evidence: Any) -> None:
+            write()
+
+    kwargs: dict[str, Any] = {"task_id": "t", "index_name": INDEX, "poll_interval": 0.02}
+    run_task(lambda: Overwritten(namespace="n", max_ids=1, **kwargs), make_context())
 
 
 def a_bad_vector_is_refused(bench: Bench) -> None:
@@ -351,6 +377,9 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
     ),
     ("index ...: there are no desired ids", "VectorizeInputError", nothing_desired),
     ("index ...: ... of ... ids that would be deleted look", "VectorizeInputError", desired_with_a_space),
+    ("neither filter nor namespace", "VectorizeInputError", lambda b: b.delete_by_filter()),
+    ("filter: index ... has no", "VectorizeInputError", lambda b: b.delete_by_filter(filter={"a": 1})),
+    ("index ...: ... found so far", "VectorizeInputError", lambda b: b.delete_by_filter(namespace="n")),
     ("this mapped task has no id_prefix", "VectorizeInputError", mapped_over_ids),
     (
         "... of ... ids are acknowledged",
@@ -374,6 +403,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
     ("the task's execution_timeout", "VectorizeWaitTimeout", the_execution_timeout_is_shorter),
     ("index ... was created again", "VectorizeIndexRecreatedError", accepted_by_an_earlier_index),
     ("mutation ... is applied", "VectorizeStillVisibleError", a_view_that_lags),
+    ("index ...: 2 rounds in a row", "VectorizeStillVisibleError", written_again_and_again),
     ("mutation ... counts as applied", "VectorizeDiffersError", written_otherwise),
     ("the receipt of mutation ... is of index", "VectorizeInputError", of_another(index_name="other")),
     ("the receipt of mutation ... is of account", "VectorizeInputError", of_another(account_id="f" * 32)),

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole DAGs that delete by filter: what templates give, mapped tasks, and rounds over deferrals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import task
+
+from airflow_provider_cfvectorize.local import LocalVectorize
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByFilterOperator
+from dags.running import make_dag, run_dag
+from harness import DIMENSIONS, INDEX, Vectorize
+
+pytestmark = pytest.mark.usefixtures("airflow_db")
+CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
+EMPTY = "{{ params.nothing }}"
+
+
+def fill(vectorize: Vectorize) -> Vectorize:
+    """Write one vector each for d0 to d2, in namespaces and years of their own."""
+    for name, kind in (("doc", "string"), ("year", "number")):
+        vectorize.client.create_metadata_index(INDEX, name, kind)
+    vectors: list[Any] = [
+        {
+            "id": f"v{i}",
+            "values": [0.5] * DIMENSIONS,
+            "namespace": f"n{i}",
+            "metadata": {"doc": f"d{i}", "year": 2000 + i},
+        }
+        for i in range(3)
+    ]
+    vectorize.wait_for(vectorize.client.upsert(INDEX, vectors)["mutationId"])
+    return vectorize
+
+
+def delete(task_id: str = "delete", **kwargs: Any) -> DeleteVectorsByFilterOperator:
+    arguments = {"index_name": INDEX, "max_ids": 10, "poll_interval": 0.05, **kwargs}
+    return DeleteVectorsByFilterOperator(task_id=task_id, **arguments)
+
+
+def upstream(value: Any) -> Any:
+    @task(task_id="upstream")
+    def give() -> Any:
+        return value
+
+    return give()
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("nothing", ["", None])
+def test_what_renders_to_nothing(vectorize: Vectorize, native: bool, nothing: Any) -> None:
+    fill(vectorize)
+    vectorize.server.reset_stats()
+    given: list[dict[str, Any]] = [
+        {"filter": EMPTY},
+        {"filter": "{{ params.empty }}"},
+        {"namespace": EMPTY},
+        {"filter": {"doc": "d0"}, "namespace": EMPTY},
+        {"filter": EMPTY, "namespace": "n0"},
+        {"filter": {"doc": EMPTY}},
+        {"filter": {"doc": {"$ne": EMPTY}}},
+        {"filter": {"doc": {"$in": ["d0", EMPTY]}}},
+        {"filter": {"doc": "", "year": EMPTY}},
+        {"filter": '{"doc": "{{ params.nothing or "" }}"}'},
+    ]
+    params = {"nothing": nothing, "empty": {}}
+    with make_dag(f"nothing_{native}_{nothing}", params=params, render_template_as_native_obj=native) as dag:
+        for i, kwargs in enumerate(given):
+            delete(f"delete_{i}", **kwargs)
+        xcom = upstream(nothing)
+        delete("delete_xcom", filter=xcom)
+        delete("delete_xcom_within", filter={"doc": xcom})
+    states = run_dag(dag).states
+    assert {name for name, state in states.items() if state != "failed"} == {"upstream"}
+    assert sum(vectorize.server.stats().values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("native", "filter"),
+    [
+        (False, {"doc": "{{ params.doc }}"}),
+        (False, '{"year": {{ params.year }} }'),
+        (True, {"year": "{{ params.year }}"}),
+        (True, {"doc": {"$in": ["{{ params.doc }}", "other"]}, "year": {"$gte": 2000}}),
+        (True, "{{ params.whole }}"),
+    ],
+)
+def test_what_a_filter_renders_to(vectorize: Vectorize, native: bool, filter: Any) -> None:
+    fill(vectorize)
+    params = {"doc": "d1", "year": 2001, "whole": {"year": 2001}}
+    with make_dag("rendered_filter", params=params, render_template_as_native_obj=native) as dag:
+        delete(filter=filter, namespace="n1")
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert vectorize.ids() == {"v0", "v2"}
+    # A template makes text of a number only where it must.
+    sent = run.pull("delete", "report")["filter"]
+    assert sent.get("year") in (None, 2001, {"$gte": 2000})
+
+
+def test_mapped_tasks(vectorize: Vectorize) -> None:
+    fill(vectorize)
+    with make_dag("mapped_filters") as dag:
+        arguments: dict[str, Any] = {"index_name": INDEX, "max_ids": 10, "poll_interval": 0.05}
+        DeleteVectorsByFilterOperator.partial(task_id="delete", **arguments).expand(
+            filter=upstream([{"doc": "d0"}, {}, None, {"doc": "{{ params.doc }}"}, {"doc": "d2"}])
+        )
+    states = run_dag(dag).states
+    assert [states[f"delete[{i}]"] for i in range(5)] == ["success", "failed", "failed", "success", "success"]
+    # What came out of XCom is no template.
+    assert vectorize.ids() == {"v1"}
+
+
+def test_rounds_over_deferrals(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalVectorize(apply_delay=0.02, recall=0.7) as server:
+        monkeypatch.setenv(CONN, server.connection)
+        vectorize = Vectorize(server)
+        vectors: list[Any] = [
+            {
+                "id": f"v{i}",
+                "values": [0.5, i, *[1.0] * (DIMENSIONS - 2)],
+                "namespace": "n" if i < 300 else "m",
+            }
+            for i in range(400)
+        ]
+        vectorize.wait_for(vectorize.client.upsert(INDEX, vectors)["mutationId"])
+        with make_dag("rounds") as dag:
+            delete(namespace="n", max_ids=300, deferrable=True)
+        run = run_dag(dag)
+        assert run.state == "success"
+        report = run.pull("delete", "report")
+        # dag.test() drops what a task wants back after a deferral, and the report has it all the same.
+        assert (report["outcome"], report["found"], report["deleted"]) == ("none_found", 300, 300)
+        assert report["rounds"] == sum(report["waits"].values()) > 1
+        assert run.pull("delete") == run.pull("delete", "receipt")["mutation_id"]
+        assert vectorize.ids() == {f"v{i}" for i in range(300, 400)}
