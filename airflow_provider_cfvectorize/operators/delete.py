@@ -218,7 +218,6 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
             self.check_number("max_ids", 0, whole=True)
 
     def _read_ids(self) -> IdSource:
-
         return read_id_source(
             self.ids, self.ids_path, max_ids=self.max_ids, origin=origin_of(self, "ids"), log=self.log
         )

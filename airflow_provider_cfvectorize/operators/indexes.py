@@ -185,7 +185,6 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         return check_metadata_indexes(read_structure(wanted, "metadata_indexes"))
 
     def _find(self, client: VectorizeClient) -> Index | None:
-
         from airflow_provider_cfvectorize.client.http.responses import (
             INDEX_DELETED_CODE,
             INDEX_NOT_FOUND_CODE,

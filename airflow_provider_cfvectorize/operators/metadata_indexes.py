@@ -27,19 +27,10 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.types import IndexType, MetadataIndex, Mutation
 
 
-def make_receipt(
-    client: VectorizeClient, index_name: str, mutation: Mutation | None, count: int = 1
-) -> Receipt:
-    """
-    Return the receipt of metadata indexes that were created or deleted.
-
-    :param mutation: the last mutation; None if nothing was sent.
-    :param count: number of metadata indexes, each a request of its own.
-    """
+def make_receipt(client: VectorizeClient, index_name: str, mutation: Mutation | None, count: int) -> Receipt:
+    """Return the receipt of so many metadata indexes, each created or deleted by a request of its own."""
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 
-    if mutation is None:
-        return Receipt(None, index_name, client.account_id)
     return Receipt.of(mutation, index_name, client.account_id, count=count, batches=count)
 
 
@@ -110,7 +101,6 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
         self.watch_listed(self._lack, seconds=patience)
 
     def _lack(self, listed: list[MetadataIndex]) -> str:
-
         from airflow_provider_cfvectorize.client.inputs.indexes import type_differences
 
         wanted = self.wanted_types()
@@ -231,7 +221,7 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
                     show(vectors),
                     show(name),
                 )
-            receipt = make_receipt(client, self.index_name, mutation)
+            receipt = make_receipt(client, self.index_name, mutation, 1)
         return self.hand_on(context, receipt)
 
     def wanted_types(self) -> Mapping[str, IndexType]:
@@ -246,7 +236,6 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
         return self.ask(client.info, self.index_name).get("vectorCount")
 
     def _is_listed(self, client: VectorizeClient, name: str, index_type: str) -> bool:
-
         listed = self.ask(client.list_metadata_indexes, self.index_name)
         types = {one["propertyName"]: one["indexType"] for one in listed}
         found = types.get(name)
@@ -370,7 +359,7 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
             else:
                 self.change = "ALTER"
                 self.log.info("Accepted: the deletion, as mutation %s.", mutation["mutationId"])
-            receipt = make_receipt(client, self.index_name, mutation)
+            receipt = make_receipt(client, self.index_name, mutation, 0 if mutation is None else 1)
         return self.hand_on(context, receipt)
 
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:

@@ -177,7 +177,6 @@ class GetVectorsByIdsOperator(VectorizeOperator):
 
     @staticmethod
     def _write(vectors: Iterator[dict[str, Any]], path: str) -> int:
-
         count = 0
         with write_file(path, "path") as file:
             for vector in vectors:

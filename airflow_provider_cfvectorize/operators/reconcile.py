@@ -290,7 +290,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         )
 
     def _check_paths(self) -> None:
-
         names: dict[str, str] = {}
         for name in ("ids_path", "surplus_path", "missing_path"):
             if getattr(self, name) is None:
@@ -468,7 +467,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         )
 
     def _write(self, ids: IdSource, given: FilePath, name: str) -> None:
-
         from airflow_provider_cfvectorize.client.inputs.ids_file import write_ids
 
         path = path_of(given, name)
@@ -477,7 +475,6 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.log.info("Wrote %s to the %s %s.", counted(ids.count, "id"), name, show(path, 200))
 
     def _write_temporary(self, ids: IdSource) -> str:
-
         # NDJSON, since any id can stand in it; made so that only its owner can read it.
         from airflow_provider_cfvectorize.client.inputs.ids_file import write_ids
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_cfvectorize import exceptions
 from airflow_provider_cfvectorize.client.inputs.text import show
@@ -16,23 +16,6 @@ from airflow_provider_cfvectorize.exceptions import (
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
-
-#: Seconds after the trigger's own deadline at which Airflow ends a deferral whose trigger said nothing.
-BACKSTOP_SECONDS: Final = 60
-
-
-def seconds_to_wait(seconds: float, execution_timeout: timedelta | None) -> float:
-    """
-    Return how long a trigger waits at most.
-
-    :param execution_timeout: the task's, which Airflow 3 does not apply to a deferred task.
-    """
-    return seconds if execution_timeout is None else min(seconds, execution_timeout.total_seconds())
-
-
-def deferral_timeout(seconds: float) -> timedelta:
-    """Return when Airflow is to end a deferral whose trigger sent nothing."""
-    return timedelta(seconds=seconds + BACKSTOP_SECONDS)
 
 
 def check_execution_timeout(

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from airflow import __version__ as airflow_version
@@ -16,9 +17,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_cfvectorize.exceptions import VectorizeError
 from airflow_provider_cfvectorize.triggers.events import (
     applied_event,
-    deferral_timeout,
     error_event,
-    seconds_to_wait,
     timeout_event,
 )
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 #: Seconds for a process to end and for the scheduler to read that it has. With 1 s, Airflow failed 1 of 100
 #: tasks on a busy machine.
 EXIT_SECONDS: Final = 5.0
+#: Seconds after the trigger's own deadline at which Airflow ends a deferral whose trigger said nothing.
+BACKSTOP_SECONDS: Final = 60
 
 
 def _seconds_before_event() -> float:
@@ -180,7 +181,10 @@ def defer(
     """
     from airflow_provider_cfvectorize.client.mutations.evidence import describe_deferral
 
-    seconds = seconds_to_wait(limit, task.execution_timeout)
+    seconds = limit
+    if task.execution_timeout is not None:
+        # Airflow 3 does not apply it to a deferred task.
+        seconds = min(limit, task.execution_timeout.total_seconds())
     text = describe_deferral(receipts, task.index_name, interval=interval, seconds=seconds)
     task.log.info("%s", text)
     task.defer(
@@ -196,6 +200,6 @@ def defer(
         ),
         method_name="execute_complete",
         kwargs=kwargs,
-        timeout=deferral_timeout(seconds),
+        timeout=timedelta(seconds=seconds + BACKSTOP_SECONDS),
     )
     raise AssertionError("defer() does not return")

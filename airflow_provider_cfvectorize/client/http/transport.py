@@ -180,8 +180,21 @@ class RequestsTransport:
         :raises VectorizeTransportError: no connection, a broken one, or a response that is too slow or too
             large.
         """
+        # As a file, a large body is sent in steps, each of which may take as long as the timeout. Bytes must
+        # all be sent within one timeout: 32 MB in 30 s is more than many lines can do.
+        data = io.BytesIO(body) if body is not None and len(body) > MAX_STEP_BYTES else body
         try:
-            return self._send(method, url, params=params, headers=headers, body=body)
+            with self._session.request(
+                method,
+                url,
+                params=params,
+                headers=headers,
+                data=data,
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                return RawResponse(response.status_code, response.headers, self._read(response))
         except (
             requests.RequestException,
             urllib3.exceptions.HTTPError,
@@ -198,30 +211,6 @@ class RequestsTransport:
     def close(self) -> None:
         """Close all idle connections at once, and those in use when their request ends."""
         self._session.close()
-
-    def _send(
-        self,
-        method: str,
-        url: str,
-        *,
-        params: Mapping[str, str] | None,
-        headers: Mapping[str, str],
-        body: bytes | None,
-    ) -> RawResponse:
-        # As a file, a large body is sent in steps, each of which may take as long as the timeout. Bytes must
-        # all be sent within one timeout: 32 MB in 30 s is more than many lines can do.
-        data = io.BytesIO(body) if body is not None and len(body) > MAX_STEP_BYTES else body
-        with self._session.request(
-            method,
-            url,
-            params=params,
-            headers=headers,
-            data=data,
-            timeout=self._timeout,
-            allow_redirects=False,
-            stream=True,
-        ) as response:
-            return RawResponse(response.status_code, response.headers, self._read(response))
 
     def _read(self, response: requests.Response) -> bytes:
         chunks: list[bytes] = []

@@ -64,8 +64,9 @@ class WaitLog:
         decisions = [d for d in self._decisions if d is not None and d.verdict is Verdict.APPLIED]
         if self._trouble or len(decisions) < len(self._receipts):
             return None
-        return evidence_of(
-            self._receipts, decisions, self._state, account_id=account_id, index_name=self._index_name
+        return summarize(
+            make_evidence(receipt, decision, self._state, account_id=account_id, index_name=self._index_name)
+            for receipt, decision in zip(self._receipts, decisions, strict=True)
         )
 
     def timeout(self, seconds: float) -> VectorizeWaitTimeout:
@@ -75,26 +76,11 @@ class WaitLog:
         return VectorizeWaitTimeout(text, is_unseen=is_unseen(self._decisions))
 
 
-def evidence_of(
-    receipts: Sequence[Receipt],
-    decisions: Sequence[Decision],
-    state: IndexState | None,
-    *,
-    account_id: str,
-    index_name: str,
-) -> dict[str, Any]:
-    """Return the evidence of one or more applied mutations as one."""
-    return summarize(
-        make_evidence(receipt, decision, state, account_id=account_id, index_name=index_name)
-        for receipt, decision in zip(receipts, decisions, strict=True)
-    )
-
-
 def evidence_of_nothing(receipt: Receipt) -> dict[str, Any]:
     """Return the evidence of a write that sent nothing."""
     decision = Decision(Verdict.APPLIED, "nothing_to_do", "nothing was sent")
-    return evidence_of(
-        [receipt], [decision], None, account_id=receipt.account_id or "", index_name=receipt.index_name or ""
+    return make_evidence(
+        receipt, decision, None, account_id=receipt.account_id or "", index_name=receipt.index_name or ""
     )
 
 
