@@ -20,9 +20,7 @@ class ApiError(Exception):
 
     :param status: HTTP status, or the switch of ``Behaviour`` that has it.
     :param code: Cloudflare's numeric code, 1000 or more, or the switch that has it.
-    :param message: The text for people.
     :param chain: Entries of ``error_chain``, as (code, message).
-    :param headers: Further response headers.
     """
 
     def __init__(
@@ -205,8 +203,6 @@ def rate_limited(requests: int, seconds: int, retry_after: int) -> ApiError:
     """
     Return the error that refuses a request of an account that has sent too many.
 
-    :param requests: The requests that a window allows.
-    :param seconds: The seconds that a window lasts.
     :param retry_after: Seconds until requests are accepted again.
     """
     wait = str(retry_after).encode("ascii")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One index: its log of mutations, the jobs that apply them, and what readers see."""
+"""One index: its log, the jobs that apply mutations, and what readers see. Times are epoch seconds."""
 
 from __future__ import annotations
 
@@ -67,8 +67,6 @@ class History:
         Keep what mutations are about to change.
 
         :param at: When readers see the change, seconds since the epoch.
-        :param vectors: The vectors before it, by id.
-        :param mutations: The mutations.
         """
         while self._changes and self._changes[0][0] <= at - self.seconds:
             self._changes.popleft()
@@ -79,12 +77,7 @@ class History:
         self._changes.append((at, touched))
 
     def as_of(self, at: float, vectors: Mapping[str, Vector]) -> dict[str, Vector]:
-        """
-        Return the vectors that there were.
-
-        :param at: When, seconds since the epoch.
-        :param vectors: The vectors there are now, by id.
-        """
+        """Return the vectors that there were."""
         past = dict(vectors)
         for changed_at, touched in reversed(self._changes):
             if changed_at <= at:
@@ -106,10 +99,6 @@ class Index:
     with a clock of their own tests decide what has happened.
 
     :param key: The number by which the journal knows it; a re-created index has another one.
-    :param config: What it was created with.
-    :param timing: How long writes take.
-    :param behaviour: The switches.
-    :param journal: Where everything is written before it counts.
     """
 
     def __init__(
@@ -151,12 +140,6 @@ class Index:
         """
         Put one mutation into the log.
 
-        :param kind: What it does.
-        :param now: Seconds since the epoch.
-        :param vectors: The vectors of an insert or upsert.
-        :param ids: The ids of a delete.
-        :param property_name: The property of a metadata index.
-        :param index_type: The type of a metadata index that is created.
         :return: The mutation's id.
         """
         self.advance(now)
@@ -183,9 +166,6 @@ class Index:
         """
         Create a metadata index; a property that has one keeps it, and that is no error.
 
-        :param property_name: The property.
-        :param index_type: ``string``, ``number`` or ``boolean``.
-        :param now: Seconds since the epoch.
         :return: The mutation's id.
         :raises ApiError: There are too many.
         """
@@ -288,11 +268,7 @@ class Index:
             self._history.seconds = seconds
 
     def as_of(self, at: float) -> Index:
-        """
-        Return the index for reading, with the vectors that there were, as far as they are remembered.
-
-        :param at: When, seconds since the epoch.
-        """
+        """Return the index for reading, with the vectors that there were, as far as they are remembered."""
         past = copy.copy(self)
         if self._history is not None:
             past.vectors = self._history.as_of(at, self.vectors)
@@ -337,9 +313,6 @@ class Index:
         Go on where the journal ends.
 
         The next job is due ``apply_delay`` from now, as if the service had been away and come back.
-
-        :param found: What the journal has.
-        :param now: Seconds since the epoch.
         """
         self.watermark = found.watermark
         self.vectors = found.vectors

@@ -61,19 +61,12 @@ class Journal:
         """
         Keep that a job has taken the mutations up to this one.
 
-        :param key: The index.
-        :param last_sequence: The last mutation of the batch.
         :param watermark: What ``info`` shows from now on.
         :param visible_at: When readers see the batch, seconds since the epoch.
         """
 
     def fold(self, key: int, mutations: Sequence[Mutation]) -> None:
-        """
-        Apply published mutations to vectors and metadata indexes, and drop them from the log.
-
-        :param key: The index.
-        :param mutations: One batch.
-        """
+        """Apply published mutations to vectors and metadata indexes, and drop them from the log."""
 
     def close(self) -> None:
         """Let go of everything."""

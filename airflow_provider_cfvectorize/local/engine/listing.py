@@ -54,10 +54,7 @@ class Listings:
         """
         Return one page.
 
-        :param index: The index.
         :param cursor: The previous page's ``nextCursor``; None for the first page.
-        :param count: The most ids on it.
-        :param now: Seconds since the epoch.
         :raises ApiError: The cursor is expired, damaged or another index's.
         """
         offset = 0

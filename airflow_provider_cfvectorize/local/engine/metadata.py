@@ -47,8 +47,6 @@ def apply(indexes: dict[str, MetadataIndex], mutation: Mutation) -> bool:
     """
     Create or delete a metadata index as a mutation says.
 
-    :param indexes: The metadata indexes by property.
-    :param mutation: Any mutation.
     :return: Whether anything changed; a property that has a metadata index keeps the one it has.
     """
     if mutation.kind == "create_metadata_index" and mutation.property not in indexes:
@@ -73,9 +71,6 @@ def convert(value: Any, index_type: str, behaviour: Behaviour) -> Value | Absent
     """
     Return a value of metadata or of a filter in the type of a metadata index.
 
-    :param value: The value, as JSON has it.
-    :param index_type: The type.
-    :param behaviour: The switches.
     :return: :data:`ABSENT` if it is of another type and cannot be turned into this one; null is null.
     """
     converts = behaviour.value_of_other_type == "convert"
@@ -106,9 +101,6 @@ def value_of(metadata: dict[str, Any], index: MetadataIndex, behaviour: Behaviou
     """
     Return what a metadata index has of one vector that it knows.
 
-    :param metadata: The vector's metadata.
-    :param index: The metadata index.
-    :param behaviour: The switches.
     :return: :data:`ABSENT` if the property is not there, or cannot be turned into the metadata index's type.
     """
     found: Any = metadata
@@ -126,9 +118,6 @@ def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Ca
 
     Strings are ordered by their characters' code points, which is the order of their bytes in UTF-8 too.
 
-    :param condition: The condition.
-    :param index_type: The type of the metadata index: its values are of this type, or None.
-    :param behaviour: The switches.
     :raises ApiError: A value is of another type, and the switch refuses that.
     """
     operands: list[Value] = []
@@ -159,13 +148,7 @@ def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Ca
 def columns(
     vectors: Iterable[Vector], indexes: Iterable[MetadataIndex], behaviour: Behaviour
 ) -> dict[str, list[Value | Absent]]:
-    """
-    Return what metadata indexes have of vectors, by property and in the vectors' order.
-
-    :param vectors: The vectors.
-    :param indexes: The metadata indexes.
-    :param behaviour: The switches.
-    """
+    """Return what metadata indexes have of vectors, by property and in the vectors' order."""
     missing = None if behaviour.missing_property == "null" else ABSENT
     indexes = list(indexes)
     found: dict[str, list[Value | Absent]] = {index.property: [] for index in indexes}

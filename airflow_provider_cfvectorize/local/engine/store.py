@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """
-    The indexes by name.
-
-    :param journal: Where everything is written before it counts.
-    :param clock: Seconds since the epoch.
-    :param timing: How long writes take.
-    :param behaviour: The switches.
-    """
+    """The indexes by name."""
 
     def __init__(
         self, journal: Journal, clock: Callable[[], float], timing: Timing, behaviour: Behaviour
@@ -116,7 +109,6 @@ class Store:
         Make mutations as another writer would: each deletes an id that never existed.
 
         :param name: The index; None for every index there is.
-        :param count: Mutations an index.
         :return: The mutations' ids by the name of the index.
         :raises ApiError: There is no such index.
         """

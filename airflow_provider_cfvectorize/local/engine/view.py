@@ -71,11 +71,6 @@ class View:
     It never changes, so that a search can run in a thread while the index goes on. What searches need beyond
     the vectors is made by the first that needs it and kept as long as the view: the values as one matrix, and
     a column for each metadata index.
-
-    :param config: What the index was created with.
-    :param vectors: Its vectors by id.
-    :param metadata_indexes: Its metadata indexes by property.
-    :param behaviour: The switches.
     """
 
     def __init__(
@@ -100,7 +95,6 @@ class View:
         """
         Prepare a filter for this view.
 
-        :param conditions: The filter.
         :return: What is asked of which property; None if nothing can match, since one has no metadata index.
         :raises ApiError: A condition is refused because of its property's metadata index, or for want of one.
         """
@@ -142,9 +136,6 @@ class View:
 
         Matches with the very same score are in the order of their ids, by code point.
 
-        :param query: The query.
-        :param vector: The vector it asks about.
-        :param filters: Its filter, from :meth:`bind`.
         :param recall: How many of the matches it finds. Further ones take the place of those that it misses.
         """
         if filters is None:

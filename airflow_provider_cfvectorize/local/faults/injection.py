@@ -48,9 +48,6 @@ class Armed:
 
     Each has a generator of its own, so that whether the n-th request is hit depends on the seed and on n, and
     not on what else is asked.
-
-    :param fault: The fault.
-    :param seed: What its chances depend on.
     """
 
     def __init__(self, fault: Fault, seed: str) -> None:
@@ -97,7 +94,6 @@ class Faults:
     """
     The faults of a server, which can be changed while it runs.
 
-    :param store: What it serves.
     :param connections: The open connections by the address of the client.
     """
 
@@ -115,8 +111,6 @@ class Faults:
         """
         Have these faults and no others; each counts its requests from 1.
 
-        :param specs: The faults as text.
-        :param seed: What their chances depend on.
         :raises ValueError: One is not a fault; nothing has changed then.
         """
         faults, self.seed = parse_faults(specs), check_seed(seed)
@@ -149,7 +143,6 @@ class Faults:
         """
         Decide what becomes of a request.
 
-        :param endpoint: What it asks for.
         :return: None if it is not hit.
         """
         armed = self._by_endpoint.get(endpoint)

@@ -105,9 +105,6 @@ class Fault:
     """
     One fault.
 
-    :param spec: How it was written.
-    :param name: Its kind.
-    :param endpoints: Where it happens.
     :param probability: How likely it hits a request; None if it is not by chance.
     :param numbers: The first and last numbers of the requests that it hits, counted from 1 over its
         endpoints, with None for no last one; None if it is not by number.

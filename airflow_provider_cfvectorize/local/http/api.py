@@ -52,13 +52,7 @@ class Endpoint:
 
 
 class Api:
-    """
-    The operations on a store.
-
-    :param store: The store.
-    :param faults: The faults that some of its readers are hit by.
-    :param recall: How many of their matches queries find.
-    """
+    """The operations on a store."""
 
     def __init__(self, store: Store, faults: Faults, recall: Recall) -> None:
         self._store = store

@@ -50,15 +50,9 @@ class App:
     """
     The application.
 
-    :param store: What it serves.
     :param clock: Seconds since the epoch, for the ``Date`` header.
-    :param account_id: The one account there is.
-    :param credentials: What opens it.
-    :param hosts: The names it is served under.
     :param latency: Seconds by which each answer of the API is delayed.
     :param rate_limit: The account's budget of requests; None counts none.
-    :param faults: The faults that requests are hit by.
-    :param recall: How many of their matches queries find.
     :param guard_local: Whether the routes under ``/_local`` ask for the token as well.
     """
 

@@ -99,9 +99,6 @@ def parse_ids(body: dict[str, Any], limit: int, behaviour: Behaviour) -> list[st
     """
     Take the ids from the body of ``delete_by_ids`` or ``get_by_ids``.
 
-    :param body: The body.
-    :param limit: The most ids that are allowed.
-    :param behaviour: The switches.
     :return: The ids in their order, duplicates included.
     :raises ApiError: They are not ids, too many, or too long.
     """
@@ -260,11 +257,7 @@ def parse_vectors(
     """
     Read the NDJSON of an insert or upsert.
 
-    :param body: The NDJSON.
-    :param operation: ``insert`` or ``upsert``.
-    :param dimensions: The dimensions of the index.
     :param discard: Whether a line that is not a vector is left out; otherwise it refuses the request.
-    :param behaviour: The switches.
     :return: The vectors in their order.
     :raises ApiError: A line is not a vector, a vector does not fit the index, or there are too many.
     """

@@ -28,13 +28,7 @@ MAX_FOREIGN_COUNT: Final = 10_000
 
 
 class Control:
-    """
-    Looks at the server from outside of its API, and interferes.
-
-    :param store: What is served.
-    :param limiter: The budget of requests.
-    :param faults: The faults.
-    """
+    """Looks at the server from outside of its API, and interferes."""
 
     def __init__(self, store: Store, limiter: Limiter, faults: Faults) -> None:
         self._store = store

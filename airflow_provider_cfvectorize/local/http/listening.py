@@ -24,7 +24,6 @@ def make_server(app: Any, connections: Connections, started: Callable[[], object
     """
     Return a server of uvicorn for an application; its ``stop()``, called in its event loop, ends it.
 
-    :param app: The ASGI application.
     :param connections: Where the server keeps its open connections.
     :param started: Called once connections are accepted.
     """
@@ -100,8 +99,6 @@ def listen(host: str, port: int) -> socket.socket:
     """
     Return a socket that listens.
 
-    :param host: Name or address to listen on.
-    :param port: Port; 0 takes a free one.
     :raises OSError: It cannot be listened on.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(

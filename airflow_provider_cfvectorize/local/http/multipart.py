@@ -12,8 +12,6 @@ def uploaded(body: bytes, content_type: str) -> bytes | None:
 
     The body is in memory and bounded already, so that one ``split`` does it.
 
-    :param body: The form.
-    :param content_type: The request's content type, with the boundary.
     :return: The NDJSON; None if the form is damaged or has neither.
     """
     boundary = _parameter("content-type", content_type, "boundary")

@@ -115,8 +115,6 @@ def parse_filter(value: Any, behaviour: Behaviour) -> tuple[Condition, ...]:
     """
     Read a filter.
 
-    :param value: The filter.
-    :param behaviour: The switches.
     :return: The conditions, all of which must hold.
     :raises ApiError: It breaks a rule.
     """

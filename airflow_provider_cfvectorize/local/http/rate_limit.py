@@ -84,7 +84,6 @@ class Limiter:
     Counts the account's requests, and refuses those that are too many.
 
     :param limit: The limit; None counts nothing, and the headers have the documented budget, untouched.
-    :param behaviour: The switches.
     """
 
     def __init__(self, limit: RateLimit | None, behaviour: Behaviour) -> None:

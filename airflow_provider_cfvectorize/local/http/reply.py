@@ -16,8 +16,6 @@ class Reply(NamedTuple):
     """
     An answer.
 
-    :param status: HTTP status.
-    :param envelope: What is sent as JSON.
     :param headers: Headers beside those that all answers have.
     :param page: HTML that is sent in the envelope's place.
     """
@@ -41,8 +39,6 @@ def start_message(reply: Reply, date: bytes, size: int | None) -> dict[str, Any]
     """
     Return the message by which ASGI begins an answer.
 
-    :param reply: The answer.
-    :param date: The ``Date`` header.
     :param size: Bytes of the body; None for one without an announced end.
     """
     headers = [(b"date", date), _JSON if reply.page is None else _HTML, *reply.headers]
