@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import sys
@@ -30,28 +29,6 @@ CONNECTION_VARIABLE: Final = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 _TICK: Final = 0.1
 
 
-def _not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
-    return value
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
-    return int(text)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -67,13 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
         parser.add_argument(name, help=help_, **settings)
 
     def number(name: str, help_: str, value: float = 0.0, unit: str = "SECONDS") -> None:
-        option(name, help_ + default, type=_not_negative, default=value, metavar=unit)
+        option(name, help_ + default, type=float, default=value, metavar=unit)
 
     def repeated(name: str, help_: str, metavar: str) -> None:
         option(name, help_, action="append", default=[], metavar=metavar)
 
     option("--host", "name or address to listen on" + default, default=DEFAULT_HOST)
-    option("--port", "port; 0 takes a free one" + default, type=_port, default=DEFAULT_PORT)
+    option("--port", "port; 0 takes a free one" + default, type=int, default=DEFAULT_PORT)
     repeated(
         "--allow-host",
         "further name that clients may use in the Host header, such as a service's name in Docker or "
@@ -110,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     option(
         "--fault-seed",
         "what the chances of faults and of --recall depend on" + default,
-        type=_whole,
+        type=int,
         default=0,
         metavar="N",
     )

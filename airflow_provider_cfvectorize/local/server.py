@@ -18,7 +18,7 @@ from airflow_provider_cfvectorize.local.behaviour import Behaviour
 from airflow_provider_cfvectorize.local.engine.view import Recall
 from airflow_provider_cfvectorize.local.errors import MissingExtraError
 from airflow_provider_cfvectorize.local.faults.specs import check_seed, parse_faults
-from airflow_provider_cfvectorize.local.http.access import TOKEN_PATTERN, Credentials, Hosts, is_loopback
+from airflow_provider_cfvectorize.local.http.access import TOKEN_PATTERN, Access, Hosts, is_loopback
 from airflow_provider_cfvectorize.local.http.listening import listen, loop_factory, make_server
 from airflow_provider_cfvectorize.local.http.rate_limit import RateLimit
 
@@ -147,9 +147,7 @@ class LocalVectorize:
         self._recall = Recall(recall, self._fault_seed)
         self._rate_limit = None if rate_limit is None else RateLimit.parse(rate_limit)
         self._hosts = Hosts(host, allow_hosts)
-        self._credentials = Credentials(
-            api_token=self.api_token, read_only_token=read_only_token, api_email=api_email, api_key=api_key
-        )
+        self._access = Access(self.api_token, read_only_token, api_email, api_key)
         self._behaviour = behaviour or Behaviour()
         self._clock = clock
         self._store: Store | None = None
@@ -290,7 +288,7 @@ class LocalVectorize:
             store,
             self._clock,
             account_id=self.account_id,
-            credentials=self._credentials,
+            access=self._access,
             hosts=self._hosts,
             latency=self._latency,
             rate_limit=self._rate_limit,

@@ -21,8 +21,7 @@ from airflow_provider_cfvectorize.local.engine.model import (
     Mutation,
     Vector,
     Watermark,
-    microseconds,
-    milliseconds,
+    iso,
 )
 from airflow_provider_cfvectorize.local.engine.view import View
 
@@ -286,7 +285,7 @@ class Index:
         config: dict[str, Any] = {"dimensions": self.config.dimensions, "metric": self.config.metric}
         if self.config.preset is not None:
             config["preset"] = self.config.preset
-        created_on = microseconds(self.config.created_on)
+        created_on = iso(self.config.created_on, "microseconds")
         return {
             "created_on": created_on,
             "modified_on": created_on,
@@ -302,7 +301,7 @@ class Index:
             "vectorCount": len(self.vectors),
         }
         if self.watermark is not None:
-            shown["processedUpToDatetime"] = milliseconds(self.watermark.at)
+            shown["processedUpToDatetime"] = iso(self.watermark.at, "milliseconds")
             shown["processedUpToMutation"] = self.watermark.mutation_id
         return shown
 

@@ -130,14 +130,9 @@ class IndexConfig:
     created_on: float
 
 
-def milliseconds(at: float) -> str:
-    """Write a time as ``info`` does: three fractional digits and ``Z``."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def microseconds(at: float) -> str:
-    """Write a time as the description of an index does: six fractional digits and ``Z``."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def iso(at: float, digits: Literal["milliseconds", "microseconds"]) -> str:
+    """Write a time with ``Z``: ``info`` has milliseconds, the description of an index microseconds."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec=digits).replace("+00:00", "Z")
 
 
 def nanoseconds(at: float) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from airflow_provider_cfvectorize.local import errors
@@ -20,14 +19,11 @@ if TYPE_CHECKING:
 TOKEN_PATTERN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
 _PORT: Final = re.compile(r":[0-9]{0,5}")
-#: Verdicts on Host headers that are kept; there is one for each name of this server.
-_VERDICTS: Final = 100
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Credentials:
+class Access:
     """
-    What opens the door.
+    Checks credentials.
 
     :param api_token: A token that may do everything.
     :param read_only_token: A token that may not write, if there is one.
@@ -35,21 +31,14 @@ class Credentials:
     :param api_key: See ``api_email``.
     """
 
-    api_token: str
-    read_only_token: str | None = None
-    api_email: str | None = None
-    api_key: str | None = None
-
-
-class Access:
-    """Checks credentials."""
-
-    def __init__(self, credentials: Credentials) -> None:
-        self._pair = (credentials.api_email, credentials.api_key)
-        self._full = credentials.api_token.encode()
-        self._read_only = (credentials.read_only_token or "").encode()
-        # Whole header values whose form has been seen to be right; they come thousands of times a second.
-        self._full_header = "Bearer " + credentials.api_token
+    def __init__(
+        self, api_token: str, read_only_token: str | None, api_email: str | None, api_key: str | None
+    ) -> None:
+        self._pair = (api_email, api_key)
+        self._full = api_token.encode()
+        self._read_only = (read_only_token or "").encode()
+        # The header that nearly every request has.
+        self._full_header = "Bearer " + api_token
 
     def check(self, headers: Headers, *, writes: bool) -> None:
         """
@@ -146,7 +135,6 @@ class Hosts:
     def __init__(self, host: str, allowed: Iterable[str]) -> None:
         self._loopback_only = is_loopback(host)
         self._names = {"localhost", host.lower(), *(name.lower() for name in allowed)}
-        self._verdicts: dict[str, bool] = {}
 
     def serves(self, header: str | None) -> bool:
         """
@@ -156,14 +144,6 @@ class Hosts:
         """
         if header is None:
             return False
-        verdict = self._verdicts.get(header)
-        if verdict is None:
-            verdict = self._decide(header)
-            if len(self._verdicts) < _VERDICTS:
-                self._verdicts[header] = verdict
-        return verdict
-
-    def _decide(self, header: str) -> bool:
         if header.startswith("["):
             name, closed, rest = header[1:].partition("]")
             if not closed:

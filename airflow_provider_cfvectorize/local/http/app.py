@@ -19,7 +19,6 @@ from airflow_provider_cfvectorize.local.engine.model import http_date
 from airflow_provider_cfvectorize.local.errors import ApiError, DataFileError
 from airflow_provider_cfvectorize.local.faults.injection import PLAN, refuse
 from airflow_provider_cfvectorize.local.http import control
-from airflow_provider_cfvectorize.local.http.access import Access, Credentials, Hosts
 from airflow_provider_cfvectorize.local.http.api import Api, Endpoint
 from airflow_provider_cfvectorize.local.http.control import Control
 from airflow_provider_cfvectorize.local.http.rate_limit import Limiter, RateLimit
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.local.engine.store import Store
     from airflow_provider_cfvectorize.local.engine.view import Recall
     from airflow_provider_cfvectorize.local.faults.injection import Faults
+    from airflow_provider_cfvectorize.local.http.access import Access, Hosts
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class App:
         clock: Callable[[], float],
         *,
         account_id: str,
-        credentials: Credentials,
+        access: Access,
         hosts: Hosts,
         latency: float,
         rate_limit: RateLimit | None,
@@ -76,7 +76,7 @@ class App:
         self._latency = latency
         self._faults = faults
         self._guard_local = guard_local
-        self._access = Access(credentials)
+        self._access = access
         self._api = Api(store, faults, recall)
         self._account_path = f"{BASE_PATH}/accounts/{account_id}"
         self._indexes_path = f"{self._account_path}/vectorize/v2/indexes"
@@ -85,7 +85,6 @@ class App:
         self._limiter = Limiter(rate_limit, store.behaviour)
         self.control = Control(store, self._limiter, faults)
         self._requests = self.control.requests
-        self._date = (0, b"")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -110,11 +109,12 @@ class App:
             await asyncio.sleep(self._latency)
         if _STANDING in scope:
             reply = reply._replace(headers=(*reply.headers, *scope[_STANDING]))
+        date = http_date(self._clock())
         if PLAN in scope:
-            await self._faults.respond(scope[PLAN], reply, self._http_date(), scope, receive, send)
+            await self._faults.respond(scope[PLAN], reply, date, scope, receive, send)
             return
         body = reply.body()
-        await send(start_message(reply, self._http_date(), len(body)))
+        await send(start_message(reply, date, len(body)))
         await send({"type": "http.response.body", "body": body})
 
     def _refused(self, error: ApiError) -> Reply:
@@ -205,12 +205,6 @@ class App:
         if not name or table is None or (slash and not action):
             raise errors.refusal("no_route", path=path)
         return _choose(table, method), name
-
-    def _http_date(self) -> bytes:
-        second = int(self._clock())
-        if self._date[0] != second:
-            self._date = (second, http_date(second))
-        return self._date[1]
 
 
 def _choose(table: Mapping[str, T], method: str) -> T:

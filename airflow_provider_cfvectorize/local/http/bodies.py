@@ -18,8 +18,6 @@ from airflow_provider_cfvectorize.local import errors
 from airflow_provider_cfvectorize.local.engine.model import METRICS, PRESETS, TYPES, IndexConfig, Vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from starlette.requests import Request
 
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
@@ -269,18 +267,19 @@ def parse_vectors(
     vectors = []
     for number, line in lines:
         try:
-            fields = _parse_line(line, behaviour)
+            vector, keys = _parse_line(line, behaviour)
         except (ValueError, RecursionError):
             if discard:
                 continue
             raise errors.refusal("not_ndjson", operation=operation, line=f"Some({number})") from None
-        vectors.append(_check_vector(fields, dimensions, behaviour))
+        _check_vector(vector, keys, dimensions, behaviour)
+        vectors.append(vector)
     if not vectors and behaviour.empty_upload == "refuse":
         raise errors.refusal("not_ndjson", operation=operation, line=None)
     return vectors
 
 
-def _parse_line(line: bytes, behaviour: Behaviour) -> tuple[Vector, dict[str, Any] | None]:
+def _parse_line(line: bytes, behaviour: Behaviour) -> tuple[Vector, set[str]]:
     parsed = _DECODER.decode(line.decode("utf-8"))
     if not isinstance(parsed, dict):
         raise ValueError("not an object")
@@ -303,59 +302,42 @@ def _parse_line(line: bytes, behaviour: Behaviour) -> tuple[Vector, dict[str, An
     # 1e400 is JSON, and infinite for Python's decoder. Finite float32 cannot add up to infinity in float64.
     if not math.isfinite(sum(values)):
         raise ValueError("values")
-    compact = None
-    if metadata is not None:
-        compact = ENCODER.encode(metadata)
-        if utf8_length(compact) < 0 or _too_deep(metadata, compact):
-            raise ValueError("metadata")
-    return Vector(vector_id, packed, namespace, compact), metadata
+    compact = None if metadata is None else ENCODER.encode(metadata)
+    if compact is not None and utf8_length(compact) < 0:
+        raise ValueError("metadata")
+    return Vector(vector_id, packed, namespace, compact), _keys(metadata or {})
 
 
-def _too_deep(metadata: dict[str, Any], compact: str) -> bool:
-    # Metadata is read again with every answer, and the reader must not run out of stack then.
-    if compact.count("{") + compact.count("[") <= _MAX_DEPTH:
-        return False
+def _keys(metadata: dict[str, Any]) -> set[str]:
+    """Return the keys on all levels; without recursion, since the depth is the sender's choice."""
+    keys: set[str] = set()
     level: list[Any] = [metadata]
     for _ in range(_MAX_DEPTH):
+        if not level:
+            return keys
         below: list[Any] = []
         for value in level:
             if isinstance(value, dict):
+                keys.update(value)
                 below.extend(value.values())
             elif isinstance(value, list):
                 below.extend(value)
         level = below
-    return any(isinstance(value, dict | list) for value in level)
+    if any(isinstance(value, dict | list) for value in level):
+        # Metadata is read again with every answer, and the reader must not run out of stack then.
+        raise ValueError("metadata")
+    return keys
 
 
-def _check_vector(
-    parsed: tuple[Vector, dict[str, Any] | None], dimensions: int, behaviour: Behaviour
-) -> Vector:
-    vector, metadata = parsed
+def _check_vector(vector: Vector, keys: set[str], dimensions: int, behaviour: Behaviour) -> None:
     check_id_length(utf8_length(vector.id), behaviour)
     got = len(vector.values) // 4
     if got != dimensions:
         raise errors.refusal("wrong_dimensions", id=vector.id, expected=dimensions, got=got)
     if vector.namespace is not None:
         check_namespace_length(utf8_length(vector.namespace))
-    if metadata is not None and vector.metadata is not None:
-        size = utf8_length(vector.metadata)
-        if size > limits.MAX_METADATA_BYTES:
-            raise errors.refusal(
-                "oversized_metadata", id=vector.id, limit=limits.MAX_METADATA_BYTES, got=size
-            )
-        for key in _keys(metadata):
-            if not key or key.startswith("$") or "." in key or '"' in key:
-                raise errors.refusal("invalid_metadata_key", id=vector.id)
-    return vector
-
-
-def _keys(metadata: dict[str, Any]) -> Iterator[str]:
-    # Without recursion: the depth is the sender's choice.
-    left: list[Any] = [metadata]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            yield from value
-            left.extend(value.values())
-        elif isinstance(value, list):
-            left.extend(value)
+    size = utf8_length(vector.metadata or "")
+    if size > limits.MAX_METADATA_BYTES:
+        raise errors.refusal("oversized_metadata", id=vector.id, limit=limits.MAX_METADATA_BYTES, got=size)
+    if any(not key or key.startswith("$") or "." in key or '"' in key for key in keys):
+        raise errors.refusal("invalid_metadata_key", id=vector.id)
