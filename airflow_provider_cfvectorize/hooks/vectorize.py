@@ -25,7 +25,7 @@ from airflow_provider_cfvectorize.client.bulk.delete_by_filter import (
     run_round,
 )
 from airflow_provider_cfvectorize.client.bulk.list import iter_ids
-from airflow_provider_cfvectorize.client.bulk.read import read_vectors
+from airflow_provider_cfvectorize.client.bulk.read import iter_vectors
 from airflow_provider_cfvectorize.client.bulk.write import write_vectors
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
@@ -491,7 +491,8 @@ class CloudflareVectorizeHook(BaseHook):
         :param concurrency: requests in flight at once.
         """
         checked = read_ids(ids)
-        return read_vectors(self._conn_for(concurrency), index_name, checked, concurrency=concurrency)
+        read = iter_vectors(self._conn_for(concurrency), index_name, checked, concurrency=concurrency)
+        return [vector for _, vector in read if vector is not None]
 
     def list_vectors(
         self, index_name: str, *, count: int | None = None, cursor: str | None = None

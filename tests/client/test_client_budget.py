@@ -16,7 +16,6 @@ from airflow_provider_cfvectorize.client.http.budget import (
     Budget,
     Standing,
     learn,
-    next_start,
     pause_before_poll,
     read_budget,
     spread_share,
@@ -44,21 +43,14 @@ class Clock:
 
 @given(st.lists(st.floats(0, 0.5), min_size=52, max_size=120))
 def test_never_more_than_50_starts_in_any_second(gaps: list[float]) -> None:
-    now, last, starts = 0.0, float("-inf"), []
+    clock, starts = Clock(), []
+    gate = StartGate(MAX_REQUESTS_PER_SECOND, clock)
     for gap in gaps:
-        now += gap
-        last = next_start(now, last, MAX_REQUESTS_PER_SECOND)
-        assert last >= now
-        starts.append(last)
-        now = last
+        clock.now += gap
+        gate.wait(clock.sleep)
+        starts.append(clock.now)
     for first, fifty_first in zip(starts, starts[50:], strict=False):
         assert fifty_first - first > 1 - 1e-6
-
-
-def test_a_request_that_comes_late_enough_starts_at_once() -> None:
-    assert next_start(5.0, 4.98, 50) == 5.0
-    assert next_start(5.0, float("-inf"), 50) == 5.0
-    assert next_start(5.0, 5.0, 50) == 5.02
 
 
 def test_the_gate_spaces_starts() -> None:

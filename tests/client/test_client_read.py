@@ -6,11 +6,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from airflow_provider_cfvectorize.client.bulk.list import iter_ids
-from airflow_provider_cfvectorize.client.bulk.read import iter_vectors, read_vectors
+from airflow_provider_cfvectorize.client.bulk.read import iter_vectors
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.inputs.ids import IdList, read_ids
 from airflow_provider_cfvectorize.exceptions import (
@@ -24,6 +25,10 @@ from client.servers import Reply, Request, ScriptedServer, ok, refused
 
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]
+
+
+def read_vectors(*args: Any, **kwargs: Any) -> list[Any]:
+    return [vector for _, vector in iter_vectors(*args, **kwargs) if vector is not None]
 
 
 def backwards(request: Request) -> Reply:

@@ -63,20 +63,3 @@ def iter_vectors(
         raise VectorizeInterrupted(
             f"told to stop: {progress.done} of {counted(ids.count, 'id')} had been asked for"
         ) from None
-
-
-def read_vectors(
-    client: VectorizeClient,
-    index_name: str,
-    ids: IdSource,
-    *,
-    concurrency: int,
-) -> list[Vector]:
-    """
-    Return those of any number of vectors that exist, in the order of the ids.
-
-    :param concurrency: requests in flight at once, each for 20 ids.
-    :raises VectorizeError: what the first request that failed for good ended with.
-    """
-    every = iter_vectors(client, index_name, ids, concurrency=concurrency)
-    return [vector for _, vector in every if vector is not None]

@@ -69,17 +69,6 @@ UNKNOWN_BLOCK: Final = 1.0
 _PARAMETER: Final = re.compile(r";\s*([a-z])\s*=\s*([0-9]{1,9})(?![0-9])")
 
 
-def next_start(now: float, last_start: float, per_second: float) -> float:
-    """
-    Return the earliest time at which the next request may start.
-
-    :param now: the present, seconds of a monotonic clock.
-    :param last_start: when the last request started or will start.
-    :param per_second: the most starts a second; evenly spaced, so that no second ever sees more.
-    """
-    return max(now, last_start + 1.0 / per_second)
-
-
 # --- what the service says ---------------------------------------------------------------------------------
 
 

@@ -18,7 +18,6 @@ from airflow_provider_cfvectorize.client.http.budget import (
     Budget,
     Standing,
     learn,
-    next_start,
     pause_before_start,
     read_budget,
     time_for,
@@ -27,7 +26,7 @@ from airflow_provider_cfvectorize.client.http.budget import (
 log = logging.getLogger(__name__)
 
 #: A request that is held back for longer than this is told to the log, once for all that wait with it.
-_TOLD_FROM_SECONDS: Final = 5.0
+LOGGED_FROM_SECONDS: Final = 5.0
 #: The weight of the newest answer in the average of round trips.
 _TRIP_WEIGHT: Final = 1 / 8
 
@@ -49,7 +48,8 @@ class StartGate:
         """
         with self._lock:
             now = self._clock()
-            start = self._last_start = next_start(now, self._last_start, self._per_second)
+            # Evenly spaced, so that no second ever sees more.
+            start = self._last_start = max(now, self._last_start + 1.0 / self._per_second)
         if start > now:
             sleep(start - now)
 
@@ -235,21 +235,26 @@ class Pacer:
             self._changed.notify_all()
 
     def _tell(self, now: float, pause: float) -> None:
-        if pause < _TOLD_FROM_SECONDS or now < self._told_until:
+        if pause < LOGGED_FROM_SECONDS or now < self._told_until:
             return
         self._told_until = now + pause
-        until = datetime.fromtimestamp(time.time() + pause, UTC).isoformat(timespec="seconds")
-        standing = self._standing
-        if now < self._blocked_until or standing is None:
-            log.info("Not sending for %.0f s, until %s: the service asked for it.", pause, until)
-            return
-        log.info(
-            "Not sending for %.0f s, until %s: of the account's %d requests in %.0f s, %d were left, and "
-            "%.0f %% are for others (the connection's rate_reserve).",
-            pause,
-            until,
-            standing.quota,
-            standing.window,
-            standing.remaining,
-            self._reserve * 100,
+        standing = None if now < self._blocked_until else self._standing
+        text = describe_pause("sending", pause, standing)
+        kept = f", and {self._reserve:.0%} are for others (the connection's rate_reserve)" if standing else ""
+        log.info("%s%s.", text, kept)
+
+
+def describe_pause(doing: str, pause: float, standing: Standing | None) -> str:
+    """
+    Return for how long nothing is sent, and why.
+
+    :param standing: what is known of the budget that is waited for; None if the service asked for the pause.
+    """
+    until = datetime.fromtimestamp(time.time() + pause, UTC).isoformat(timespec="seconds")
+    why = "the service asked for it"
+    if standing is not None:
+        why = (
+            f"of the account's {standing.quota} requests in {standing.window:.0f} s, "
+            f"{standing.remaining} were left"
         )
+    return f"Not {doing} for {pause:.0f} s, until {until}: {why}"

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from airflow_provider_cfvectorize.client import limits
@@ -26,13 +25,12 @@ from airflow_provider_cfvectorize.client.http.budget import (
     poll_gap,
     read_budget,
 )
+from airflow_provider_cfvectorize.client.http.pacer import LOGGED_FROM_SECONDS, describe_pause
 
 log = logging.getLogger(__name__)
 
 #: The documented budget, for a service that does not tell of one.
 DOCUMENTED: Final = Budget(limits.ACCOUNT_REQUESTS, limits.ACCOUNT_WINDOW_SECONDS)
-#: A pause of all polls that is longer than this is logged.
-_LOGGED_FROM_SECONDS: Final = 5.0
 
 
 @dataclass(eq=False, slots=True)
@@ -202,18 +200,8 @@ class PollPacer:
             self._others = max(0, used) / (standing.answered_at - at)
 
     def _tell(self, now: float, pause: float) -> None:
-        if not _LOGGED_FROM_SECONDS <= pause < math.inf or now < self._logged_until:
+        if not LOGGED_FROM_SECONDS <= pause < math.inf or now < self._logged_until:
             return
         self._logged_until = now + pause
-        until = datetime.fromtimestamp(time.time() + pause, UTC).isoformat(timespec="seconds")
-        if now < self._blocked_until or self._standing is None:
-            log.info("Not polling for %.0f s, until %s: the service asked for it.", pause, until)
-            return
-        log.info(
-            "Not polling for %.0f s, until %s: of the account's %d requests in %.0f s, %d were left.",
-            pause,
-            until,
-            self._standing.quota,
-            self._standing.window,
-            self._standing.remaining,
-        )
+        standing = None if now < self._blocked_until else self._standing
+        log.info("%s.", describe_pause("polling", pause, standing))

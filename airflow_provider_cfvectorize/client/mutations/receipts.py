@@ -148,44 +148,16 @@ class Receipt:
         return replace(receipt, mutations=value.get("mutations", 1), first_accepted_at=first)
 
     @classmethod
-    def of(
-        cls,
-        mutation: Mutation | None,
-        index_name: str,
-        account_id: str,
-        *,
-        count: int,
-        batches: int,
-        witness_ids: tuple[str, ...] = (),
-        witness_vectors: tuple[WitnessVector, ...] = (),
-        sampled: int | None = None,
-        existing: int | None = None,
-    ) -> Receipt:
+    def of(cls, mutation: Mutation | None, index_name: str, account_id: str, **known: Any) -> Receipt:
         """
         Return the receipt of a write.
 
         :param mutation: the last mutation, as the client returns it; None if nothing was sent.
-        :param index_name: the index.
-        :param account_id: the account.
-        :param count: number of ids sent.
-        :param batches: number of requests they were sent in.
-        :param witness_ids: the witnesses of a delete.
-        :param witness_vectors: the witnesses of an insert or upsert.
-        :param sampled: number of ids that a delete asked about.
-        :param existing: number of those that existed.
+        :param known: the other fields.
         """
-        return cls(
-            mutation["mutationId"] if mutation else None,
-            index_name,
-            account_id,
-            accepted_at=parse_time(mutation["accepted_at"]) if mutation else None,
-            count=count,
-            batches=batches,
-            witness_ids=witness_ids,
-            witness_vectors=witness_vectors,
-            sampled=sampled,
-            existing=existing,
-        )
+        if mutation is not None:
+            known["accepted_at"] = parse_time(mutation["accepted_at"])
+        return cls(mutation["mutationId"] if mutation else None, index_name, account_id, **known)
 
     @classmethod
     def of_bare_id(cls, mutation_id: object) -> Receipt:
@@ -225,22 +197,15 @@ class Receipt:
                 f"receipt: accepted_at is {show(value.get('accepted_at'))}, expected a time such as "
                 "2026-01-31T23:59:59Z"
             )
-        witnesses = value.get("witness_ids") or []
-        if (
-            not isinstance(witnesses, list | tuple)
-            or len(witnesses) > limits.MAX_GET_IDS
-            or not all(isinstance(id_, str) and problem_with_id(id_) is None for id_ in witnesses)
+        witnesses, vectors = (value.get(name) or [] for name in ("witness_ids", "witness_vectors"))
+        if not _is_few(witnesses) or not all(
+            isinstance(w, str) and problem_with_id(w) is None for w in witnesses
         ):
             raise VectorizeInputError(
                 f"receipt: witness_ids is {show(witnesses)}, expected a list of at most {limits.MAX_GET_IDS} "
                 "ids of 1 to 64 bytes"
             )
-        vectors = value.get("witness_vectors") or []
-        if (
-            not isinstance(vectors, list | tuple)
-            or len(vectors) > limits.MAX_GET_IDS
-            or (vectors and witnesses)
-        ):
+        if not _is_few(vectors) or (vectors and witnesses):
             raise VectorizeInputError(
                 f"receipt: witness_vectors is {show(vectors)}, expected a list of at most "
                 f"{limits.MAX_GET_IDS}, and no witness_ids beside it"
@@ -277,6 +242,10 @@ class Receipt:
             witness_ids=tuple(witnesses),
             witness_vectors=witness_vectors,
         )
+
+
+def _is_few(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) <= limits.MAX_GET_IDS
 
 
 def condense(receipts: Sequence[Receipt]) -> Sequence[Receipt]:
