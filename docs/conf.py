@@ -36,7 +36,7 @@ include_patterns = ["*.md", "docs/**.md"]
 exclude_patterns = [".*", "build", "dist", "tests", "benchmarks", "scripts", "example_dags"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton", "forge_links"]
-toc_pages = ["docs/index", "docs/reference/index"]
+toc_pages = ["docs/index"]
 # As deep as headings go, since a forge gives each an anchor.
 myst_heading_anchors = 4
 
