@@ -78,20 +78,12 @@ def read_given(operator: Any, name: str, given: object, harm: str) -> Any:
 
 
 def check_account(operator: Any, given: object) -> None:
-    """
-    Refuse an account that was given and came to nothing: it must not become the connection's.
-
-    :raises VectorizeInputError: it is nothing now.
-    """
+    """Refuse an account that was given and came to nothing: it must not become the connection's."""
     read_given(operator, "account_id", given, "The connection's own account is not taken instead")
 
 
 def check_flags(operator: Any) -> None:
-    """
-    Refuse a flag that is neither True nor False: the text "False", which a Variable gives, would be true.
-
-    :raises VectorizeInputError: one is something else.
-    """
+    """Refuse a flag that is not True or False: the text "False", which a Variable gives, would be true."""
     for name in sorted(operator.flags):
         # dry_run is a method of Airflow's base class.
         value = getattr(operator, "is_dry_run" if name == "dry_run" else name, False)

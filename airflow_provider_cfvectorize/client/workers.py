@@ -44,11 +44,7 @@ class Stopped(Exception):  # noqa: N818 - a signal, not an error
 
 
 def check_concurrency(concurrency: int) -> None:
-    """
-    Check how many requests are to be in flight at once.
-
-    :raises VectorizeInputError: it is below 1.
-    """
+    """Check how many requests are to be in flight at once."""
     if concurrency < 1:
         raise VectorizeInputError(f"concurrency is {concurrency}, expected a whole number from 1")
 
@@ -123,7 +119,6 @@ class Dispatcher(Generic[Batch, Result]):
 
     :param work: sends one batch; runs in a thread.
     :param done: takes a batch and its result; runs on the caller's thread.
-    :raises VectorizeInputError: a concurrency below 1.
     """
 
     def __init__(
@@ -215,7 +210,6 @@ def in_order(
     caller's thread is never blocked for longer than a moment, so that a signal handler may run.
 
     :raises Stopped: the caller was told to stop; what is at work is not waited for.
-    :raises VectorizeInputError: a concurrency below 1.
     """
     check_concurrency(concurrency)
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="cfvectorize")
@@ -257,7 +251,6 @@ def rest(seconds: float, stopped: Callable[[], bool]) -> None:
     Do nothing for some time, and see meanwhile that this thread is told to stop.
 
     :param stopped: says whether to stop; not asked where there is no time to pass.
-    :raises Stopped: the caller was told to stop.
     """
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:

@@ -100,11 +100,7 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
     def check_number(
         self, name: str, least: float, most: float = MOST, *, whole: bool = False, hint: str = ""
     ) -> None:
-        """
-        Check a numeric parameter.
-
-        :raises VectorizeInputError: it is not.
-        """
+        """Check a numeric parameter."""
         value = getattr(self, name)
         fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not fits or not least <= value <= most:
@@ -118,7 +114,6 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         Check a parameter that is one of a few words.
 
         :param choices: the words, at least two.
-        :raises VectorizeInputError: it is none of them.
         """
         value = getattr(self, name)
         if not isinstance(value, str) or value not in choices:
@@ -168,11 +163,7 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
     def ask(
         self, method: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        """
-        Send a single request, which a kill ends the wait for: a throttle can make it last many minutes.
-
-        :raises VectorizeInterrupted: the task is to stop.
-        """
+        """Send a single request, which a kill ends the wait for: a throttle can make it last many minutes."""
         from airflow_provider_cfvectorize.client.workers import Stopped, attend
 
         try:
@@ -248,11 +239,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         self.deferrable = deferrable
 
     def check_wait(self) -> None:
-        """
-        Check the flags, and the numbers of the wait.
-
-        :raises VectorizeInputError: one of them cannot be.
-        """
+        """Check the flags, and the numbers of the wait."""
         check_flags(self)
         self.check_number("poll_interval", 0)
         self.check_number("wait_timeout", 0)

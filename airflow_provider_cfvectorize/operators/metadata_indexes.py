@@ -42,8 +42,6 @@ class MetadataIndexOperator(VectorizeWriteOperator):
         Look at what is listed until it is as it should be, in this process.
 
         :param lack: says what is not as it should be, with an empty text if nothing.
-        :raises VectorizeWaitTimeout: it was not in time.
-        :raises VectorizeInterrupted: the task is to stop.
         """
         from airflow_provider_cfvectorize.client.mutations.wait import WatchingClient, watch_metadata_indexes
 

@@ -456,11 +456,7 @@ class _SmallList:
         self._bytes = 0
 
     def append(self, item: object) -> None:
-        """
-        Add an item.
-
-        :raises VectorizeInputError: the list is too large with it.
-        """
+        """Add an item."""
         self._bytes += _size(item) + 2
         self.items.append(item)
         _check_size(self._bytes, f"the first {len(self.items):,} {self._what} have", self._advice)

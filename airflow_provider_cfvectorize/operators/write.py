@@ -131,11 +131,7 @@ class _FillOperator(VectorizeWriteOperator):
                     checkpoint.start_afresh()
 
     def report(self, evidence: dict[str, Any]) -> None:
-        """
-        Say in the log how the wait ended.
-
-        :raises VectorizeDiffersError: with ``require_equal``.
-        """
+        """Say in the log how the wait ended."""
         from airflow_provider_cfvectorize.client.mutations.evidence import report_evidence
 
         report_evidence(evidence, self.log, require_equal=self.require_equal)

@@ -99,7 +99,6 @@ async def watch(
     :param seconds_left: says how long it is to the deadline.
     :param renew: makes a client from the connection as it is now; asked after a refusal, once a minute at
         most. With new credentials the wait goes on.
-    :raises VectorizeError: an error that ends the wait for good.
     """
     read_at = -math.inf
     while True:
@@ -282,11 +281,7 @@ class IndexPoll:
             self._turn = None
 
     async def _poll(self) -> float:
-        """
-        Look once for everybody; raises what ends all waits, and tells everything else to each.
-
-        :return: when it started.
-        """
+        """Look once for everybody, raise what ends all waits, tell each all else; return when it began."""
         await self._wait_for_turn()
         started = time.monotonic()
         waits = {wait: wait.receipts for wait in self._waits}

@@ -91,8 +91,6 @@ def take_sample(
     :param log: where to say that asking failed (it costs the witnesses, never the delete), and which ids do
         not exist.
     :param fail_if_none_exist: it is an error if none of the ids asked about exists.
-    :raises VectorizeInputError: with ``fail_if_none_exist``.
-    :raises VectorizeInterrupted: it was told to stop.
     """
     asked: list[str] = []
     missing: list[str] = []

@@ -64,7 +64,6 @@ def iter_ids(
         With None, nothing but the pages can end the listing.
     :raises VectorizeInputError: at once, for what cannot be listed.
     :raises VectorizeListingExpired: while iterating: the service has given the snapshot up.
-    :raises VectorizeInterrupted: while iterating: it was told to stop.
     """
     check_path_name(index_name)
     if not isinstance(page_size, int) or not 1 <= page_size <= limits.MAX_LIST_COUNT:

@@ -37,7 +37,6 @@ def iter_vectors(
 
     :param concurrency: requests in flight at once, each for 20 ids.
     :raises VectorizeError: while iterating: what the first request that failed for good ended with.
-    :raises VectorizeInterrupted: while iterating: it was told to stop.
     """
     progress = Progress(
         log,

@@ -221,7 +221,6 @@ class Comparison:
 
         :param of_file: they are the lines of a file, whose last may be cut short. As it may be any file, an
             error shows none of them, but positions among the ids.
-        :raises VectorizeInputError: some do not begin with the prefix.
         """
         outside = 0
         examples: list[str] = []
@@ -337,7 +336,6 @@ def see_index(
     List an index into a comparison, from the start again if the listing expires.
 
     :param stopped: says whether to stop; asked on this thread, while a page is waited for as well.
-    :raises VectorizeInterrupted: it was told to stop.
     :raises VectorizeListingExpired: the listing expired for the fourth time.
     """
     try:
@@ -352,11 +350,7 @@ def see_index(
 
 
 def pause(seconds: float, stopped: Callable[[], bool]) -> None:
-    """
-    Wait between two listings.
-
-    :raises VectorizeInterrupted: it was told to stop.
-    """
+    """Wait between two listings."""
     try:
         rest(seconds, stopped)
     except Stopped:

@@ -217,11 +217,7 @@ class Pacer:
             self._changed.notify_all()
 
     def time_for(self, requests: int, *, concurrency: int) -> float | None:
-        """
-        Return the seconds that so many more requests will take.
-
-        :return: None if nothing is known of a budget, or there is none.
-        """
+        """Return the seconds that so many more requests will take, None if no budget is known."""
         with self._changed:
             if self._standing is None or self._unlimited or self._trip is None:
                 return None

@@ -60,11 +60,7 @@ class CredentialHistory:
         self.refused_since = None
 
     def note_refused(self, now: float) -> float:
-        """
-        Note that a request was refused.
-
-        :return: seconds since the first refusal.
-        """
+        """Note that a request was refused, and return the seconds since the first refusal."""
         if self.refused_since is None:
             self.refused_since = now
         return now - self.refused_since

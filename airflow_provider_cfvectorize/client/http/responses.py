@@ -223,7 +223,6 @@ def expect(answer: Answer, kind: type) -> Any:
     Return a result of the kind that the API promises.
 
     :param kind: ``dict`` or ``list``.
-    :raises VectorizeResponseError: it is of another kind.
     """
     if not isinstance(answer.result, kind):
         # The result itself is not shown: whatever sent it may have copied the credentials into it.

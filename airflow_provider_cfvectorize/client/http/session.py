@@ -207,11 +207,7 @@ class VectorizeSession:
             self._pacer.stop()
 
     def time_for(self, requests: int, *, concurrency: int) -> float | None:
-        """
-        Return the seconds that so many more requests will take within the account's budget.
-
-        :return: None if nothing is known of a budget.
-        """
+        """Return the seconds that so many more requests will take within the budget, None if unknown."""
         return self._pacer.time_for(requests, concurrency=concurrency) if self._pacer is not None else None
 
     def close(self) -> None:

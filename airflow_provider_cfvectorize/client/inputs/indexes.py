@@ -138,11 +138,7 @@ def problem_with_key(key: object) -> str | None:
 
 
 def check_property_name(name: object) -> str:
-    """
-    Return the name of a property of the metadata, ``.`` for nested ones.
-
-    :raises VectorizeInputError: it cannot be one.
-    """
+    """Return the name of a property of the metadata, ``.`` for nested ones."""
     problem = problem_with_key(name) or problem_with_text(str(name))
     if problem is not None:
         raise VectorizeInputError(f"property_name {show(name)} {problem}")
@@ -150,11 +146,7 @@ def check_property_name(name: object) -> str:
 
 
 def check_index_type(index_type: object) -> str:
-    """
-    Return the type of a metadata index.
-
-    :raises VectorizeInputError: it is none of ``string``, ``number`` and ``boolean``.
-    """
+    """Return the type of a metadata index."""
     if not isinstance(index_type, str) or index_type not in INDEX_TYPES:
         raise VectorizeInputError(f"index_type {show(index_type)} is none of {', '.join(INDEX_TYPES)}")
     return index_type

@@ -37,8 +37,6 @@ def query_body(
     Return the body of a query.
 
     The parameters are those of :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.query`.
-
-    :raises VectorizeInputError: the service would refuse it.
     """
     if (vector is None) == (vector_id is None):
         raise VectorizeInputError(

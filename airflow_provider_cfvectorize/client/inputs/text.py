@@ -37,7 +37,6 @@ def write_json(value: object) -> bytes:
 
     :param value: what can be JSON; of NaN and Infinity there is none, and the service's error would not say
         where they stand.
-    :raises VectorizeInputError: it cannot be JSON.
     """
     try:
         return _ENCODER.encode(value).encode()

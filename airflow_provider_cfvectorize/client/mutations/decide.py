@@ -311,8 +311,6 @@ def settle(receipts: Sequence[Receipt], decisions: Sequence[Decision], state: In
 
     Mutations are applied in the order of their acceptance. So of two writes of the same ids the later one
     proves the earlier, of which nothing may be left to see.
-
-    :return: the decisions, with those that follow from others.
     """
     proofs = [
         (receipt, decision.outcome)

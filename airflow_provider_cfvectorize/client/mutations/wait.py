@@ -114,10 +114,6 @@ def watch_metadata_indexes(
     :param seconds: how long at most; there is one look in any case.
     :param interval: seconds between two looks.
     :param stopped: says whether to stop; asked while a request is under way, too.
-    :raises VectorizeWaitTimeout: they were not in time.
-    :raises VectorizeAuthError: the credentials are refused.
-    :raises VectorizeNotFoundError: the index is not there, or was deleted.
-    :raises VectorizeInterrupted: it was told to stop.
     """
     deadline = time.monotonic() + seconds
     told = ""
@@ -179,13 +175,7 @@ class Wait:
         self._client.close()
 
     def look(self, *, last: bool = False) -> dict[str, Any] | None:
-        """
-        Look once and return the evidence, or None if it is not applied yet.
-
-        :raises VectorizeAuthError: the credentials are refused.
-        :raises VectorizeNotFoundError: the index is not there, or was deleted.
-        :raises VectorizeIndexRecreatedError: the index was created again since.
-        """
+        """Look once and return the evidence, or None if it is not applied yet."""
         self.pause = 0.0
         self.is_refused = False
         try:
@@ -215,9 +205,6 @@ class Wait:
         Look until it is applied and return the evidence.
 
         :param interval: seconds between two looks.
-        :raises VectorizeWaitTimeout: it was not seen to be applied in time.
-        :raises VectorizeIndexRecreatedError: the index was created again since.
-        :raises VectorizeInterrupted: it was told to stop.
         """
         deadline = time.monotonic() + seconds
         while True:

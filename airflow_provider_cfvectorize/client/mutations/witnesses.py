@@ -79,11 +79,7 @@ class WitnessVector:
 
     @classmethod
     def from_dict(cls, value: object) -> WitnessVector:
-        """
-        Read one back.
-
-        :raises VectorizeInputError: it is something else.
-        """
+        """Read one back."""
         match value:
             case {"id": str() as id_, "values": str() as values, "metadata": str() as metadata, **others}:
                 before = others.get("before")
