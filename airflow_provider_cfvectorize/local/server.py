@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from airflow_provider_cfvectorize.local.behaviour import Behaviour
+from airflow_provider_cfvectorize.local.engine.index import Timing
 from airflow_provider_cfvectorize.local.engine.view import Recall
 from airflow_provider_cfvectorize.local.errors import MissingExtraError
 from airflow_provider_cfvectorize.local.faults.specs import check_seed, parse_faults
@@ -138,8 +139,7 @@ class LocalVectorize:
         self.account_id = account_id
         self.api_token = DEFAULT_API_TOKEN if api_token is None else api_token
         self._data = data
-        self._apply_delay = apply_delay
-        self._visibility_lag = visibility_lag
+        self._timing = Timing(apply_delay=apply_delay, visibility_lag=visibility_lag)
         self._latency = latency
         self._foreign_rate = foreign_writes_per_second
         self._faults = tuple(fault.spec for fault in parse_faults(faults))
@@ -320,15 +320,13 @@ class LocalVectorize:
         thread.join()
 
     def _open_store(self) -> Store:
-        from airflow_provider_cfvectorize.local.engine.index import Timing
         from airflow_provider_cfvectorize.local.engine.journal import Journal
         from airflow_provider_cfvectorize.local.engine.sqlite_journal import SqliteJournal
         from airflow_provider_cfvectorize.local.engine.store import Store
 
-        timing = Timing(apply_delay=self._apply_delay, visibility_lag=self._visibility_lag)
         journal = Journal() if self._data is None else SqliteJournal(self._data)
         try:
-            return Store(journal, self._clock, timing, self._behaviour)
+            return Store(journal, self._clock, self._timing, self._behaviour)
         except BaseException:
             journal.close()
             raise

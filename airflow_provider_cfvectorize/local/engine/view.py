@@ -25,16 +25,12 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
     from airflow_provider_cfvectorize.local.engine.metadata import Absent
     from airflow_provider_cfvectorize.local.engine.model import (
-        Condition,
         IndexConfig,
         MetadataIndex,
         Query,
         Value,
         Vector,
     )
-
-    #: Properties, and what is asked of the values that their metadata indexes have.
-    Filters = list[tuple[str, Callable[[Value], bool]]]
 
 #: Numbers that are turned to float64 at a time: 8 MiB, so that a query does not take as much memory again as
 #: twice the index, and what is turned is still in the processor's cache when it is used.
@@ -91,35 +87,7 @@ class View:
         self._matrix: NDArray[np.float32] | None = None
         self._columns: dict[str, list[Value | Absent]] | None = None
 
-    def bind(self, conditions: Sequence[Condition]) -> Filters | None:
-        """
-        Prepare a filter for this view.
-
-        :return: What is asked of which property; None if nothing can match, since one has no metadata index.
-        :raises ApiError: A condition is refused because of its property's metadata index, or for want of one.
-        """
-        bound: Filters = []
-        complete = True
-        for condition in conditions:
-            index = self._metadata_indexes.get(condition.property)
-            if index is not None:
-                bound.append((index.property, metadata.predicate(condition, index.type, self._behaviour)))
-            elif self._behaviour.unindexed_filter_property == "refuse":
-                raise errors.refusal(
-                    "invalid_filter",
-                    detail=f'there is no metadata index for property "{condition.property}"',
-                )
-            else:
-                complete = False
-        return bound if complete else None
-
-    def search(
-        self,
-        query: Query,
-        vector: Sequence[float],
-        filters: Filters | None,
-        recall: Recall,
-    ) -> list[dict[str, Any]]:
+    def search(self, query: Query, vector: Sequence[float], recall: Recall) -> list[dict[str, Any]]:
         """
         Return the matches of a query, the nearest first.
 
@@ -137,10 +105,9 @@ class View:
         Matches with the very same score are in the order of their ids, by code point.
 
         :param recall: How many of the matches it finds. Further ones take the place of those that it misses.
+        :raises ApiError: A condition is refused because of its property's metadata index, or for want of one.
         """
-        if filters is None:
-            return []
-        rows = self._rows(query.namespace, filters)
+        rows = self._rows(query)
         if recall.share < 1:
             finds = recall.finds(vector)
             rows = [row for row in rows if finds(self._vectors[row].id)]
@@ -150,10 +117,25 @@ class View:
 
     # --- which vectors ---------------------------------------------------------------------------------
 
-    def _rows(self, namespace: str | None, filters: Filters) -> Sequence[int]:
+    def _rows(self, query: Query) -> Sequence[int]:
+        filters = []
+        is_indexed = True
+        for condition in query.conditions:
+            index = self._metadata_indexes.get(condition.property)
+            if index is not None:
+                filters.append((index.property, metadata.predicate(condition, index.type, self._behaviour)))
+            elif self._behaviour.unindexed_filter_property == "refuse":
+                raise errors.refusal(
+                    "invalid_filter",
+                    detail=f'there is no metadata index for property "{condition.property}"',
+                )
+            else:
+                is_indexed = False
+        if not is_indexed:
+            return []
         rows: Sequence[int] = range(len(self._vectors))
-        if namespace is not None:
-            rows = [row for row, vector in enumerate(self._vectors) if vector.namespace == namespace]
+        if query.namespace is not None:
+            rows = [row for row, vector in enumerate(self._vectors) if vector.namespace == query.namespace]
         if not filters:
             return rows
         with self._lock:

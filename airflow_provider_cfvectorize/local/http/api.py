@@ -164,11 +164,10 @@ class Api:
                 return {"count": 0, "matches": []}
             vector = found.floats()
         view = index.view()
-        filters = view.bind(asked.conditions)
         if view.size <= _THREAD_FLOATS:
-            matches = view.search(asked, vector, filters, self._recall)
+            matches = view.search(asked, vector, self._recall)
         else:
-            matches = await asyncio.to_thread(view.search, asked, vector, filters, self._recall)
+            matches = await asyncio.to_thread(view.search, asked, vector, self._recall)
         return {"count": len(matches), "matches": matches}
 
     # --- metadata indexes ------------------------------------------------------------------------------

@@ -122,11 +122,7 @@ def parse_ids(body: dict[str, Any], limit: int, behaviour: Behaviour) -> list[st
 
 
 def check_id_length(length: int, behaviour: Behaviour) -> None:
-    """
-    Check the length of one id.
-
-    :raises ApiError: It is too long, or empty.
-    """
+    """Refuse an id that is too long, or empty."""
     if length > limits.MAX_ID_BYTES:
         raise errors.refusal("id_too_long", limit=limits.MAX_ID_BYTES, got=length)
     if length == 0 and behaviour.empty_id == "refuse":
@@ -134,11 +130,7 @@ def check_id_length(length: int, behaviour: Behaviour) -> None:
 
 
 def check_namespace_length(length: int) -> None:
-    """
-    Check the length of a namespace.
-
-    :raises ApiError: It is too long.
-    """
+    """Refuse a namespace that is too long."""
     if length > limits.MAX_NAMESPACE_BYTES:
         raise errors.refusal("namespace_too_long", limit=limits.MAX_NAMESPACE_BYTES, got=length)
 

@@ -125,15 +125,8 @@ class Limiter:
 
     def report(self) -> list[dict[str, float]]:
         """Return the last windows in which there were requests, the oldest first."""
-        return [
-            {
-                "begin": window.begin,
-                "end": window.end,
-                "accepted": window.accepted,
-                "refused": window.refused,
-            }
-            for window in self._windows
-        ]
+        shown = ("begin", "end", "accepted", "refused")
+        return [{name: getattr(window, name) for name in shown} for window in self._windows]
 
     def _standing(self, now: float) -> tuple[int, float]:
         """Return the requests left, and when there will be more, or all again."""
