@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from airflow import __version__ as airflow_version
@@ -458,10 +458,12 @@ class CloudflareVectorizeHook(BaseHook):
         deletion = begin(client, index_name, filter, namespace)
         options: dict[str, Any] = {"probes": probes, "max_ids": max_ids, "log": self.log}
         if dry_run:
-            rehearsed = rehearse(client, index_name, deletion, take_sample, **options)
+            ask_for_some = partial(take_sample, client, index_name, log=self.log)
+            rehearsed = rehearse(client, index_name, deletion, ask_for_some, **options)
             return {**deletion.report("dry_run", probes), **rehearsed}
         receipt = evidence = None
-        while (found := run_round(client, index_name, deletion, delete_ids, **options)) is not None:
+        delete = partial(delete_ids, client, index_name, log=self.log)
+        while (found := run_round(client, index_name, deletion, delete, **options)) is not None:
             receipt = found
             renew = self.get_watching_conn
             with closing(Wait(renew(), index_name, [receipt], self.log, renew=renew)) as wait:

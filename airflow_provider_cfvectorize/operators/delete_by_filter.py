@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
@@ -204,7 +205,8 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
 
         try:
             with self._open() as client:
-                receipt = run_round(client, self.index_name, deletion, delete_ids, **self._options())
+                delete = partial(delete_ids, client, self.index_name, stopped=self.is_killed, log=self.log)
+                receipt = run_round(client, self.index_name, deletion, delete, **self._options())
         except VectorizeError:
             self.push(context, REPORT_KEY, deletion.report(None, self.probes))
             raise
@@ -218,7 +220,8 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt
 
         with self._open() as client:
-            found = rehearse(client, self.index_name, deletion, take_sample, **self._options())
+            ask_for_some = partial(take_sample, client, self.index_name, log=self.log, stopped=self.is_killed)
+            found = rehearse(client, self.index_name, deletion, ask_for_some, **self._options())
         ids = found.pop("ids")
         receipt = Receipt(None, self.index_name, self.used_account, **found).as_dict()
         rehearsed = {"dry_run": True, "would_delete": deletion.found}

@@ -35,6 +35,7 @@ from airflow_provider_cfvectorize.exceptions import (
 
 if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.client import VectorizeClient
+    from airflow_provider_cfvectorize.client.inputs.ids import IdSource
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 
 _log = logging.getLogger(__name__)
@@ -394,7 +395,7 @@ def run_round(
     client: VectorizeClient,
     index_name: str,
     deletion: Deletion,
-    delete_ids: Callable[..., Receipt],
+    delete: Callable[[IdSource], Receipt],
     *,
     probes: int = DEFAULT_PROBES,
     max_ids: int,
@@ -406,14 +407,14 @@ def run_round(
 
     The other parameters are those of :func:`search`, which raises the same errors.
 
-    :param delete_ids: :func:`~airflow_provider_cfvectorize.client.bulk.delete.delete_ids`.
+    :param delete: what deletes the ids.
     :raises VectorizeBatchError: not all ids were accepted.
     """
     ids = search(client, index_name, deletion, probes=probes, max_ids=max_ids, stopped=stopped, log=log)
     if not ids:
         return None
     try:
-        receipt = delete_ids(client, index_name, IdList(ids), stopped=stopped, log=log)
+        receipt = delete(IdList(ids))
     except VectorizeBatchError as e:
         deletion.deleted += e.acknowledged
         raise
@@ -428,7 +429,7 @@ def rehearse(
     client: VectorizeClient,
     index_name: str,
     deletion: Deletion,
-    take_sample: Callable[..., Any],
+    ask_for_some: Callable[[IdSource], Any],
     *,
     probes: int = DEFAULT_PROBES,
     max_ids: int,
@@ -440,14 +441,15 @@ def rehearse(
 
     The other parameters are those of :func:`search`, which raises the same errors.
 
-    :param take_sample: :func:`~airflow_provider_cfvectorize.client.bulk.delete.take_sample`.
+    :param ask_for_some: what asks for a few of the ids, and returns a
+        :class:`~airflow_provider_cfvectorize.client.bulk.delete.Sample`.
     :return: ``ids``, the first 10; ``sampled``, the number of ids asked about; ``existing``, of those that
         exist.
     """
     ids = search(client, index_name, deletion, probes=probes, max_ids=max_ids, stopped=stopped, log=log)
     sampled = existing = 0
     if ids:
-        sample = take_sample(client, index_name, IdList(ids), log, strict=True, stopped=stopped)
+        sample = ask_for_some(IdList(ids))
         sampled, existing = sample.asked, sample.exist
     shown = f", for example {_some(ids)}" if ids else ""
     log.info("Dry run: %s would be deleted%s. A search may miss some.", counted(len(ids), "id"), shown)
