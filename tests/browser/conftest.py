@@ -15,12 +15,14 @@ from chromium import find
 from airflow_provider_cfvectorize.local import LocalVectorize
 from harness import Vectorize
 from processes.standalone import ROOT, Standalone
+from readme.markdown import read
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from browser.pages import Ui
 
+TUTORIAL = "docs/getting-started.md"
 #: For the pictures; the server's own looks like a joke.
 ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
 #: Where a test that fails leaves what it has seen.
@@ -70,13 +72,14 @@ def index(clock: Clock) -> Iterator[Vectorize]:
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
-    """Run an Airflow with the example DAGs, all of them paused, as they are when they are new."""
-    home = tmp_path_factory.mktemp("airflow")
+    """Run an Airflow with the tutorial's DAG, which is paused, as each is when it is new."""
+    home, dags = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("dags")
+    (block,) = [block for block in read(TUTORIAL).blocks if block.key == f"{TUTORIAL}#a-dag/1"]
+    (dags / "forget.py").write_text(block.text)
     with Standalone(
         home,
-        ROOT / "example_dags",
+        dags / "forget.py",
         None,
-        dag_id="vectorize_delete_by_params",
         AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION="True",
         AIRFLOW__CORE__TEST_CONNECTION="Enabled",
     ) as instance:

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from playwright.sync_api import Locator, Page, Request, Route, expect
+from playwright.sync_api import FloatRect, Locator, Page, Request, Route, expect
 
 VIEWPORT = {"width": 1280, "height": 900}
+#: Pixels around what a picture shows.
+MARGIN = 4
 #: Milliseconds: for a page that a busy machine draws, and for a task that it starts.
 PAGE, TASK = 60_000, 180_000
 
@@ -37,11 +39,34 @@ class Ui:
         page.set_default_timeout(PAGE)
         expect.set_options(timeout=PAGE)
 
-    def picture(self, name: str) -> None:
-        """Take a picture, when no toast covers anything."""
+    def picture(self, name: str, *shown: Locator) -> None:
+        """
+        Take a picture, when no toast covers anything.
+
+        :param name: its name.
+        :param shown: what it shows; the picture is cropped to them.
+        """
         self.page.mouse.move(0, VIEWPORT["height"] - 1)
         expect(self.page.get_by_role("status")).to_have_count(0)
-        self.page.screenshot(path=self._pictures / f"{name}.png", animations="disabled", caret="hide")
+        boxes = [self._box(locator.first) for locator in shown]
+        left = max(min(box["x"] for box in boxes) - MARGIN, 0)
+        top = max(min(box["y"] for box in boxes) - MARGIN, 0)
+        right = min(max(box["x"] + box["width"] for box in boxes) + MARGIN, VIEWPORT["width"])
+        bottom = min(max(box["y"] + box["height"] for box in boxes) + MARGIN, VIEWPORT["height"])
+        self.page.screenshot(
+            path=self._pictures / f"{name}.png",
+            animations="disabled",
+            caret="hide",
+            clip={"x": left, "y": top, "width": right - left, "height": bottom - top},
+        )
+
+    def _box(self, locator: Locator) -> FloatRect:
+        """Return where something is, once it moves no more."""
+        last: FloatRect | None = None
+        while (box := locator.bounding_box()) is None or box != last:
+            last = box
+            self.page.wait_for_timeout(250)
+        return box
 
     def open_connections(self) -> Connections:
         """Go to Admin, Connections."""
@@ -125,7 +150,7 @@ class ConnectionForm:
     """The form for a connection, new or not."""
 
     def __init__(self, page: Page) -> None:
-        self._dialog = page.get_by_role("dialog")
+        self._dialog = self.box = page.get_by_role("dialog")
 
     def choose(self, conn_id: str, type_name: str) -> Self:
         """Fill in the id, and choose the type by its name."""
@@ -177,7 +202,7 @@ class TriggerForm:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._dialog = page.get_by_role("dialog")
+        self._dialog = self.box = page.get_by_role("dialog")
 
     def fill(self, title: str, value: str) -> None:
         """Type into the field of a param."""
@@ -199,6 +224,7 @@ class Run:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._url = page.url.rstrip("/")
+        self.tasks = page.get_by_role("table")
 
     def wait_for(self, task_id: str, state: str) -> None:
         """Wait until a task is shown in a state."""
@@ -225,6 +251,8 @@ class Task:
 
     def __init__(self, page: Page) -> None:
         self._page = page
+        self.tab = page.get_by_role("link", name="Logs")
+        self.lines = page.locator("code")
         page.get_by_role("link", name="Audit Log").wait_for()
 
     def log(self, last: str) -> str:
@@ -236,20 +264,27 @@ class Task:
         self._page.get_by_role("link", name="Logs").click()
         self._page.get_by_role("button", name="Log Settings").click()
         self._page.get_by_role("menuitem", name="Wrap").click()
-        lines = self._page.locator("code").first
-        expect(lines).to_contain_text(last)
-        return " ".join(lines.inner_text().split())
+        expect(self.lines.first).to_contain_text(last)
+        return " ".join(self.lines.first.inner_text().split())
 
     def xcom(self, key: str) -> Any:
         """Return one of its XComs, as the page gives it to whoever copies it; all are unfolded afterwards."""
         self._page.get_by_role("link", name="Storage").click()
         self._page.get_by_role("link", name="XCom").click()
         self._page.get_by_role("button", name="Expand all").click()
-        row = self._page.get_by_role("row").filter(has=self._page.get_by_role("cell", name=key, exact=True))
+        row = self.row(key)
         self._page.evaluate("navigator.clipboard.writeText('')")
         row.get_by_role("button", name="Copy to clipboard").click()
         copied = self._page.wait_for_function("() => navigator.clipboard.readText()")
-        return json.loads(copied.json_value())
+        value = json.loads(copied.json_value())
+        for name in value if isinstance(value, dict) else ():
+            # Unfolded, each is on the page.
+            expect(row).to_contain_text(name)
+        return value
+
+    def row(self, text: str) -> Locator:
+        """Return the row of a table that begins with a text."""
+        return self._page.get_by_role("row").filter(has=self._page.get_by_role("cell", name=text, exact=True))
 
     def follow_link(self, name: str, host: str) -> str:
         """

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.airflow(since="3.0")]
 
-DAG_ID = "vectorize_delete_by_params"
+#: The one of the tutorial, whose pictures these are.
+DAG_ID = "forget"
 CONN_ID = "cloudflare_vectorize_default"
 WRONG_TOKEN = "a-token-that-has-been-revoked"
-KEPT = {f"contract-{number}#{part}" for number in (1041, 1043) for part in range(4)}
-DOOMED = [f"contract-1042#{part}" for part in range(4)]
+KEPT = {f"chunk-{number}" for number in (0, *range(5, 12))}
+DOOMED = [f"chunk-{number}" for number in range(1, 5)]
 
 
 def test_the_connection_form(ui: Ui) -> None:
@@ -42,7 +43,7 @@ def test_the_connection_form(ui: Ui) -> None:
         "Timeout (seconds)": Field("text", value="30"),
         "Rate reserve": Field("text", value="0.2"),
     }
-    ui.picture("connection-extras")
+    ui.picture("connection-extras", form.box)
 
 
 def test_delete_and_wait_in_the_ui(ui: Ui, index: Vectorize, clock: Clock) -> None:
@@ -51,13 +52,13 @@ def test_delete_and_wait_in_the_ui(ui: Ui, index: Vectorize, clock: Clock) -> No
 
     form = ui.open_trigger_form(DAG_ID)
     form.fill("Ids to delete", "\n".join(DOOMED))
-    ui.picture("trigger-form")
+    ui.picture("trigger-form", form.box)
     clock.stop()
     run = form.trigger()
     run.wait_for("delete", "Success")
     index.server.reset_stats()
     run.wait_for("wait_until_gone", "Deferred")
-    ui.picture("run-waiting")
+    ui.picture("run-waiting", run.tasks)
     # The sensor has looked, and found that it has to wait.
     wait_until(lambda: index.server.stats()["info"] > 0, 120)
     assert index.ids() == KEPT.union(DOOMED)
@@ -71,11 +72,11 @@ def test_delete_and_wait_in_the_ui(ui: Ui, index: Vectorize, clock: Clock) -> No
         delete.follow_link("Cloudflare dashboard", "dash.cloudflare.com")
         == f"https://dash.cloudflare.com/{index.server.account_id}/ai/vectorize/docs"
     )
-    ui.picture("dashboard-link")
+    ui.picture("dashboard-link", delete.tab, delete.row("Operator"))
     receipt = delete.xcom("receipt")
     assert receipt["count"] == len(DOOMED)
     assert set(receipt["witness_ids"]) <= set(DOOMED)
-    ui.picture("receipt")
+    ui.picture("receipt", delete.row("receipt"))
 
     wait = run.open_task("wait_until_gone")
     evidence = wait.xcom("return_value")
@@ -83,12 +84,12 @@ def test_delete_and_wait_in_the_ui(ui: Ui, index: Vectorize, clock: Clock) -> No
     assert evidence["outcome"] in PROVEN
     assert evidence["witnesses_checked"] == len(DOOMED)
     assert evidence["still_visible"] == []
-    ui.picture("evidence")
+    ui.picture("evidence", wait.row("return_value"))
     log = wait.log("Applied (")
     assert "Not applied yet: the watermark is " in log
     assert f"Applied ({evidence['outcome']}): mutation {receipt['mutation_id'][:8]} of index" in log
     assert index.server.api_token not in log
-    ui.picture("log")
+    ui.picture("log", wait.tab, wait.lines)
 
 
 def connect(ui: Ui, index: Vectorize) -> None:
@@ -96,7 +97,7 @@ def connect(ui: Ui, index: Vectorize) -> None:
     connections = ui.open_connections()
     form = connections.add().choose(CONN_ID, "Cloudflare Vectorize")
     form.fill({"Account ID": index.server.account_id, "API token (or Global API Key)": WRONG_TOKEN})
-    ui.picture("connection-form")
+    ui.picture("connection-form", form.box)
     form.fill({"API base URL": index.server.base_url}).save()
 
     said = connections.test(CONN_ID)
