@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import task
 
+from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByFilterOperator
 from dags.running import make_dag, run_dag
-from harness import DIMENSIONS, INDEX, Vectorize
+from harness import DIMENSIONS, INDEX, Vectorize, make_context
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
@@ -50,10 +51,9 @@ def upstream(value: Any) -> Any:
 
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("nothing", ["", None])
-def test_what_renders_to_nothing(vectorize: Vectorize, native: bool, nothing: Any) -> None:
-    fill(vectorize)
-    vectorize.server.reset_stats()
-    given: list[dict[str, Any]] = [
+@pytest.mark.parametrize(
+    "given",
+    [
         {"filter": EMPTY},
         {"filter": "{{ params.empty }}"},
         {"namespace": EMPTY},
@@ -64,17 +64,31 @@ def test_what_renders_to_nothing(vectorize: Vectorize, native: bool, nothing: An
         {"filter": {"doc": {"$in": ["d0", EMPTY]}}},
         {"filter": {"doc": "", "year": EMPTY}},
         {"filter": '{"doc": "{{ params.nothing or "" }}"}'},
-    ]
-    params = {"nothing": nothing, "empty": {}}
-    with make_dag(f"nothing_{native}_{nothing}", params=params, render_template_as_native_obj=native) as dag:
-        for i, kwargs in enumerate(given):
-            delete(f"delete_{i}", **kwargs)
-        xcom = upstream(nothing)
-        delete("delete_xcom", filter=xcom)
-        delete("delete_xcom_within", filter={"doc": xcom})
+    ],
+)
+def test_what_renders_to_nothing(
+    vectorize: Vectorize, given: dict[str, Any], nothing: Any, native: bool
+) -> None:
+    with make_dag("nothing", render_template_as_native_obj=native):
+        operator = delete(**given)
+    operator.render_template_fields({"params": {"nothing": nothing, "empty": {}}})
+    vectorize.server.reset_stats()
+    with pytest.raises(VectorizeInputError, match=r"nothing|empty|value of None"):
+        operator.execute(make_context())
+    assert sum(vectorize.server.stats().values()) == 0
+
+
+def test_an_upstream_task_that_gives_nothing(vectorize: Vectorize) -> None:
+    fill(vectorize)
+    with make_dag("nothing_upstream") as dag:
+        given = upstream({"filter": {}, "doc": "", "none": None})
+        delete("whole", filter=given["filter"])
+        delete("none", filter=given["none"], namespace="n0")
+        delete("value", filter={"doc": given["doc"]})
+        delete("namespace", namespace=given["doc"])
     states = run_dag(dag).states
     assert {name for name, state in states.items() if state != "failed"} == {"upstream"}
-    assert sum(vectorize.server.stats().values()) == 0
+    assert len(vectorize.ids()) == 3
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,7 @@ FILTER_NOTE: Final = (
 
 
 def probe_vector(number: int, dimensions: int) -> list[float]:
-    """
-    Return a unit vector in a random direction, the same one for the same number.
-
-    :param number: the number of the query, from 0.
-    :param dimensions: number of values.
-    """
+    """Return a unit vector in a random direction, the same one for the same number."""
     draw = random.Random(number)  # noqa: S311 - to spread queries, not for secrets
     values = [draw.gauss(0.0, 1.0) for _ in range(dimensions)]
     length = math.hypot(*values)
@@ -71,8 +66,6 @@ def check_limits(*, max_ids: object, probes: object) -> None:
     """
     Check the numbers of a delete by filter.
 
-    :param max_ids: number of ids that it may find.
-    :param probes: number of queries in a row that end it if they find nothing.
     :raises VectorizeInputError: one of them is no whole number, or too small.
     """
     for name, value, least in (("max_ids", max_ids, 0), ("probes", probes, 1)):
@@ -84,8 +77,6 @@ def check_selection(filter: object, namespace: object) -> None:
     """
     Check that a filter or a namespace selects something, and not everything.
 
-    :param filter: the filter; None for none.
-    :param namespace: the namespace; None for none.
     :raises VectorizeInputError: there is neither, or one of them is empty or cannot be.
     """
     if filter is None and namespace is None:
@@ -121,9 +112,6 @@ def check_indexed(filter: Mapping[str, Any], indexed: Iterable[str], index_name:
     """
     Check that the service can search by each property of a filter.
 
-    :param filter: the filter.
-    :param indexed: the properties that have a metadata index.
-    :param index_name: the index.
     :raises VectorizeInputError: one of them has none, so that the filter would find nothing.
     """
     known = set(indexed)
@@ -177,21 +165,13 @@ class Deletion:
         return asdict(self)
 
     def take_in(self, this: Round) -> None:
-        """
-        Take in what a round has found.
-
-        :param this: the round, which is over.
-        """
+        """Take in what a round has found."""
         self.found += this.new
         self.fruitless = self.fruitless + 1 if this.is_fruitless else 0
         self.known = sorted({*self.known, *this.ids.values()})[:KNOWN_IDS]
 
     def note_wait(self, evidence: Mapping[str, Any]) -> None:
-        """
-        Take in how the wait of a round ended.
-
-        :param evidence: how it is known that its delete is applied.
-        """
+        """Take in how the wait of a round ended."""
         self.waits[evidence["outcome"]] = self.waits.get(evidence["outcome"], 0) + 1
 
     def report(self, outcome: str | None, probes: int) -> dict[str, Any]:
@@ -219,7 +199,6 @@ class Deletion:
         Log how it ended; a delete that found nothing is worth a warning.
 
         :param probes: number of queries that found nothing.
-        :param log: where to.
         """
         asked = counted(probes, "query")
         if self.rounds:
@@ -273,11 +252,7 @@ class Round:
         return self._idle >= self._probes or self.is_too_much
 
     def feed(self, ids: Iterable[str]) -> None:
-        """
-        Take in what a query found.
-
-        :param ids: the ids.
-        """
+        """Take in what a query found."""
         before = len(self.ids)
         for id_ in ids:
             if id_ in self.ids:
@@ -296,10 +271,6 @@ def begin(
     """
     Check what is to be deleted, and ask what the queries must know of the index.
 
-    :param client: asks.
-    :param index_name: the index.
-    :param filter: the filter; None for none.
-    :param namespace: the namespace; None for none.
     :raises VectorizeInputError: there is neither, one cannot be, or a property of the filter has no metadata
         index.
     """
@@ -326,13 +297,9 @@ def search(
     """
     Ask until no new id is found, and return the ids.
 
-    :param client: asks.
-    :param index_name: the index.
     :param deletion: how far the delete came; takes in what was found.
     :param probes: number of queries in a row without a new id that end it.
     :param max_ids: number of ids that the delete may find in all its rounds.
-    :param stopped: says whether to stop; asked on this thread.
-    :param log: where to tell of progress.
     :raises VectorizeInputError: more were found.
     :raises VectorizeStillVisibleError: again, nothing was found but what was deleted before.
     :raises VectorizeInterrupted: it was told to stop.
