@@ -107,17 +107,8 @@ class FillProgress:
             # Each at once: next to a request of thousands of vectors it costs nothing.
             self._checkpoint.flush()
 
-    def flush(self) -> None:
-        """Keep what was noted last."""
-        if self._checkpoint is not None:
-            self._checkpoint.flush()
-
     def end(self, receipt: Receipt) -> Receipt:
-        """
-        Keep the receipt and return it; or the one of an earlier try, if nothing was left to send.
-
-        :param receipt: what is acknowledged now.
-        """
+        """Keep the receipt and return it; or the one of an earlier try, if nothing was left to send."""
         if receipt.mutation_id is None and self._receipt is not None:
             return self._receipt
         if self._checkpoint is not None and receipt.mutation_id is not None:
@@ -292,22 +283,19 @@ def fill(
             chosen = choose_witnesses(client, route, index_name, batch, is_single, stopped=stopped, log=log)
 
     progress = FillProgress(checkpoint, log)
-    try:
-        written = write_vectors(
-            client,
-            route,
-            index_name,
-            vectors,
-            unparsable_behavior=unparsable_behavior,
-            dimensions=dimensions,
-            name=name,
-            before_last=choose,
-            progress=progress,
-            stopped=stopped,
-            log=log,
-        )
-    finally:
-        progress.flush()
+    written = write_vectors(
+        client,
+        route,
+        index_name,
+        vectors,
+        unparsable_behavior=unparsable_behavior,
+        dimensions=dimensions,
+        name=name,
+        before_last=choose,
+        progress=progress,
+        stopped=stopped,
+        log=log,
+    )
     receipt = Receipt.of(
         written.mutation,
         index_name,
