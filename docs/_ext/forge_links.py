@@ -28,8 +28,8 @@ PREFIX = "_files"
 
 _HEADING = re.compile(r"^#+ (.+)$")
 _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
-#: A long name in the text, and where it may break.
-_NAME = re.compile(r'(?<=<span class="pre">)[^<]{12,}(?=</span>)')
+#: A long name as code or as a title, and where it may break.
+_NAME = re.compile(r'(?:(?<=<span class="pre">)|(?<=<h1>))[^<]{12,}(?=<)')
 _BREAK = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[_./])(?=\w)")
 _ITEM = re.compile(r"^[-|] \[`?([^`\]]*)`?\]\(([^)#\s]+)\.md\)")
 
@@ -124,7 +124,7 @@ def _listing(app: Sphinx, path: str, inside: list[str]) -> str:
 
 
 def break_names(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Let long names break between their words, which tables need on a phone."""
+    """Let long names break between their words, which a phone needs."""
     if body := context.get("body"):
         context["body"] = _NAME.sub(lambda name: _BREAK.sub("<wbr>", name[0]), body)
 
