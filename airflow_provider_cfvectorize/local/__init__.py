@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Vectorize on your own machine: a server that answers as the service does.
+A local Vectorize server that behaves like the service.
 
-The command ``vectorize-local`` runs it on its own; :class:`LocalVectorize` runs it in a thread, for tests and
-notebooks. What it needs (starlette, uvicorn) is imported on first use, so that importing this package costs
-nothing and works without the extra ``local``.
+The command ``vectorize-local`` runs it in a process of its own. :class:`LocalVectorize` runs it in a thread,
+for tests and notebooks. The package imports starlette and uvicorn on first use, so that you can import it
+without the extra ``local``.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT: Final = 8787
 TOKEN_VARIABLE: Final = "VECTORIZE_LOCAL_TOKEN"  # noqa: S105
 CONNECTION_VARIABLE: Final = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
-#: Seconds between two looks for a signal.
+#: Seconds between two checks for a signal.
 _TICK: Final = 0.1
 
 
@@ -33,9 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="vectorize-local",
-        description="Cloudflare Vectorize on your own machine, for developing and testing.",
-        epilog=f"The token can come from the environment variable {TOKEN_VARIABLE} as well, "
-        "which keeps it out of the list of processes.",
+        description="Run a local Cloudflare Vectorize server for development and tests.",
+        epilog=f"Set the token in the environment variable {TOKEN_VARIABLE} "
+        "to keep it out of the list of processes.",
         allow_abbrev=False,
     )
     default = " (default: %(default)s)"
@@ -50,43 +50,48 @@ def build_parser() -> argparse.ArgumentParser:
         option(name, help_, action="append", default=[], metavar=metavar)
 
     option("--host", "name or address to listen on" + default, default=DEFAULT_HOST)
-    option("--port", "port; 0 takes a free one" + default, type=int, default=DEFAULT_PORT)
+    option("--port", "port to listen on; 0 picks a free one" + default, type=int, default=DEFAULT_PORT)
     repeated(
         "--allow-host",
-        "further name that clients may use in the Host header, such as a service's name in Docker or "
+        "additional name to accept in the Host header, such as the name of a service in Docker or "
         "Kubernetes; may be repeated",
         "NAME",
     )
-    option("--data", "file that keeps everything (default: in memory)", metavar="PATH")
-    option("--account-id", "32 hexadecimal digits" + default, default=DEFAULT_ACCOUNT_ID, metavar="HEX")
+    option("--data", "file to store everything in (default: store in memory)", metavar="PATH")
+    option(
+        "--account-id",
+        "the server's only account, 32 hexadecimal digits" + default,
+        default=DEFAULT_ACCOUNT_ID,
+        metavar="HEX",
+    )
     option(
         "--api-token",
-        "the token that clients must send (default: a fixed one, which is shown; needed for a host that "
-        "others can reach)",
+        "token that clients must send (default: a fixed token, printed at start; required for a host that "
+        "other machines can reach)",
         metavar="TOKEN",
     )
     number(
         "--apply-delay",
-        "until a job applies what is pending, and between jobs of a backlog",
+        "seconds until a job applies pending mutations, and between the jobs of a backlog",
         DEFAULT_APPLY_DELAY,
     )
-    number("--visibility-lag", "by which vectors, ids and their number follow the watermark")
-    number("--latency", "by which each answer is delayed")
-    number("--foreign-writes-per-second", "mutations that another writer makes on every index", unit="N")
+    number("--visibility-lag", "seconds by which reads of vectors, ids and counts lag behind the watermark")
+    number("--latency", "seconds to delay each response")
+    number("--foreign-writes-per-second", "mutations a second by another writer, on every index", unit="N")
     option(
         "--rate-limit",
-        "requests that the account has in so many seconds; the service's is 1200/300 (default: no limit)",
+        "the account's request limit; the service has 1200/300 (default: no limit)",
         metavar="REQUESTS/SECONDS",
     )
-    number("--recall", "the chance that a query finds a match, from 0 to 1", 1.0, "SHARE")
+    number("--recall", "chance that a query finds a match, from 0 to 1", 1.0, "SHARE")
     repeated(
         "--fault",
-        f"a fault on purpose, such as {EXAMPLE}; may be repeated; kinds: {', '.join(KINDS)}",
+        f"fault to inject, such as {EXAMPLE}; may be repeated; kinds: {', '.join(KINDS)}",
         FORM,
     )
     option(
         "--fault-seed",
-        "what the chances of faults and of --recall depend on" + default,
+        "seed of the random choices of --fault and --recall" + default,
         type=int,
         default=0,
         metavar="N",
@@ -98,12 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     Run the command.
 
-    :param arguments: The command line; None takes the process's.
+    :param arguments: The command line; None means that of the process.
     :return: The exit code.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
-    # An empty variable is what `docker run -e` makes of one that is not set.
+    # `docker run -e` turns an unset variable into an empty one.
     token = options.api_token or os.environ.get(TOKEN_VARIABLE) or None
     try:
         server = LocalVectorize(
@@ -144,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time.sleep(_TICK)
     finally:
         server.stop()
-    return 0 if received else _fail("the server ended by itself; see the log above")
+    return 0 if received else _fail("the server ended unexpectedly; see the log above")
 
 
 def _fail(message: str) -> int:

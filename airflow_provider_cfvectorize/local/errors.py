@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answers that say no: every code, text and status that the server refuses with."""
+"""The error responses of the local server: every status, code and text."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
 
-#: The code of what only this server says and the service never would (a foreign Host header, a full disk).
+#: The code of errors that only this server has (an unexpected Host header, a full disk).
 LOCAL_CODE: Final = 1999
 
 
 class ApiError(Exception):
     """
-    A request is refused.
+    An error response to a request.
 
-    :param status: HTTP status, or the switch of ``Behaviour`` that has it.
-    :param code: Cloudflare's numeric code, 1000 or more, or the switch that has it.
+    :param status: HTTP status, or the name of the switch of ``Behaviour`` that holds it.
+    :param code: Cloudflare's numeric code, 1000 or more, or the name of the switch that holds it.
     :param chain: Entries of ``error_chain``, as (code, message).
     """
 
@@ -37,12 +37,12 @@ class ApiError(Exception):
         self._code = code
         self._message = message
         self._chain = [{"code": c, "message": m} for c, m in chain]
-        #: Whether the envelope has the field ``result_info``, which only the one of a query has.
+        #: Whether the envelope has the field ``result_info``; only a query's envelope does.
         self.result_info = False
         self.headers = headers
 
     def answer(self, behaviour: Behaviour) -> tuple[int, dict[str, Any]]:
-        """Return the HTTP status and the body of the answer."""
+        """Return the HTTP status and the envelope of the response."""
         status, code = (
             value if isinstance(value, int) else getattr(behaviour, value)
             for value in (self._status, self._code)
@@ -57,7 +57,7 @@ class ApiError(Exception):
 
 
 class DataFileError(Exception):
-    """The file given as ``--data`` cannot be used, or not be written any more; the text says why."""
+    """The file given as ``--data`` cannot be used or written; the text says why."""
 
 
 class MissingExtraError(ImportError):
@@ -74,9 +74,10 @@ class MissingExtraError(ImportError):
         )
 
 
-#: Every refusal: HTTP status, code, and text. A word in place of a number names a switch of ``Behaviour``.
+#: Every refusal: HTTP status, code and text. A string in place of a number is the name of a switch of
+#: ``Behaviour``.
 REFUSALS: Final[Mapping[str, tuple[int | str, int | str, str]]] = {
-    # The gateway.
+    # Cloudflare's API gateway.
     "invalid_header": (400, 6003, "Invalid request headers"),
     "missing_credentials": (400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers"),
     "unknown_credentials": ("wrong_token_status", 10000, "Authentication error"),
@@ -90,7 +91,7 @@ REFUSALS: Final[Mapping[str, tuple[int | str, int | str, str]]] = {
         "More than {requests} requests per {seconds} seconds reached. "
         "Please wait and consider throttling your request speed",
     ),
-    # Vectorize's own throttle, which is not the account's budget.
+    # Vectorize's own throttle, separate from the account's budget.
     "too_many_requests": (400, 40041, "Too Many Requests"),
     # Indexes.
     "index_not_found": ("not_found_status", 3000, 'vectorize.index.not_found - Index name "{name:.200}"'),
@@ -191,9 +192,9 @@ def refusal(
     Return the error that refuses a request.
 
     :param kind: A key of :data:`REFUSALS`.
-    :param chain: As :class:`ApiError` takes it.
-    :param headers: As :class:`ApiError` takes it.
-    :param details: What the text has in braces.
+    :param chain: See :class:`ApiError`.
+    :param headers: See :class:`ApiError`.
+    :param details: Values for the fields in braces in the text.
     """
     status, code, text = REFUSALS[kind]
     return ApiError(status, code, text.format(**details), chain=chain, headers=headers)
@@ -201,7 +202,7 @@ def refusal(
 
 def rate_limited(requests: int, seconds: int, retry_after: int) -> ApiError:
     """
-    Return the error that refuses a request of an account that has sent too many.
+    Return the error for an account that has sent too many requests.
 
     :param retry_after: Seconds until requests are accepted again.
     """

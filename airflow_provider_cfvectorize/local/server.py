@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server in a thread of its own: :class:`LocalVectorize`."""
+""":class:`LocalVectorize`, the server that runs in a thread."""
 
 from __future__ import annotations
 
@@ -36,54 +36,54 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Fixed, so that a connection can be written down once. Neither is a secret: they open a server that only
-#: this machine can reach, and no other server accepts them.
+#: Fixed, so that you can write a connection once and keep it. Neither is a secret: only this machine can
+#: reach a server with the default token.
 DEFAULT_ACCOUNT_ID: Final = "10ca10ca10ca10ca10ca10ca10ca10ca"
 DEFAULT_API_TOKEN: Final = "vectorize-local-token-that-is-no-secret_"  # noqa: S105
 DEFAULT_HOST: Final = "127.0.0.1"
-#: Long enough that a read right after a write shows how asynchronous the service is (its median is
-#: below 30 seconds), short enough not to make anybody wait while developing.
+#: Long enough that a read right after a write does not see it, as on the service (whose median delay is below
+#: 30 seconds). Short enough for development.
 DEFAULT_APPLY_DELAY: Final = 2.0
 
-#: Seconds to wait for the server's thread to do something; so long only if the server is just ending.
+#: Seconds to wait for a call in the server's thread. Only a server that is stopping takes this long.
 _CALL_TIMEOUT: Final = 30
-#: Seconds between two looks of the other writer, unless it writes less often.
+#: Seconds between two rounds of foreign writes, unless their rate is lower.
 _FOREIGN_TICK: Final = 0.02
 _ACCOUNT_ID: Final = re.compile(r"[0-9a-fA-F]{32}")
 
 
 class LocalVectorize:
     """
-    A Vectorize of your own, in a thread of this process.
+    A local Vectorize server in a thread of this process.
 
     Use it as a context manager, or call :meth:`start` and :meth:`stop`::
 
         with LocalVectorize(apply_delay=0.2) as server:
             monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", server.connection)
 
-    :param host: Name or address to listen on. One that others can reach needs an ``api_token`` of your own.
-    :param port: Port to listen on; 0 takes a free one.
-    :param data: File that keeps everything; None keeps it in memory.
-    :param account_id: The one account there is, 32 hexadecimal digits.
-    :param api_token: The token that opens it; None is ``DEFAULT_API_TOKEN``.
-    :param apply_delay: Seconds until a job applies what is pending, and between jobs of a backlog.
-    :param visibility_lag: Seconds by which vectors, ids and their number follow the watermark.
-    :param latency: Seconds by which each answer is delayed.
-    :param foreign_writes_per_second: Mutations that another writer makes on every index.
-    :param rate_limit: Requests that the account has in so many seconds, as ``"1200/300"`` or two whole
-        numbers; None for no limit.
-    :param recall: The chance that a query finds a match, from 0 to 1. Further matches take the place of those
-        that it misses.
-    :param faults: Faults on purpose, ``KIND[:ENDPOINT][@PROBABILITY|#REQUEST_NUMBERS][=VALUE]`` each.
-    :param fault_seed: What the chances of faults and of ``recall`` depend on; the same requests meet the same
-        faults, and the same query misses the same vectors.
-    :param allow_hosts: Further names that may stand in the ``Host`` header.
-    :param read_only_token: A second token, one without the permission to write.
-    :param api_email: With ``api_key``: the legacy credentials, accepted beside the token.
+    :param host: Name or address to listen on. A host that other machines can reach requires ``api_token``.
+    :param port: Port to listen on; 0 picks a free one.
+    :param data: File to store everything in; None stores it in memory.
+    :param account_id: The server's only account, 32 hexadecimal digits.
+    :param api_token: The token that clients must send; None means ``DEFAULT_API_TOKEN``.
+    :param apply_delay: Seconds until a job applies pending mutations, and between the jobs of a backlog.
+    :param visibility_lag: Seconds by which reads of vectors, ids and counts lag behind the watermark.
+    :param latency: Seconds to delay each response.
+    :param foreign_writes_per_second: Mutations a second that another writer makes on every index.
+    :param rate_limit: The account's request limit, as ``"1200/300"`` (requests/seconds) or two whole numbers;
+        None for no limit.
+    :param recall: The chance that a query finds a match, from 0 to 1. The next-best vectors replace missed
+        matches.
+    :param faults: Faults to inject, each as ``KIND[:ENDPOINT][@PROBABILITY|#REQUEST_NUMBERS][=VALUE]``.
+    :param fault_seed: Seed of the random choices of ``faults`` and ``recall``. With an equal seed, equal
+        requests meet equal faults, and equal queries miss equal vectors.
+    :param allow_hosts: Additional names to accept in the ``Host`` header.
+    :param read_only_token: A second token, without the permission to write.
+    :param api_email: With ``api_key``: legacy credentials to accept beside the token.
     :param api_key: See ``api_email``.
-    :param behaviour: The switches for what is not known about the service.
-    :param clock: Seconds since the epoch. Everything that depends on time goes by it, also when jobs are due.
-    :raises ValueError: A parameter is not what it should be.
+    :param behaviour: The switches for unknown behaviours of the service.
+    :param clock: Returns seconds since the epoch. All times come from it, including those of jobs.
+    :raises ValueError: A parameter is invalid.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class LocalVectorize:
             ("foreign_writes_per_second", foreign_writes_per_second),
         ):
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be a number of 0 or more, got {value!r}")
+                raise ValueError(f"{name} must be 0 or more, got {value!r}")
         if not 0 <= recall <= 1:
             raise ValueError(f"recall must be a number from 0 to 1, got {recall!r}")
         if not _ACCOUNT_ID.fullmatch(account_id):
@@ -124,16 +124,16 @@ class LocalVectorize:
         if not 0 <= port <= 65535:
             raise ValueError(f"port must be from 0 to 65535, got {port!r}")
         if not is_loopback(host) and api_token in (None, DEFAULT_API_TOKEN):
-            raise ValueError(f"others can reach host {host!r}: that needs an API token of your own")
+            raise ValueError(f"other machines can reach host {host!r}: set an API token of your own")
         if (api_email is None) != (api_key is None):
-            raise ValueError("api_email and api_key go together")
+            raise ValueError("api_email and api_key must be given together")
         for name, secret in (
             ("api_token", api_token),
             ("read_only_token", read_only_token),
             ("api_key", api_key),
         ):
             if secret is not None and not TOKEN_PATTERN.fullmatch(secret):
-                raise ValueError(f"{name} must be made of letters, digits and ._~+/-, with = at the end only")
+                raise ValueError(f"{name} must consist of letters, digits and ._~+/-, with = only at the end")
         self.host = host
         self.port = port
         self.account_id = account_id
@@ -166,27 +166,27 @@ class LocalVectorize:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    # --- what there is to know -------------------------------------------------------------------------
+    # --- addresses and statistics ----------------------------------------------------------------------
 
     @property
     def root_url(self) -> str:
-        """Where the server is, without a path; a server on all addresses is named by the loopback one."""
+        """The server's URL without a path; for a server on all addresses, the URL of the loopback address."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self.port}"
 
     @property
     def base_url(self) -> str:
-        """What stands for ``https://api.cloudflare.com/client/v4``."""
+        """The base URL, in place of ``https://api.cloudflare.com/client/v4``."""
         return f"{self.root_url}/client/v4"
 
     @property
     def connection(self) -> str:
-        """The JSON, token included, for ``AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT``."""
+        """The value of ``AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT``: JSON that includes the token."""
         return self.connection_with(self.api_token)
 
     def connection_with(self, password: str) -> str:
-        """Return the Airflow connection with another password."""
+        """Return the Airflow connection as JSON, with another password."""
         return json.dumps(
             {
                 "conn_type": "cloudflare_vectorize",
@@ -198,45 +198,45 @@ class LocalVectorize:
 
     @property
     def running(self) -> bool:
-        """Whether the server answers."""
+        """Whether the server is running."""
         return self._thread is not None and self._thread.is_alive()
 
     def stats(self) -> dict[str, int]:
-        """Return the number of requests by endpoint since the start, or since they were reset."""
+        """Return the number of requests by endpoint since the start or the last reset."""
         return self._on_loop(lambda: self._started()[1].control.stats())
 
     def reset_stats(self) -> None:
-        """Count requests, and those that were hit by faults, from zero again."""
+        """Reset the counts of requests and of injected faults."""
         self._on_loop(lambda: self._started()[1].control.reset_stats())
 
     def rate_limit_report(self) -> list[dict[str, float]]:
         """
-        Return the last windows of the rate limit, the oldest first; none without one.
+        Return the last windows of the rate limit, the oldest first; an empty list without a limit.
 
-        Each has its ``begin`` and ``end``, seconds since the epoch (a block belongs to the window that it
-        ended), and the numbers of requests that were ``accepted`` and ``refused``.
+        Each has its ``begin`` and ``end`` in seconds since the epoch, and the numbers of ``accepted`` and
+        ``refused`` requests. A window that was exceeded ends with its block.
         """
         return self._on_loop(lambda: self._started()[1].control.rate_limit_report())
 
     def foreign_write(self, index_name: str | None = None, count: int = 1) -> dict[str, list[str]]:
         """
-        Make mutations as another writer would; each deletes an id that never existed.
+        Make mutations as another writer would. Each deletes an id that never existed.
 
-        :param index_name: The index; None for every index there is.
-        :param count: Mutations an index.
-        :return: The mutations' ids by the name of the index.
+        :param index_name: The index; None for every index.
+        :param count: Number of mutations for each index.
+        :return: The mutation ids by index name.
         """
         return self._on_loop(lambda: self._started()[0].foreign_writes(index_name, count))
 
     def set_faults(self, faults: Iterable[str], fault_seed: int = 0) -> None:
         """
-        Have these faults and no others, now or, before the start, from then on.
+        Replace all faults; before the start, set the faults to start with.
 
-        Each counts its requests from 1. Views and watermarks that are to stay behind do so from here on.
+        Each fault counts its requests from 1. Lagging views and stuck watermarks begin now.
 
-        :param faults: The faults, as the server takes them; none to have none.
-        :param fault_seed: What their chances depend on.
-        :raises ValueError: One of them is not a fault; nothing has changed then.
+        :param faults: The new faults; an empty list removes all.
+        :param fault_seed: Seed of their random choices.
+        :raises ValueError: A fault is invalid; nothing has changed.
         """
         self._faults = tuple(fault.spec for fault in parse_faults(faults))
         self._fault_seed = check_seed(fault_seed)
@@ -245,18 +245,18 @@ class LocalVectorize:
             self._on_loop(lambda: control.faults.set(self._faults, self._fault_seed))
 
     def injected(self) -> dict[str, int]:
-        """Return how many requests were hit by faults, by kind, since the start or since they were reset."""
+        """Return the number of injected faults by kind since the start or the last reset."""
         return self._on_loop(lambda: self._started()[1].control.faults.injected())
 
     # --- running ---------------------------------------------------------------------------------------
 
     def start(self) -> Self:
         """
-        Listen, and return once connections are accepted.
+        Start the server and return once it accepts connections.
 
         :raises MissingExtraError: The extra ``local`` is not installed.
-        :raises OSError: The address cannot be listened on.
-        :raises DataFileError: The file cannot be used.
+        :raises OSError: The server cannot listen on the address.
+        :raises DataFileError: The data file cannot be used.
         """
         try:
             import uvicorn  # noqa: F401
@@ -269,10 +269,10 @@ class LocalVectorize:
                 raise
             raise MissingExtraError(package) from e
         if importlib.util.find_spec("numpy") is None:
-            # Imported by the first query only; whoever lacks it should not learn that so late.
+            # Only the first query imports it, but a missing package should fail the start.
             raise MissingExtraError("numpy")
         if self._thread is not None:
-            raise RuntimeError("this server is running already")
+            raise RuntimeError("this server is already running")
         listener = listen(self.host, self.port)
         try:
             store = self._open_store()
@@ -309,11 +309,11 @@ class LocalVectorize:
         return self
 
     def stop(self) -> None:
-        """Stop listening; requests still running get a second to end. Does nothing if it is not running."""
+        """Stop the server. Open requests get a second to end. Does nothing if the server is not running."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        with contextlib.suppress(RuntimeError):  # It has ended by itself.
+        with contextlib.suppress(RuntimeError):  # The server has ended by itself.
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._started()[1].control.faults.close)
                 self._loop.call_soon_threadsafe(self._server.stop)
@@ -344,27 +344,27 @@ class LocalVectorize:
 
     async def _serve(self, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
-        writer = asyncio.create_task(self._write_as_another()) if self._foreign_rate else None
+        writer = asyncio.create_task(self._write_foreign_mutations()) if self._foreign_rate else None
         try:
             await self._server.serve(sockets=[listener])
         finally:
             if writer is not None:
                 writer.cancel()
 
-    async def _write_as_another(self) -> None:
+    async def _write_foreign_mutations(self) -> None:
         store, _ = self._started()
         period = max(_FOREIGN_TICK, min(1.0, 1 / self._foreign_rate))
         last, owed = time.monotonic(), 0.0
         while True:
             await asyncio.sleep(period)
             now = time.monotonic()
-            # A machine that slept does not catch up on hours of writes.
+            # After the machine has slept, do not catch up on hours of writes.
             owed += min(now - last, 1.0) * self._foreign_rate
             last = now
             try:
                 store.foreign_writes(None, int(owed))
             except Exception:
-                log.exception("The other writer's mutations were lost")
+                log.exception("Foreign mutations were lost")
             owed -= int(owed)
 
     def _started(self) -> tuple[Store, App]:
@@ -373,7 +373,7 @@ class LocalVectorize:
         return self._store, self._app
 
     def _on_loop(self, call: Callable[[], T]) -> T:
-        """Run something in the server's thread, which is the only one that touches the store."""
+        """Run a function in the server's thread, the only one that uses the store."""
         if not self.running or self._loop is None:
             return call()
 

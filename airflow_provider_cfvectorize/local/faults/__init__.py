@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults on purpose."""
+"""Fault injection of the local server."""

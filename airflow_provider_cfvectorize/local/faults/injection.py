@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults on purpose: which request is hit by which, and what becomes of it."""
+"""Injects faults: decides which faults hit a request, and carries them out."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.local.engine.model import Watermark
     from airflow_provider_cfvectorize.local.engine.store import Store
 
-#: Where a request's scope has its :class:`Plan`.
+#: The key of the request's scope that holds its :class:`Plan`.
 PLAN: Final = "vectorize_local.plan"
-#: Linger for no time: closing a connection sends a reset at once, and what is not sent yet is dropped.
+#: Zero linger time: closing the connection sends a reset at once and drops unsent data.
 _RESET: Final = struct.pack("ii", 1, 0)
-#: What comes of an answer that never ends: it could yet become JSON, and white space may go on for ever.
+#: A response that never ends: the beginning of valid JSON, followed by white space.
 _BEGINNING: Final = b'{"result":'
 _MORE: Final = b" "
 _PAGES: Final = {
@@ -44,10 +44,10 @@ _PAGES: Final = {
 
 class Armed:
     """
-    A fault and what it has seen.
+    A fault with its count of requests.
 
-    Each has a generator of its own, so that whether the n-th request is hit depends on the seed and on n, and
-    not on what else is asked.
+    Each has its own random generator. Whether it hits the n-th request depends only on the seed and on n, not
+    on other requests.
     """
 
     def __init__(self, fault: Fault, seed: str) -> None:
@@ -56,7 +56,7 @@ class Armed:
         self._random = random.Random(seed)  # noqa: S311
 
     def hits(self) -> bool:
-        """Count a request of its endpoints, and say whether it is hit."""
+        """Count a request to its endpoints, and return whether the fault hits it."""
         self._seen += 1
         if self.fault.probability is not None:
             return self._random.random() < self.fault.probability
@@ -71,12 +71,12 @@ class Armed:
 @dataclass(slots=True)
 class Plan:
     """
-    What becomes of one request.
+    The effects of all faults on one request.
 
-    :param delay: Seconds by which its answer is delayed.
-    :param end: The fault in its answer's place, or in its answer.
-    :param lag: Seconds by which what it sees follows the watermark.
-    :param stuck: Whether it sees a watermark that does not advance; None if there is no such fault.
+    :param delay: Seconds to delay its response.
+    :param end: The fault that replaces or breaks its response.
+    :param lag: Seconds by which it reads vectors from the past.
+    :param stuck: Whether it sees the stuck watermark; None if no fault sticks the watermark.
     """
 
     delay: float = 0.0
@@ -86,15 +86,15 @@ class Plan:
 
     @property
     def instead(self) -> Fault | None:
-        """What comes in the place of the work, if it is not done."""
+        """The fault that replaces the work; None if the work is done."""
         return self.end if self.end is not None and self.end.effect == "instead" else None
 
 
 class Faults:
     """
-    The faults of a server, which can be changed while it runs.
+    The faults of a server. They can be changed while it runs.
 
-    :param connections: The open connections by the address of the client.
+    :param connections: The open connections by client address.
     """
 
     def __init__(self, store: Store, connections: MutableMapping[tuple[str, int], Any]) -> None:
@@ -109,9 +109,9 @@ class Faults:
 
     def set(self, specs: Iterable[Any], seed: int) -> None:
         """
-        Have these faults and no others; each counts its requests from 1.
+        Replace all faults. Each counts its requests from 1.
 
-        :raises ValueError: One is not a fault; nothing has changed then.
+        :raises ValueError: A fault is invalid; nothing has changed.
         """
         faults, self.seed = parse_faults(specs), check_seed(seed)
         self.faults = faults
@@ -122,28 +122,28 @@ class Faults:
                 self._by_endpoint.setdefault(endpoint, []).append(armed)
         lags = [fault.value or 0.0 for fault in faults if fault.name == "lagging-view"]
         self._store.remember(max(lags, default=0.0))
-        # Where the watermarks are now is where they stick.
+        # Watermarks stick at their current positions.
         self._stuck = self._store.watermarks()
 
     def injected(self) -> dict[str, int]:
-        """Return how many requests were hit, by kind, since the start or since it was reset."""
+        """Return the number of injected faults by kind since the start or the last reset."""
         return {name: self._injected[name] for name in KINDS}
 
     def reset_injected(self) -> None:
-        """Count from zero again."""
+        """Reset the counts."""
         self._injected.clear()
 
     def close(self) -> None:
-        """End everything that would not end by itself."""
+        """End delayed and endless responses."""
         self._ending.set()
 
     # --- before the work -------------------------------------------------------------------------------
 
     def plan(self, endpoint: str) -> Plan | None:
         """
-        Decide what becomes of a request.
+        Decide which faults hit a request.
 
-        :return: None if it is not hit.
+        :return: Their effects; None if no fault applies to the endpoint.
         """
         armed = self._by_endpoint.get(endpoint)
         if armed is None:
@@ -164,13 +164,13 @@ class Faults:
                 else:
                     plan.lag = max(plan.lag, fault.value or 0.0)
             elif fault is not end:
-                # One answer can go wrong in one way only.
+                # A response can break in one way only.
                 continue
             self._injected[fault.name] += 1
         return plan
 
     def seen(self, plan: Plan, index: Index, now: float) -> Index:
-        """Return the index as a request sees it."""
+        """Return the index as a request with these faults sees it."""
         if plan.stuck is False:
             self._stuck[index.key] = index.watermark
         if not plan.lag and not plan.stuck:
@@ -180,7 +180,7 @@ class Faults:
             shown.watermark = self._stuck.get(index.key)
         return shown
 
-    # --- the answer ------------------------------------------------------------------------------------
+    # --- the response ----------------------------------------------------------------------------------
 
     async def respond(
         self,
@@ -191,7 +191,7 @@ class Faults:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Send what a request gets."""
+        """Send the response, with the faults of the plan."""
         if plan.delay:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), plan.delay)
@@ -212,7 +212,7 @@ class Faults:
 
     async def _trickle(self, pause: float | None, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.body", "body": _BEGINNING, "more_body": True})
-        ends = {asyncio.ensure_future(_gone(receive)), asyncio.ensure_future(self._ending.wait())}
+        ends = {asyncio.ensure_future(_disconnected(receive)), asyncio.ensure_future(self._ending.wait())}
         try:
             while True:
                 done, _ = await asyncio.wait(ends, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
@@ -228,16 +228,17 @@ class Faults:
         if transport is not None:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             transport.abort()
-        # Whoever returns without an answer before uvicorn has noticed is taken for broken.
-        await _gone(receive)
+        # uvicorn logs an error if the application returns without a response before it has seen the
+        # disconnect.
+        await _disconnected(receive)
 
 
 def refuse(fault: Fault) -> Reply:
     """
-    Return the answer to a request whose work is not done.
+    Return the response to a request whose work is skipped.
 
-    :param fault: One that comes instead of the work.
-    :raises ApiError: The answer is one of the service's own refusals.
+    :param fault: A fault with the effect ``instead``.
+    :raises ApiError: The response is a refusal of the service.
     """
     if fault.name in _PAGES:
         status, title = _PAGES[fault.name]
@@ -251,10 +252,10 @@ def refuse(fault: Fault) -> Reply:
         raise errors.refusal("too_many_requests")
     if fault.name == "refuse":
         raise errors.refusal("missing_permission")
-    # Of a connection that is reset, nobody sees it.
+    # The connection is reset, so nobody sees this response.
     return Reply(200, {})
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults on purpose: which kinds there are, and how one is written down."""
+"""The kinds of faults, and the parser of their text form."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 FORM: Final = "KIND[:ENDPOINT][@PROBABILITY|#REQUEST_NUMBERS][=VALUE]"
 EXAMPLE: Final = "429:info@0.1=5"
-#: Every request looks at each fault of its endpoint.
+#: Each request checks every fault of its endpoint, so their number is bounded.
 MAX_FAULTS: Final = 100
-#: Seconds that a value may be.
+#: The largest value, in seconds.
 MAX_SECONDS: Final = 86_400
 
-#: Those that the API's own store answers.
+#: The endpoints of Vectorize itself.
 INDEX_ENDPOINTS: Final = (
     "list_indexes",
     "create_index",
@@ -37,21 +37,21 @@ INDEX_ENDPOINTS: Final = (
 ENDPOINTS: Final = (*INDEX_ENDPOINTS, "verify_token")
 VIEWS: Final = ("info", "get_by_ids", "list_vectors", "query")
 
-#: ``delays`` the answer; comes ``instead`` of the work; spoils the ``answer`` to work that was done; or lets
-#: a ``view`` show the past.
+#: ``delays`` delays the response. ``instead`` skips the work and sends an error. ``answer`` does the work and
+#: breaks the response. ``view`` lets a read show the past.
 Effect = Literal["delays", "instead", "answer", "view"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
     """
-    The number behind ``=``.
+    The rules for the number after ``=``.
 
-    :param what: What it is.
-    :param least: The smallest there may be.
-    :param whole: Whether it is a whole number.
-    :param default: What it is when not given; None if it has no default.
-    :param required: Whether it must be given.
+    :param what: Unit and meaning, for error messages.
+    :param least: The smallest allowed number.
+    :param whole: Whether it must be a whole number.
+    :param default: The value if the fault gives none.
+    :param required: Whether a fault must give a value.
     """
 
     what: str
@@ -66,9 +66,9 @@ class Kind:
     """
     A kind of fault.
 
-    :param effect: What it does to a request.
-    :param endpoints: Where it makes sense, and happens unless one of them is named.
-    :param value: The number it takes, if it takes one.
+    :param effect: Its effect on a request.
+    :param endpoints: The endpoints that it can apply to. It applies to all of them if the fault names none.
+    :param value: The rules for its value; None if it has none.
     """
 
     effect: Effect
@@ -103,12 +103,13 @@ _RANGE: Final = re.compile(r"([1-9][0-9]{0,8})(-([1-9][0-9]{0,8})?)?")
 @dataclass(frozen=True, slots=True)
 class Fault:
     """
-    One fault.
+    A parsed fault.
 
-    :param probability: How likely it hits a request; None if it is not by chance.
-    :param numbers: The first and last numbers of the requests that it hits, counted from 1 over its
-        endpoints, with None for no last one; None if it is not by number.
-    :param value: The number behind ``=``, or its default.
+    :param probability: The chance that it hits a request; None if the fault gives no chance.
+    :param numbers: Ranges of the requests that it hits, each as first and last number. Requests are counted
+        from 1 over all of its endpoints. A last number of None means an open range. None if the fault gives
+        no numbers.
+    :param value: The number after ``=``, or its default.
     """
 
     spec: str
@@ -120,15 +121,15 @@ class Fault:
 
     @property
     def effect(self) -> Effect:
-        """What it does to a request."""
+        """The effect on a request."""
         return KINDS[self.name].effect
 
 
 def parse_faults(specs: Iterable[Any]) -> list[Fault]:
     """
-    Read several faults.
+    Parse several faults.
 
-    :raises ValueError: One of them is not a fault, or there are too many.
+    :raises ValueError: A fault is invalid, or there are too many.
     """
     if isinstance(specs, str | bytes | dict):
         raise ValueError(f"faults must be a list, such as [{EXAMPLE!r}], got {specs!a:.80}")
@@ -137,15 +138,15 @@ def parse_faults(specs: Iterable[Any]) -> list[Fault]:
     except TypeError:
         raise ValueError(f"faults must be a list, such as [{EXAMPLE!r}], got {specs!a:.80}") from None
     if len(faults) > MAX_FAULTS:
-        raise ValueError(f"there may be {MAX_FAULTS} faults at a time, got {len(faults)}")
+        raise ValueError(f"at most {MAX_FAULTS} faults are allowed, got {len(faults)}")
     return faults
 
 
 def check_seed(seed: Any) -> int:
     """
-    Return what the chances of faults depend on.
+    Return the seed of random choices.
 
-    :raises ValueError: It is none.
+    :raises ValueError: It is not a whole number.
     """
     if type(seed) is not int:
         raise ValueError(f"fault_seed must be a whole number, got {seed!a:.80}")
@@ -154,20 +155,20 @@ def check_seed(seed: Any) -> int:
 
 def parse_fault(spec: Any) -> Fault:
     """
-    Read a fault.
+    Parse a fault.
 
-    :raises ValueError: It is none; the text says what arrived, what was expected, and gives an example.
+    :raises ValueError: It is invalid. The text has the value, the expected form and an example.
     """
     match = _FORM.fullmatch(spec) if isinstance(spec, str) else None
     if match is None:
-        raise _refused(spec, "it has not the form of one")
+        raise _refused(spec, "invalid form")
     name, endpoint, probability, numbers, value = match.groups()
     kind = KINDS.get(name)
     if kind is None:
-        raise _refused(spec, f"there is no kind {name!a:.40}; there are {', '.join(KINDS)}")
+        raise _refused(spec, f"unknown kind {name!a:.40}; the kinds are {', '.join(KINDS)}")
     if endpoint is not None and endpoint not in kind.endpoints:
         raise _refused(
-            spec, f"{name} does not go with endpoint {endpoint!a:.40}, but with {', '.join(kind.endpoints)}"
+            spec, f"{name} does not apply to endpoint {endpoint!a:.40}, only to {', '.join(kind.endpoints)}"
         )
     return Fault(
         spec,
@@ -181,7 +182,7 @@ def parse_fault(spec: Any) -> Fault:
 
 def _probability(spec: str, text: str) -> float:
     if not _NUMBER.fullmatch(text) or float(text) > 1:
-        raise _refused(spec, f"a probability is a number from 0 to 1, such as 0.1, and not {text!a:.40}")
+        raise _refused(spec, f"the probability must be a number from 0 to 1, such as 0.1, got {text!a:.40}")
     return float(text)
 
 
@@ -189,33 +190,33 @@ def _range(spec: str, text: str) -> tuple[int, int | None]:
     match = _RANGE.fullmatch(text)
     if match is None:
         raise _refused(
-            spec, f"request numbers are written as 3 or 1,4-6 or 10-, counted from 1, and not as {text!a:.40}"
+            spec, f"request numbers must be like 3 or 1,4-6 or 10-, counted from 1, got {text!a:.40}"
         )
     first = int(match[1])
     if match[2] is None:
         return first, first
     last = None if match[3] is None else int(match[3])
     if last is not None and last < first:
-        raise _refused(spec, f"the request numbers {text!a:.40} end before they begin")
+        raise _refused(spec, f"the range {text!a:.40} of request numbers ends before it begins")
     return first, last
 
 
 def _value(spec: str, name: str, value: Value | None, text: str | None) -> float | None:
     if value is None:
         if text is not None:
-            raise _refused(spec, f"{name} takes no value, got {text!a:.40}")
+            raise _refused(spec, f"{name} accepts no value, got {text!a:.40}")
         return None
     if text is None:
         if value.required:
-            raise _refused(spec, f"{name} needs its {value.what}, such as {name}=2")
+            raise _refused(spec, f"{name} requires a value, the {value.what}, such as {name}=2")
         return value.default
     is_number = _NUMBER.fullmatch(text) and not (value.whole and "." in text)
     if not is_number or not value.least <= float(text) <= MAX_SECONDS:
         sort = "whole number" if value.whole else "number"
         raise _refused(
             spec,
-            f"the {value.what} of {name} are a {sort} from {value.least:g} to {MAX_SECONDS}, "
-            f"such as {name}=2, and not {text!a:.40}",
+            f"the value of {name}, the {value.what}, must be a {sort} from {value.least:g} to {MAX_SECONDS}, "
+            f"such as {name}=2, got {text!a:.40}",
         )
     return float(text)
 
