@@ -30,6 +30,7 @@ from airflow_provider_cfvectorize.client.http.urls import (
     check_new_index_name,
     check_path_name,
 )
+from airflow_provider_cfvectorize.client.inputs.ids import text_of_key
 from airflow_provider_cfvectorize.client.inputs.indexes import (
     check_index_type,
     check_property_name,
@@ -389,6 +390,7 @@ class VectorizeClient:
 
 def _ids(ids: Sequence[str]) -> list[str]:
     # A string is a sequence of strings too, and its characters are some other vectors' ids.
-    if isinstance(ids, str | bytes) or not all(isinstance(id_, str) for id_ in ids):
-        raise VectorizeInputError(f"ids: got {show(ids)}, expected a list of strings")
-    return list(ids)
+    texts = [] if isinstance(ids, str | bytes) else [text_of_key(id_) for id_ in ids]
+    if isinstance(ids, str | bytes) or None in texts:
+        raise VectorizeInputError(f"ids: got {show(ids)}, expected a list of strings or integers")
+    return cast("list[str]", texts)

@@ -6,12 +6,16 @@ import json
 import shutil
 import subprocess
 import tracemalloc
+from array import array
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any
+from uuid import UUID
 
 import numpy
 import pytest
+import sqlalchemy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +26,12 @@ from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 valid_ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64).filter(
     lambda text: len(text.encode()) <= 64
 )
+
+
+def rows_of(query: str) -> list[Any]:
+    """Return the rows of SQLAlchemy."""
+    with sqlalchemy.create_engine("sqlite://").connect() as connection:
+        return connection.execute(sqlalchemy.text(query)).fetchall()
 
 
 def ids_of(value: object) -> list[str]:
@@ -64,6 +74,21 @@ class Lazy(Sequence[Any]):
         ([1, -2, 0, 10**63], ["1", "-2", "0", str(10**63)]),
         ([numpy.int64(7), numpy.uint8(8)], ["7", "8"]),
         ([numpy.str_("x")], ["x"]),
+        ([UUID(int=10)], ["00000000-0000-0000-0000-00000000000a"]),
+        ([Decimal("17"), Decimal("1E+2"), Decimal("-3.00"), Decimal("-0")], ["17", "100", "-3", "0"]),
+        # Rows of one column
+        ([("a",), ("b",)], ["a", "b"]),
+        ([["a"], [5]], ["a", "5"]),
+        (rows_of("SELECT 'a' UNION ALL SELECT 'b'"), ["a", "b"]),
+        (str(rows_of("SELECT 'a' UNION ALL SELECT 'b'")), ["a", "b"]),
+        ("[('a',), ('it\\'s',)]", ["a", "it's"]),
+        ("[(1,), (-2,)]", ["1", "-2"]),
+        ("[['a'], ['b']]", ["a", "b"]),
+        ('[["a"], ["b"]]', ["a", "b"]),
+        # Arrays
+        (numpy.array(["a", "b"]), ["a", "b"]),
+        (numpy.array([[1], [2]]), ["1", "2"]),
+        (array("q", [1, 2]), ["1", "2"]),
         (["b", "a", "b", "a", "c"], ["b", "a", "c"]),
         (["1", 1], ["1"]),
         ([" a ", "\t", "a,b", "a\nb", "None", "null", "[]", "1e5", "0x1f"], None),
@@ -135,7 +160,7 @@ def test_accepted(value: object, ids: list[str] | None) -> None:
         (1.5, "got 1.5"),
         (True, "got True"),
         (object(), "got a object"),
-        (numpy.array(["a"]), "got a ndarray"),
+        (numpy.array(5), "got 5"),
     ],
 )
 def test_what_is_no_list_is_refused(value: object, said: str) -> None:
@@ -154,18 +179,20 @@ def test_what_is_no_list_is_refused(value: object, said: str) -> None:
         (b"a", "b'a' is neither"),
         ({"id": "a"}, "a dict is neither"),
         ({"a"}, "a set is neither"),
-        (
-            ["a"],
-            "a list is neither a string nor an integer: lists of lists must be flattened, or mapped over",
-        ),
-        (("a",), "flattened"),
+        (Decimal("1.5"), "a Decimal is neither"),
+        (Decimal("NaN"), "a Decimal is neither"),
+        (Decimal("sNaN"), "a Decimal is neither"),
+        (Decimal("-Infinity"), "a Decimal is neither"),
+        (Decimal("1E+65"), "a Decimal is neither"),
+        (Decimal("1E+999999"), "a Decimal is neither"),
+        (numpy.array([1, 2]), "a ndarray is neither"),
         ("", "'' is empty"),
         ("x" * 65, "has 65 bytes of UTF-8, the most is 64"),
         ("é" * 25 + "x" * 15, "has 65 bytes of UTF-8"),
         ("\ud800", "half of a surrogate pair"),
         ("a\udfff", "half of a surrogate pair"),
-        (10**64, "has too many digits"),
-        (-(10**63), "has too many digits"),
+        (10**64, "has 65 bytes of UTF-8, the most is 64"),
+        (-(10**63), "has 65 bytes of UTF-8"),
         (10**10_000, "an integer of more than 77 digits has too many digits"),
     ],
     ids=short,
@@ -175,6 +202,45 @@ def test_what_is_no_id_is_refused(item: object, said: str) -> None:
     assert text.startswith("ids[1]: ")
     assert "(of 2, counted from ids[0]). An id has 1 to 64 bytes of UTF-8. Pass a list" in text
     assert said in text
+
+
+@pytest.mark.parametrize(
+    "value", [[("a", 1), ("b", 2)], [("a",), ("b", 2)], "[('a', 1), ('b', 2)]", [()]], ids=short
+)
+def test_a_row_has_one_column(value: Any) -> None:
+    with pytest.raises(VectorizeInputError, match=r"is a row of . columns, .* alone, or .*\.map\(lambda row"):
+        ids_of(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([("a",), "b"], "ids[1] is 'b', and those before it are rows"),
+        (["a", "b", ["c"]], "ids[2] is a list, and those before it are ids"),
+    ],
+    ids=short,
+)
+def test_rows_and_bare_ids_are_not_mixed(value: Any, said: str) -> None:
+    assert f"ids: rows and bare ids are mixed: {said}" in refusal(value)
+
+
+@given(st.lists(st.text(max_size=5) | st.integers(), max_size=5))
+def test_rows_of_any_size_are_read_as_jinja_writes_them(items: list[str | int]) -> None:
+    def read(value: object) -> list[str] | str:
+        try:
+            return ids_of(value)
+        except VectorizeInputError as e:
+            return str(e)
+
+    expected = read(items)
+    for rows in ([(item,) for item in items], [[item] for item in items]):
+        assert read(rows) == expected
+        assert read(str(rows)) == expected
+
+
+def test_a_long_text_of_rows_is_read() -> None:
+    rows = [(f"id-{i}",) for i in range(100_000)]
+    assert ids_of(str(rows)) == [id_ for (id_,) in rows]
 
 
 def test_the_first_ten_bad_ids_are_listed_with_their_positions() -> None:
@@ -238,15 +304,14 @@ def test_text_that_begins_like_a_list_and_is_none(text: str) -> None:
         ("[null]", "ids[0]: None is neither"),
         ("['a', None]", "ids[1]: None is neither"),
         ("[1e5]", "100000.0 is neither"),
-        ("['a', 1.5, True]", "ids[1]: 1.5 is neither a string nor an integer; ids[2]: True is"),
-        ("[['a'], ['b']]", "ids[0]: a list is neither"),
-        ("[('a', 'b'), ('c',)]", "flattened"),
-        ('[["a"]]', "flattened"),
+        ("['a', 1.5, True]", "Decimal without a fraction; ids[2]: True is"),
+        ("[(None,)]", "ids[0]: None is neither"),
+        ("[('a' 'b',)]", "is none in JSON or Python"),
         ("[{'id': 'a'}]", "a dict is neither"),
         ("[b'a']", "b'a' is neither"),
         ("['']", "'' is empty"),
         ('["\\ud800"]', "surrogate"),
-        ("[" + "[" * 500 + "]" * 501, "flattened"),
+        ("[" + "[" * 500 + "]" * 501, "a list is neither"),
     ],
     ids=short,
 )

@@ -142,7 +142,7 @@ def test_empty_lines_are_counted() -> None:
         ("v.ndjson", b'{"id": ""}', "has an id that is empty"),
         ("v.ndjson", b'{"id": "%s"}' % (SECRET * 10), "has an id that has 70 bytes"),
         ("v.ndjson", b'{"id": "\\ud800"}', "surrogate"),
-        ("v.ndjson", b'{"id": %s}' % (b"1" * 65), "has an id with too many digits"),
+        ("v.ndjson", b'{"id": %s}' % (b"1" * 65), "has an id that has 65 bytes of UTF-8"),
         ("v.ndjson", b'{"id": "a"} {"id": "b"}', "is not JSON"),
     ],
 )

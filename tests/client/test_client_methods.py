@@ -117,7 +117,7 @@ def test_list_vectors(
         lambda c: c.create_index("docs", dimensions=32, metric="cosinus"),
         lambda c: c.delete_by_ids("docs", "abc"),
         lambda c: c.get_by_ids("docs", b"abc"),
-        lambda c: c.get_by_ids("docs", [1]),
+        lambda c: c.get_by_ids("docs", [1.0]),
         lambda c: c.delete_by_ids("docs", ["\ud800"]),
         lambda c: c.upsert("docs", [], unparsable_behavior="ignore"),
         lambda c: c.upsert("docs", "text"),
@@ -202,16 +202,15 @@ def test_ndjson_that_is_ready_is_sent_as_it_is(client: VectorizeClient, echo: Sc
     [
         {"id": "b", "values": [float("nan")]},
         {"id": "b", "values": [float("-inf")]},
-        {"id": "b", "values": numpy.zeros(3)},
-        {"id": "b", "values": [numpy.float32(1)]},
-        {"id": "\ud800", "values": []},
+        {"id": "b", "values": numpy.array([1, numpy.inf])},
+        {"id": "\ud800", "values": [1.0]},
         {"id": "b", "metadata": {"a": {1, 2}}},
     ],
 )
 def test_a_vector_that_cannot_be_json_is_told_by_position(
     client: VectorizeClient, echo: ScriptedServer, bad: Any
 ) -> None:
-    with pytest.raises(VectorizeInputError, match=r"vectors: at position 1, this cannot be .*\.tolist\(\)"):
+    with pytest.raises(VectorizeInputError, match=r"vectors: at position 1, (the vector|this cannot be)"):
         client.upsert("docs", [{"id": "a", "values": [1.0]}, bad])
     assert echo.requests == []
 

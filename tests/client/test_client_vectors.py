@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import io
 import json
+from array import array
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import numpy
 import pytest
@@ -14,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client.bulk.vector_batches import VectorBatch, VectorBatches
+from airflow_provider_cfvectorize.client.inputs.vectors import write_ndjson
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 V = [0.5, 1]
 
 
-def vector(id_: str = "a", **fields: Any) -> dict[str, Any]:
+def vector(id_: Any = "a", **fields: Any) -> dict[str, Any]:
     return {"id": id_, "values": V, **fields}
 
 
@@ -35,7 +38,7 @@ NO_VECTORS = [
     (None, "is None, expected an object with id and values"),
     ([1], "is a list, expected an object"),
     ({"values": V}, "has no id"),
-    ({"id": 5, "values": V}, "has 5 as its id, expected a string"),
+    ({"id": 5.0, "values": V}, "has 5.0 as its id, expected a string"),
     ({"id": "a"}, "has no values"),
     ({"id": "a", "values": []}, "of which the list is empty"),
     ({"id": "a", "values": "12"}, "expected a list of numbers"),
@@ -121,6 +124,44 @@ def test_a_good_vector(good: dict[str, Any]) -> None:
     )
     (batch,) = cut(line(good), dimensions=2)
     assert batch.body == line(good)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (vector(17), vector("17")),
+        (vector(numpy.int64(17)), vector("17")),
+        (vector(UUID(int=10)), vector("00000000-0000-0000-0000-00000000000a")),
+        (vector(values=numpy.array([1, 0.5], numpy.float32)), vector(values=[1.0, 0.5])),
+        (vector(values=numpy.array([1, 0.5], numpy.float16)), vector(values=[1.0, 0.5])),
+        (vector(values=array("d", [1, 0.5])), vector(values=[1.0, 0.5])),
+        (vector(values=[numpy.float32(0.5), numpy.int8(2)]), vector(values=[0.5, 2.0])),
+        (vector(values=range(2)), vector(values=[0, 1])),
+    ],
+)
+def test_keys_and_arrays_are_taken(given: Any, sent: Any) -> None:
+    (batch,) = cut([given])
+    assert batch.body == write_ndjson([given]) == json.dumps(sent, separators=(",", ":")).encode() + b"\n"
+
+
+def test_an_integer_id_of_a_file_is_sent_as_text() -> None:
+    (batch,) = cut(line(vector(17)) + line(vector("18")))
+    assert [json.loads(text)["id"] for text in batch.body.splitlines()] == ["17", "18"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (numpy.array([1, numpy.nan]), "has nan at position 1"),
+        (numpy.ones((2, 3)), "has a list at position 0, expected numbers: values have one dimension"),
+        (numpy.array(1.0), "is 1.0, expected a list of numbers"),
+        (numpy.ones(0), "is empty"),
+        (numpy.array([True]), "has True at position 0, expected numbers"),
+    ],
+)
+def test_an_array_that_is_no_vector(values: Any, said: str) -> None:
+    with pytest.raises(VectorizeInputError, match=f"position 0, the vector has a list of values that {said}"):
+        cut([vector(values=values)])
 
 
 def test_the_number_of_values() -> None:

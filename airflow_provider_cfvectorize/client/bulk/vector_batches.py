@@ -15,7 +15,7 @@ from airflow_provider_cfvectorize.client.inputs.vectors import (
     Vectors,
     parse_line,
     problem_with_caps,
-    problem_with_shape,
+    read_vector,
 )
 from airflow_provider_cfvectorize.client.workers import Stopped
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
@@ -154,8 +154,9 @@ class VectorBatches:
     def _lines(self) -> Iterator[tuple[int, bytes, str]]:
         if self._file is None:
             for position, vector in enumerate(self._vectors):
-                if self._is_good(vector, f"at position {position}, the vector"):
-                    yield position, self._write(vector, position), vector["id"]  # type: ignore[index]
+                read = self._read(vector, f"at position {position}, the vector")
+                if read is not None:
+                    yield position, self._write(read, position), read["id"]
             return
 
         def too_long(line: int) -> str:
@@ -173,36 +174,39 @@ class VectorBatches:
                 parsed = parse_line(line)
             except ValueError:
                 problem = f"({len(line)} bytes) is not JSON in UTF-8"
-            if self._is_good(parsed, f"line {number}", problem):
-                yield number, line, parsed["id"]  # type: ignore[index]
+            read = self._read(parsed, f"line {number}", problem)
+            if read is not None:
+                # A line is sent as it stands, unless its id is an integer.
+                yield number, line if read is parsed else write_json(read), read["id"]
 
-    def _is_good(self, vector: object, which: str, problem: str | None = None) -> bool:
-        problem = problem or problem_with_shape(vector)
-        if problem and self._discard:
-            self.discarded += 1
-            return False
-        if not problem:
-            checked = cast("Mapping[str, Any]", vector)
-            if callable(self._dimensions):
-                self._dimensions = self._dimensions()
-            problem = problem_with_caps(checked, self._dimensions)
-            if not problem:
-                # All vectors of an index have as many values as it has dimensions.
-                self._dimensions = len(checked["values"])
-                if unknown := checked.keys() - _KEYS:
-                    self._note(unknown, which)
-                return True
-        raise VectorizeInputError(f"{self._name}: {which} {problem}")
+    def _read(self, vector: object, which: str, problem: str | None = None) -> Mapping[str, Any] | None:
+        try:
+            if problem:
+                raise ValueError(problem)
+            read = read_vector(vector)
+        except ValueError as e:
+            if self._discard:
+                self.discarded += 1
+                return None
+            raise VectorizeInputError(f"{self._name}: {which} {e}") from None
+        if callable(self._dimensions):
+            self._dimensions = self._dimensions()
+        if problem := problem_with_caps(read, self._dimensions):
+            raise VectorizeInputError(f"{self._name}: {which} {problem}")
+        # All vectors of an index have as many values as it has dimensions.
+        self._dimensions = len(read["values"])
+        if unknown := read.keys() - _KEYS:
+            self._note(unknown, which)
+        return read
 
     def _note(self, unknown: Iterable[object], which: str) -> None:
         for key in unknown:
             if isinstance(key, str) and len(self.unknown_keys) < _NOTED_KEYS:
                 self.unknown_keys.setdefault(key, which)
 
-    def _write(self, vector: object, position: int) -> bytes:
+    def _write(self, vector: Mapping[str, Any], position: int) -> bytes:
         try:
-            # Of a mapping that is no dict, no JSON can be made.
-            return write_json(vector if isinstance(vector, dict) else dict(cast("Mapping[str, Any]", vector)))
+            return write_json(vector)
         except VectorizeInputError as e:
             raise VectorizeInputError(f"{self._name}: at position {position}, {e}") from None
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import numbers
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Final, Protocol
+from decimal import Decimal
+from typing import Any, Final, Protocol
+from uuid import UUID
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.inputs.rendered import read_rendered
@@ -137,23 +139,61 @@ def problem_with_id(value: str) -> str | None:
     return problem_with_text(value, limits.MAX_ID_BYTES) if value else "is empty"
 
 
-def integer_as_id(value: int) -> str | None:
-    """Return an integer's digits; None if they are more than an id may have."""
-    # Python refuses to write integers of more than 4,300 digits, with an error of its own.
-    digits = str(value) if value.bit_length() < 8 * limits.MAX_ID_BYTES else ""
-    return digits if 0 < len(digits) <= limits.MAX_ID_BYTES else None
+def text_of_key(value: Any) -> str | None:
+    """
+    Return the text of a key, whichever type a database or a data frame gives it; None if it is no key.
+
+    :param value: a string, an integer (whatever has ``__index__``, such as numpy's), a UUID, or a Decimal
+        without a fraction. A boolean or a float is no key: 1.0 and 1 would be one id.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Decimal):
+        # The exponent first: Decimal("1E+999999") has a million digits.
+        is_whole = value.is_finite() and value.adjusted() <= limits.MAX_ID_BYTES and value == int(value)
+        return str(int(value)) if is_whole else None
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        return None
+    # Python refuses to write integers of more than 4,300 digits.
+    return str(number) if number.bit_length() < 8 * limits.MAX_ID_BYTES else None
+
+
+def read_id(value: object) -> str:
+    """
+    Return the id that a key stands for.
+
+    :param value: see :func:`text_of_key`.
+    :raises ValueError: it is no id; says why, such as "is empty".
+    """
+    text = text_of_key(value)
+    if text is None and isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError("has too many digits")
+    if text is None:
+        raise ValueError("is neither a string nor an integer, a UUID or a Decimal without a fraction")
+    if problem := problem_with_id(text):
+        raise ValueError(problem)
+    return text
 
 
 def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = None) -> IdList:
     """
     Check what was passed as ids and return it, duplicates dropped, order kept.
 
-    :param value: a list, a tuple, a lazy XCom sequence or any other sequence of strings and integers; or a
-        string: the text of such a list (what Jinja makes of one), or a single id.
+    :param value: a list, a tuple, a lazy XCom sequence or any other sequence of keys (:func:`text_of_key`),
+        or of rows of one column each, as a database returns them; an array or a Series of keys; or a string:
+        the text of such a list (what Jinja makes of one), or a single id.
     :param max_ids: refuse more than so many.
     :param origin: where it comes from, for errors, such as ``the param "ids"``.
     :raises VectorizeInputError: anything else, with what arrived and how to pass it.
     """
+    if hasattr(value, "tolist") and not isinstance(value, str | memoryview):
+        value = value.tolist()
     if isinstance(value, str):
         value = _read_text(value)
     if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray | memoryview):
@@ -169,25 +209,29 @@ def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = 
     checked: dict[str, None] = {}
     problems: list[str] = []
     bad = 0
+    has_rows: bool | None = None
     for position, item in enumerate(value):
-        id_: str | None = None
-        problem: str | None
-        if isinstance(item, str):
-            id_ = item
-            problem = problem_with_id(item)
-        elif isinstance(item, numbers.Integral) and not isinstance(item, bool):
-            id_ = integer_as_id(int(item))
-            problem = None if id_ is not None else "has too many digits"
-        else:
-            problem = "is neither a string nor an integer"
-            if isinstance(item, Sequence):
-                problem += ": lists of lists must be flattened, or mapped over with .expand(ids=...)"
-        if problem is None and id_ is not None:
-            checked[id_] = None
-        else:
+        is_row = isinstance(item, Sequence) and not isinstance(item, str | bytes | bytearray)
+        if has_rows is None:
+            has_rows = is_row
+        elif has_rows is not is_row:
+            raise VectorizeInputError(
+                f"ids: rows and bare ids are mixed: ids[{position}] is {show(item)}, and those before it are "
+                f"{'rows' if has_rows else 'ids'}. {_ADVICE}"
+            )
+        if is_row and len(item) != 1:
+            raise VectorizeInputError(
+                f"ids[{position}] is a row of {counted(len(item), 'column')}, expected 1 column: query the "
+                "column of the ids alone, or take it from each row: query.output.map(lambda row: row[0]). "
+                "Lists of ids must be flattened, or mapped over with .expand(ids=...)"
+            )
+        key = item[0] if is_row else item
+        try:
+            checked[read_id(key)] = None
+        except ValueError as e:
             bad += 1
             if len(problems) < SHOWN_PROBLEMS:
-                problems.append(f"ids[{position}]: {show(item)} {problem}")
+                problems.append(f"ids[{position}]: {show(key)} {e}")
     if bad:
         more = f"; and {bad - len(problems)} more" if bad > len(problems) else ""
         # In a form, who ends the last line adds an empty one.

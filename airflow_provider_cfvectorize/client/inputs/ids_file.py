@@ -22,8 +22,8 @@ from airflow_provider_cfvectorize.client.inputs.ids import (
     SHOWN_PROBLEMS,
     check_max_ids,
     digest_of,
-    integer_as_id,
     problem_with_id,
+    read_id,
     spread,
 )
 from airflow_provider_cfvectorize.client.inputs.text import show
@@ -158,13 +158,12 @@ class IdsFile:
         if not isinstance(parsed, dict) or "id" not in parsed:
             return None, "is not a JSON object with an id"
         id_ = parsed["id"]
-        if isinstance(id_, int) and not isinstance(id_, bool):
-            text_of_id = integer_as_id(id_)
-            return text_of_id, None if text_of_id is not None else "has an id with too many digits"
-        if not isinstance(id_, str):
+        if isinstance(id_, bool) or not isinstance(id_, str | int):
             return None, f"has {show(id_) if id_ is None else f'a {type(id_).__name__}'} as its id"
-        problem = problem_with_id(id_)
-        return id_, None if problem is None else f"has an id that {problem}"
+        try:
+            return read_id(id_), None
+        except ValueError as e:
+            return None, f"has an id that {e}"
 
     def _lines(self) -> Iterator[bytes]:
         longest = MAX_NDJSON_LINE_BYTES if self._ndjson else MAX_LINE_BYTES

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id, problem_with_text
+from airflow_provider_cfvectorize.client.inputs.ids import problem_with_text, read_id
 from airflow_provider_cfvectorize.client.inputs.indexes import problem_with_key
 from airflow_provider_cfvectorize.client.inputs.text import show, write_json
-from airflow_provider_cfvectorize.client.inputs.vectors import problem_with_namespace, problem_with_values
+from airflow_provider_cfvectorize.client.inputs.vectors import problem_with_namespace, read_values
 from airflow_provider_cfvectorize.client.types import RETURN_METADATA
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
@@ -45,14 +45,15 @@ def query_body(
         )
     body: dict[str, object] = {}
     if vector is not None:
-        if problem := problem_with_values(vector):
-            raise VectorizeInputError(f"vector {problem}")
-        body["vector"] = vector
+        try:
+            body["vector"] = read_values(vector)
+        except ValueError as e:
+            raise VectorizeInputError(f"vector {e}") from None
     else:
-        problem = problem_with_id(vector_id) if isinstance(vector_id, str) else "is not a string"
-        if problem:
-            raise VectorizeInputError(f"vector_id {show(vector_id)} {problem}")
-        body["vectorId"] = vector_id
+        try:
+            body["vectorId"] = read_id(vector_id)
+        except ValueError as e:
+            raise VectorizeInputError(f"vector_id {show(vector_id)} {e}") from None
     if not isinstance(return_values, bool):
         raise VectorizeInputError(f"return_values is {show(return_values)}, expected True or False")
     _check_return_metadata(return_metadata)

@@ -17,11 +17,14 @@ MAX_LITERAL_CHARS: Final = 1024 * 1024
 _SPACE = " \t\r\n"
 #: An escape as ``repr`` writes it.
 _ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
-#: A string or an integer as ``repr`` writes it, and the comma or closing bracket behind it.
-_PYTHON_ITEM = re.compile(
-    rf"""[{_SPACE}]*(?:('[^'\\\r\n]*(?:{_ESCAPE}[^'\\\r\n]*)*'|"[^"\\\r\n]*(?:{_ESCAPE}[^"\\\r\n]*)*")"""
-    rf"""|(-?[0-9]{{1,100}}))[{_SPACE}]*([],)])"""
+#: A string or an integer as ``repr`` writes it.
+_ITEM = (
+    rf"""('[^'\\\r\n]*(?:{_ESCAPE}[^'\\\r\n]*)*'|"[^"\\\r\n]*(?:{_ESCAPE}[^"\\\r\n]*)*"|-?[0-9]{{1,100}})"""
 )
+#: An item, and the comma or closing bracket behind it.
+_PYTHON_ITEM = re.compile(rf"[{_SPACE}]*{_ITEM}[{_SPACE}]*([],)])")
+#: A row of one item, as ``repr`` writes a tuple or a list, and the comma or closing bracket behind it.
+_PYTHON_ROW = re.compile(rf"[{_SPACE}]*(?:\({_ITEM},\)|\[{_ITEM}\])[{_SPACE}]*([],)])")
 
 
 def read_rendered(text: str) -> object:
@@ -42,9 +45,7 @@ def read_rendered(text: str) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of escapes that Python does not know
         value = _literal(text) if len(text) <= MAX_LITERAL_CHARS else None
-    is_plain = isinstance(value, list | tuple) and all(
-        isinstance(item, str | int) and not isinstance(item, bool) for item in value
-    )
+    is_plain = isinstance(value, list | tuple) and all(map(_is_plain, value))
     if is_plain or not isinstance(value, list | tuple | dict):
         raise ValueError("neither JSON nor what repr() writes")
     return value
@@ -57,12 +58,15 @@ def _scan_list(text: str) -> list[object] | None:
     closing = {"[": "]", "(": ")"}.get(text[:1])
     items: list[object] = []
     position = 1
-    while match := _PYTHON_ITEM.match(text, position):
-        string, integer, end = match.groups()
-        item = string[1:-1] if string and "\\" not in string else _literal(string or integer)
+    has_rows = text[1:].lstrip(_SPACE)[:1] in ("(", "[")
+    pattern = _PYTHON_ROW if has_rows else _PYTHON_ITEM
+    while match := pattern.match(text, position):
+        *either, end = match.groups()
+        written = next(filter(None, either))
+        item = written[1:-1] if written[0] in "'\"" and "\\" not in written else _literal(written)
         if item is None:
             return None
-        items.append(item)
+        items.append((item,) if has_rows else item)
         position = match.end()
         if end != ",":
             break
@@ -70,6 +74,12 @@ def _scan_list(text: str) -> list[object] | None:
     is_tuple = closing == "]" or len(items) != 1 or text[-2] == ","
     rest = text[position - 1 if items and end != "," else position :].strip(_SPACE)
     return items if rest == closing and is_tuple else None
+
+
+def _is_plain(item: object) -> bool:
+    if isinstance(item, list | tuple) and len(item) == 1:
+        (item,) = item
+    return isinstance(item, str | int) and not isinstance(item, bool)
 
 
 def _literal(text: str) -> object:

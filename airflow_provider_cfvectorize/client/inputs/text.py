@@ -43,8 +43,7 @@ def write_json(value: object) -> bytes:
     except (ValueError, TypeError, RecursionError) as e:
         problem = ascii(str(e))[:200]
     raise VectorizeInputError(
-        f"this cannot be written as JSON: {problem}. Vectors are lists of finite numbers (of a numpy array: "
-        ".tolist()); ids, names and metadata are valid Unicode"
+        f"this cannot be written as JSON: {problem}. Expected finite numbers, and valid Unicode in every text"
     )
 
 

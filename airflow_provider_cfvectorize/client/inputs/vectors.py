@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any, BinaryIO, Final, NoReturn, TypeAlias
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id, problem_with_text
+from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id, problem_with_text, text_of_key
 from airflow_provider_cfvectorize.client.inputs.text import show, write_json
 from airflow_provider_cfvectorize.client.types import Vector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
@@ -32,28 +34,44 @@ MAX_METADATA_LEVELS: Final = 100
 _NUMBERS: Final = frozenset({int, float})
 
 
-def problem_with_values(values: object) -> str | None:
-    """Say what is wrong with the values of a vector; None if they are finite numbers that can be stored."""
-    if not isinstance(values, list | tuple):
-        hint = ": of a numpy array, pass .tolist()" if hasattr(values, "tolist") else ""
-        return f"is {show(values)}, expected a list of numbers{hint}"
-    if not values:
-        return "is empty"
+def read_values(values: Any) -> Sequence[float]:
+    """
+    Return the values of a vector: finite numbers that the service can store.
+
+    :param values: a sequence of numbers, or what has ``tolist()``, such as an array of numpy or of ``array``,
+        a pandas Series or a torch tensor.
+    :raises ValueError: says what is wrong with them, such as "is empty".
+    """
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if isinstance(values, str | bytes | bytearray) or not isinstance(values, Sequence):
+        raise ValueError(f"is {show(values)}, expected a list of numbers")
+    if not len(values):
+        raise ValueError("is empty")
     # The first test is for all the values at once and takes a tenth of the time; the second says which.
-    if _NUMBERS.issuperset(map(type, values)):
+    if isinstance(values, list | tuple) and _NUMBERS.issuperset(map(type, values)):
         try:
             # Not-a-number hides from min and max, and not from a sum.
             if math.isfinite(sum(values)) and max(values) <= MAX_VALUE and min(values) >= -MAX_VALUE:
-                return None
+                return values
         except OverflowError:
             pass
-    for position, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            hint = ": of a numpy array, pass .tolist()" if hasattr(value, "tolist") else ""
-            return f"has {show(value)} at position {position}, expected numbers{hint}"
-        if not -MAX_VALUE <= value <= MAX_VALUE:
-            return f"has {show(value)} at position {position}, which is no finite number of 32 bits"
-    return None
+    return [_read_number(value, position) for position, value in enumerate(values)]
+
+
+def _read_number(value: Any, position: int) -> float:
+    # Python's booleans are numbers, numpy's are not.
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        is_nested = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        hint = ": values have one dimension" if is_nested else ""
+        raise ValueError(f"has {show(value)} at position {position}, expected numbers{hint}")
+    try:
+        number = float(value)
+    except (OverflowError, ValueError):
+        number = math.inf
+    if not -MAX_VALUE <= number <= MAX_VALUE:
+        raise ValueError(f"has {show(number)} at position {position}, which is no finite number of 32 bits")
+    return value if isinstance(value, int) else number
 
 
 def problem_with_namespace(namespace: object) -> str | None:
@@ -63,26 +81,37 @@ def problem_with_namespace(namespace: object) -> str | None:
     return problem_with_text(namespace, limits.MAX_NAMESPACE_BYTES)
 
 
-def problem_with_shape(vector: object) -> str | None:
-    """Say why something is no vector at all, None if it is one. The caps are another matter."""
-    if not isinstance(vector, Mapping):
-        return f"is {show(vector)}, expected an object with id and values"
-    id_ = vector.get("id")
-    if not isinstance(id_, str):
-        return f"has {show(id_)} as its id, expected a string" if "id" in vector else "has no id"
-    if "values" not in vector:
-        return "has no values"
-    if problem := problem_with_values(vector["values"]):
-        return f"has values of which the list {problem}"
-    namespace = vector.get("namespace")
+def read_vector(value: object) -> Mapping[str, Any]:
+    """
+    Return a vector with a text for its id and a list for its values. The caps are another matter.
+
+    :param value: an object with ``id`` (:func:`~airflow_provider_cfvectorize.client.inputs.ids.text_of_key`),
+        ``values`` (:func:`read_values`) and perhaps ``namespace`` and ``metadata``.
+    :raises ValueError: it is no vector at all; says why, such as "has no id".
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"is {show(value)}, expected an object with id and values")
+    id_ = text_of_key(value.get("id"))
+    if "id" not in value:
+        raise ValueError("has no id")
+    if id_ is None:
+        raise ValueError(f"has {show(value['id'])} as its id, expected a string or an integer")
+    if "values" not in value:
+        raise ValueError("has no values")
+    try:
+        values = read_values(value["values"])
+    except ValueError as e:
+        raise ValueError(f"has a list of values that {e}") from None
+    namespace = value.get("namespace")
     if namespace is not None and not isinstance(namespace, str):
-        return f"has {show(namespace)} as its namespace, expected a string"
-    metadata = vector.get("metadata")
+        raise ValueError(f"has {show(namespace)} as its namespace, expected a string")
+    metadata = value.get("metadata")
     if metadata is not None and not isinstance(metadata, Mapping):
-        return f"has {show(metadata)} as its metadata, expected an object"
+        raise ValueError(f"has {show(metadata)} as its metadata, expected an object")
     if metadata and _is_too_deep(metadata):
-        return f"has metadata of more than {MAX_METADATA_LEVELS} levels"
-    return None
+        raise ValueError(f"has metadata of more than {MAX_METADATA_LEVELS} levels")
+    is_plain = isinstance(value, dict) and id_ is value["id"] and values is value["values"]
+    return value if is_plain else {**value, "id": id_, "values": values}
 
 
 def _is_too_deep(metadata: object) -> bool:
@@ -104,7 +133,7 @@ def problem_with_caps(vector: Mapping[str, Any], dimensions: int | None = None) 
     """
     Say which cap of the service a vector goes over; None if it keeps within all.
 
-    :param vector: what :func:`problem_with_shape` has found to be a vector.
+    :param vector: what :func:`read_vector` returned.
     :param dimensions: the number of values it must have; None for any.
     """
     if problem := problem_with_id(vector["id"]):
@@ -174,9 +203,9 @@ def check_unparsable_behavior(value: object) -> None:
 
 def write_ndjson(vectors: Iterable[Vector]) -> bytes:
     """
-    Return vectors as the NDJSON of one request; whether they are any, the service says.
+    Return vectors as the NDJSON of one request. What can be JSON and is no vector, the service refuses.
 
-    :raises VectorizeInputError: there are more, or of one no JSON can be made.
+    :raises VectorizeInputError: there are more, or one of them cannot be JSON.
     """
     if isinstance(vectors, str | Mapping):
         raise VectorizeInputError(
@@ -189,8 +218,14 @@ def write_ndjson(vectors: Iterable[Vector]) -> bytes:
                 f"vectors: there are more than {limits.MAX_UPSERT_VECTORS}, which is what one request takes: "
                 "the hook's method of the same name sends any number"
             )
+        problem = ""
+        read: Mapping[str, Any] = vector
         try:
-            lines.append(write_json(vector))
+            read = read_vector(vector)
+        except ValueError as e:
+            problem = f"the vector {e}"
+        try:
+            lines.append(write_json(read))
         except VectorizeInputError as e:
-            raise VectorizeInputError(f"vectors: at position {position}, {e}") from None
+            raise VectorizeInputError(f"vectors: at position {position}, {problem or e}") from None
     return b"\n".join([*lines, b""])
