@@ -32,7 +32,7 @@ class Environment:
 ENVIRONMENTS = {
     "airflow-3.3": Environment(
         "3.3.2",
-        ("test", "lint", "build", "docs", "browser"),
+        ("test", "postgresql", "lint", "build", "docs", "browser"),
         # Of libcst, on 3.13 only.
         also=("PyYAML-ft==8.0.0",),
     ),

@@ -40,7 +40,7 @@ NO_VECTORS = [
     ({"values": V}, "has no id"),
     ({"id": 5.0, "values": V}, "has 5.0 as its id, expected a string"),
     ({"id": "a"}, "has no values"),
-    ({"id": "a", "values": []}, "of which the list is empty"),
+    ({"id": "a", "values": []}, "has a list of values that is empty"),
     ({"id": "a", "values": "12"}, "expected a list of numbers"),
     ({"id": "a", "values": {"0": 1}}, "is a dict, expected a list"),
     ({"id": "a", "values": [1, "2"]}, "has '2' at position 1"),

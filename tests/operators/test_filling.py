@@ -240,7 +240,7 @@ def test_refused_before_any_request(
         (json.dumps(vector("b", metadata={"a.b": 1})), "has the key 'a.b' in its metadata"),
         (json.dumps(vector("b", metadata={"a": "x" * 10240})), "bytes of metadata as compact JSON"),
         (json.dumps(vector("b", metadata=[1])), "has a list as its metadata"),
-        (json.dumps({"id": 7, "values": [1]}), "has 7 as its id, expected a string"),
+        (json.dumps({"id": 7.5, "values": [1]}), "has 7.5 as its id, expected a string or an integer"),
     ],
     ids=range(9),
 )

@@ -394,7 +394,7 @@ def test_matches_that_are_too_large_for_an_xcom(script: Script) -> None:
         ({"vector": [[1, 2]]}, "a list at position 0"),
         ({"vector": {"a": 1}}, "vector is a dict"),
         ({"vector_id": "x" * 65}, "65 bytes"),
-        ({"vector_id": 31}, "vector_id 31 is not a string"),
+        ({"vector_id": 3.5}, "vector_id 3.5 is neither a string nor an integer"),
         ({"top_k": 0}, "top_k is 0, expected an integer from 1 to 100 (to 50 with values or all metadata)"),
         ({"top_k": "101"}, "top_k is 101"),
         ({"top_k": "five"}, "top_k is 'five'"),

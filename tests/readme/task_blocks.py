@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable, Mapping
 
 from dags.running import run_dag
@@ -56,9 +58,24 @@ def alerts(block: Block, bench: Bench) -> None:
     assert alerted == ["delete"]
 
 
+def deletes_rows(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server)
+    vectorize.fill(["a", "b", "c"])
+    path = bench.directory / "documents.db"
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE documents (id TEXT, deleted_at TEXT)")
+        database.execute("INSERT INTO documents VALUES ('a', '2026-01-31'), ('b', NULL), ('c', '2026-01-31')")
+    connection = {"conn_type": "sqlite", "host": str(path)}
+    bench.monkeypatch.setenv("AIRFLOW_CONN_DOCUMENTS_DB", json.dumps(connection))
+    run = run_dag(bench.load(block).dag)
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {"b"}
+
+
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
     "docs/delete-a-tenant.md#by-a-prefix-of-the-ids/1": deletes_a_tenant,
     "docs/fill-and-reconcile.md#fill-an-index-and-keep-it-in-step/1": is_a_vector,
     "docs/fill-and-reconcile.md#fill-an-index-and-keep-it-in-step/2": keeps_in_step,
     "docs/alerts.md#callbacks/1": alerts,
+    "docs/ids-from-a-database.md#delete-the-ids-of-a-query/1": deletes_rows,
 }

@@ -185,9 +185,9 @@ def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = 
     """
     Check what was passed as ids and return it, duplicates dropped, order kept.
 
-    :param value: a list, a tuple, a lazy XCom sequence or any other sequence of keys (:func:`text_of_key`),
-        or of rows of one column each, as a database returns them; an array or a Series of keys; or a string:
-        the text of such a list (what Jinja makes of one), or a single id.
+    :param value: a list, a tuple, a lazy XCom sequence or any other sequence of keys (strings, integers,
+        UUIDs, whole Decimals), or of rows of one column each, as a database returns them; an array or a
+        Series of keys; or a string: the text of such a list (what Jinja makes of one), or a single id.
     :param max_ids: refuse more than so many.
     :param origin: where it comes from, for errors, such as ``the param "ids"``.
     :raises VectorizeInputError: anything else, with what arrived and how to pass it.
