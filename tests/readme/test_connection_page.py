@@ -145,6 +145,7 @@ def test_every_row_has_its_case() -> None:
         assert any(shown.startswith(beginning) for beginning in CASES), shown
 
 
+@pytest.mark.usefixtures("impatient_refusals")
 def test_a_token_that_may_only_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalVectorize(read_only_token=TOKEN) as server:
         vectorize = Vectorize(server)

@@ -23,7 +23,7 @@ from airflow_provider_cfvectorize.triggers.mutation import VectorizeMutationTrig
 from harness import INDEX, Clock, Vectorize, wait_until
 
 WAITS = 100
-INTERVAL = 2.0
+INTERVAL = 0.5
 POLL_LINE = "Polling index docs"
 
 
