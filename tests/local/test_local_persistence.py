@@ -159,7 +159,7 @@ def test_a_file_of_something_else(path):
 def test_a_database_of_something_else(path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE invoices (id INTEGER)")
-    assert refused(path) == f"{path} is a database of something else"
+    assert refused(path) == f"{path} is a database of another application"
 
 
 def test_a_file_of_a_newer_version(path):
@@ -167,7 +167,7 @@ def test_a_file_of_a_newer_version(path):
         db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         db.execute(f"PRAGMA user_version={LAYOUT + 1}")
     assert refused(path) == (
-        f"{path} was written by a newer vectorize-local (layout {LAYOUT + 1}, this one knows {LAYOUT})"
+        f"{path} was written by a newer vectorize-local (layout {LAYOUT + 1}; this version reads {LAYOUT})"
     )
 
 
@@ -176,8 +176,8 @@ def test_a_file_of_an_older_version(path):
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version={LAYOUT - 1}")
     assert refused(path) == (
-        f"{path} was written by an older vectorize-local (layout {LAYOUT - 1}, this one needs {LAYOUT}) and "
-        "cannot be converted; remove it or name another file"
+        f"{path} was written by an older vectorize-local (layout {LAYOUT - 1}; this version reads {LAYOUT}) "
+        "and cannot be converted: remove it or name another file"
     )
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_file(path):
 
 def test_a_directory_and_a_path_into_nowhere(tmp_path):
     assert refused(tmp_path) == f"{tmp_path} is a directory"
-    assert refused(tmp_path / "no" / "file") == f"there is no directory {tmp_path / 'no'}"
+    assert refused(tmp_path / "no" / "file") == f"directory {tmp_path / 'no'} does not exist"
 
 
 def test_an_empty_file_is_a_new_one(path, start):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The indexes of the local server: log, jobs, views, queries."""
+"""The indexes of the local server: logs, jobs, listings and queries."""

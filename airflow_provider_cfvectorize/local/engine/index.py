@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One index: its log, the jobs that apply mutations, and what readers see. Times are epoch seconds."""
+"""An index: its log, the jobs that apply mutations, and its state for reads. Times are epoch seconds."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.local.engine.journal import Journal, Restored
 
 
-#: Versions of sets of ids that are past.
+#: Version numbers for past sets of ids, which no current set has.
 _PAST: Final = itertools.count(-1, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
     """
-    How long writes take.
+    The delays of writes.
 
     :param apply_delay: Seconds from the first pending mutation to the job that applies it, and from one job
         to the next while there is a backlog.
-    :param visibility_lag: Seconds from a job until readers other than the watermark see its batch.
+    :param visibility_lag: Seconds from a job, which moves the watermark, until reads show its batch.
     """
 
     apply_delay: float
@@ -52,18 +52,18 @@ class Timing:
 
 class History:
     """
-    The changes of the last seconds, as what it takes to undo them.
+    The changes of the last seconds, stored so that they can be undone.
 
-    :param seconds: How far back anybody will ask.
+    :param seconds: How far back the history reaches.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._changes: deque[tuple[float, dict[str, Vector | None]]] = deque()
 
-    def note(self, at: float, vectors: Mapping[str, Vector], mutations: Iterable[Mutation]) -> None:
+    def record(self, at: float, vectors: Mapping[str, Vector], mutations: Iterable[Mutation]) -> None:
         """
-        Keep what mutations are about to change.
+        Save the vectors that mutations are about to change.
 
         :param at: When readers see the change, seconds since the epoch.
         """
@@ -76,7 +76,7 @@ class History:
         self._changes.append((at, touched))
 
     def as_of(self, at: float, vectors: Mapping[str, Vector]) -> dict[str, Vector]:
-        """Return the vectors that there were."""
+        """Return the vectors as they were at a time."""
         past = dict(vectors)
         for changed_at, touched in reversed(self._changes):
             if changed_at <= at:
@@ -93,11 +93,11 @@ class Index:
     """
     An index and its log.
 
-    Jobs are not run by a timer. Each access first runs all the jobs that were due by then, with the times
-    they were due at: no reader can tell the difference, there is no race between a timer and a request, and
-    with a clock of their own tests decide what has happened.
+    No timer runs the jobs. Each access first runs all jobs that are due, with the times at which they were
+    due. Readers see no difference, a timer cannot race with a request, and tests control the jobs with their
+    own clock.
 
-    :param key: The number by which the journal knows it; a re-created index has another one.
+    :param key: Its number in the journal. An index that is created again has a new one.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Index:
         self.vectors: dict[str, Vector] = {}
         #: By property.
         self.metadata_indexes: dict[str, MetadataIndex] = {}
-        #: Counts the changes of the set of ids: while it stays the same, listings can share a snapshot.
+        #: Counts the changes to the set of ids. Listings share a snapshot until it changes.
         self.ids_version = 0
         self._timing = timing
         self._behaviour = behaviour
@@ -118,8 +118,8 @@ class Index:
         self._unseen: deque[Batch] = deque()
         self._job_due: float | None = None
         self._last_sequence = 0
-        #: The metadata indexes there will be once the whole log is applied. Whether one can be created or
-        #: deleted is answered at once, so it cannot wait for the jobs.
+        #: The metadata indexes once the whole log is applied. Requests to create or delete one are checked
+        #: against these, because the response cannot wait for a job.
         self._coming: dict[str, MetadataIndex] = {}
         self._view: View | None = None
         self._history: History | None = None
@@ -137,9 +137,9 @@ class Index:
         index_type: str = "",
     ) -> str:
         """
-        Put one mutation into the log.
+        Append one mutation to the log.
 
-        :return: The mutation's id.
+        :return: The mutation id.
         """
         self.advance(now)
         sequence = self._last_sequence + 1
@@ -158,15 +158,15 @@ class Index:
         self._pending.append(mutation)
         if self._job_due is None:
             self._job_due = now + self._timing.apply_delay
-        metadata.apply(self._coming, mutation)
+        metadata.apply_to_metadata_indexes(self._coming, mutation)
         return mutation.id
 
     def create_metadata_index(self, property_name: str, index_type: str, now: float) -> str:
         """
-        Create a metadata index; a property that has one keeps it, and that is no error.
+        Create a metadata index. If the property already has one, it stays as it is, without an error.
 
-        :return: The mutation's id.
-        :raises ApiError: There are too many.
+        :return: The mutation id.
+        :raises ApiError: The index already has the most metadata indexes.
         """
         if property_name not in self._coming and len(self._coming) >= limits.MAX_METADATA_INDEXES:
             raise errors.refusal("too_many_metadata_indexes", limit=limits.MAX_METADATA_INDEXES)
@@ -176,7 +176,7 @@ class Index:
         """
         Delete a metadata index.
 
-        :return: The mutation's id.
+        :return: The mutation id.
         :raises ApiError: The property has none.
         """
         if property_name not in self._coming:
@@ -191,11 +191,11 @@ class Index:
             self._run_job(self._job_due)
         while self._unseen and self._unseen[0].visible_at <= now:
             batch = self._unseen[0]
-            self._journal.fold(self.key, batch.mutations)
+            self._journal.apply(self.key, batch.mutations)
             self._unseen.popleft()
             if self._history is not None:
-                self._history.note(batch.visible_at, self.vectors, batch.mutations)
-            self._fold(batch.mutations)
+                self._history.record(batch.visible_at, self.vectors, batch.mutations)
+            self._apply(batch.mutations)
 
     def _run_job(self, at: float) -> None:
         taken = self._next_batch()
@@ -222,7 +222,8 @@ class Index:
             taken.append(mutation)
         return taken
 
-    def _fold(self, mutations: list[Mutation]) -> None:
+    def _apply(self, mutations: list[Mutation]) -> None:
+        """Apply mutations to the vectors and metadata indexes that reads show."""
         vectors = self.vectors
         changed = replaced = False
         for mutation in mutations:
@@ -238,7 +239,7 @@ class Index:
                 for vector in mutation.vectors:
                     vectors.setdefault(vector.id, vector)
             else:
-                replaced |= metadata.apply(self.metadata_indexes, mutation)
+                replaced |= metadata.apply_to_metadata_indexes(self.metadata_indexes, mutation)
             changed |= len(vectors) != before
         if changed:
             self.ids_version += 1
@@ -248,16 +249,16 @@ class Index:
     # --- reading ---------------------------------------------------------------------------------------
 
     def view(self) -> View:
-        """Return what queries see; the same object until a job changes it."""
+        """Return the view that queries search; each change to the index makes a new one."""
         if self._view is None:
             self._view = View(self.config, self.vectors, self.metadata_indexes, self._behaviour)
         return self._view
 
     def remember(self, seconds: float) -> None:
         """
-        Keep what it takes to show the vectors as they were.
+        Keep a history of the vectors, for :meth:`as_of`.
 
-        :param seconds: How far back; 0 to forget everything.
+        :param seconds: How far back it reaches; 0 drops the history.
         """
         if not seconds:
             self._history = None
@@ -267,7 +268,7 @@ class Index:
             self._history.seconds = seconds
 
     def as_of(self, at: float) -> Index:
-        """Return the index for reading, with the vectors that there were, as far as they are remembered."""
+        """Return a copy for reading, with the vectors as they were at a time within the history."""
         past = copy.copy(self)
         if self._history is not None:
             past.vectors = self._history.as_of(at, self.vectors)
@@ -281,7 +282,7 @@ class Index:
         return metadata.describe(shown.values())
 
     def describe(self) -> dict[str, Any]:
-        """Return the index as creating, getting and listing indexes show it."""
+        """Return the description of the index, as in the responses to create, get and list indexes."""
         config: dict[str, Any] = {"dimensions": self.config.dimensions, "metric": self.config.metric}
         if self.config.preset is not None:
             config["preset"] = self.config.preset
@@ -295,7 +296,7 @@ class Index:
         }
 
     def info(self) -> dict[str, Any]:
-        """Return what ``info`` shows; the watermark's fields are absent before the first mutation."""
+        """Return the result of ``info``; it has no watermark before the first job."""
         shown: dict[str, Any] = {
             "dimensions": self.config.dimensions,
             "vectorCount": len(self.vectors),
@@ -309,9 +310,9 @@ class Index:
 
     def restore(self, found: Restored, now: float) -> None:
         """
-        Go on where the journal ends.
+        Continue from the state in the journal.
 
-        The next job is due ``apply_delay`` from now, as if the service had been away and come back.
+        The next job is due ``apply_delay`` from now, as after an outage of the service.
         """
         self.watermark = found.watermark
         self.vectors = found.vectors
@@ -321,12 +322,12 @@ class Index:
         self._coming = dict(found.metadata_indexes)
         log = [*(mutation for batch in found.unseen for mutation in batch.mutations), *found.pending]
         for mutation in log:
-            metadata.apply(self._coming, mutation)
-        # Places in the log are compared with each other only, so it is enough to go on after those in use.
-        kept: list[Vector | MetadataIndex | Mutation] = [
+            metadata.apply_to_metadata_indexes(self._coming, mutation)
+        # Sequence numbers are only compared with each other, so the next one must only be above those in use.
+        entries: list[Vector | MetadataIndex | Mutation] = [
             *log,
             *self.metadata_indexes.values(),
             *self.vectors.values(),
         ]
-        self._last_sequence = max((entry.sequence for entry in kept), default=0)
+        self._last_sequence = max((entry.sequence for entry in entries), default=0)
         self._job_due = now + self._timing.apply_delay if found.pending else None

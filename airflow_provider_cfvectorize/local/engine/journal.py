@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the store writes everything before it counts; in memory that is nowhere."""
+"""The write-ahead journal of the store: its interface, and the in-memory variant, which writes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """One index as the journal has it."""
+    """An index as loaded from the journal."""
 
     key: int
     config: IndexConfig
@@ -35,38 +35,39 @@ class Restored:
 
 class Journal:
     """
-    A journal that keeps nothing, and what each journal must do.
+    The interface of journals; this class stores nothing.
 
-    A method returns once what it was told is safe; if it raises, nothing of it has happened.
+    The store calls a method before it makes the change itself. A method returns once the change is stored. If
+    it raises, nothing is stored.
     """
 
     def __init__(self) -> None:
         self._keys = itertools.count(1)
 
     def load(self) -> tuple[Sequence[Restored], set[str]]:
-        """Return the indexes there are, and the names of those that were deleted."""
+        """Return the existing indexes, and the names of deleted indexes."""
         return (), set()
 
     def create_index(self, config: IndexConfig) -> int:
-        """Keep a new index and return its key, which no other index ever had."""
+        """Store a new index and return its key, which no other index ever had."""
         return next(self._keys)
 
     def delete_index(self, key: int) -> None:
-        """Drop an index with all it has, and keep its name as deleted."""
+        """Delete an index with its contents, and store its name as deleted."""
 
     def append(self, key: int, mutation: Mutation) -> None:
-        """Keep one accepted mutation."""
+        """Store an accepted mutation."""
 
     def publish(self, key: int, last_sequence: int, watermark: Watermark, visible_at: float) -> None:
         """
-        Keep that a job has taken the mutations up to this one.
+        Store that a job has published all pending mutations up to a sequence number.
 
-        :param watermark: What ``info`` shows from now on.
-        :param visible_at: When readers see the batch, seconds since the epoch.
+        :param watermark: The new watermark.
+        :param visible_at: When reads show the mutations, seconds since the epoch.
         """
 
-    def fold(self, key: int, mutations: Sequence[Mutation]) -> None:
-        """Apply published mutations to vectors and metadata indexes, and drop them from the log."""
+    def apply(self, key: int, mutations: Sequence[Mutation]) -> None:
+        """Apply published mutations to the stored vectors and metadata indexes; drop them from the log."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close the journal."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``list``: pages over a snapshot of the ids, by a cursor that expires."""
+"""Listings of ids: pages over a snapshot, with cursors that expire."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.local.behaviour import Behaviour
     from airflow_provider_cfvectorize.local.engine.index import Index
 
-#: Snapshots of one index that are kept at a time. A snapshot of a million ids takes 8 MB, so somebody who
-#: starts listings of a busy index and never ends them must not fill the memory: the oldest goes.
+#: The most snapshots of one index. A snapshot of a million ids takes 8 MB, so listings that never end would
+#: fill the memory. A new snapshot replaces the oldest.
 SNAPSHOTS_PER_INDEX: Final = 32
 
-#: Snapshot's number, offset of the next page, end of its life.
+#: The content of a cursor: number of the snapshot, offset of the next page, time of expiry.
 _CURSOR = struct.Struct(">8sId")
 _SEAL_BYTES: Final = 12
 
 
 class Snapshot:
-    """The ids of an index at one moment, shared by all listings that started before the next change."""
+    """The ids of an index at one moment. All listings that start before the next change share it."""
 
     def __init__(self, index: Index) -> None:
         self.number = secrets.token_bytes(8)
@@ -39,10 +39,10 @@ class Snapshot:
 
 class Listings:
     """
-    The snapshots that cursors point into.
+    The listings of all indexes, with their snapshots.
 
-    A cursor is sealed and says all it stands for, so that a page can be asked for again after its answer was
-    lost. Snapshots are not written to the file: after a restart a cursor is as good as an expired one.
+    A cursor is sealed and holds the whole position, so that a client can request a page again after the
+    response was lost. The data file has no snapshots, so cursors are invalid after a restart.
     """
 
     def __init__(self, behaviour: Behaviour) -> None:
@@ -55,7 +55,7 @@ class Listings:
         Return one page.
 
         :param cursor: The previous page's ``nextCursor``; None for the first page.
-        :raises ApiError: The cursor is expired, damaged or another index's.
+        :raises ApiError: The cursor is expired or damaged, or belongs to another index.
         """
         offset = 0
         expires_at = now + self._behaviour.cursor_lifetime
@@ -104,7 +104,7 @@ class Listings:
         return snapshot
 
     def _seal(self, content: bytes) -> str:
-        # 64 letters and digits. A cursor that begins with "-" breaks wrangler's command line.
+        # Hexadecimal, because a cursor that begins with "-" would break wrangler's command line.
         seal = hashlib.blake2b(content, key=self._key, digest_size=_SEAL_BYTES).digest()
         return (content + seal).hex()
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Metadata indexes: which there are, and what each knows of a vector.
+Metadata indexes: how they are created and deleted, which values they hold, and how filters match these.
 
-A metadata index knows the vectors that were written after it, in the order of the log, and no others. So a
-vector keeps the place in the log of the mutation that wrote it, a metadata index the place of the one that
-created it, and comparing the two numbers is all it takes. It holds after a restart, and when a property's
-metadata index is deleted and created again.
+A metadata index holds values of those vectors that were written after its creation, in the order of the log.
+A vector has the sequence number of the mutation that wrote it, and a metadata index has that of the mutation
+that created it. Comparing the two numbers decides, also after a restart and when a metadata index is deleted
+and created again.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 
 class Absent:
-    """What a metadata index has of a vector that it does not know: nothing, not even null."""
+    """The type of :data:`ABSENT`: a metadata index holds no value for a vector, not even null."""
 
 
 ABSENT: Final = Absent()
-#: The operators of filters that compare.
+#: The filter operators that compare by order.
 COMPARISONS: Final[dict[str, Any]] = {
     "$lt": operator.lt,
     "$lte": operator.le,
     "$gt": operator.gt,
     "$gte": operator.ge,
 }
-#: A number of JSON.
+#: A JSON number.
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
-def apply(indexes: dict[str, MetadataIndex], mutation: Mutation) -> bool:
+def apply_to_metadata_indexes(indexes: dict[str, MetadataIndex], mutation: Mutation) -> bool:
     """
-    Create or delete a metadata index as a mutation says.
+    Apply a mutation that creates or deletes a metadata index; ignore any other mutation.
 
-    :return: Whether anything changed; a property that has a metadata index keeps the one it has.
+    :return: Whether anything changed. An existing metadata index of the property stays as it is.
     """
     if mutation.kind == "create_metadata_index" and mutation.property not in indexes:
         indexes[mutation.property] = MetadataIndex(mutation.property, mutation.index_type, mutation.sequence)
@@ -61,7 +61,7 @@ def describe(indexes: Iterable[MetadataIndex]) -> list[dict[str, str]]:
 
 
 def cut(text: str) -> str:
-    """Cut a text to what a metadata index keeps of it: 64 bytes of UTF-8, and no half character."""
+    """Cut a text to the part that a metadata index holds: whole characters in at most 64 bytes of UTF-8."""
     if len(text) * 4 <= limits.MAX_INDEXED_BYTES:
         return text
     return text.encode("utf-8")[: limits.MAX_INDEXED_BYTES].decode("utf-8", errors="ignore")
@@ -69,9 +69,9 @@ def cut(text: str) -> str:
 
 def convert(value: Any, index_type: str, behaviour: Behaviour) -> Value | Absent:
     """
-    Return a value of metadata or of a filter in the type of a metadata index.
+    Convert a value from metadata or from a filter to the type of a metadata index.
 
-    :return: :data:`ABSENT` if it is of another type and cannot be turned into this one; null is null.
+    :return: The value; None for null; :data:`ABSENT` if it has another type and cannot be converted.
     """
     converts = behaviour.value_of_other_type == "convert"
     if value is None:
@@ -82,7 +82,7 @@ def convert(value: Any, index_type: str, behaviour: Behaviour) -> Value | Absent
         return value if isinstance(value, bool) else ABSENT
     if index_type == "string":
         if converts and isinstance(value, bool | int | float):
-            # 10.0 is the same number as 10.
+            # 10.0 and 10 are one number.
             whole = isinstance(value, float) and value.is_integer()
             return json.dumps(int(value) if whole else value)
         return value if isinstance(value, str) else ABSENT
@@ -99,9 +99,9 @@ def convert(value: Any, index_type: str, behaviour: Behaviour) -> Value | Absent
 
 def value_of(metadata: dict[str, Any], index: MetadataIndex, behaviour: Behaviour) -> Value | Absent:
     """
-    Return what a metadata index has of one vector that it knows.
+    Return the value that a metadata index holds for a vector written after its creation.
 
-    :return: :data:`ABSENT` if the property is not there, or cannot be turned into the metadata index's type.
+    :return: :data:`ABSENT` if the vector lacks the property, or its value cannot be converted.
     """
     found: Any = metadata
     for part in index.property.split("."):
@@ -114,15 +114,15 @@ def value_of(metadata: dict[str, Any], index: MetadataIndex, behaviour: Behaviou
 
 def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Callable[[Value], bool]:
     """
-    Return what a condition says of the values of a metadata index.
+    Return a function that evaluates a condition on a value of a metadata index.
 
-    Strings are ordered by their characters' code points, which is the order of their bytes in UTF-8 too.
+    Strings compare by code point, which is also the order of their bytes in UTF-8.
 
-    :raises ApiError: A value is of another type, and the switch refuses that.
+    :raises ApiError: A value has another type, and the switch ``value_of_other_type`` refuses it.
     """
     operands: list[Value] = []
     for given in condition.operands:
-        # What is left out equals nothing.
+        # A value that is left out matches nothing.
         if given is None and behaviour.null_in_filters == "nothing":
             continue
         operand = convert(given, index_type, behaviour)
@@ -148,7 +148,7 @@ def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Ca
 def columns(
     vectors: Iterable[Vector], indexes: Iterable[MetadataIndex], behaviour: Behaviour
 ) -> dict[str, list[Value | Absent]]:
-    """Return what metadata indexes have of vectors, by property and in the vectors' order."""
+    """Return the values that metadata indexes hold, by property, in the order of the vectors."""
     missing = None if behaviour.missing_property == "null" else ABSENT
     indexes = list(indexes)
     found: dict[str, list[Value | Absent]] = {index.property: [] for index in indexes}
@@ -167,7 +167,7 @@ def columns(
 
 
 def indexed_only(vector: Vector, indexes: Iterable[MetadataIndex], behaviour: Behaviour) -> dict[str, Any]:
-    """Return of a vector's metadata what the metadata indexes have, nested as it was."""
+    """Return the part of a vector's metadata that metadata indexes hold, with its original nesting."""
     shown: dict[str, Any] = {}
     if vector.metadata is None:
         return shown

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the log and the index hold. Here and in the whole engine, a time is in seconds since the epoch."""
+"""The engine's data types: vectors, mutations, queries, configurations. Times are epoch seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 
 Kind = Literal["insert", "upsert", "delete", "create_metadata_index", "delete_metadata_index"]
 
-#: What a preset stands for: dimensions and metric.
+#: Dimensions and metric of each preset.
 PRESETS: Final[dict[str, tuple[int, str]]] = {
     "@cf/baai/bge-small-en-v1.5": (384, "cosine"),
     "@cf/baai/bge-base-en-v1.5": (768, "cosine"),
@@ -21,17 +21,17 @@ PRESETS: Final[dict[str, tuple[int, str]]] = {
     "cohere/embed-multilingual-v2.0": (768, "dot-product"),
 }
 METRICS: Final = ("cosine", "euclidean", "dot-product")
-#: The types a metadata index can have, as they are asked for and as they are listed. The schema has the same
-#: spelling for both; the live service lists them with a capital.
+#: The types of metadata indexes, as requests spell them and as responses list them. The schema has one
+#: spelling for both, but the live service lists them with a capital.
 TYPES: Final = {"string": "String", "number": "Number", "boolean": "Boolean"}
 
 
 class Vector(NamedTuple):
     """
-    One vector, as small as it can be kept: an index may hold a million.
+    A vector in compact form: an index may hold a million.
 
-    ``values`` are little-endian float32; ``metadata`` is compact JSON, None if the vector has none;
-    ``sequence`` is the place in the log of the mutation that wrote it.
+    ``values`` are little-endian float32. ``metadata`` is compact JSON, None if the vector has none.
+    ``sequence`` is the sequence number of the mutation that wrote it.
     """
 
     id: str
@@ -47,10 +47,9 @@ class Vector(NamedTuple):
 
 class MetadataIndex(NamedTuple):
     """
-    A metadata index of one property; levels of nesting are separated by ``.``.
+    A metadata index of one property, with ``.`` between levels of nesting.
 
-    ``type`` is as it was asked for, in small letters; ``sequence`` is the place in the log of the mutation
-    that created it.
+    ``type`` is a key of :data:`TYPES`. ``sequence`` is the sequence number of the mutation that created it.
     """
 
     property: str
@@ -58,16 +57,16 @@ class MetadataIndex(NamedTuple):
     sequence: int
 
 
-#: A value of a property as its metadata index has it.
+#: A value in a metadata index.
 Value = str | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """
-    One entry of an index's log; ``sequence`` is its place in the order of acceptance.
+    An entry in the log of an index; ``sequence`` is its position in the order of acceptance.
 
-    ``property`` and ``index_type`` are those of a metadata index that is created or deleted.
+    ``property`` and ``index_type`` belong to mutations that create or delete a metadata index.
     """
 
     sequence: int
@@ -81,7 +80,7 @@ class Mutation:
 
 
 class Condition(NamedTuple):
-    """One operator on one property; ``operands`` is one value, or all those of ``$in`` and ``$nin``."""
+    """One operator on one property. ``operands`` has one value, or all values of ``$in`` or ``$nin``."""
 
     property: str
     operator: str
@@ -91,15 +90,15 @@ class Condition(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Query:
     """
-    A query.
+    A parsed query.
 
-    :param vector: The vector asked about; None if it is one of the index.
-    :param vector_id: The id of that one; empty if there is a vector.
-    :param top_k: The most matches.
+    :param vector: The query vector; None if the query names a vector of the index.
+    :param vector_id: The id of that vector; empty if the query has a vector.
+    :param top_k: The largest number of matches.
     :param namespace: The namespace to search; None searches all vectors.
-    :param conditions: What the metadata must fulfil.
-    :param values: Whether matches have their values.
-    :param metadata: ``none``, ``indexed`` or ``all``: what they have of their metadata.
+    :param conditions: The conditions of the filter. A match fulfils all of them.
+    :param values: Whether matches include their values.
+    :param metadata: The metadata that matches include: ``none``, ``indexed`` or ``all``.
     """
 
     vector: tuple[float, ...] | None
@@ -112,7 +111,7 @@ class Query:
 
 
 class Watermark(NamedTuple):
-    """The last mutation applied and the time that goes with it, in seconds since the epoch."""
+    """The last applied mutation, and its ``processedUpToDatetime`` in seconds since the epoch."""
 
     mutation_id: str
     at: float
@@ -120,7 +119,7 @@ class Watermark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IndexConfig:
-    """What an index was created with."""
+    """The settings that an index was created with."""
 
     name: str
     description: str
@@ -131,24 +130,24 @@ class IndexConfig:
 
 
 def iso(at: float, digits: Literal["milliseconds", "microseconds"]) -> str:
-    """Write a time with ``Z``: ``info`` has milliseconds, the description of an index microseconds."""
+    """Format a time with ``Z``, with milliseconds for ``info`` or microseconds for an index's description."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec=digits).replace("+00:00", "Z")
 
 
 def nanoseconds(at: float) -> str:
-    """Write a time as ``list`` does: nine fractional digits and ``+00:00``."""
+    """Format a time for ``list``, with nine fractional digits and ``+00:00``."""
     seconds, fraction = divmod(round(at * 1_000_000_000), 1_000_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{fraction:09d}+00:00"
 
 
 def http_date(at: float) -> bytes:
-    """Write a time as the ``Date`` header does."""
+    """Format a time for the ``Date`` header."""
     return formatdate(int(at), usegmt=True).encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one job applied; readers see it from ``visible_at`` on, seconds since the epoch."""
+    """The mutations of one job. Reads show them from ``visible_at`` on, in seconds since the epoch."""
 
     visible_at: float
     mutations: list[Mutation]

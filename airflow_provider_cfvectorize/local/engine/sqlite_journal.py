@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The file given as ``--data``: SQLite, with a write-ahead log of its own.
+The journal in the SQLite file given as ``--data``.
 
-What is acknowledged has been committed, so that it survives the death of the process, ``kill -9`` included.
-Commits are not flushed to the disk one by one (``synchronous=NORMAL``): a crash of the whole machine may cost
-the last of them, never the file.
+Every acknowledged mutation is committed before its response, so that it survives ``kill -9``. Commits are not
+flushed to the disk one by one (``synchronous=NORMAL``). A crash of the whole machine may lose the last
+commits but does not damage the file.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ if TYPE_CHECKING:
 
 #: Marks the file as ours ("CFVL"), see https://www.sqlite.org/pragma.html#pragma_application_id
 APPLICATION_ID: Final = 0x4346564C
-#: Goes up with each change of the tables.
+#: The version of the tables; it increases with each change.
 LAYOUT: Final = 2
-#: Seconds to wait for another process to let go of the file: one that was just killed.
+#: Seconds to wait for another process, such as one that was just killed, to release the file.
 _LOCK_TIMEOUT: Final = 1.0
-#: What SQLite's errors mean for the file, and what to do, see https://www.sqlite.org/rescode.html
+#: Causes of SQLite's errors, and what to do about them, see https://www.sqlite.org/rescode.html
 _CAUSES: Final = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space",
-    sqlite3.SQLITE_IOERR: "an I/O error: check that the disk has space and is in order",
+    sqlite3.SQLITE_IOERR: "an I/O error: check that the disk works and has free space",
     sqlite3.SQLITE_READONLY: "it is read-only: allow writing to the file and its directory",
     sqlite3.SQLITE_CANTOPEN: "check the permissions of the file and its directory",
     sqlite3.SQLITE_BUSY: "it is locked: end the other process that uses it",
 }
 
 _TABLES: Final = (
-    # A deleted index leaves its name behind: the service answers differently for it.
+    # A deleted index keeps its row, because the service responds differently to a deleted name.
     """CREATE TABLE indexes (
         key INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, deleted INTEGER NOT NULL DEFAULT 0,
         description TEXT NOT NULL, dimensions INTEGER NOT NULL, metric TEXT NOT NULL, preset TEXT,
         created_on REAL NOT NULL, watermark TEXT, watermark_at REAL)""",
     "CREATE UNIQUE INDEX indexes_name ON indexes (name)",
-    # visible_at is null while a mutation is pending.
+    # visible_at is NULL while a mutation is pending.
     """CREATE TABLE mutations (
         index_key INTEGER NOT NULL, sequence INTEGER NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL,
         accepted_at REAL NOT NULL, visible_at REAL, ids TEXT NOT NULL, property TEXT NOT NULL,
@@ -69,8 +69,8 @@ _TABLES: Final = (
         index_key INTEGER NOT NULL, property TEXT NOT NULL, type TEXT NOT NULL, sequence INTEGER NOT NULL,
         PRIMARY KEY (index_key, property)) WITHOUT ROWID""",
 )
-#: What an insert and an upsert do with a vector that is there. Replacing the row would give it another rowid,
-#: which is its place among the ids that are listed.
+#: How an insert and an upsert treat an existing vector. The upsert updates the row: a replaced row would have
+#: a new rowid, and the rowids are the order in which ids are listed.
 _ON_CONFLICT: Final = {
     "insert": "NOTHING",
     "upsert": 'UPDATE SET "values" = excluded."values", namespace = excluded.namespace, '
@@ -79,19 +79,20 @@ _ON_CONFLICT: Final = {
 
 
 def _explain(error: sqlite3.Error) -> str:
-    # The low byte is the error, the rest says more about it. What Python raises by itself has no code.
+    # The low byte is the error code, the higher bytes are details. Errors that Python raises itself have no
+    # code.
     cause = _CAUSES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
     return str(error) if cause is None else f"{cause} (SQLite: {error})"
 
 
 class SqliteJournal(Journal):
     """
-    A journal in a file; :class:`Journal` says what each method does.
+    A journal in a SQLite file; see :class:`Journal` for its methods.
 
-    What cannot be written is undone and raises a ``DataFileError``; what was written before stays.
+    A write that fails is rolled back and raises a ``DataFileError``. Earlier writes stay.
 
-    :param path: The file; it is created if it does not exist.
-    :raises DataFileError: It cannot be used.
+    :param path: The file. It is created if it does not exist.
+    :raises DataFileError: The file cannot be used.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -100,9 +101,9 @@ class SqliteJournal(Journal):
         if self._path.is_dir():
             raise DataFileError(f"{self._path} is a directory")
         if not self._path.parent.is_dir():
-            raise DataFileError(f"there is no directory {self._path.parent}")
+            raise DataFileError(f"directory {self._path.parent} does not exist")
         try:
-            # Opened by one thread, used by the server's.
+            # The thread that opens the file is not the server's thread, which uses it.
             self._db = sqlite3.connect(
                 self._path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
             )
@@ -116,23 +117,23 @@ class SqliteJournal(Journal):
 
     def _prepare(self) -> None:
         try:
-            # Foreign files are recognised before anything is written to them.
+            # Files of other applications are recognised before anything is written to them.
             application_id = self._pragma("application_id")
             layout = self._pragma("user_version")
             tables = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
             if application_id != APPLICATION_ID and (application_id or layout or tables):
-                raise DataFileError(f"{self._path} is a database of something else")
+                raise DataFileError(f"{self._path} is a database of another application")
             if layout > LAYOUT:
                 raise DataFileError(
                     f"{self._path} was written by a newer vectorize-local "
-                    f"(layout {layout}, this one knows {LAYOUT})"
+                    f"(layout {layout}; this version reads {LAYOUT})"
                 )
             if layout < LAYOUT and (layout or tables):
                 raise DataFileError(
-                    f"{self._path} was written by an older vectorize-local (layout {layout}, this one needs "
-                    f"{LAYOUT}) and cannot be converted; remove it or name another file"
+                    f"{self._path} was written by an older vectorize-local (layout {layout}; this version "
+                    f"reads {LAYOUT}) and cannot be converted: remove it or name another file"
                 )
-            # Held until the file is closed: no other server, and nobody else, gets in between.
+            # The lock is held until the file is closed, so that no other process can use the file.
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -171,7 +172,7 @@ class SqliteJournal(Journal):
 
     def load(self) -> tuple[Sequence[Restored], set[str]]:
         """
-        Return the indexes there are, and the names of those that were deleted.
+        Return the existing indexes, and the names of deleted indexes.
 
         :raises DataFileError: The file is damaged.
         """
@@ -254,7 +255,7 @@ class SqliteJournal(Journal):
     # --- writing ---------------------------------------------------------------------------------------
 
     def create_index(self, config: IndexConfig) -> int:
-        """Keep a new index and return its key."""
+        """Store a new index and return its key."""
         with self._transaction():
             self._db.execute("DELETE FROM indexes WHERE name = ?", (config.name,))
             cursor = self._db.execute(
@@ -266,14 +267,14 @@ class SqliteJournal(Journal):
         return int(key)
 
     def delete_index(self, key: int) -> None:
-        """Drop an index with all it has, and keep its name as deleted."""
+        """Delete an index with its contents, and store its name as deleted."""
         with self._transaction():
             for table in ("metadata_indexes", "vectors", "mutation_vectors", "mutations"):
                 self._db.execute(f"DELETE FROM {table} WHERE index_key = ?", (key,))  # noqa: S608
             self._db.execute("UPDATE indexes SET deleted = 1 WHERE key = ?", (key,))
 
     def append(self, key: int, mutation: Mutation) -> None:
-        """Keep one accepted mutation."""
+        """Store an accepted mutation."""
         with self._transaction():
             self._db.execute(
                 "INSERT INTO mutations "
@@ -300,7 +301,7 @@ class SqliteJournal(Journal):
                 )
 
     def publish(self, key: int, last_sequence: int, watermark: Watermark, visible_at: float) -> None:
-        """Keep that a job has taken the mutations up to this one."""
+        """Store that a job has published all pending mutations up to a sequence number."""
         with self._transaction():
             self._db.execute(
                 "UPDATE mutations SET visible_at = ? "
@@ -311,8 +312,8 @@ class SqliteJournal(Journal):
                 "UPDATE indexes SET watermark = ?, watermark_at = ? WHERE key = ?", (*watermark, key)
             )
 
-    def fold(self, key: int, mutations: Sequence[Mutation]) -> None:
-        """Apply published mutations to vectors and metadata indexes, and drop them from the log."""
+    def apply(self, key: int, mutations: Sequence[Mutation]) -> None:
+        """Apply published mutations to the stored vectors and metadata indexes; drop them from the log."""
         with self._transaction():
             for mutation in mutations:
                 if mutation.kind == "delete":
@@ -348,5 +349,5 @@ class SqliteJournal(Journal):
                 )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All indexes of the account. Used by one thread only, the event loop's; nothing in it waits."""
+"""The indexes of the account. Only the event loop's thread uses them, and no method blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """The indexes by name."""
+    """All indexes of the account, by name."""
 
     def __init__(
         self, journal: Journal, clock: Callable[[], float], timing: Timing, behaviour: Behaviour
@@ -39,15 +39,15 @@ class Store:
             self._indexes[found.config.name] = index
 
     def now(self) -> float:
-        """Return seconds since the epoch; never earlier than before, even if the clock is set back."""
+        """Return seconds since the epoch; the result never decreases, even if the clock is set back."""
         self._latest = max(self._latest, self._clock())
         return self._latest
 
     def index(self, name: str) -> Index:
         """
-        Return an index as it is now.
+        Return an index, after its due jobs have run.
 
-        :raises ApiError: There is none, or none any more.
+        :raises ApiError: The index does not exist or was deleted.
         """
         index = self._indexes.get(name)
         if index is None:
@@ -65,7 +65,7 @@ class Store:
         """
         Create an index.
 
-        :raises ApiError: The name is taken.
+        :raises ApiError: An index has this name.
         """
         if config.name in self._indexes:
             raise errors.refusal("duplicate_name", name=config.name)
@@ -77,9 +77,9 @@ class Store:
 
     def delete(self, name: str) -> None:
         """
-        Delete an index with all it has.
+        Delete an index with its contents.
 
-        :raises ApiError: There is none, or none any more.
+        :raises ApiError: The index does not exist or was deleted.
         """
         index = self.index(name)
         self._journal.delete_index(index.key)
@@ -89,16 +89,16 @@ class Store:
 
     def remember(self, seconds: float) -> None:
         """
-        Have each index keep what it takes to show its vectors as they were.
+        Keep a history of the vectors of each index.
 
-        :param seconds: How far back; 0 to forget everything.
+        :param seconds: How far back it reaches; 0 drops the histories.
         """
         self._remembered = seconds
         for index in self.indexes():
             index.remember(seconds)
 
     def watermarks(self) -> dict[int, Watermark | None]:
-        """Return the watermarks as they are now, by the index's key."""
+        """Return the current watermarks, by the key of the index."""
         now = self.now()
         for index in self.indexes():
             index.advance(now)
@@ -106,11 +106,11 @@ class Store:
 
     def foreign_writes(self, name: str | None, count: int) -> dict[str, list[str]]:
         """
-        Make mutations as another writer would: each deletes an id that never existed.
+        Make mutations as another writer would. Each deletes an id that never existed.
 
-        :param name: The index; None for every index there is.
-        :return: The mutations' ids by the name of the index.
-        :raises ApiError: There is no such index.
+        :param name: The index; None for every index.
+        :return: The mutation ids by index name.
+        :raises ApiError: The index does not exist.
         """
         chosen = self.indexes() if name is None else [self.index(name)]
         return {
@@ -121,5 +121,5 @@ class Store:
         }
 
     def close(self) -> None:
-        """Let go of the journal."""
+        """Close the journal."""
         self._journal.close()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What queries see of an index between two changes, and the search in it.
+The vector search: a view of an index at one state, and the search for the vectors nearest to a query.
 
-Scores are exact: values are float32, as the service stores them, and everything is computed in float64.
+Scores are exact: values are float32, as on the service, and all computations use float64.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
         Vector,
     )
 
-#: Numbers that are turned to float64 at a time: 8 MiB, so that a query does not take as much memory again as
-#: twice the index, and what is turned is still in the processor's cache when it is used.
+#: Numbers to convert to float64 at a time: 8 MiB. A conversion of the whole index would take twice its
+#: memory, and a chunk is still in the processor's cache when it is used.
 _CHUNK: Final = 1024 * 1024
 
 
 class Recall(NamedTuple):
     """
-    How many of its matches a search finds.
+    The chance that a search finds a match.
 
-    :param share: The chance of each match, from 0 to 1.
-    :param seed: What the chances depend on, beside the vector's id and the query's vector.
+    :param share: The chance, from 0 to 1.
+    :param seed: The seed. The choice depends on it, the vector's id and the query vector, and nothing else.
     """
 
     share: float
     seed: int
 
     def finds(self, vector: Sequence[float]) -> Callable[[str], bool]:
-        """Return a function that takes a vector's id and says whether a query finds it."""
+        """Return a function that says whether a query with this vector finds the vector with an id."""
         drawn_from = struct.pack(f"<{len(vector)}d", *vector) + str(self.seed).encode()
         key = blake2b(drawn_from, digest_size=32).digest()
 
@@ -62,11 +62,10 @@ class Recall(NamedTuple):
 
 class View:
     """
-    One state of an index.
+    A snapshot of an index for searches.
 
-    It never changes, so that a search can run in a thread while the index goes on. What searches need beyond
-    the vectors is made by the first that needs it and kept as long as the view: the values as one matrix, and
-    a column for each metadata index.
+    It never changes, so that a search can run in a thread while the index changes. The first search that
+    needs them builds a matrix of the values and a column for each metadata index; the view keeps both.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class View:
         metadata_indexes: Mapping[str, MetadataIndex],
         behaviour: Behaviour,
     ) -> None:
-        #: Numbers in all vectors together.
+        #: The number of values in all vectors together.
         self.size = len(vectors) * config.dimensions
         self._metric = config.metric
         self._dimensions = config.dimensions
@@ -94,18 +93,19 @@ class View:
         The score depends on the metric:
 
         ``cosine``
-            The cosine of the angle between the two vectors, from -1 to 1, the largest first. It is 0 if one
-            of them has no direction because all its values are 0.
+            The cosine of the angle between the two vectors, from -1 to 1, the largest first. It is 0 if all
+            values of one vector are 0.
         ``euclidean``
-            The distance, from 0, the *smallest* first.
+            The distance, 0 or more, the *smallest* first.
         ``dot-product``
-            The sum of the products, the largest first; the switch ``dot_product_score`` makes it negative and
-            the smallest first, which leaves the order as it is.
+            The dot product, the largest first. The switch ``dot_product_score`` can negate it, with the
+            smallest first; the order of the matches stays.
 
-        Matches with the very same score are in the order of their ids, by code point.
+        Matches with equal scores are in the order of their ids, by code point.
 
-        :param recall: How many of the matches it finds. Further ones take the place of those that it misses.
-        :raises ApiError: A condition is refused because of its property's metadata index, or for want of one.
+        :param recall: The chance that it finds a match. The next-best vectors replace missed matches.
+        :raises ApiError: A switch refuses a condition: its property has no metadata index, or one of another
+            type.
         """
         rows = self._rows(query)
         if recall.share < 1:
@@ -115,7 +115,7 @@ class View:
         nearest = self._nearest(rows, scores if ascending else -scores, query.top_k)
         return [self._match(query, self._vectors[rows[place]], float(scores[place])) for place in nearest]
 
-    # --- which vectors ---------------------------------------------------------------------------------
+    # --- namespace and filter --------------------------------------------------------------------------
 
     def _rows(self, query: Query) -> Sequence[int]:
         filters = []
@@ -151,7 +151,7 @@ class View:
             ]
         return rows
 
-    # --- how near --------------------------------------------------------------------------------------
+    # --- scores ----------------------------------------------------------------------------------------
 
     def _values(self) -> NDArray[np.float32]:
         import numpy as np
@@ -181,8 +181,8 @@ class View:
         for start in range(0, len(rows), step):
             end = start + step
             part = (matrix[start:end] if chosen is None else matrix[chosen[start:end]]).astype(np.float64)
-            # einsum and not a product of matrices: it adds up each row in the same way wherever the row
-            # stands, so that equal vectors have equal scores to the last bit.
+            # einsum, not a matrix product: it sums each row in one fixed order, wherever the row is, so that
+            # equal vectors have scores that are equal to the last bit.
             if self._metric == "euclidean":
                 part -= asked
                 scores[start:end] = np.sqrt(np.einsum("ij,ij->i", part, part))
@@ -203,7 +203,7 @@ class View:
 
         places = np.arange(len(keys))
         if count < len(keys):
-            # All that are as near as the last one wanted: which of them is in is for the ids to decide.
+            # Include all that tie with the last wanted match; the order of the ids decides between them.
             places = np.flatnonzero(keys <= np.partition(keys, count - 1)[count - 1])
         ordered = sorted(
             (float(keys[place]), self._vectors[rows[place]].id, place) for place in places.tolist()
@@ -211,7 +211,7 @@ class View:
         return [place for _, _, place in ordered[:count]]
 
     def _match(self, query: Query, vector: Vector, score: float) -> dict[str, Any]:
-        # There is one zero for who reads it.
+        # Turn -0.0 into 0.0.
         shown: dict[str, Any] = {"id": vector.id, "score": score + 0.0}
         if query.values:
             shown["values"] = vector.floats()
