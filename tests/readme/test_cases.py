@@ -386,9 +386,9 @@ RULE_ROWS = [
     row
     for heading in (
         "the-rules",
-        "of-an-upsert-or-insert",
-        "of-several-writes-at-once",
-        "of-an-index-that-was-created-again",
+        "upserts-and-inserts",
+        "several-writes-at-once",
+        "a-recreated-index",
     )
     for row in read("docs/decision.md").rows(heading)
 ]

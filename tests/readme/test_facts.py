@@ -136,7 +136,7 @@ def test_targets_that_are_named_exist(path: str) -> None:
 
 
 def test_the_tested_versions_are_those_of_the_matrix() -> None:
-    rows = read("README.md").rows("tested-versions")
+    rows = read("docs/versions.md").rows("tested-versions")
     told = {(row[0], python) for row in rows for python in row[1].split(" and ")}
     assert told == {
         (ENVIRONMENTS[f"airflow-{entry.airflow}"].airflow, entry.python or "3.11") for entry in matrix.ENTRIES
