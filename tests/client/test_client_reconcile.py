@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client import workers
@@ -61,6 +61,7 @@ def flat(batches: Any) -> list[str]:
 # --- comparing ----------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(
     st.randoms(use_true_random=False),
     st.sampled_from([0, 0.1, 0.7, 1]),
