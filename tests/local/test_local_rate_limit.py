@@ -279,7 +279,7 @@ def test_no_window_has_more_than_the_limit(kind, limit, seconds, steps):
             left, until = (int(part[2:]) for part in before.split(";")[1:])
             assert 1 <= until <= seconds
             try:
-                limiter.take(now)
+                limiter.count(now)
             except ApiError as e:
                 retry_after = int(dict(e.headers)[b"retry-after"])
                 assert left == 0
@@ -304,7 +304,7 @@ def test_no_window_has_more_than_the_limit(kind, limit, seconds, steps):
 def test_the_report_is_bounded():
     limiter = Limiter(RateLimit(1, 1), Behaviour())
     for second in range(REPORTED_WINDOWS + 50):
-        limiter.take(BEGIN + second)
+        limiter.count(BEGIN + second)
     report = limiter.report()
     assert len(report) == REPORTED_WINDOWS
     assert report[-1]["begin"] == BEGIN + REPORTED_WINDOWS + 49
@@ -333,10 +333,10 @@ def test_forms_of_a_limit(given):
         ((1200, 0.5), "got (1200, 0.5)"),
         ((True, 300), "got (True, 300)"),
         (1200, "got 1200"),
-        ("0/300", "rate_limit must have from 1 to 1,000,000 requests, got '0/300'"),
-        ("1000001/300", "from 1 to 1,000,000 requests"),
-        ("1/0", "rate_limit must have from 1 to 86,400 seconds, got '1/0'"),
-        ((1, 86401), "from 1 to 86,400 seconds, got (1, 86401)"),
+        ("0/300", "rate_limit must have 1 to 1,000,000 requests, got '0/300'"),
+        ("1000001/300", "1 to 1,000,000 requests"),
+        ("1/0", "rate_limit must have 1 to 86,400 seconds, got '1/0'"),
+        ((1, 86401), "1 to 86,400 seconds, got (1, 86401)"),
     ],
 )
 def test_what_is_no_limit(given, message):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests and responses of the local server."""
+"""The HTTP side of the local server: routes, request bodies, access, limits and responses."""

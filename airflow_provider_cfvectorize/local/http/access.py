@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may ask: credentials as the service checks them, and the ``Host`` header, which it need not check."""
+"""Access checks: credentials, as on the service, and the ``Host`` header, against DNS rebinding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from starlette.datastructures import Headers
 
-#: What a token may consist of: the letters of RFC 6750.
+#: The characters of a token, from RFC 6750.
 TOKEN_PATTERN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
 _PORT: Final = re.compile(r":[0-9]{0,5}")
@@ -23,11 +23,11 @@ _PORT: Final = re.compile(r":[0-9]{0,5}")
 
 class Access:
     """
-    Checks credentials.
+    The credentials of the account.
 
-    :param api_token: A token that may do everything.
-    :param read_only_token: A token that may not write, if there is one.
-    :param api_email: With ``api_key``, the other pair of headers, if it is served.
+    :param api_token: A token with all permissions.
+    :param read_only_token: A token without the permission to write; None for no such token.
+    :param api_email: With ``api_key``: the legacy credentials; None if they are not accepted.
     :param api_key: See ``api_email``.
     """
 
@@ -37,14 +37,14 @@ class Access:
         self._pair = (api_email, api_key)
         self._full = api_token.encode()
         self._read_only = (read_only_token or "").encode()
-        # The header that nearly every request has.
+        # Nearly every request has exactly this header.
         self._full_header = "Bearer " + api_token
 
     def check(self, headers: Headers, *, writes: bool) -> None:
         """
-        Let a request pass or refuse it.
+        Check the credentials of a request.
 
-        :raises ApiError: It has no credentials, or none that suffice.
+        :raises ApiError: They are missing, unknown or without the permission.
         """
         header = headers.get("authorization")
         if header is not None and hmac.compare_digest(header.encode(), self._full_header.encode()):
@@ -59,7 +59,7 @@ class Access:
             raise errors.refusal("missing_permission")
 
     def knows(self, headers: Headers) -> bool:
-        """Say whether a request has credentials of the account, whatever they allow."""
+        """Return whether a request has credentials of the account, whatever their permissions."""
         try:
             self.check(headers, writes=False)
         except errors.ApiError:
@@ -68,9 +68,9 @@ class Access:
 
     def verify(self, headers: Headers) -> None:
         """
-        Check the token for the endpoints that verify tokens, which answer in their own way.
+        Check the token for the endpoints that verify tokens, whose refusals differ from the others'.
 
-        :raises ApiError: There is no token, or it is not valid.
+        :raises ApiError: The token is missing or unknown.
         """
         header = headers.get("authorization")
         if header is None:
@@ -79,7 +79,7 @@ class Access:
             raise errors.refusal("invalid_token")
 
     def _may_write(self, header: str) -> bool | None:
-        """Say whether a token allows to write; None if it is unknown."""
+        """Return whether a token has the permission to write; None if it is unknown."""
         scheme, _, text = header.partition(" ")
         if scheme.lower() != "bearer" or not TOKEN_PATTERN.fullmatch(text):
             raise _invalid_header(6111, "Authorization")
@@ -111,7 +111,7 @@ def _invalid_header(code: int, header: str) -> errors.ApiError:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach a server bound to a host."""
+    """Return whether only this machine can reach a server that listens on a host."""
     if host.lower() == "localhost":
         return True
     try:
@@ -122,14 +122,15 @@ def is_loopback(host: str) -> bool:
 
 class Hosts:
     """
-    The names under which the server may be addressed.
+    The accepted values of the ``Host`` header.
 
-    A web page can make its own name resolve to 127.0.0.1 and so have the reader's browser talk to this server
-    (DNS rebinding). Such a request carries the page's name, so other names are refused. An address cannot be
-    made to resolve elsewhere: beyond loopback, every literal address is served.
+    A web page can make its own name resolve to 127.0.0.1, so that the reader's browser sends requests to this
+    server (DNS rebinding). Such a request has the page's name in its ``Host`` header, so unknown names are
+    refused. Addresses need no resolving: a server that listens beyond loopback accepts every address, another
+    accepts the loopback addresses.
 
-    :param host: The host the server is bound to.
-    :param allowed: Further names.
+    :param host: The host that the server listens on.
+    :param allowed: Additional names.
     """
 
     def __init__(self, host: str, allowed: Iterable[str]) -> None:
@@ -138,9 +139,9 @@ class Hosts:
 
     def serves(self, header: str | None) -> bool:
         """
-        Say whether a request with this ``Host`` header is for this server.
+        Return whether the server accepts a ``Host`` header.
 
-        :param header: Its value; the port does not matter, it changes with every forwarding.
+        :param header: The value of the header. Its port is ignored, because port forwarding changes it.
         """
         if header is None:
             return False

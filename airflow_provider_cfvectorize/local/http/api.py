@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The endpoints: one method each, named as the client's methods are, from a request to a result."""
+"""The endpoints of the API: one method for each, with the name of the client's method."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.local.engine.view import Recall
     from airflow_provider_cfvectorize.local.faults.injection import Faults, Plan
 
-#: From this size on an upload is parsed in a thread, so that others are answered meanwhile.
+#: An upload of this size or more is parsed in a thread, so that it does not delay other responses.
 _THREAD_BYTES: Final = 64 * 1024
-#: From so many numbers in an index on a query is computed in a thread, for the same reason.
+#: A query on an index with more numbers than this runs in a thread, so that it does not delay other
+#: responses.
 _THREAD_FLOATS: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """
-    One operation of the API.
+    An endpoint of the API.
 
-    :param handle: Answers it; takes the request and the name of the index in its path, or "".
-    :param writes: Whether it needs the permission to write.
+    :param handle: Returns the result of a request; its arguments are the request and the index name in its
+        path, which is empty if the path has none.
+    :param writes: Whether it requires the permission to write.
     :param result_info: Whether its envelope has the field ``result_info``.
     """
 
@@ -47,24 +49,24 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """The name of the client's method; requests are counted by it."""
+        """The name of the client's method, and of the count of requests."""
         return self.handle.__name__
 
 
 class Api:
-    """The operations on a store."""
+    """The endpoints on the indexes of a store."""
 
     def __init__(self, store: Store, faults: Faults, recall: Recall) -> None:
         self._store = store
         self._faults = faults
         self._recall = recall
         self._behaviour = store.behaviour
-        #: On the path ``.../indexes``, by method.
+        #: The endpoints of the path ``.../indexes``, by HTTP method.
         self.collection = {
             "GET": Endpoint(self.list_indexes, False),
             "POST": Endpoint(self.create_index, True),
         }
-        #: On ``.../indexes/{index_name}`` followed by the key, by method.
+        #: The endpoints of the paths ``.../indexes/{index_name}/{key}``, by key and HTTP method.
         self.routes = {
             "": {
                 "GET": Endpoint(self.get_index, False),
@@ -95,7 +97,7 @@ class Api:
         return self._store.create(config).describe()
 
     async def get_index(self, request: Request, name: str) -> dict[str, Any]:
-        """Describe an index."""
+        """Return the description of an index."""
         return self._store.index(name).describe()
 
     async def delete_index(self, request: Request, name: str) -> None:
@@ -103,30 +105,30 @@ class Api:
         self._store.delete(name)
 
     async def info(self, request: Request, name: str) -> dict[str, Any]:
-        """Show the watermark and the number of vectors."""
-        return self._seen(request, name).info()
+        """Return the watermark and the number of vectors."""
+        return self._index_to_read(request, name).info()
 
     # --- vectors ---------------------------------------------------------------------------------------
 
     async def insert(self, request: Request, name: str) -> dict[str, Any]:
-        """Insert vectors; one that is there already stays as it is."""
+        """Insert vectors; existing vectors stay as they are."""
         return await self._upload(request, name, "insert")
 
     async def upsert(self, request: Request, name: str) -> dict[str, Any]:
-        """Insert vectors; one that is there already is replaced whole."""
+        """Insert vectors; they replace existing vectors completely."""
         return await self._upload(request, name, "upsert")
 
     async def delete_by_ids(self, request: Request, name: str) -> dict[str, Any]:
-        """Delete vectors; ids that are not there are no error."""
+        """Delete vectors; missing ids are not an error."""
         body = await self._json(request)
         index = self._store.index(name)
         ids = bodies.parse_ids(body, limits.MAX_DELETE_IDS, self._behaviour)
         return {"mutationId": index.accept("delete", self._store.now(), ids=ids)}
 
     async def get_by_ids(self, request: Request, name: str) -> list[dict[str, Any]]:
-        """Return vectors; ids that are not there are left out."""
+        """Return vectors; missing ids are left out."""
         body = await self._json(request)
-        index = self._seen(request, name)
+        index = self._index_to_read(request, name)
         ids = bodies.parse_ids(body, limits.MAX_GET_IDS, self._behaviour)
         if self._behaviour.duplicate_ids_in_get == "once":
             ids = list(dict.fromkeys(ids))
@@ -146,14 +148,14 @@ class Api:
     async def list_vectors(self, request: Request, name: str) -> dict[str, Any]:
         """Return one page of ids."""
         query = _query(request)
-        index = self._seen(request, name)
+        index = self._index_to_read(request, name)
         count = bodies.parse_list_count(query.get("count"))
         return self._store.listings.page(index, query.get("cursor") or None, count, self._store.now())
 
     async def query(self, request: Request, name: str) -> dict[str, Any]:
         """Return the vectors nearest to a vector."""
         body = await self._json(request)
-        index = self._seen(request, name)
+        index = self._index_to_read(request, name)
         asked = queries.parse_query(body, index.config.dimensions, self._behaviour)
         vector = asked.vector
         if vector is None:
@@ -173,7 +175,7 @@ class Api:
     # --- metadata indexes ------------------------------------------------------------------------------
 
     async def create_metadata_index(self, request: Request, name: str) -> dict[str, Any]:
-        """Create a metadata index; one that is there already stays as it is."""
+        """Create a metadata index; an existing one stays as it is."""
         body = await self._json(request)
         index = self._store.index(name)
         property_name = bodies.parse_property(body)
@@ -216,12 +218,13 @@ class Api:
         else:
             vectors = await asyncio.to_thread(bodies.parse_vectors, *arguments)
             if self._store.index(name) is not index:
-                # Deleted and created again meanwhile: the request was for the index that is gone.
+                # The index was deleted and created again during the parsing. The upload was for the deleted
+                # one.
                 raise errors.refusal("index_deleted", name=name)
         kind: Any = operation
         return {"mutationId": index.accept(kind, self._store.now(), vectors=vectors)}
 
-    def _seen(self, request: Request, name: str) -> Index:
+    def _index_to_read(self, request: Request, name: str) -> Index:
         index = self._store.index(name)
         plan: Plan | None = request.scope.get(PLAN)
         return index if plan is None else self._faults.seen(plan, index, self._store.now())

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The ASGI application: routing, credentials, envelope.
+The ASGI application: routes, checks credentials, counts requests and sends the response.
 
-Dispatch is by hand and there is no middleware: this server is what benchmarks of the provider run against, so
-it must not be what they measure.
+It routes requests itself and has no middleware, for speed: the provider's benchmarks run against this server
+and should not measure it.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ T = TypeVar("T")
 BASE_PATH: Final = "/client/v4"
 _TAIL: Final = ["vectorize", "v2", "indexes"]
 _VERIFIED: Final = [{"code": 10000, "message": "This API Token is valid and active", "type": None}]
-#: Where a request's scope has what its answer says about the budget.
-_STANDING: Final = "vectorize_local.standing"
+#: The key of the request's scope that holds the ``Ratelimit`` headers of its response.
+_RATELIMIT_HEADERS: Final = "vectorize_local.standing"
 
 
 class App:
     """
-    The application.
+    The ASGI application.
 
-    :param clock: Seconds since the epoch, for the ``Date`` header.
-    :param latency: Seconds by which each answer of the API is delayed.
-    :param rate_limit: The account's budget of requests; None counts none.
-    :param guard_local: Whether the routes under ``/_local`` ask for the token as well.
+    :param clock: Returns seconds since the epoch, for the ``Date`` header.
+    :param latency: Seconds to delay each response of the API.
+    :param rate_limit: The account's request limit; None for no limit.
+    :param guard_local: Whether the routes below ``/_local`` require the token.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class App:
         self._requests = self.control.requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
@@ -107,8 +107,8 @@ class App:
             reply = self._refused(ApiError(500, errors.LOCAL_CODE, message))
         if self._latency and not local:
             await asyncio.sleep(self._latency)
-        if _STANDING in scope:
-            reply = reply._replace(headers=(*reply.headers, *scope[_STANDING]))
+        if _RATELIMIT_HEADERS in scope:
+            reply = reply._replace(headers=(*reply.headers, *scope[_RATELIMIT_HEADERS]))
         date = http_date(self._clock())
         if PLAN in scope:
             await self._faults.respond(scope[PLAN], reply, date, scope, receive, send)
@@ -125,8 +125,8 @@ class App:
         if self._guard_local:
             self._access.check(request.headers, writes=True)
         if "origin" in request.headers:
-            # Browsers let any page post here without asking, and say so by this header.
-            raise ApiError(403, errors.LOCAL_CODE, "Not for web pages")
+            # A browser lets any page send a POST here; it adds this header.
+            raise ApiError(403, errors.LOCAL_CODE, "routes below /_local refuse requests of web pages")
         path: str = request.scope["path"]
         table = self.control.routes.get(path.removeprefix(control.PREFIX))
         if table is None:
@@ -141,10 +141,10 @@ class App:
         try:
             endpoint, index_name = self._route(path, scope["method"])
         except ApiError:
-            self._spend(scope, headers)
+            self._count(scope, headers)
             raise
         self._requests[endpoint.name] += 1
-        self._spend(scope, headers)
+        self._count(scope, headers)
         self._check_credentials(endpoint, path, headers)
         plan = self._faults.plan(endpoint.name)
         if plan is not None:
@@ -163,7 +163,7 @@ class App:
         return reply
 
     async def verify_token(self, request: Request, name: str) -> dict[str, str]:
-        """Say that the token is valid."""
+        """Return the response for a valid token."""
         return {"id": "ed17574386854bf78a67040be0a770b0", "status": "active"}
 
     def _check_credentials(self, endpoint: Endpoint, path: str, headers: Headers) -> None:
@@ -179,20 +179,21 @@ class App:
             raise ApiError(
                 421,
                 errors.LOCAL_CODE,
-                "This Host header is not served here; start vectorize-local with --allow-host NAME",
+                "unknown name in the Host header; start vectorize-local with --allow-host NAME",
             )
 
-    def _spend(self, scope: Scope, headers: Headers) -> None:
+    def _count(self, scope: Scope, headers: Headers) -> None:
         now = self._store.now()
         try:
             if self._access.knows(headers):
-                self._limiter.take(now)
+                self._limiter.count(now)
         finally:
-            # As of now, and not of the answer: what comes in meanwhile, its client cannot know of.
-            scope[_STANDING] = self._limiter.headers(now)
+            # As of the request, not of the response: the client cannot know of requests in between.
+            scope[_RATELIMIT_HEADERS] = self._limiter.headers(now)
 
     def _route(self, path: str, method: str) -> tuple[Endpoint, str]:
-        # Another account's path is a route as well, so that a wrong token is found before a wrong account.
+        # The path of another account is a valid route, so that a wrong token is refused before a wrong
+        # account.
         parts = path.split("/", 8)
         if len(parts) < 8 or parts[:4] != ["", "client", "v4", "accounts"] or parts[5:8] != _TAIL:
             if path in self._verify_paths:

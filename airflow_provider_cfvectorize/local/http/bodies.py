@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What may be in a body.
+Parses and checks request bodies and parameters.
 
-Everything is checked before anything is accepted: a request is one mutation or none.
+A whole body is checked before any of it is accepted, so that a request makes one mutation or none.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 #: The schema's pattern without its nested repetition, which takes exponential time on some names.
 _INDEX_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*[a-z0-9]")
 _LIST_COUNT: Final = re.compile(r"[0-9]{1,9}")
-#: A form is larger than the NDJSON in it, by its delimiters and headers.
+#: A form has delimiters and headers beside its NDJSON.
 MAX_BODY_BYTES: Final = limits.MAX_UPLOAD_BYTES + 64 * 1024
-#: The types of a number; not bool, which is an int for Python.
+#: The types of numbers. They are compared exactly, because bool is a subclass of int.
 NUMBERS: Final = frozenset({int, float})
 _VECTOR_FIELDS: Final = frozenset({"id", "values", "namespace", "metadata"})
 _MISSING: Final = object()
-#: Levels of nesting in metadata; the default of serde_json, which the service's error texts look like.
+#: Levels of nesting in metadata: the default of serde_json, whose error texts look like the service's.
 _MAX_DEPTH: Final = 127
 
 
@@ -39,16 +39,16 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-# Python's decoder takes NaN and Infinity, which are not JSON and would come back in answers.
+# Python's decoder accepts NaN and Infinity, which are not JSON and would reappear in responses.
 _DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
 ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 async def read_body(request: Request) -> bytes:
     """
-    Read a body, but not one without end.
+    Read a body of limited size.
 
-    :raises ApiError: It is too large.
+    :raises ApiError: The body is too large.
     """
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
@@ -65,10 +65,10 @@ async def read_body(request: Request) -> bytes:
 
 def parse_json(body: bytes) -> dict[str, Any]:
     """
-    Read the body of a JSON route.
+    Parse a JSON body.
 
     :return: The object.
-    :raises ApiError: It is no JSON object.
+    :raises ApiError: The body is not a JSON object.
     """
     try:
         parsed = _DECODER.decode(body.decode("utf-8"))
@@ -84,7 +84,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def utf8_length(text: str) -> int:
-    """Return the bytes of a text, or -1 if it has none because of a lone surrogate."""
+    """Return the length of a text in UTF-8, in bytes; -1 if a lone surrogate makes it invalid."""
     if text.isascii():
         return len(text)
     try:
@@ -95,10 +95,10 @@ def utf8_length(text: str) -> int:
 
 def parse_ids(body: dict[str, Any], limit: int, behaviour: Behaviour) -> list[str]:
     """
-    Take the ids from the body of ``delete_by_ids`` or ``get_by_ids``.
+    Return the ids in the body of ``delete_by_ids`` or ``get_by_ids``.
 
     :return: The ids in their order, duplicates included.
-    :raises ApiError: They are not ids, too many, or too long.
+    :raises ApiError: An id is invalid, or there are too many.
     """
     ids = body.get("ids", _MISSING)
     if ids is _MISSING:
@@ -122,7 +122,7 @@ def parse_ids(body: dict[str, Any], limit: int, behaviour: Behaviour) -> list[st
 
 
 def check_id_length(length: int, behaviour: Behaviour) -> None:
-    """Refuse an id that is too long, or empty."""
+    """Refuse an id that is too long or empty."""
     if length > limits.MAX_ID_BYTES:
         raise errors.refusal("id_too_long", limit=limits.MAX_ID_BYTES, got=length)
     if length == 0 and behaviour.empty_id == "refuse":
@@ -137,7 +137,7 @@ def check_namespace_length(length: int) -> None:
 
 def parse_list_count(value: str | None) -> int:
     """
-    Read the parameter ``count`` of ``list``.
+    Parse the parameter ``count`` of ``list``.
 
     :raises ApiError: It is not a number from 1 to 1,000.
     """
@@ -150,9 +150,9 @@ def parse_list_count(value: str | None) -> int:
 
 def parse_index(body: dict[str, Any], created_on: float) -> IndexConfig:
     """
-    Read the description of a new index.
+    Parse the body of a request to create an index.
 
-    :raises ApiError: It describes no index.
+    :raises ApiError: The name or the configuration is invalid.
     """
     name = body.get("name")
     if (
@@ -174,7 +174,7 @@ def parse_index(body: dict[str, Any], created_on: float) -> IndexConfig:
     preset = config.get("preset")
     if preset is not None:
         if config.get("dimensions") is not None and config.get("metric") is not None:
-            # oneOf in the schema; taking one of them and dropping the other would hide a mistake.
+            # The schema allows one of the two. Ignoring one would hide a mistake.
             raise errors.refusal(
                 "invalid_config",
                 detail="Config must have dimensions and metric, or a preset, not both",
@@ -196,9 +196,9 @@ def parse_index(body: dict[str, Any], created_on: float) -> IndexConfig:
 
 def key_problem(key: str) -> str | None:
     """
-    Say what is wrong with a property as filters and metadata indexes name it, with ``.`` between levels.
+    Check the name of a property in a filter or metadata index, with ``.`` between levels of nesting.
 
-    :return: None if nothing is.
+    :return: The broken rule; None if the name is valid.
     """
     if len(key) > limits.MAX_FILTER_KEY_CHARS:
         return f"must not be longer than {limits.MAX_FILTER_KEY_CHARS} characters"
@@ -214,9 +214,9 @@ def key_problem(key: str) -> str | None:
 
 def parse_property(body: dict[str, Any]) -> str:
     """
-    Take the property from the body of ``metadata_index/create`` or ``/delete``.
+    Return the property in the body of ``metadata_index/create`` or ``/delete``.
 
-    :raises ApiError: It is not there, or is no name of a property.
+    :raises ApiError: It is missing or invalid.
     """
     name = body.get("propertyName")
     if not isinstance(name, str):
@@ -231,9 +231,9 @@ def parse_property(body: dict[str, Any]) -> str:
 
 def parse_type(body: dict[str, Any]) -> str:
     """
-    Take the type from the body of ``metadata_index/create``.
+    Return the type in the body of ``metadata_index/create``.
 
-    :raises ApiError: It is not one of the three.
+    :raises ApiError: It is not one of the three types.
     """
     index_type = body.get("indexType")
     if not isinstance(index_type, str) or index_type not in TYPES:
@@ -245,9 +245,9 @@ def parse_vectors(
     body: bytes, operation: str, dimensions: int, discard: bool, behaviour: Behaviour
 ) -> list[Vector]:
     """
-    Read the NDJSON of an insert or upsert.
+    Parse the NDJSON of an insert or upsert.
 
-    :param discard: Whether a line that is not a vector is left out; otherwise it refuses the request.
+    :param discard: Whether to leave out lines that cannot be parsed; if not, they fail the request.
     :return: The vectors in their order.
     :raises ApiError: A line is not a vector, a vector does not fit the index, or there are too many.
     """
@@ -291,7 +291,8 @@ def _parse_line(line: bytes, behaviour: Behaviour) -> tuple[Vector, set[str]]:
         packed = struct.pack(f"<{len(values)}f", *values)
     except (struct.error, OverflowError) as e:
         raise ValueError("values") from e
-    # 1e400 is JSON, and infinite for Python's decoder. Finite float32 cannot add up to infinity in float64.
+    # 1e400 is valid JSON, but Python's decoder makes it infinite. The float64 sum of finite float32 is
+    # finite.
     if not math.isfinite(sum(values)):
         raise ValueError("values")
     compact = None if metadata is None else ENCODER.encode(metadata)
@@ -301,7 +302,7 @@ def _parse_line(line: bytes, behaviour: Behaviour) -> tuple[Vector, set[str]]:
 
 
 def _keys(metadata: dict[str, Any]) -> set[str]:
-    """Return the keys on all levels; without recursion, since the depth is the sender's choice."""
+    """Return the keys on all levels, without recursion: the sender chooses the depth."""
     keys: set[str] = set()
     level: list[Any] = [metadata]
     for _ in range(_MAX_DEPTH):
@@ -316,7 +317,7 @@ def _keys(metadata: dict[str, Any]) -> set[str]:
                 below.extend(value)
         level = below
     if any(isinstance(value, dict | list) for value in level):
-        # Metadata is read again with every answer, and the reader must not run out of stack then.
+        # Deeper metadata could overflow the stack of the decoder, which parses it again for each response.
         raise ValueError("metadata")
     return keys
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service does not have: the routes below ``/_local``, and the same from Python."""
+"""The control routes below ``/_local``: statistics, faults, foreign writes and the rate limit's report."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     Handler = Callable[[Request], Awaitable[Any]]
 
 PREFIX: Final = "/_local/"
-#: The most mutations that one ``POST /_local/foreign`` makes on each index.
+#: The most mutations of one ``POST /_local/foreign`` on each index.
 MAX_FOREIGN_COUNT: Final = 10_000
 
 
 class Control:
-    """Looks at the server from outside of its API, and interferes."""
+    """Controls the server, for the routes below ``/_local`` and for ``LocalVectorize``."""
 
     def __init__(self, store: Store, limiter: Limiter, faults: Faults) -> None:
         self._store = store
@@ -36,7 +36,7 @@ class Control:
         self.faults = faults
         #: Requests by endpoint.
         self.requests: Counter[str] = Counter()
-        #: By what follows the prefix, and by method.
+        #: By the rest of the path after the prefix, and by HTTP method.
         self.routes: dict[str, dict[str, Handler]] = {
             "stats": {"GET": self._get_stats, "DELETE": self._delete_stats},
             "foreign": {"POST": self._post_foreign},
@@ -51,16 +51,16 @@ class Control:
     # --- from Python -----------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, int]:
-        """Return the number of requests by endpoint since the start, or since they were reset."""
+        """Return the number of requests by endpoint since the start or the last reset."""
         return {name: self.requests[name] for name in ENDPOINTS}
 
     def reset_stats(self) -> None:
-        """Count requests, and those that were hit by faults, from zero again."""
+        """Reset the counts of requests and of injected faults."""
         self.requests.clear()
         self.faults.reset_injected()
 
     def rate_limit_report(self) -> list[dict[str, float]]:
-        """Return the last windows of the rate limit; none without one."""
+        """Return the last windows of the rate limit; an empty list without a limit."""
         return self._limiter.report()
 
     # --- over HTTP -------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class Control:
         if query.get("count", "").isdecimal():
             query["count"] = int(query["count"][:10])
         given = {**query, **await self._body(request)}
-        # Else a misspelt index_name would write to every index.
+        # Without this check, a misspelt index_name would write to every index.
         _check_fields(given, ("index_name", "count"))
         name = given.get("index_name")
         count = given.get("count", 1)

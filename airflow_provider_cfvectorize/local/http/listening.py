@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket, the event loop and the connections; nothing here knows of Vectorize."""
+"""The network side, independent of Vectorize: the socket, the event loop, uvicorn and its connections."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    #: The open connections by the address of the client, as ASGI's scope has it.
+    #: The open connections, by the client's address in the ASGI scope.
     Connections = dict[tuple[str, int], asyncio.Transport]
 
-#: Seconds that requests still running get when the server stops.
+#: Seconds that open requests get when the server stops.
 _GRACE: Final = 1
-#: Seconds for which an idle connection is kept; more than the interval of any poll of the provider.
+#: Seconds until an idle connection is closed; longer than the provider's poll intervals.
 _KEEP_ALIVE: Final = 75
 
 
 def make_server(app: Any, connections: Connections, started: Callable[[], object]) -> Any:
     """
-    Return a server of uvicorn for an application; its ``stop()``, called in its event loop, ends it.
+    Return a uvicorn server for an application. Call its ``stop()`` in its event loop to end it.
 
-    :param connections: Where the server keeps its open connections.
-    :param started: Called once connections are accepted.
+    :param connections: The server stores its open connections here.
+    :param started: Called once the server accepts connections.
     """
     import uvicorn
 
     class Server(uvicorn.Server):
-        # uvicorn checks every 100 ms whether it must exit, and then sleeps for 100 ms more. A test suite pays
-        # that for each server that it stops.
+        # uvicorn checks every 100 ms whether to exit, and then sleeps for another 100 ms. A test suite pays
+        # for this with each server that it stops.
 
         def __init__(self, config: uvicorn.Config) -> None:
             super().__init__(config)
@@ -49,7 +49,7 @@ def make_server(app: Any, connections: Connections, started: Callable[[], object
             for listener in [*self.servers, *(sockets or ())]:
                 listener.close()
             for connection in list(self.server_state.connections):
-                # This closes an idle connection; a connection with an open request ends after its response.
+                # This closes an idle connection. A connection with an open request ends after its response.
                 connection.shutdown()
             deadline = time.monotonic() + _GRACE
             open_requests = self.server_state.tasks
@@ -63,7 +63,7 @@ def make_server(app: Any, connections: Connections, started: Callable[[], object
             app,
             http=_protocol(connections),
             log_config=None,
-            # The command reports that the server starts and stops; a test does not need to know.
+            # The command prints that the server listens; tests do not need uvicorn's messages.
             log_level="warning",
             access_log=False,
             lifespan="off",
@@ -82,7 +82,7 @@ def _protocol(connections: Connections) -> Any:
     base: Any = AutoHTTPProtocol
 
     class Protocol(base):  # type: ignore[misc]
-        # ASGI has no way to the connection, which some faults are to break.
+        # Some faults reset the connection, which ASGI gives no access to.
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -97,15 +97,15 @@ def _protocol(connections: Connections) -> Any:
 
 def listen(host: str, port: int) -> socket.socket:
     """
-    Return a socket that listens.
+    Return a listening socket.
 
-    :raises OSError: It cannot be listened on.
+    :raises OSError: The address cannot be used.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    # With the protocol named, asyncio knows it for TCP and turns off Nagle's algorithm, which would hold some
-    # answers back for 40 ms.
+    # With the protocol given, asyncio recognises TCP and turns off Nagle's algorithm, which would delay some
+    # responses by 40 ms.
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -118,7 +118,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes uvloop's event loops, if it is installed."""
+    """Return the factory of uvloop's event loops; None if uvloop is not installed."""
     try:
         import uvloop
     except ImportError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one form that the service takes: ``multipart/form-data`` with the NDJSON in a file."""
+"""Extracts the NDJSON from the one form that the service accepts, ``multipart/form-data`` with a file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from email.message import Message
 
 def uploaded(body: bytes, content_type: str) -> bytes | None:
     """
-    Take the vectors out of a form: its field ``vectors``, or else its only file.
+    Return the vectors in a form: its field ``vectors`` or, without that field, its only file.
 
-    The body is in memory and bounded already, so that one ``split`` does it.
+    The size of the body is already limited, so it is split in memory.
 
     :return: The NDJSON; None if the form is damaged or has neither.
     """
@@ -19,7 +19,7 @@ def uploaded(body: bytes, content_type: str) -> bytes | None:
         return None
     parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("ascii"))
     files = []
-    # Before the first delimiter is the preamble; the last one is followed by two dashes.
+    # The preamble comes before the first delimiter. Two dashes follow the last delimiter.
     for part in parts[1:]:
         if part.startswith(b"--"):
             break

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What may be in a query and its filter.
+Parses and checks queries and their filters.
 
-The rules of filters are those of https://developers.cloudflare.com/vectorize/reference/metadata-filtering/.
+The rules of filters come from https://developers.cloudflare.com/vectorize/reference/metadata-filtering/.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _OPERATORS: Final = ("$eq", "$ne", "$in", "$nin", *COMPARISONS)
 
 def parse_query(body: dict[str, Any], dimensions: int, behaviour: Behaviour) -> Query:
     """
-    Read the body of a query; null stands for a field that is not there.
+    Parse the body of a query. A field with null counts as missing.
 
-    :raises ApiError: It is no query of this index.
+    :raises ApiError: The query is invalid for this index.
     """
     vector, vector_id = body.get("vector"), body.get("vectorId")
     if vector is not None and vector_id is not None:
@@ -49,7 +49,7 @@ def parse_query(body: dict[str, Any], dimensions: int, behaviour: Behaviour) -> 
     if metadata is None:
         metadata = "none"
     if not isinstance(metadata, str) or metadata not in _METADATA:
-        # This text, for a boolean, is on record.
+        # On record: this text, in response to a boolean.
         raise errors.refusal("not_json", detail="returnMetadata: expected value")
     namespace = body.get("namespace")
     if namespace is not None:
@@ -78,7 +78,7 @@ def _parse_vector(vector: Any, dimensions: int) -> tuple[float, ...]:
     if not isinstance(vector, list) or not bodies.NUMBERS.issuperset(map(type, vector)):
         raise errors.refusal("not_json", detail="vector: expected a sequence of numbers")
     try:
-        # What is no float32 could make a score infinite, which no JSON can say.
+        # A number outside float32 could make a score infinite, which JSON cannot express.
         struct.pack(f"<{len(vector)}f", *vector)
     except (struct.error, OverflowError):
         raise errors.refusal("not_json", detail="vector: number out of range") from None
@@ -93,7 +93,7 @@ def _parse_top_k(top_k: Any, with_data: bool) -> int:
     if top_k is None:
         return limits.DEFAULT_TOP_K
     if isinstance(top_k, float) and top_k.is_integer():
-        # 5.0 is the same number as 5 for whoever writes JSON, and the schema asks for a number.
+        # 5.0 and 5 are one number in JSON, and the schema requires a number.
         top_k = int(top_k)
     if type(top_k) is not int:
         raise errors.refusal("not_json", detail="topK: expected a whole number")
@@ -101,7 +101,7 @@ def _parse_top_k(top_k: Any, with_data: bool) -> int:
         raise errors.refusal("top_k_too_small")
     limit = limits.MAX_TOP_K_WITH_DATA if with_data else limits.MAX_TOP_K
     if top_k > limit:
-        # A number of 400 digits need not come back whole.
+        # Do not repeat a number of 400 digits in the error.
         raise errors.refusal(
             "top_k_too_large_with_data" if with_data else "top_k_too_large",
             limit=limit,
@@ -113,17 +113,17 @@ def _parse_top_k(top_k: Any, with_data: bool) -> int:
 
 def parse_filter(value: Any, behaviour: Behaviour) -> tuple[Condition, ...]:
     """
-    Read a filter.
+    Parse a filter.
 
-    :return: The conditions, all of which must hold.
-    :raises ApiError: It breaks a rule.
+    :return: The conditions. A match must fulfil all of them.
+    :raises ApiError: The filter breaks a rule.
     """
     if not isinstance(value, dict):
         raise errors.refusal("not_json", detail="filter: expected an object")
     if not value and behaviour.empty_filter == "refuse":
         raise errors.refusal("invalid_filter", detail="must not be empty")
     conditions = tuple(condition for key, clause in value.items() for condition in _clause(key, clause))
-    # After the clauses, which have no room for deep nesting, so that the encoder cannot run out of stack.
+    # The clauses are checked first. They allow no deep nesting, so the encoder cannot overflow its stack.
     size = bodies.utf8_length(bodies.ENCODER.encode(value))
     if size < 0:
         raise errors.refusal("not_json", detail="filter: lone surrogate")
@@ -173,7 +173,7 @@ def _scalar(value: Any, name: str) -> Value:
         except OverflowError:
             finite = False
         if not finite:
-            # 1e400 is JSON, and infinite for Python's decoder.
+            # 1e400 is valid JSON, but Python's decoder makes it infinite.
             raise errors.refusal("invalid_filter", detail="a number is too large")
         number: float = value
         return number

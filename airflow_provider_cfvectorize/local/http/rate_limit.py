@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The account's budget of requests: what is left of it, and the block for whoever goes over it."""
+"""The account's request limit: counts requests, refuses those above it, makes the ``Ratelimit`` headers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS: Final = 1_000_000
 MAX_SECONDS: Final = 86_400
-#: Windows that the report goes back.
+#: The number of windows in the report.
 REPORTED_WINDOWS: Final = 1_000
 _FORM: Final = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 
 class RateLimit(NamedTuple):
     """
-    A limit.
+    A request limit.
 
-    :param requests: Requests in a window.
-    :param seconds: Seconds that a window lasts; whole, as they are in the headers.
+    :param requests: The most requests in a window.
+    :param seconds: Length of a window in whole seconds, as in the headers.
     """
 
     requests: int
@@ -36,10 +36,10 @@ class RateLimit(NamedTuple):
     @classmethod
     def parse(cls, given: Any) -> RateLimit:
         """
-        Read a limit.
+        Parse a limit.
 
         :param given: ``"1200/300"``, or two whole numbers.
-        :raises ValueError: It is neither.
+        :raises ValueError: It is neither, or a number is out of range.
         """
         numbers: tuple[Any, ...] = ()
         if isinstance(given, str) and (match := _FORM.fullmatch(given)):
@@ -56,7 +56,7 @@ class RateLimit(NamedTuple):
             ("seconds", limit.seconds, MAX_SECONDS),
         ):
             if not 1 <= value <= most:
-                raise ValueError(f"rate_limit must have from 1 to {most:,} {name}, got {given!a:.80}")
+                raise ValueError(f"rate_limit must have 1 to {most:,} {name}, got {given!a:.80}")
         return limit
 
 
@@ -66,10 +66,10 @@ DOCUMENTED: Final = RateLimit(limits.ACCOUNT_REQUESTS, limits.ACCOUNT_WINDOW_SEC
 @dataclass(slots=True)
 class Window:
     """
-    One window.
+    A window of the limit.
 
-    :param begin: Seconds since the epoch.
-    :param end: The same; of a window that became a block, the end of the block.
+    :param begin: Its begin, seconds since the epoch.
+    :param end: Its end, seconds since the epoch. If the limit was exceeded, this is the end of the block.
     """
 
     begin: float
@@ -81,9 +81,9 @@ class Window:
 
 class Limiter:
     """
-    Counts the account's requests, and refuses those that are too many.
+    Counts the account's requests, and refuses those above the limit.
 
-    :param limit: The limit; None counts nothing, and the headers have the documented budget, untouched.
+    :param limit: The limit. With None nothing is counted, and the headers show the documented limit, unused.
     """
 
     def __init__(self, limit: RateLimit | None, behaviour: Behaviour) -> None:
@@ -92,20 +92,20 @@ class Limiter:
         self._sliding = behaviour.rate_limit_window == "sliding"
         self._aligned = behaviour.rate_limit_window == "fixed"
         self._windows: deque[Window] = deque(maxlen=REPORTED_WINDOWS)
-        #: When the accepted requests of a sliding window came; never more than the limit.
+        #: The times of the accepted requests in a sliding window; never more than the limit.
         self._times: deque[float] = deque()
         self._policy = f'"default";q={self._limit.requests};w={self._limit.seconds}'.encode("ascii")
 
-    def take(self, now: float) -> None:
+    def count(self, now: float) -> None:
         """
         Count one request.
 
-        :param now: Seconds since the epoch; never less than before.
-        :raises ApiError: It is one too many, or came during the block that one such request began.
+        :param now: Seconds since the epoch; never less than in the previous call.
+        :raises ApiError: The request exceeds the limit, or arrives during the block that follows.
         """
         if not self._counts:
             return
-        left, _ = self._standing(now)
+        left, _ = self._remaining(now)
         window = self._current(now) or self._open(now)
         if left == 0 and not window.blocked:
             window.blocked = True
@@ -118,8 +118,8 @@ class Limiter:
             self._times.append(now)
 
     def headers(self, now: float) -> tuple[tuple[bytes, bytes], ...]:
-        """Return what each answer says about the budget."""
-        left, end = self._standing(now)
+        """Return the ``Ratelimit`` and ``Ratelimit-Policy`` headers."""
+        left, end = self._remaining(now)
         standing = f'"default";r={left};t={math.ceil(end - now)}'
         return ((b"ratelimit", standing.encode("ascii")), (b"ratelimit-policy", self._policy))
 
@@ -128,8 +128,8 @@ class Limiter:
         shown = ("begin", "end", "accepted", "refused")
         return [{name: getattr(window, name) for name in shown} for window in self._windows]
 
-    def _standing(self, now: float) -> tuple[int, float]:
-        """Return the requests left, and when there will be more, or all again."""
+    def _remaining(self, now: float) -> tuple[int, float]:
+        """Return the number of requests left, and the time at which it grows next."""
         seconds = self._limit.seconds
         window = self._current(now)
         if window is not None and window.blocked:
@@ -153,7 +153,7 @@ class Limiter:
         begin = self._begin(now)
         window = Window(begin, begin + self._limit.seconds)
         if self._windows:
-            # What a block took away of an aligned window does not come back.
+            # A block shortens the aligned window in which it ends.
             window.begin = max(begin, self._windows[-1].end)
         self._windows.append(window)
         return window

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers on their way out."""
+"""Responses: the envelope, the body and the headers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 class Reply(NamedTuple):
     """
-    An answer.
+    A response.
 
-    :param headers: Headers beside those that all answers have.
-    :param page: HTML that is sent in the envelope's place.
+    :param headers: Headers beside those of every response.
+    :param page: HTML to send in place of the envelope.
     """
 
     status: int
@@ -26,20 +26,20 @@ class Reply(NamedTuple):
     page: bytes | None = None
 
     def body(self) -> bytes:
-        """Return what is sent."""
+        """Return the body in bytes."""
         return _encode(self.envelope).encode("ascii") if self.page is None else self.page
 
 
 def success(result: Any) -> Reply:
-    """Wrap a result."""
+    """Return the response of a successful request."""
     return Reply(200, {"result": result, "success": True, "errors": [], "messages": []})
 
 
 def start_message(reply: Reply, date: bytes, size: int | None) -> dict[str, Any]:
     """
-    Return the message by which ASGI begins an answer.
+    Return the ASGI message that starts a response.
 
-    :param size: Bytes of the body; None for one without an announced end.
+    :param size: Length of the body in bytes; None if the length is not announced.
     """
     headers = [(b"date", date), _JSON if reply.page is None else _HTML, *reply.headers]
     if size is not None:
