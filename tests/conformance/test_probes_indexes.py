@@ -42,20 +42,18 @@ def test_a_missing_permission(vectorize: Service, scratch: str, probe: Probe, sw
     probe("delete_by_ids", response, (switch("missing_permission_status"), 10000))
 
 
-@unknown("No credentials at all", states="A request without credentials is 400 with code 9106")
+@unknown("No credentials at all", states="| No credentials | 400 with code 9106. |")
 def test_no_credentials(vectorize: Service, probe: Probe) -> None:
     probe("list indexes", vectorize.send("GET", auth=Header(None)), (400, 9106))
 
 
-@unknown("Another account", states="another account's path is 404 with code 7003")
+@unknown("Another account", states="| Path of another account | 404 with code 7003. |")
 def test_another_account(vectorize: Service, probe: Probe) -> None:
     response = vectorize.send("GET", below=f"/accounts/{'0' * 32}/vectorize/v2/indexes")
     probe("list indexes of an account of zeros", response, (404, 7003))
 
 
-@unknown(
-    "Ratelimit headers of an answer", states="Without `--rate-limit`, every answer has the documented budget"
-)
+@unknown("Ratelimit headers of an answer", states="Every response has the documented budget in its headers")
 def test_rate_limit_headers(vectorize: Service, probe: Probe) -> None:
     response = vectorize.send("GET")
     names = ("Ratelimit", "Ratelimit-Policy", "Retry-After", "Content-Type")
@@ -80,12 +78,12 @@ def test_throttles(probe: Probe) -> None:
 # --- indexes --------------------------------------------------------------------------------------------
 
 
-@unknown("Creating an index: 200 or 201", states="Creating an index answers 200")
+@unknown("Creating an index: 200 or 201", states="| Create an index | 200, as in the schema")
 def test_the_status_of_a_creation(scenario: Scenario, probe: Probe) -> None:
     probe("create", scenario.created, 200)
 
 
-@unknown("What an index from a preset is shown with", states="An index from a preset is shown with all three")
+@unknown("What an index from a preset is shown with", states="description has preset, dimensions and metric")
 def test_a_preset(lab: Lab, probe: Probe) -> None:
     name = lab.name("shown")
     response = lab.create({"name": name, "config": {"preset": "@cf/baai/bge-base-en-v1.5"}})

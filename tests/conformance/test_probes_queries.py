@@ -63,7 +63,7 @@ def test_dot_product(vectorize: Service, scratch: str, probe: Probe, switch: Swi
 
 
 @unknown(
-    "The envelope of an answered query", states="The envelope of a query has `result_info`, which is null"
+    "The envelope of an answered query", states="| Envelope of a query | Has `result_info`, which is null. |"
 )
 def test_result_info(vectorize: Service, docs_index: str, probe: Probe) -> None:
     body = vectorize.query(docs_index, turned(0)).json()
@@ -93,7 +93,7 @@ def test_top_k(vectorize: Service, docs_index: str, probe: Probe, switch: Switch
 
 @unknown(
     "A topK above 100 without values and metadata",
-    states="100 matches a query, 50 with values or all metadata",
+    states="| Matches of a query | 100; 50 with values or all metadata |",
 )
 def test_top_k_above_all_limits(vectorize: Service, docs_index: str, probe: Probe) -> None:
     probe("topK 101", vectorize.query(docs_index, turned(0), topK=101), (400, 40025))

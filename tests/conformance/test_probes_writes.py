@@ -53,7 +53,7 @@ def test_a_vector_with_an_empty_id(vectorize: Service, scratch: str, probe: Prob
 
 @unknown(
     "Ids that are no strings, or too long, in deletes and reads",
-    states="An id that is no string is code 40026",
+    states="| Id that is not a string | Code 40026. |",
 )
 def test_ids_that_are_none(vectorize: Service, scratch: str, probe: Probe) -> None:
     for route in ("delete_by_ids", "get_by_ids"):
@@ -64,7 +64,7 @@ def test_ids_that_are_none(vectorize: Service, scratch: str, probe: Probe) -> No
 
 @unknown(
     "Deleting ids that are not there",
-    states="Deleting ids that are not there is a mutation like any other, and an id may stand in",
+    states="A mutation like any other. A delete may contain an id twice.",
 )
 def test_deleting_what_is_not_there(vectorize: Service, scratch: str, probe: Probe) -> None:
     unheard_of = vectorize.delete(scratch, ["never-1", "never-2"])
@@ -86,7 +86,7 @@ def test_reading_twice(vectorize: Service, docs_index: str, probe: Probe, switch
 # --- uploads --------------------------------------------------------------------------------------------
 
 
-@unknown("Uploads of JSON", states="Insert and upsert refuse JSON in any form, with code 1005")
+@unknown("Uploads of JSON", states="| Insert or upsert with JSON | Refused in any form, with code 1005.")
 def test_json_uploads(vectorize: Service, scratch: str, probe: Probe) -> None:
     for operation in ("insert", "upsert"):
         body = json.dumps({"vectors": [vector("json")]})
@@ -109,7 +109,8 @@ def test_an_unknown_parameter(vectorize: Service, scratch: str, probe: Probe, re
 
 
 @unknown(
-    "What discard does with lines that parse and do not fit", states="one that can and does not fit refuses"
+    "What discard does with lines that parse and do not fit",
+    states="A line that parses but does not fit the index fails the request",
 )
 def test_discarding_what_does_not_fit(vectorize: Service, scratch: str, probe: Probe) -> None:
     discard = {"unparsable-behavior": "discard"}
@@ -195,7 +196,7 @@ def written(vectorize: Service, scratch: str) -> dict[str, dict[str, Any]]:
     return vectorize.eventually(all_there)
 
 
-@unknown("Whether values come back bit for bit", states="Values come back as float32, with all their digits")
+@unknown("Whether values come back bit for bit", states="| Values in a response | float32 with all digits. |")
 def test_values(written: dict[str, dict[str, Any]], probe: Probe) -> None:
     found = written["values"]["values"]
     changed = {sent: back for sent, back in zip(EXACT, found, strict=False) if sent != back}
@@ -207,7 +208,7 @@ def test_values(written: dict[str, dict[str, Any]], probe: Probe) -> None:
 
 @unknown(
     "An id twice in one upload",
-    states="Of lines with the same id, an upsert keeps the last, and an insert the first",
+    states="An upsert keeps the last line, an insert the first.",
 )
 def test_ids_twice(written: dict[str, dict[str, Any]], probe: Probe) -> None:
     probe("upsert: the line that stays", written["up-twice"]["metadata"]["line"], 2)
@@ -216,7 +217,7 @@ def test_ids_twice(written: dict[str, dict[str, Any]], probe: Probe) -> None:
 
 @unknown(
     "What is shown of a vector without namespace or metadata",
-    states="A vector without a namespace is shown without",
+    states="| Vector without a namespace | Returned without one.",
 )
 def test_absent_fields(written: dict[str, dict[str, Any]], probe: Probe) -> None:
     for vector_id, expected in {
@@ -232,7 +233,7 @@ def test_absent_fields(written: dict[str, dict[str, Any]], probe: Probe) -> None
 # --- how writes are applied -----------------------------------------------------------------------------
 
 
-@unknown("Whether the watermark shows every mutation", states="moves the watermark to the last of them")
+@unknown("Whether the watermark shows every mutation", states="and moves the watermark to the last of them")
 def test_the_watermark_of_several_mutations(vectorize: Service, scratch: str, probe: Probe) -> None:
     vectorize.wait_for(scratch, mutation(vectorize.delete(scratch, ["never"])))
     sent = [mutation(vectorize.delete(scratch, [f"never-{number}"])) for number in range(5)]
@@ -268,7 +269,10 @@ def test_the_time_of_the_watermark(vectorize: Service, scratch: str, probe: Prob
     probe("seconds", found, lambda found: found["after it was sent"] >= LOCAL_APPLY_DELAY - 0.002)
 
 
-@unknown("How far each view is behind the watermark", states="**Views lag**, if you say so")
+@unknown(
+    "How far each view is behind the watermark",
+    states="With `--visibility-lag`, reads and counts lag behind the watermark",
+)
 def test_views(scenario: Scenario, probe: Probe) -> None:
     probe(
         "seconds", scenario.behind, lambda found: set(found) == {"get_by_ids", "list", "query", "vectorCount"}
@@ -277,7 +281,7 @@ def test_views(scenario: Scenario, probe: Probe) -> None:
 
 @unknown(
     "How the body of an upload may be called",
-    states="Insert and upsert refuse JSON in any form, with code 1005",
+    states="| Insert or upsert with JSON | Refused in any form, with code 1005.",
 )
 def test_content_types(vectorize: Service, scratch: str, probe: Probe) -> None:
     body = json.dumps(vector("typed"))

@@ -168,7 +168,7 @@ def test_the_fields_of_the_connection() -> None:
 
 
 def test_the_options_of_the_local_server() -> None:
-    rows = read("docs/local-server.md").rows("from-the-shell")
+    rows = read("docs/local-server.md").rows("options")
     told = {row[0].strip("`"): row[1].strip("`") for row in rows}
     options = {
         action.option_strings[0]: action.default
@@ -179,11 +179,11 @@ def test_the_options_of_the_local_server() -> None:
     expected = {
         name: str(default) if default or default == 0 else "none" for name, default in options.items()
     }
-    assert told == {**expected, "--api-token": "a fixed one, which is shown"}
+    assert told == {**expected, "--api-token": "fixed, printed at start"}
 
 
 def test_the_switches_of_the_local_server() -> None:
-    rows = read("docs/local-server.md").rows("what-is-not-known")
+    rows = read("docs/local-server.md").rows("switches")
     assert {row[0].strip("`"): row[1].strip("`") for row in rows} == {
         field.name: repr(field.default) for field in fields(Behaviour)
     }
@@ -192,7 +192,7 @@ def test_the_switches_of_the_local_server() -> None:
 
 
 def test_the_faults_of_the_local_server() -> None:
-    rows = read("docs/local-server.md").rows("a-bad-day-faults")
+    rows = read("docs/local-server.md").rows("faults")
     assert [row[0].strip("`") for row in rows] == list(specs.KINDS)
     for row in rows:
         value = specs.KINDS[row[0].strip("`")].value
@@ -238,13 +238,14 @@ def test_the_numbers_of_the_other_documents() -> None:
     server = words("docs/local-server.md")
     for phrase in (
         f"{limits.MUTATIONS_PER_JOB:,} mutations or {limits.VECTORS_PER_JOB:,} vectors",
-        f"{limits.MAX_DELETE_IDS} ids a delete, {limits.MAX_GET_IDS} a read",
-        f"{limits.MAX_ID_BYTES} bytes an id",
-        f"{limits.MAX_UPSERT_VECTORS:,} vectors and {limits.MAX_UPLOAD_BYTES // 10**6} MB an upload",
-        f"{limits.MIN_DIMENSIONS} to {limits.MAX_DIMENSIONS:,} dimensions",
-        f"{limits.MAX_METADATA_BYTES:,} bytes of metadata",
-        f"{limits.MAX_METADATA_INDEXES} metadata indexes, {limits.MAX_TOP_K} matches a query",
-        f"{limits.MAX_TOP_K_WITH_DATA} with values or all metadata",
+        f"| Ids in a delete | {limits.MAX_DELETE_IDS} |",
+        f"| Ids in a read | {limits.MAX_GET_IDS} |",
+        f"| Length of an id | {limits.MAX_ID_BYTES} bytes |",
+        f"| Upload | {limits.MAX_UPSERT_VECTORS:,} vectors, {limits.MAX_UPLOAD_BYTES // 10**6} MB |",
+        f"| Dimensions of an index | {limits.MIN_DIMENSIONS} to {limits.MAX_DIMENSIONS:,} |",
+        f"| Metadata of a vector | {limits.MAX_METADATA_BYTES:,} bytes |",
+        f"| Metadata indexes of an index | {limits.MAX_METADATA_INDEXES} |",
+        f"| {limits.MAX_TOP_K}; {limits.MAX_TOP_K_WITH_DATA} with values or all metadata |",
         f"the first {limits.MAX_INDEXED_BYTES} bytes of a string",
     ):
         assert phrase in server, phrase
