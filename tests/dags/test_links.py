@@ -147,9 +147,11 @@ def test_the_account_is_known_after_a_deferral(timeout: float) -> None:
 def all_operators() -> DAG:
     with make_dag("all_operators") as dag:
         for cls in CLASSES:
-            more = {"property_name": "a"} if "MetadataIndex" in cls.__name__ else {}
+            more: dict[str, Any] = {"property_name": "a"} if "MetadataIndex" in cls.__name__ else {}
             if cls.__name__ == "CreateVectorizeMetadataIndexOperator":
                 more["index_type"] = "string"
+            if cls.__name__ == "DeleteVectorsByFilterOperator":
+                more |= {"namespace": "a", "max_ids": 1}
             cls(task_id=cls.__name__, index_name=INDEX, account_id=ACCOUNT, **more)
         ListVectorsOperator.partial(task_id="mapped", account_id=ACCOUNT).expand(index_name=["a", "b"])
     return dag
