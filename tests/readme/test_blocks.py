@@ -216,25 +216,6 @@ def runs_as_a_dag(block: Block, bench: Bench) -> None:
     assert evidence["outcome"] in PROVEN
 
 
-def runs_in_the_same_dag(task_id: str, key: str) -> Callable[[Block, Bench], None]:
-    """Return a rule for tasks to put into the first DAG: they delete, and this task keeps the evidence."""
-
-    def rule(block: Block, bench: Bench) -> None:
-        vectorize = Vectorize(bench.server)
-        vectorize.fill([f"chunk-{i}" for i in range(4)])
-        path = bench.directory / "ids.ndjson"
-        path.write_text('{"id": "chunk-0"}\n{"id": "chunk-1"}\n')
-        names = {**vars(bench.load(BLOCKS[FIRST_DAG]))}
-        with make_dag("same_dag", params={"path": str(path)}) as dag:
-            exec(compile(block.text, block.key, "exec"), names)
-        run = run_dag(dag)
-        assert run.state == "success", run.states
-        assert vectorize.ids() == {"chunk-2", "chunk-3"}
-        assert run.pull(task_id, key)["outcome"] in PROVEN
-
-    return rule
-
-
 POLICY_DAG = "docs/retries.md#the-retry-policy/1"
 
 
@@ -414,16 +395,16 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "README.md#install-into-an-existing-airflow/2": installs_the_wheel,
     "README.md#install-into-an-existing-airflow/3": shows_the_provider,
     "README.md#the-connection/1": exports_a_connection,
-    "README.md#the-connection/2": exports_a_connection,
-    "README.md#the-connection/3": adds_a_connection,
-    "README.md#the-connection/4": tries_the_connection,
+    "README.md#the-connection/2": tries_the_connection,
+    "docs/connection.md#create-it/1": exports_a_connection,
+    "docs/connection.md#create-it/2": exports_a_connection,
+    "docs/connection.md#create-it/3": adds_a_connection,
+    "docs/connection.md#what-the-test-says/1": tries_the_connection,
     FIRST_DAG: runs_as_a_dag,
-    "README.md#in-a-dag/2": runs_in_the_same_dag("delete_and_wait", "evidence"),
-    "README.md#in-a-dag/3": runs_in_the_same_dag("wait", "return_value"),
-    "README.md#local-development/1": runs_the_server,
-    "README.md#local-development/2": fills_an_index,
-    "README.md#local-development/3": passes_in_pytest,
+    "docs/develop-without-an-account.md#in-a-shell/1": runs_the_server,
+    "docs/develop-without-an-account.md#in-a-shell/2": fills_an_index,
     "docs/develop-without-an-account.md#in-pytest/1": passes_in_pytest,
+    "docs/develop-without-an-account.md#in-pytest/2": passes_in_pytest,
     "docs/conformance.md#against-a-real-account/1": collects_the_suite,
     "docs/conformance.md#against-vectorize-local/1": collects_the_suite,
     "docs/conformance.md#reading-the-table/1": is_what_the_suite_prints,
