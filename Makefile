@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Each target does its own set-up. `make help` lists them.
+# `make help` lists the targets. Each target sets up what it needs.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ VENV2 := .venv-2.11
 VENV_SCALE := .venv-scale
 BIN := $(VENV)/bin
 BIN2 := $(VENV2)/bin
-# Two processes: the tests wait more than they compute.
+# Two processes, because the tests wait more than they compute.
 PYTEST_ARGS ?= -n 2
 
 MATRIX_ARGS ?=
@@ -18,64 +18,64 @@ MATRIX_ARGS ?=
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/.ready ## Run the main job for a person to watch: delete 250 of 1,000 vectors and wait
+demo: $(VENV)/.ready ## Show the main job in Airflow: delete 250 of 1,000 vectors and wait
 	$(BIN)/python scripts/demo.py
 
-test: $(VENV)/.ready ## Run the tests on Airflow 3.3: every behaviour that a user meets
+test: $(VENV)/.ready ## Run the tests on Airflow 3.3, without the long ones
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not long"
 
-test-all: $(VENV)/.ready ## Run all tests on Airflow 3.3, the long ones and those of the tools included
+test-all: $(VENV)/.ready ## Run all tests on Airflow 3.3, including long tests and tests of the tools
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-2: $(VENV2)/.ready ## Run the tests of make test on Airflow 2.11
+test-2: $(VENV2)/.ready ## Run the tests on Airflow 2.11, without the long ones
 	$(BIN2)/python -m pytest $(PYTEST_ARGS) -m "not long"
 
-test-busy: $(VENV)/.ready ## Run the tests of make test beside four busy processes: none depends on the time it takes
+test-busy: $(VENV)/.ready ## Run the tests beside four busy processes, to find tests that depend on time
 	$(BIN)/python scripts/busy.py $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not long"
 
-test-matrix: ## Run the tests on every supported Airflow, and on another Python: takes long
+test-matrix: ## Run the tests on every supported Airflow and on another Python (slow)
 	$(PYTHON) scripts/matrix.py --pytest="$(PYTEST_ARGS)" $(MATRIX_ARGS)
 
-test-browser: $(VENV)/.ready ## Use Airflow's UI in Chromium, which is installed if there is none
+test-browser: $(VENV)/.ready ## Test Airflow's UI in Chromium; install Chromium if it is missing
 	$(BIN)/python scripts/chromium.py
 	$(BIN)/python -m pytest tests/browser --browser
 
-pictures: $(VENV)/.ready ## The same, and make the pictures of docs/images anew
+pictures: $(VENV)/.ready ## Test Airflow's UI in Chromium and take the pictures in docs/images
 	$(BIN)/python scripts/chromium.py
 	$(BIN)/python -m pytest tests/browser --browser --pictures docs/images
 
 ui: $(VENV)/.ready ## Start Airflow with its UI, the example DAGs and a local Vectorize
 	$(BIN)/python scripts/ui.py
 
-lint: $(VENV)/.ready ## Check style, types and files: what .pre-commit-config.yaml has
+lint: $(VENV)/.ready ## Run the checks of .pre-commit-config.yaml: style, types, files
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
-docs: $(VENV)/.ready ## Build the documentation's site, into build/docs
+docs: $(VENV)/.ready ## Build the documentation site in build/docs
 	$(BIN)/python -m sphinx -c docs -EWnq --keep-going . build/docs
 	@echo "Open build/docs/index.html"
 
-wheel: $(VENV)/.ready ## Build wheel and sdist, and try the wheel in a clean environment
+wheel: $(VENV)/.ready ## Build wheel and sdist, and test the wheel in a clean environment
 	$(BIN)/python scripts/release.py --rehearse
 
-release: $(VENV)/.ready ## Build what is released: only from a clean checkout, with its entry in CHANGELOG.md
+release: $(VENV)/.ready ## Build a release from a clean checkout with an entry in CHANGELOG.md
 	$(BIN)/python scripts/release.py
 
-bench: $(VENV)/.ready ## Run the benchmarks in full: most of an hour, on a machine that does nothing else
+bench: $(VENV)/.ready ## Run all benchmarks: most of an hour, on an otherwise idle machine
 	$(BIN)/python benchmarks/run_all.py --results build/bench
 
-bench-brief: $(VENV)/.ready ## Run the benchmarks briefly: that they work, not how fast anything is
+bench-brief: $(VENV)/.ready ## Run the benchmarks briefly, to check that they work
 	$(BIN)/python benchmarks/run_all.py --brief --results build/bench-brief
 
-scale-out: $(VENV_SCALE)/.ready ## Delete 50,000 ids on Celery workers, one of which is killed (needs Redis, PostgreSQL)
+scale-out: $(VENV_SCALE)/.ready ## Delete 50,000 ids on Celery workers and kill one (needs Redis, PostgreSQL)
 	$(VENV_SCALE)/bin/python scripts/scale_out.py
 
-constraints: ## Pin anew what is tested, from the newest releases that fit
+constraints: ## Pin the newest compatible releases in constraints/
 	$(PYTHON) scripts/pin.py
 
-clean: ## Remove everything that was made here
+clean: ## Remove all environments and build files
 	rm -rf .venv* dist build .demo .ui .scale .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# Set up again when the dependencies change, and not otherwise.
+# Set up again only when the dependencies change.
 $(VENV)/.ready: pyproject.toml scripts/environments.py constraints/airflow-3.3.txt
 	$(PYTHON) scripts/set_up.py $(VENV) airflow-3.3
 	@touch $@
