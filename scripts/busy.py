@@ -7,7 +7,7 @@ import argparse
 import subprocess
 import sys
 
-#: Computes until the process that started it is gone, however that ended.
+#: Computes until its parent process has ended, in whatever way.
 LOOP = """
 import os
 parent = os.getppid()
@@ -18,9 +18,9 @@ while os.getppid() == parent:
 
 def run_beside(processes: int, command: list[str]) -> int:
     """
-    Run a command beside busy processes, end them, and return its exit code.
+    Run a command beside busy processes, end these, and return the exit code of the command.
 
-    :param processes: how many.
+    :param processes: number of busy processes.
     :param command: the command and its arguments.
     """
     busy = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(processes)]
@@ -37,10 +37,10 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", dest="processes", type=int, default=4, help="busy processes (default: 4)")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run beside them")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="command to run beside them")
     arguments = parser.parse_args()
     if not arguments.command:
-        parser.error("no command is given")
+        parser.error("the command is missing")
     sys.exit(run_beside(arguments.processes, arguments.command))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build wheel and sdist, look into them, and use the wheel where nothing else of the project is."""
+"""Build wheel and sdist, check their contents, and use the wheel in an environment of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
 PACKAGE = "airflow_provider_cfvectorize"
 
-#: Run with only the wheel installed: everything can be imported, and the main job works.
+#: Runs with only the wheel installed: imports every module and does the main job.
 TRIAL = """
 import importlib, os, pkgutil, tempfile
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp()
@@ -43,7 +43,7 @@ print("the wheel works:", package.__version__)
 
 
 def run(*command: str | Path, **kwargs: object) -> str:
-    """Run a command and return what it printed; stop if it fails."""
+    """Run a command and return its output; end the script if the command fails."""
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, check=False, **kwargs
     )  # type: ignore[call-overload]
@@ -53,13 +53,13 @@ def run(*command: str | Path, **kwargs: object) -> str:
 
 
 def expect(condition: bool, text: str) -> None:
-    """Stop unless a condition holds."""
+    """End the script unless a condition holds."""
     if not condition:
         sys.exit(f"The build is wrong: {text}")
 
 
-def look_into(wheel: Path, sdist: Path) -> None:
-    """Check the contents of both."""
+def check_contents(wheel: Path, sdist: Path) -> None:
+    """Check the contents of wheel and sdist."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (metadata_name,) = [name for name in names if name.endswith(".dist-info/METADATA")]
@@ -76,18 +76,21 @@ def look_into(wheel: Path, sdist: Path) -> None:
     classifiers = metadata.get_all("Classifier") or []
     expect("Framework :: Apache Airflow :: Provider" in classifiers, "the provider's classifier is missing")
     try:
-        # Names, versions, requirements and classifiers, each as its specification has it.
+        # Checks names, versions, requirements and classifiers against their specifications.
         Metadata.from_email(raw, validate=True)
     except ExceptionGroup as e:
         expect(False, f"its metadata: {'; '.join(map(str, e.exceptions))}")
-    expect(metadata["Description-Content-Type"].startswith("text/markdown"), "the README is no Markdown")
+    expect(metadata["Description-Content-Type"].startswith("text/markdown"), "the README is not Markdown")
     expect(metadata["License-Expression"] == "Apache-2.0", "the licence is missing")
     expect(set(metadata.get_all("Provides-Extra") or []) == {"local", "openlineage"}, "extras differ")
     requirements = metadata.get_all("Requires-Dist") or []
-    expect(not any("<" in r.split(";")[0] for r in requirements), f"an upper bound: {requirements}")
+    expect(
+        not any("<" in r.split(";")[0] for r in requirements),
+        f"an upper bound in {requirements}",
+    )
     address = repository(ROOT)
-    told = dict(entry.split(", ", 1) for entry in metadata.get_all("Project-URL") or [])
-    expect(told == (urls(address, f"v{metadata['Version']}") if address else {}), f"the URLs are {told}")
+    found = dict(entry.split(", ", 1) for entry in metadata.get_all("Project-URL") or [])
+    expect(found == (urls(address, f"v{metadata['Version']}") if address else {}), f"the URLs are {found}")
     run(sys.executable, "-m", "twine", "--no-color", "check", "--strict", wheel, sdist)
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
@@ -100,7 +103,7 @@ def build(directory: Path) -> tuple[Path, Path]:
     """
     Build wheel and sdist.
 
-    :param directory: where; whatever is there goes.
+    :param directory: the directory for both; its contents are removed first.
     """
     shutil.rmtree(directory, ignore_errors=True)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", directory, ROOT)
@@ -109,17 +112,17 @@ def build(directory: Path) -> tuple[Path, Path]:
 
 
 def build_and_try() -> tuple[Path, Path]:
-    """Build both in ``dist``, look into them, and use the wheel."""
+    """Build wheel and sdist in ``dist``, check their contents, and use the wheel."""
     wheel, sdist = build(DIST)
-    look_into(wheel, sdist)
-    print(f"built {wheel.name} and {sdist.name}; trying the wheel in a clean environment", flush=True)
+    check_contents(wheel, sdist)
+    print(f"built {wheel.name} and {sdist.name}; testing the wheel in a clean environment", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         venv.create(directory, with_pip=True)
         python = Path(directory) / "bin" / "python"
         constraints = ROOT / "constraints" / "airflow-3.3.txt"
         run(python, "-m", "pip", "install", "--quiet", "-c", constraints, f"{wheel}[local]")
-        # Elsewhere, so that nothing of the checkout is found; with the environment's own commands on the
-        # path.
+        # Another working directory, so that no file of the checkout is found. The path begins with the
+        # environment's own commands.
         env = os.environ | {
             "AIRFLOW_HOME": f"{directory}/airflow",
             "PATH": f"{python.parent}:{os.environ['PATH']}",
@@ -137,7 +140,7 @@ def build_and_try() -> tuple[Path, Path]:
         )
         expect("airflow-provider-cfvectorize" in shown, f"airflow providers get says {shown}")
         run(python.parent / "vectorize-local", "--help", cwd=directory, env=env)
-    print("wheel and sdist are as they should be", flush=True)
+    print("Wheel and sdist have passed all checks", flush=True)
     return wheel, sdist
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find a Chromium for the tests in a real browser, and install Debian's if there is none."""
+"""Find a Chromium for the browser tests; install Debian's if there is none."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-#: Names another executable.
+#: The environment variable that names another executable.
 VARIABLE = "CHROMIUM"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PACKAGE = "chromium"
 
 
 class NoBrowserError(Exception):
-    """There is no browser, and none can be installed."""
+    """No browser was found, and none can be installed."""
 
 
 def find(environ: Mapping[str, str]) -> str | None:
     """
-    Return the path of a Chromium, or None if there is none.
+    Return the path of a Chromium; None if there is none.
 
-    :param environ: the environment variables: where to look, and whether one is named.
-    :raises NoBrowserError: one is named that is not there.
+    :param environ: the environment variables, with ``PATH`` and perhaps an executable.
+    :raises NoBrowserError: the environment names an executable that does not exist.
     """
     path = environ.get("PATH", os.defpath)
     if named := environ.get(VARIABLE):
@@ -39,11 +39,11 @@ def find(environ: Mapping[str, str]) -> str | None:
 
 def installation(environ: Mapping[str, str], *, root: bool) -> list[list[str]]:
     """
-    Return the commands that install one.
+    Return the commands that install a Chromium.
 
-    :param environ: the environment variables, for where the commands are looked for.
-    :param root: whether this process may install packages by itself.
-    :raises NoBrowserError: there is no way to.
+    :param environ: the environment variables, with ``PATH``.
+    :param root: whether this process may install packages.
+    :raises NoBrowserError: this machine lacks the commands to install one.
     """
     path = environ.get("PATH", os.defpath)
     by_hand = (
@@ -60,13 +60,13 @@ def installation(environ: Mapping[str, str], *, root: bool) -> list[list[str]]:
         if sudo is None:
             raise NoBrowserError(f"{looked_for}; to install one takes root or sudo. {by_hand}")
         before = [sudo]
-    # sudo does not hand variables on.
+    # sudo does not pass on environment variables.
     before += ["/usr/bin/env", "DEBIAN_FRONTEND=noninteractive", apt, "-qq"]
     return [[*before, "update"], [*before, "install", "-y", "--no-install-recommends", PACKAGE]]
 
 
 def main() -> None:
-    """Make sure that there is one, and say which."""
+    """Find or install a Chromium, and print its path."""
     try:
         found = find(os.environ)
         if found is None:

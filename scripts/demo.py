@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job, for a person to watch: a DAG deletes 250 of 1,000 vectors and waits until they are gone."""
+"""Show the main job: a DAG deletes 250 of 1,000 vectors and waits until they are gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ APPLY_DELAY = "6"
 
 
 def watch(instance: Airflow, run_id: str) -> dict[str, list[str]]:
-    """Print each new state of a run's tasks, and return the states that each has been in."""
+    """Print each new state of a run's tasks until the run ends; return the states of each task."""
     seen: dict[str, list[str]] = {}
     path = f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}"
     deadline = time.monotonic() + 300
@@ -50,7 +50,7 @@ def seconds_between(first: str, second: str) -> float:
 
 
 def main() -> None:
-    """Show it."""
+    """Run the demo."""
     home = fresh(ROOT / ".demo")
     say(f"Step 1 of 3: Vectorize on this machine; it applies writes after {APPLY_DELAY} s")
     with local_vectorize(home, "--apply-delay", APPLY_DELAY) as connection:
@@ -94,7 +94,7 @@ def main() -> None:
         expected = {f"chunk-{i}" for i in range(DELETED)}
         if gone != expected or len(after) != VECTORS - DELETED or "deferred" not in states["wait_until_gone"]:
             sys.exit("This result is wrong. Please report it, with the directory .demo")
-        say("Where to look next")
+        say("Next")
         print(f"""
    the DAG          example_dags/example_delete_by_xcom.py
    its logs         {(home / "airflow" / "logs").relative_to(ROOT)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the tests on every supported Airflow, each in an environment of its own, and say how each went."""
+"""Run the tests on every supported Airflow, each in its own environment, and print the outcomes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from environments import ROOT
 
-#: What meets Airflow, in the few minutes that CI has for a version. The DAGs run the operators.
-#: The operators' own tests, and those marked long, are left to a run of the whole.
+#: The tests that involve Airflow and fit into the few minutes that CI has for a version. The tests of DAGs
+#: run the operators. A full run also has the operators' own tests and those marked long.
 BRIEF = (
     *(f"tests/{part}" for part in ("dags", "hooks", "sensors", "triggers")),
     *(f"tests/package/test_{name}.py" for name in ("assets", "form", "provider_info", "public_names")),
@@ -26,10 +26,10 @@ BRIEF = (
 @dataclass(frozen=True)
 class Entry:
     """
-    An environment on a Python.
+    An environment with a version of Python.
 
     :param airflow: the minor version of Airflow.
-    :param python: the version of Python; None for the one that runs this.
+    :param python: the version of Python; None for the Python that runs this script.
     """
 
     airflow: str
@@ -37,12 +37,12 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """What it is called on the command line."""
+        """The name on the command line."""
         return self.airflow + (f"-python{self.python}" if self.python else "")
 
     @property
     def directory(self) -> Path:
-        """Where it is; those that the Makefile has as well are where it has them."""
+        """The directory of the environment, shared with the Makefile if it has the environment too."""
         return ROOT / (".venv" if self.name == NEWEST else f".venv-{self.name}")
 
 
@@ -52,7 +52,7 @@ ENTRIES = (Entry(NEWEST), Entry(NEWEST, "3.13"), Entry("3.2"), Entry("3.1"), Ent
 
 def find_python(version: str) -> str | None:
     """
-    Return a Python of a version, None if there is none here.
+    Return the path of a Python version; None if it is not installed.
 
     :param version: such as "3.13".
     """
@@ -65,7 +65,7 @@ def find_python(version: str) -> str | None:
             done = subprocess.run([candidate, "-c", code], capture_output=True, text=True, check=False)
         except OSError:
             continue
-        # A shim may be there, and say that no such version is chosen.
+        # A shim may exist without the version.
         if done.stdout.strip() == version:
             return candidate
     return None
@@ -76,13 +76,13 @@ def run(entry: Entry, arguments: list[str]) -> str:
     Set up an environment and run the tests in it.
 
     :param entry: the environment.
-    :param arguments: what to tell pytest.
-    :return: how it went, in a word or two.
+    :param arguments: arguments of pytest.
+    :return: the outcome, in one or two words.
     """
     python = find_python(entry.python) if entry.python else sys.executable
     if python is None:
         print(
-            f"There is no Python {entry.python} with venv here. Install one, or name one: "
+            f"No Python {entry.python} with venv was found. Install it, or name its path: "
             f"PYTHON{str(entry.python).replace('.', '')}=/path/to/python",
             flush=True,
         )
@@ -95,17 +95,17 @@ def run(entry: Entry, arguments: list[str]) -> str:
 
 
 def main() -> None:
-    """Run them all, however the first ones go."""
+    """Run the tests in all environments, also after a failure."""
     parser = argparse.ArgumentParser(description=__doc__)
     names = [entry.name for entry in ENTRIES]
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"some of {', '.join(names)}; all if none is given"
+        "names", nargs="*", metavar="NAME", help=f"environments, of {', '.join(names)} (default: all)"
     )
-    parser.add_argument("--brief", action="store_true", help="only those that CI runs between versions")
+    parser.add_argument("--brief", action="store_true", help="run only the tests that CI runs")
     parser.add_argument(
-        "--without-missing-python", action="store_true", help="do not fail where a Python is not installed"
+        "--without-missing-python", action="store_true", help="do not fail if a Python is not installed"
     )
-    parser.add_argument("--pytest", default="", help="further arguments of pytest, in one string")
+    parser.add_argument("--pytest", default="", help="more arguments of pytest, in one string")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(names):
         parser.error(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hatchling runs this in each build: it sets the project's URLs and the README that a package index shows."""
+"""Hatchling's hook in each build: sets the project's URLs and the README for the package index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from project_links import absolute, check_address, urls
 
 
 class CustomMetadataHook(MetadataHookInterface):
-    """The hook, by the name that Hatchling expects."""
+    """The hook. Hatchling expects this name."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """

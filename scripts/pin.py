@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the constraints files: what a fresh installation with each supported Airflow gets today."""
+"""Write the constraints files: the versions that a new installation of each supported Airflow gets today."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import venv
 
 from environments import ENVIRONMENTS, ROOT, Environment, constraints_of
 
-#: What lies about on this machine is not what anybody gets, and has no dates.
+#: Without local package indexes, which differ between machines and have no upload dates.
 ENV = {
     name: value for name, value in os.environ.items() if name not in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL")
 } | {"PIP_CONFIG_FILE": os.devnull}
-#: Not a dependency of ours: the package itself, and what every environment has.
+#: Not pinned: the package itself, and the tools that every environment has.
 LEFT_OUT = ("airflow-provider-cfvectorize", "airflow_provider_cfvectorize", "pip", "setuptools", "wheel")
 
 
 def pin(name: str, environment: Environment) -> None:
-    """Install everything without constraints and write down what came."""
+    """Install an environment without constraints and write the installed versions to its file."""
     with tempfile.TemporaryDirectory() as directory:
         venv.create(directory, with_pip=True)
         pip = [f"{directory}/bin/python", "-m", "pip", "--disable-pip-version-check"]
         install = [*pip, "install", "--quiet"]
-        # The first with --uploaded-prior-to.
+        # pip 26 is the first with --uploaded-prior-to.
         subprocess.run([*install, "--upgrade", "pip>=26"], check=True, env=ENV)
         airflow = f"apache-airflow{environment.extras}=={environment.airflow}"
         if environment.before:
@@ -40,7 +40,7 @@ def pin(name: str, environment: Environment) -> None:
     lines = [
         line
         for line in frozen.splitlines()
-        # Names and versions only: no paths, and no addresses.
+        # Names and versions only, without paths and addresses.
         if "==" in line and line[0] != "#" and "@" not in line and line.split("==")[0].lower() not in LEFT_OUT
     ]
     lines = sorted([*lines, *environment.also], key=str.lower)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole Airflow and a Vectorize beside it, on free ports, for the demo and for looking around."""
+"""Run an Airflow and a local Vectorize on free ports, for the demo and for `make ui`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DIMENSIONS = 32
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -45,13 +45,13 @@ def process(
     **options: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """
-    Run a command, and end it with all its children afterwards.
+    Run a command in a context, and end it with all its children.
 
     :param arguments: the command.
-    :param log: where its output goes.
-    :param env: its environment.
+    :param log: the file for its output.
+    :param env: its environment variables.
     :param sign: the signal that ends it.
-    :param options: what else ``Popen`` is to do.
+    :param options: more arguments of ``Popen``.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -72,21 +72,21 @@ def process(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(15)
                 break
-        # Children that outlived their parent.
+        # End children that have outlived their parent.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def local_vectorize(home: Path, *options: str) -> Iterator[str]:
-    """Run vectorize-local on a free port and yield the connection it prints."""
+    """Run vectorize-local on a free port and yield the connection that it prints."""
     log = home / "vectorize-local.log"
     command = [str(Path(sys.executable).with_name("vectorize-local")), "--port", "0", *options]
     with process(command, log, dict(os.environ)) as child:
         deadline = time.monotonic() + 60
         while not (found := re.search(rf"^{CONN}='(.*)'$", log.read_text(), re.M)):
             if child.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"vectorize-local did not start; it said:\n{log.read_text()}")
+                sys.exit(f"vectorize-local did not start; its output:\n{log.read_text()}")
             time.sleep(0.1)
         yield found.group(1)
 
@@ -95,8 +95,8 @@ class Airflow:
     """
     Airflow's processes, with the example DAGs and a connection to the local Vectorize.
 
-    :param home: an empty directory for all it keeps.
-    :param connection: the connection, as JSON; None leaves it to whoever uses this Airflow.
+    :param home: an empty directory for its files.
+    :param connection: the connection, as JSON; None for no connection.
     :param port: the port of its API server.
     """
 
@@ -106,7 +106,7 @@ class Airflow:
         self.log = home / "airflow.log"
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")},
-            # `airflow standalone` starts its parts by name.
+            # `airflow standalone` finds the command of its parts in PATH.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "AIRFLOW_HOME": str(home),
             **({} if connection is None else {CONN: connection}),
@@ -122,14 +122,14 @@ class Airflow:
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-            # Airflow 3 may fail a deferred task within so many seconds: docs/troubleshooting.md has its line.
+            # Airflow 3 can fail a deferred task within this time, see docs/troubleshooting.md.
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "NO_PROXY": "127.0.0.1,localhost",
         }
         self._token: str | None = None
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        """Ask Airflow's REST API."""
+        """Send a request to Airflow's REST API and return the response."""
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -141,13 +141,13 @@ class Airflow:
             return json.load(response)
 
     def wait_for_dag(self, dag_id: str, child: subprocess.Popen[bytes], running: Step) -> None:
-        """Wait until Airflow answers and has read a DAG."""
+        """Wait until Airflow responds and has read a DAG."""
         deadline = time.monotonic() + 300
         running.doing = "the API server is starting"
         while True:
             try:
                 self._token = self._token or self.call("GET", "/auth/token")["access_token"]
-                running.doing = "the API server answers; the DAG processor is reading the DAGs"
+                running.doing = "the API server is ready; the DAG processor is reading the DAGs"
                 self.call("GET", f"/api/v2/dags/{dag_id}")
                 return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
@@ -159,12 +159,12 @@ class Airflow:
 @contextlib.contextmanager
 def airflow(home: Path, connection: str | None, dag_id: str, **env: str) -> Iterator[Airflow]:
     """
-    Run Airflow (scheduler, triggerer, DAG processor, API server), and yield it once it knows a DAG.
+    Run Airflow (scheduler, triggerer, DAG processor, API server), and yield it once it has read a DAG.
 
-    :param home: an empty directory for all it keeps.
-    :param connection: the connection, as JSON, or None.
+    :param home: an empty directory for its files.
+    :param connection: the connection, as JSON; None for no connection.
     :param dag_id: the DAG.
-    :param env: further environment variables.
+    :param env: more environment variables.
     """
     instance = Airflow(home, connection, free_port())
     instance.env |= env
@@ -175,14 +175,14 @@ def airflow(home: Path, connection: str | None, dag_id: str, **env: str) -> Iter
 
 
 def fresh(directory: Path) -> Path:
-    """Return an empty directory."""
+    """Empty a directory, or create it, and return it."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory
 
 
 def seed(connection: str, count: int) -> Any:
-    """Fill a new index with vectors chunk-0, chunk-1, ... and return a client of the Vectorize."""
+    """Fill a new index with the vectors chunk-0, chunk-1, ... and return a client of the server."""
     from airflow_provider_cfvectorize.client.client import VectorizeClient
 
     given = json.loads(connection)

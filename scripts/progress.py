@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of something slow, printed with the time they have taken; standard library only."""
+"""Print the steps of a slow script with their durations. Uses the standard library only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EVERY = 10.0
 
 class Step:
     """
-    A step that is running.
+    A running step.
 
-    :param doing: what it is doing now, for the next line; empty if there is nothing to add.
+    :param doing: its current activity, for the next line; empty for none.
     """
 
     def __init__(self, doing: str = "") -> None:
@@ -25,16 +25,16 @@ class Step:
 
 
 def say(text: str = "") -> None:
-    """Print at once, with the time of day."""
+    """Print a line with the time of day, without buffering."""
     print(f"{time.strftime('%H:%M:%S')}  {text}" if text else "", flush=True)
 
 
 @contextlib.contextmanager
 def step(text: str, *, every: float = EVERY) -> Iterator[Step]:
     """
-    Print a step when it begins, every few seconds, and when it ends.
+    Print a line when a step begins, every few seconds, and when it ends.
 
-    :param text: what it does.
+    :param text: the description of the step.
     :param every: seconds between two lines.
     """
     running, over, begun = Step(), threading.Event(), time.monotonic()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Links to the repository: the project's URLs, the README's links as a package index shows them, and badges.
+Links to the repository: the project's URLs, absolute links for the README on a package index, and badges.
 
-All come from one setting: ``repository`` under ``[tool.hatch.metadata.hooks.custom]`` in pyproject.toml. Each
-build runs this file, so it imports the standard library only.
+All are made from one setting: ``repository`` under ``[tool.hatch.metadata.hooks.custom]`` in pyproject.toml.
+Each build runs this file, so it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 
 
 def repository(root: Path) -> str:
-    """Return the repository's address, or an empty string while it has none."""
+    """Return the repository's address, or an empty string if it is not set."""
     with (root / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
     return str(project["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"])
@@ -33,7 +33,7 @@ def check_address(address: str) -> None:
     """
     if not ADDRESS.fullmatch(address) or address.endswith(".git"):
         raise ValueError(
-            f"repository = {address!r} in pyproject.toml is no address of a repository. Expected "
+            f"repository = {address!r} in pyproject.toml is not the address of a repository. Expected "
             "https://HOST/OWNER/NAME, without a slash or .git at its end"
         )
 
@@ -81,7 +81,7 @@ def absolute(root: Path, text: str, address: str, tag: str) -> str:
 
 def badges(address: str) -> str:
     """
-    Return the badges, in Markdown: whether the tests pass, and whether the documentation is built.
+    Return the badges in Markdown, for the workflows of the tests and of the documentation.
 
     :param address: the repository's address.
     """

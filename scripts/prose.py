@@ -17,15 +17,15 @@ from environments import ROOT
 
 #: A sentence with more words than this is long.
 LONG = 30
-#: What is not prose: code blocks, comments and directives, tables, headings, targets of links, bare links.
+#: Not prose: code blocks, comments and directives, tables, headings, targets of links, bare links.
 NOT_PROSE = re.compile(r"```.*?```|<!--.*?-->|^\s*\|.*?$|^#.*?$|(?<=\])\([^)]*\)|<https?:[^>]*>", re.S | re.M)
-#: A paragraph, an item of a list, or an end of a sentence.
+#: The end of a paragraph, list item or sentence.
 ENDS = re.compile(r"\n\s*\n|\n\s*(?:[-*]|\d+\.)\s+|(?<=[.!?])[\"')*]*\s+(?=[\"'(*`\[]*[A-Z0-9`])")
 
 
 def sentences(page: str) -> list[int]:
     """
-    Return how many words each sentence of a page has.
+    Return the number of words in each sentence of a page.
 
     :param page: its Markdown.
     """
@@ -35,7 +35,7 @@ def sentences(page: str) -> list[int]:
 
 def numbers(page: str | None) -> tuple[str, str, str]:
     """
-    Return words, long sentences and the mean length of a sentence, as text.
+    Return the number of words, that of long sentences, and the mean length of a sentence, as text.
 
     :param page: its Markdown, or None for a page that did not exist.
     """
@@ -48,10 +48,10 @@ def numbers(page: str | None) -> tuple[str, str, str]:
 
 def at(revision: str, path: str) -> str | None:
     """
-    Return a page as it was, or None if it was not.
+    Return a page in a git revision, or None if it did not exist.
 
-    :param revision: what git calls a revision.
-    :param path: of the page, from the top of the repository.
+    :param revision: the git revision.
+    :param path: the page's path, from the top of the repository.
     """
     shown = subprocess.run(
         ["git", "show", f"{revision}:{path}"],  # noqa: S607 - as in a shell
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("revision", nargs="?", help="print the numbers of this revision, too")
+    parser.add_argument("revision", nargs="?", help="also print the numbers of this git revision")
     revision = parser.parse_args().revision
     heads = ("words", f">{LONG}", "mean")
     if revision:

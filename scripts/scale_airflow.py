@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An Airflow whose tasks run on Celery workers, all of them processes of this machine."""
+"""An Airflow with Celery workers, as processes on this machine."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ STORE_CONN_ID = "object_storage"
 WORKERS = ("worker-1", "worker-2")
 #: Tasks that a worker runs at once.
 CONCURRENCY = 2
-#: Seconds without a sign of life after which a task counts as lost; Airflow's own is 300.
+#: Seconds without a heartbeat after which Airflow counts a task as lost. Airflow's default is 300.
 HEARTBEAT_TIMEOUT = 15
-#: Seconds between two looks for such tasks.
+#: Seconds between two checks for lost tasks.
 DETECTION_INTERVAL = 5
-#: Seconds after which Redis gives a message to another worker if the one that took it has not said that it is
-#: done; more than any task here takes. The Celery provider's own is a day.
+#: Seconds after which Redis gives a message to another worker, unless the first worker has acknowledged it.
+#: Longer than any task here. The Celery provider's default is a day.
 VISIBILITY_TIMEOUT = 120
-#: Seconds after which the scheduler hands out a task anew that no worker has begun.
+#: Seconds after which the scheduler queues a task again that no worker has started.
 QUEUED_TIMEOUT = 60
 
 
 def settings(database: str, broker: str) -> dict[str, str]:
     """
-    Return the configuration that makes an Airflow one with Celery workers, as environment variables.
+    Return Airflow's configuration for Celery workers, as environment variables.
 
     :param database: PostgreSQL's URL without the scheme.
     :param broker: Redis's URL.
@@ -46,13 +46,13 @@ def settings(database: str, broker: str) -> dict[str, str]:
         "AIRFLOW__CORE__PARALLELISM": "16",
         "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "AIRFLOW__API__SECRET_KEY": secrets.token_hex(32),
-        # The scheduler signs with it what a worker shows to the API server.
+        # The scheduler signs the tokens with which workers authenticate to the API server.
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{database}",
         "AIRFLOW__CELERY__BROKER_URL": broker,
         "AIRFLOW__CELERY__RESULT_BACKEND": f"db+postgresql+psycopg2://{database}",
         "AIRFLOW__CELERY__WORKER_CONCURRENCY": str(CONCURRENCY),
-        # A worker takes what it can begin, so that what it has not begun is not lost with it.
+        # A worker fetches only tasks that it can start, so that a killed worker loses no waiting tasks.
         "AIRFLOW__CELERY__WORKER_PREFETCH_MULTIPLIER": "1",
         "AIRFLOW__CELERY__TASK_ACKS_LATE": "True",
         "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": str(VISIBILITY_TIMEOUT),
@@ -68,11 +68,11 @@ class CeleryAirflow(Airflow):
     """
     The processes of an Airflow with Celery workers.
 
-    :param home: an empty directory for all it keeps.
-    :param stack: ends what is started here.
+    :param home: an empty directory for its files.
+    :param stack: ends the processes.
     :param connection: the connection to Vectorize, as JSON.
-    :param port: for the API server.
-    :param store: where the chunks are.
+    :param port: the port of the API server.
+    :param store: the object storage with the chunks.
     :param database: PostgreSQL's URL without the scheme.
     :param broker: Redis's URL.
     """
@@ -97,7 +97,7 @@ class CeleryAirflow(Airflow):
         self._parts: dict[str, subprocess.Popen[bytes]] = {}
 
     def migrate(self) -> None:
-        """Make the tables."""
+        """Create the tables of the database."""
         self.home.mkdir()
         done = subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"],
@@ -111,7 +111,7 @@ class CeleryAirflow(Airflow):
             sys.exit(f"airflow db migrate failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
 
     def start(self, dag_id: str) -> None:
-        """Start everything, and wait until it knows a DAG and both workers have answered."""
+        """Start everything, and wait until Airflow has read a DAG and both workers are ready."""
         self._run("api-server", "api-server")
         for name in ("scheduler", "dag-processor"):
             self._run(name, name)
@@ -135,7 +135,7 @@ class CeleryAirflow(Airflow):
         self._parts[name] = self._stack.enter_context(
             process(command, self.logs / f"{name}.log", self.env, cwd=self.home)
         )
-        # Called first when the stack is unwound: they stop together rather than one after the other.
+        # The stack calls this first, so that all processes stop at once and not one after the other.
         self._stack.callback(self._signal_all)
 
     def _signal_all(self) -> None:
@@ -145,14 +145,14 @@ class CeleryAirflow(Airflow):
                     os.killpg(child.pid, signal.SIGTERM)
 
     def check_alive(self, but: str | None = None) -> None:
-        """Stop the script if a part has ended by itself."""
+        """End the script if a process has ended unexpectedly."""
         for name, child in self._parts.items():
             if name != but and child.poll() is not None:
                 log = self.logs / f"{name}.log"
-                sys.exit(f"{name} ended by itself; the end of {log}:\n{log.read_text()[-3000:]}")
+                sys.exit(f"{name} ended unexpectedly; the end of {log}:\n{log.read_text()[-3000:]}")
 
     def members(self, worker: str) -> list[Any]:
-        """Return a worker's processes: itself, its pool, and the supervisors and tasks below that."""
+        """Return the processes of a worker: its own, its pool, and their supervisors and tasks."""
         import psutil
 
         try:
@@ -162,11 +162,11 @@ class CeleryAirflow(Airflow):
             return []
 
     def freeze(self, worker: str) -> list[Any]:
-        """Stop all processes of a worker where they are, and return them."""
+        """Suspend all processes of a worker, and return them."""
         import psutil
 
         frozen: dict[int, Any] = {}
-        # Again for what has begun meanwhile.
+        # Repeat for processes that have started meanwhile.
         while new := [one for one in self.members(worker) if one.pid not in frozen]:
             for one in new:
                 frozen[one.pid] = one
@@ -175,7 +175,7 @@ class CeleryAirflow(Airflow):
         return list(frozen.values())
 
     def thaw(self, frozen: list[Any]) -> None:
-        """Let processes go on."""
+        """Resume suspended processes."""
         import psutil
 
         for one in frozen:
@@ -186,7 +186,7 @@ class CeleryAirflow(Airflow):
         """Kill a frozen worker with all its tasks, as if its machine had lost power."""
         import psutil
 
-        # Not by process group: each task has its own.
+        # One by one, because each task has its own process group.
         for one in frozen:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()

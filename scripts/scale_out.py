@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Delete 50,000 of 60,000 vectors by mapped tasks on two Celery workers, and kill one of them mid-way.
+Delete 50,000 of 60,000 vectors with mapped tasks on two Celery workers, and kill one worker during a chunk.
 
-The chunks of ids are in object storage, the broker is Redis, Airflow's database PostgreSQL; all are processes
-of this machine, started for this run and ended with it. What the script expects: exactly the intended vectors
-are gone, and the account's request budget was never overdrawn.
+The files of ids are in object storage, the broker is Redis, and Airflow's database is PostgreSQL. All are
+processes on this machine that end with the run. The run succeeds if exactly the intended vectors are gone and
+the account's request limit was never exceeded.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from scale_services import (
 
 DAG_ID = "vectorize_delete_chunks"
 FOLDER = "ids"
-#: Of so many vectors, one stays.
+#: One of this many vectors stays.
 ONE_STAYS_OF = 6
 VECTORS_PER_UPSERT = 5000
-#: Ids of a chunk that are looked at to see whether its task is in the middle.
+#: Number of ids to read of a chunk, to see whether its task has deleted a part of it.
 SAMPLE = 20
 APPLY_DELAY, LATENCY = 0.5, 0.02
 VICTIM = WORKERS[0]
-#: Seconds for the DAG run.
+#: The most seconds for the DAG run.
 DEADLINE = 420
 
 
@@ -54,22 +54,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ids", type=int, default=50_000, help="to delete (default: %(default)s)")
-    parser.add_argument("--chunks", type=int, default=25, help="files they are in (default: %(default)s)")
+    parser.add_argument("--ids", type=int, default=50_000, help="ids to delete (default: %(default)s)")
+    parser.add_argument("--chunks", type=int, default=25, help="files of ids (default: %(default)s)")
     parser.add_argument(
         "--rate-limit",
         metavar="REQUESTS/SECONDS",
         default="90/15",
-        help="the account's request budget (default: %(default)s)",
+        help="the account's request limit (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     if not 1 <= options.chunks <= options.ids // SAMPLE:
-        parser.error(f"--chunks must leave at least {SAMPLE} of the --ids for each")
+        parser.error(f"each of --chunks must have at least {SAMPLE} of --ids")
     return options
 
 
 def plan(ids: int) -> tuple[list[str], set[str]]:
-    """Return the ids to delete and those to keep, which lie between them."""
+    """Return the ids to delete and the ids to keep, which alternate in the index."""
     doomed: list[str] = []
     kept: set[str] = set()
     number = 0
@@ -83,12 +83,12 @@ def plan(ids: int) -> tuple[list[str], set[str]]:
 
 
 def cut(ids: list[str], chunks: int) -> list[list[str]]:
-    """Cut ids into chunks whose sizes differ by one at most."""
+    """Cut ids into chunks whose sizes differ by at most one."""
     return [ids[len(ids) * n // chunks : len(ids) * (n + 1) // chunks] for n in range(chunks)]
 
 
 def sample(chunk: list[str]) -> list[str]:
-    """Return some ids from all over a chunk."""
+    """Return ids spread evenly over a chunk."""
     return [chunk[len(chunk) * n // SAMPLE] for n in range(SAMPLE)]
 
 
@@ -97,7 +97,7 @@ def sample(chunk: list[str]) -> list[str]:
 
 class Vectorize:
     """
-    The account, as somebody else who uses it too sees it.
+    Another client of the account.
 
     :param connection: the connection, as JSON.
     """
@@ -106,14 +106,14 @@ class Vectorize:
         from airflow_provider_cfvectorize.client.client import VectorizeClient
 
         given = json.loads(connection)
-        # What the tasks leave to others is for this script.
+        # This script uses the part of the budget that the tasks reserve for others.
         self.client = VectorizeClient(
             given["login"], api_token=given["password"], base_url=given["host"], rate_reserve=0.0
         )
         self._report = f"{given['host'].partition('/client/')[0]}/_local/rate-limit"
 
     def fill(self, ids: list[str]) -> None:
-        """Make the index, and wait until it has vectors with these ids."""
+        """Create the index, and wait until it has vectors with these ids."""
         self.client.create_index(INDEX, dimensions=DIMENSIONS, metric="cosine")
         mutation: dict[str, Any] = {}
         for first in range(0, len(ids), VECTORS_PER_UPSERT):
@@ -127,7 +127,7 @@ class Vectorize:
         return int(self.client.info(INDEX)["vectorCount"])
 
     def gone(self, ids: list[str]) -> int:
-        """Return how many of some ids have no vector any more."""
+        """Return how many of these ids have no vector."""
         return len(ids) - len(self.client.get_by_ids(INDEX, ids))
 
     def ids(self) -> set[str]:
@@ -141,11 +141,11 @@ class Vectorize:
             if not page["isTruncated"]:
                 break
         if len(ids) != len(set(ids)):
-            sys.exit("The listing has ids twice")
+            sys.exit("The listing has duplicate ids")
         return set(ids)
 
     def windows(self) -> list[dict[str, float]]:
-        """Return what was used of the budget, window by window."""
+        """Return the windows of the rate limit, with their numbers of requests."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(self._report, timeout=30) as response:
             windows: list[dict[str, float]] = json.load(response)["result"]
@@ -158,13 +158,13 @@ class Vectorize:
 @dataclass
 class Story:
     """
-    What happened in the run.
+    The record of the run.
 
-    :param state: how the DAG run ended.
+    :param state: the final state of the DAG run.
     :param tasks: its task instances.
-    :param killed_at: seconds since the run's start, None if the worker was never killed.
-    :param deleted: ids that were gone then.
-    :param lost: the chunks that the worker was at then, each with how many of its sample were gone.
+    :param killed_at: when the worker was killed, seconds since the start; None if it was never killed.
+    :param deleted: the number of deleted ids at that time.
+    :param lost: the worker's chunks at that time, each with the number of deleted ids in its sample.
     """
 
     state: str = ""
@@ -174,17 +174,17 @@ class Story:
     lost: dict[int, int] = field(default_factory=dict)
 
     def tries(self) -> dict[int, int]:
-        """Return how many tries each chunk took."""
+        """Return the number of attempts of each chunk."""
         return {task["map_index"]: task["try_number"] for task in self.tasks if task["task_id"] == "delete"}
 
 
 def follow(airflow: CeleryAirflow, run: str, vectorize: Vectorize, chunks: list[list[str]]) -> Story:
-    """Watch a run to its end, and kill a worker when a third of the ids are gone and it is within a chunk."""
+    """Watch a run to its end; after a third of the ids are gone, kill a worker during a chunk."""
     story = Story()
     begin = time.monotonic()
     total = sum(len(chunk) for chunk in chunks)
     before = vectorize.count()
-    told = 0
+    printed = 0
     while True:
         story.state = airflow.call("GET", run)["state"]
         if story.state in ("success", "failed"):
@@ -195,8 +195,8 @@ def follow(airflow: CeleryAirflow, run: str, vectorize: Vectorize, chunks: list[
             sys.exit(f"The DAG run has not ended after {DEADLINE} s; see {airflow.logs}")
         airflow.check_alive(but=VICTIM if story.killed_at is not None else None)
         deleted = before - vectorize.count()
-        if deleted * 10 // total > told:
-            told = deleted * 10 // total
+        if deleted * 10 // total > printed:
+            printed = deleted * 10 // total
             say(f"   {deleted:6,} of {total:,} ids are gone, {elapsed:.0f} s")
         is_time = story.killed_at is None and deleted * 3 >= total
         if is_time and (lost := kill_within_a_chunk(airflow, run, vectorize, chunks)):
@@ -208,13 +208,13 @@ def kill_within_a_chunk(
     airflow: CeleryAirflow, run: str, vectorize: Vectorize, chunks: list[list[str]]
 ) -> dict[int, int]:
     """
-    Kill the victim if it has deleted some ids of a chunk and not yet all.
+    Kill the worker if it has deleted some ids of a chunk, but not all.
 
-    :return: the chunks it was at, each with how many of its sample are gone; nothing if it lives on.
+    :return: its chunks, each with the number of deleted ids in its sample; empty if it was not killed.
     """
-    # Else its tasks would go on, and perhaps end, while they are looked at.
+    # Freeze the worker, so that its tasks do not continue or end during the check.
     frozen = airflow.freeze(VICTIM)
-    # What the tasks have sent is applied, and Airflow has read what they have told it.
+    # Wait until the tasks' deletes are applied and Airflow has processed the tasks' messages.
     time.sleep(2 * APPLY_DELAY)
     pids = {member.pid for member in frozen}
     lost = {
@@ -226,17 +226,17 @@ def kill_within_a_chunk(
         airflow.thaw(frozen)
         return {}
     airflow.kill(VICTIM, frozen)
-    say(f"5. SIGKILL to {VICTIM}, {len(frozen)} processes, while it was at {described(lost)}")
+    say(f"5. SIGKILL to the {len(frozen)} processes of {VICTIM}, during {described(lost)}")
     return lost
 
 
 def described(lost: dict[int, int]) -> str:
-    """Say where the tasks of a worker were."""
+    """Return a text about the chunks of a killed worker."""
     return ", ".join(f"chunk {n} ({gone} of {SAMPLE} sampled ids gone)" for n, gone in sorted(lost.items()))
 
 
 def seconds(task: dict[str, Any]) -> float:
-    """Return how long the last try of a task took."""
+    """Return the duration of the last attempt of a task."""
     begin, end = (datetime.fromisoformat(task[name]) for name in ("start_date", "end_date"))
     return (end - begin).total_seconds()
 
@@ -247,7 +247,7 @@ def seconds(task: dict[str, Any]) -> float:
 def failures(
     story: Story, left: set[str], kept: set[str], doomed: list[str], windows: list[dict[str, float]]
 ) -> list[str]:
-    """Return what is not as it should be, nothing if all is."""
+    """Return the problems of a run; an empty list if it succeeded."""
     found = []
     if story.state != "success":
         bad = sorted(
@@ -257,18 +257,18 @@ def failures(
         )
         found.append(f"the DAG run is {story.state!r}: {', '.join(bad[:10])}")
     if lost := kept - left:
-        found.append(f"{len(lost)} vectors are gone that should have stayed, such as {min(lost)}")
+        found.append(f"{len(lost)} vectors to keep are gone, such as {min(lost)}")
     if still := left & set(doomed):
-        found.append(f"{len(still)} vectors are there that should be gone, such as {min(still)}")
+        found.append(f"{len(still)} vectors to delete are still in the index, such as {min(still)}")
     if other := left - kept - set(doomed):
-        found.append(f"{len(other)} vectors are there that nobody made, such as {min(other)}")
+        found.append(f"{len(other)} unknown vectors are in the index, such as {min(other)}")
     if story.killed_at is None:
-        found.append(f"no moment was found at which {VICTIM} could be killed within a chunk")
+        found.append(f"{VICTIM} was not killed, because it was never found during a chunk")
     tries = story.tries()
     if once := [number for number in story.lost if tries.get(number, 0) < 2]:
-        found.append(f"chunks {once} lost their worker and had no second try")
+        found.append(f"chunks {once} lost their worker and had no second attempt")
     if refused := sum(window["refused"] for window in windows):
-        found.append(f"the budget was overdrawn: {refused:.0f} requests were refused with 429")
+        found.append(f"the rate limit was exceeded: {refused:.0f} requests were refused with 429")
     if not windows:
         found.append("the server reports no windows of its rate limit")
     return found
@@ -277,7 +277,7 @@ def failures(
 def table(
     story: Story, left: int, windows: list[dict[str, float]], times: dict[str, float], limit: str
 ) -> str:
-    """Return the results for a person to read."""
+    """Return the results as a table."""
     deletes = sorted(
         seconds(task) for task in story.tasks if task["task_id"] == "delete" and task["end_date"]
     )
@@ -290,8 +290,7 @@ def table(
         if story.killed_at is None
         else f"{VICTIM}, {story.killed_at:.0f} s into the run, {story.deleted:,} ids gone",
         "lost with it": described(story.lost),
-        "tried again": ", ".join(f"chunk {number} ({tries} tries)" for number, tries in again.items())
-        or "none",
+        "retried": ", ".join(f"chunk {number} ({tries} tries)" for number, tries in again.items()) or "none",
         "left": f"{left:,} vectors",
         "budget": f"{limit} s; {sum(accepted):.0f} requests in {len(windows)} windows, "
         f"{max(accepted, default=0):.0f} in the fullest; "
@@ -305,29 +304,29 @@ def table(
 
 
 class Clock:
-    """How long each part took."""
+    """Measures the duration of each part."""
 
     def __init__(self) -> None:
         self.begin = self._last = time.monotonic()
         self.times: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """Note the time since the last part."""
+        """Record the time since the end of the last part."""
         now = time.monotonic()
         self.times[name] = now - self._last
         self._last = now
 
 
 def write_chunks(store: ObjectStorage, chunks: list[list[str]]) -> str:
-    """Write the chunks, and return the URL of their folder."""
+    """Write the chunks to object storage, and return the URL of their folder."""
     for number, chunk in enumerate(chunks):
-        # The names are in the order of the numbers, which are then those of the mapped tasks.
+        # The names sort in the order of the numbers, so that the numbers are the indexes of the mapped tasks.
         store.put(f"{FOLDER}/{number:06}.txt", chunk)
     return f"s3://{STORE_CONN_ID}@{BUCKET}/{FOLDER}"
 
 
 def run(options: argparse.Namespace, programs: Programs, home: Path, stack: ExitStack) -> int:
-    """Do it, and return the exit code."""
+    """Run the scenario, and return the exit code."""
     clock = Clock()
     doomed, kept = plan(options.ids)
     chunks = cut(doomed, options.chunks)
@@ -379,12 +378,12 @@ def run(options: argparse.Namespace, programs: Programs, home: Path, stack: Exit
     if wrong:
         say(f"Logs: {(home / 'logs').relative_to(ROOT)} and {(home / 'airflow' / 'logs').relative_to(ROOT)}")
         return 1
-    say("Exactly the intended vectors are gone, and the budget held")
+    say("Exactly the intended vectors are gone, and the rate limit was never exceeded")
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check what is needed, and run it."""
+    """Check that the programs are installed, and run the scenario."""
     options = parse(arguments)
     try:
         programs = Programs.find()

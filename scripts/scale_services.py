@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL, Redis and object storage: processes on free ports, gone with their data at the end."""
+"""Run PostgreSQL, Redis and object storage on free ports; remove them and their data at the end."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from progress import say
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BUCKET = "chunks"
 HOST = "127.0.0.1"
-#: Of a database that is thrown away in a few minutes.
+#: Settings for a database that exists for a few minutes.
 NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 class NotInstalledError(Exception):
-    """A program is missing; says how to install it."""
+    """A program is missing; the text says how to install it."""
 
 
 @dataclass(frozen=True)
 class Programs:
     """
-    The programs that are not Python's.
+    The paths of the required programs.
 
     :param redis: ``redis-server``.
-    :param initdb: makes PostgreSQL's files.
-    :param postgres: PostgreSQL's server.
+    :param initdb: ``initdb``, which creates PostgreSQL's files.
+    :param postgres: ``postgres``, PostgreSQL's server.
     """
 
     redis: str
@@ -54,11 +54,11 @@ class Programs:
     @classmethod
     def find(cls, path: str | None = None, postgresql: str = "/usr/lib/postgresql/*/bin") -> Programs:
         """
-        Find them.
+        Find the programs.
 
-        :param path: the directories to look in; the process's own if not given.
-        :param postgresql: a pattern for where Debian keeps PostgreSQL's, which are on no path.
-        :raises NotInstalledError: not all are there.
+        :param path: the directories to search; None for ``PATH``.
+        :param postgresql: a pattern of the directories in which Debian installs PostgreSQL, outside ``PATH``.
+        :raises NotInstalledError: a program is missing.
         """
         path = os.environ.get("PATH", os.defpath) if path is None else path
         versions = sorted(
@@ -67,20 +67,20 @@ class Programs:
         both = os.pathsep.join([path, *reversed(versions)])
         found = {
             "redis-server": shutil.which("redis-server", path=path),
-            # From one directory, so that they are of one version.
+            # Both from one directory, so that they have one version.
             **{name: shutil.which(name, path=both) for name in ("initdb", "postgres")},
         }
         if missing := [name for name, program in found.items() if program is None]:
             raise NotInstalledError(
-                f"{', '.join(missing)}: not found. Redis and PostgreSQL have to be installed, and need not "
-                "run. On Debian or Ubuntu: apt-get install redis-server postgresql. On macOS: brew install "
+                f"{', '.join(missing)}: not found. Install Redis and PostgreSQL; they need not run. "
+                "On Debian or Ubuntu: apt-get install redis-server postgresql. On macOS: brew install "
                 "redis postgresql"
             )
         return cls(*(str(program) for program in found.values()))
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now, all different."""
+    """Return different free ports."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -92,13 +92,13 @@ def wait_until(
     check: Callable[[], object], what: str, child: subprocess.Popen[bytes], log: Path, seconds: float = 60
 ) -> None:
     """
-    Wait until a process answers; stop the script if it does not.
+    Wait until a process is ready; end the script if it does not start.
 
-    :param check: raises for as long as it does not.
-    :param what: its name.
+    :param check: raises until the process is ready.
+    :param what: the name of the process.
     :param child: the process.
     :param log: its log.
-    :param seconds: the most to wait.
+    :param seconds: the most seconds to wait.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -113,19 +113,19 @@ def wait_until(
             time.sleep(0.2)
 
 
-# --- what is left behind: nothing ---------------------------------------------------------------------------
+# --- ending every process -----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def everything_ends() -> Iterator[ExitStack]:
     """
-    Yield a stack that is unwound at the end, also of a failure or a signal; then end what processes are left.
+    Yield a stack, close it at the end, also after a failure or a signal, and end all remaining processes.
 
-    Airflow's tasks have process groups of their own and outlive a worker that is killed, so it is not enough
-    to end the groups that were started here.
+    Airflow's tasks have their own process groups and outlive a killed worker. To end the groups that this
+    script started is therefore not enough.
     """
     if sys.platform == "linux":
-        # Whoever loses its parent becomes this process's child, and can be found.
+        # A process whose parent ends becomes a child of this process, which can then find it.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in SIGNALS:
         signal.signal(number, _interrupted)
@@ -157,17 +157,17 @@ def _end_descendants() -> None:
         psutil.wait_procs(left, timeout=1)
 
 
-# --- where the data is, and whose it is ---------------------------------------------------------------------
+# --- directories and their owner ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Household:
     """
-    Where PostgreSQL and Redis keep their files, and as whom they run.
+    The directories and the user of PostgreSQL and Redis.
 
-    :param directory: for their files.
-    :param logs: for their logs.
-    :param user: None for this process's own.
+    :param directory: the directory for their files.
+    :param logs: the directory for their logs.
+    :param user: the user that they run as; None for the user of this process.
     """
 
     directory: Path
@@ -176,7 +176,7 @@ class Household:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return what ``Popen`` has to do so that a process is the user's."""
+        """Return the arguments of ``Popen`` that run a process as the user."""
         env = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
         place = {"env": env, "cwd": self.directory}
         if self.user is None:
@@ -192,7 +192,7 @@ class Household:
         return path
 
     def own(self, path: Path) -> None:
-        """Give a path to the user."""
+        """Make the user the owner of a path."""
         if self.user is not None:
             os.chown(path, self.user.pw_uid, self.user.pw_gid)
 
@@ -200,10 +200,10 @@ class Household:
 @contextlib.contextmanager
 def household(home: Path) -> Iterator[Household]:
     """
-    Make a place for the data, and remove it at the end.
+    Create the directory for the data, and remove it at the end.
 
-    :param home: the directory to make it in; if it has to be another user's, who cannot get there, it is made
-        where temporary files are.
+    :param home: the parent directory. If the data needs another user, who has no access to it, the system's
+        temporary directory is used instead.
     """
     user = None
     if os.geteuid() == 0:
@@ -270,7 +270,7 @@ def postgresql(house: Household, programs: Programs, port: int) -> Iterator[str]
             connection.autocommit = True
             connection.cursor().execute("CREATE DATABASE airflow")
 
-    # SIGTERM would let it wait for its clients.
+    # SIGINT, because after SIGTERM PostgreSQL waits for its clients.
     with process(command, log, sign=signal.SIGINT, **options) as child:
         wait_until(create_database, "PostgreSQL", child, log)
         yield f"airflow:{password}@{HOST}:{port}/airflow"
@@ -278,7 +278,7 @@ def postgresql(house: Household, programs: Programs, port: int) -> Iterator[str]
 
 @contextlib.contextmanager
 def redis(house: Household, programs: Programs, port: int) -> Iterator[str]:
-    """Run a Redis that keeps nothing on disk, and yield its URL."""
+    """Run a Redis that writes nothing to disk, and yield its URL."""
     from redis import Redis
 
     password = secrets.token_hex(16)
@@ -296,23 +296,23 @@ def redis(house: Household, programs: Programs, port: int) -> Iterator[str]:
 @dataclass(frozen=True)
 class ObjectStorage:
     """
-    A store that speaks S3's protocol.
+    An object storage with S3's protocol.
 
-    :param client: boto3's client of it.
-    :param connection: Airflow's connection to it.
+    :param client: a boto3 client.
+    :param connection: an Airflow connection.
     """
 
     client: Any
     connection: dict[str, Any]
 
     def put(self, key: str, lines: list[str]) -> None:
-        """Write an object of lines."""
+        """Write lines to an object."""
         self.client.put_object(Bucket=BUCKET, Key=key, Body="".join(f"{line}\n" for line in lines).encode())
 
 
 @contextlib.contextmanager
 def object_storage(logs: Path, port: int) -> Iterator[ObjectStorage]:
-    """Run moto's S3, which keeps objects in memory, and yield it with an empty bucket."""
+    """Run moto's S3, which stores objects in memory, and yield it with an empty bucket."""
     import boto3
     from botocore.config import Config
 

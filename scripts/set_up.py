@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a virtual environment with the package, its extras and the tools; for the Makefile."""
+"""Make a virtual environment with the package, its extras and the tools. The Makefile runs this."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from environments import ENVIRONMENTS, ROOT, constraints_of
 from progress import step
 
 OLDEST = (3, 11)
-#: The first with --group, which installs the dependency groups of pyproject.toml.
+#: The first pip with --group, which installs the dependency groups of pyproject.toml.
 PIP = "pip>=25.1"
 
 
 def main() -> None:
-    """Make it, or bring it up to date."""
+    """Make the environment or update it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("name", choices=ENVIRONMENTS, help="what it is made of")
+    parser.add_argument("name", choices=ENVIRONMENTS, help="the test environment")
     arguments = parser.parse_args()
     if sys.version_info < OLDEST:
         sys.exit(
-            f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed. Name one: make "
+            f"Python {sys.version.split()[0]} is too old. Python 3.11 or newer is required; name it: make "
             f"PYTHON=python3.11"
         )
     directory = arguments.directory.absolute()

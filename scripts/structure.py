@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Print files and lines a folder and the levels of imports; fail on an import circle or a wrong direction.
+Print the files and lines of each folder and the levels of imports; fail on a circle or a wrong direction.
 
     python scripts/structure.py
 
-Every import counts, also one inside a function. Levels are counted twice: at run time, and with the imports
-that only a type checker makes (under TYPE_CHECKING).
+Every import counts, including those inside functions. Levels are counted twice: at run time, and with the
+imports for type checkers (under TYPE_CHECKING).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from environments import ROOT
 
 PACKAGE = "airflow_provider_cfvectorize"
-#: What the modules of a folder, or a module, may import of this package. Dependencies point one way.
+#: The modules of this package that each folder or module may import. Dependencies point one way.
 DIRECTIONS: Mapping[str, frozenset[str]] = {
     name: frozenset(allowed.split())
     for name, allowed in {
@@ -44,7 +44,7 @@ DIRECTIONS: Mapping[str, frozenset[str]] = {
 
 
 def modules() -> dict[str, Path]:
-    """Return the files of the package by the names of their modules, without the package's own name."""
+    """Return the files of the package by module name, without the name of the package."""
     found = {}
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
         parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
@@ -53,7 +53,7 @@ def modules() -> dict[str, Path]:
 
 
 class _WithoutTypes(ast.NodeTransformer):
-    """Drops what stands under ``if TYPE_CHECKING:``."""
+    """Removes the code under ``if TYPE_CHECKING:``."""
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         self.generic_visit(node)
@@ -62,9 +62,9 @@ class _WithoutTypes(ast.NodeTransformer):
 
 def imports(*, types: bool = True) -> dict[str, set[str]]:
     """
-    Return which modules of the package each of them imports.
+    Return the imports within the package, by module.
 
-    :param types: with the imports under TYPE_CHECKING.
+    :param types: whether to include imports under TYPE_CHECKING.
     """
     known = modules()
 
@@ -77,7 +77,7 @@ def imports(*, types: bool = True) -> dict[str, set[str]]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         own = {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}.")}
-        # Of `from package import module`, only the module counts.
+        # In `from package import module`, only the module counts.
         packages = {name for name in own if any(other.startswith(f"{name}.") for other in own & known.keys())}
         return own & known.keys() - packages
 
@@ -85,7 +85,7 @@ def imports(*, types: bool = True) -> dict[str, set[str]]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """Return the groups of modules that import each other."""
+    """Return the groups of modules that import each other in a circle."""
 
     def reached(start: str) -> set[str]:
         found, left = set(), [start]
@@ -116,7 +116,7 @@ def against_direction(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def levels(graph: Mapping[str, set[str]], folder: str) -> int:
-    """Return the length of the longest chain of imports within a folder that has no circle."""
+    """Return the length of the longest chain of imports within a folder without circles."""
 
     @cache
     def level(name: str) -> int:
@@ -126,7 +126,7 @@ def levels(graph: Mapping[str, set[str]], folder: str) -> int:
 
 
 def main() -> None:
-    """Print it; end with 1 for a circle or an import in a wrong direction."""
+    """Print the numbers; exit with 1 for a circle or an import in a wrong direction."""
     folders: dict[str, list[int]] = {}
     for path in modules().values():
         folder = str(path.parent.relative_to(ROOT))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow with its UI, the example DAGs and a ready connection to a local Vectorize, until Ctrl-C."""
+"""Run Airflow with its UI, the example DAGs and a connection to a local Vectorize, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ WITHOUT_TEST_BUTTON = ("3.3.1", "3.3.2")
 
 def write_environment(path: Path, instance: Airflow) -> None:
     """
-    Write a file for a shell: after reading it, the shell's ``airflow`` is this one.
+    Write a file that makes a shell use this Airflow.
 
     :param path: the file.
-    :param instance: this Airflow.
+    :param instance: the running Airflow.
     """
     names = [name for name in instance.env if name.startswith("AIRFLOW_")]
     lines = [f"export {name}={shlex.quote(instance.env[name])}\n" for name in [*names, "PATH"]]
-    # It has the token of the local Vectorize.
+    # The file contains the token of the local Vectorize.
     path.touch(mode=0o600)
     path.write_text("".join(lines))
 
 
 def main() -> None:
-    """Run it."""
+    """Run both until Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     home = fresh(ROOT / ".ui")
     say("Step 1 of 2: Vectorize on this machine")
@@ -45,11 +45,11 @@ def main() -> None:
         with airflow(home / "airflow", connection, DAG_ID) as instance:
             environment = home / "env"
             write_environment(environment, instance)
-            say(f"Open {instance.url}  (it asks for no password)")
+            say(f"Open {instance.url}  (no password)")
             print(f"""
    Trigger {DAG_ID} and type ids into its form.
-   The connection cloudflare_vectorize_default comes from the environment, so the UI does not list it; to see
-   its form, add one of type 'Cloudflare Vectorize' under Admin > Connections.
+   The connection cloudflare_vectorize_default comes from the environment, so the UI does not list it. To see
+   the form, add a connection of type 'Cloudflare Vectorize' under Admin > Connections.
    Logs: {instance.log.relative_to(ROOT)}. Stop with Ctrl-C.
 """)
             if (running := version("apache-airflow")) in WITHOUT_TEST_BUTTON:

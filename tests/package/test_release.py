@@ -39,11 +39,15 @@ def test_a_changelog_that_is_ready() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("0.2.0", "0.3.0", "the newest entry is of 0.3.0, the package says 0.2.0"),
-        ("(2026-12-01)", "(unreleased)", "0.2.0 has 'unreleased' where the day of the release belongs"),
-        ("(2026-12-01)", "(2026-12-02)", "0.2.0 is of 2026-12-02, which has not come yet"),
-        ("- Something.", "", "the entry of 0.2.0 does not say what changed"),
-        ("## ", "# ", "the newest entry is of nothing"),
+        ("0.2.0", "0.3.0", "the newest entry is for 0.3.0, but the package has version 0.2.0"),
+        ("(2026-12-01)", "(unreleased)", "the entry of 0.2.0 has 'unreleased' in place of a date"),
+        (
+            "(2026-12-01)",
+            "(2026-12-02)",
+            "the entry of 0.2.0 has the date 2026-12-02, which is in the future",
+        ),
+        ("- Something.", "", "the entry of 0.2.0 lists no changes"),
+        ("## ", "# ", "the newest entry is for nothing"),
     ],
 )
 def test_a_changelog_that_is_not(old: str, new: str, problem: str) -> None:
@@ -64,7 +68,7 @@ def test_this_one_is_of_the_version_that_the_package_says() -> None:
         # As in the workflow that the tag starts.
         (["v0.2.0", "best"], ["v0.1.0", "v0.2.0", "best"], None),
         ([], ["v0.2.0"], "the tag v0.2.0 is on another commit"),
-        (["v0.3.0"], ["v0.3.0"], "the commit has the tag v0.3.0, the package says 0.2.0"),
+        (["v0.3.0"], ["v0.3.0"], "the commit has the tag v0.3.0, but the package has version 0.2.0"),
     ],
 )
 def test_the_tags_of_a_release(here: list[str], everywhere: list[str], problem: str | None) -> None:
