@@ -68,7 +68,7 @@ def by_place() -> list[tuple[str, type]]:
 
 def test_what_all_of_them_take() -> None:
     document = read(INDEX_PAGE)
-    check_table(VectorizeWriteOperator, document.rows("what-all-of-them-take"), COMMON)
+    check_table(VectorizeWriteOperator, document.rows("common-parameters"), COMMON)
     rows = {row[0].strip("`"): row for row in document.rows("waiting")}
     assert set(rows) == set(WAITING)
     check_table(VectorizeWriteOperator, [rows[name] for name in WAITING], WAITING)
@@ -88,7 +88,7 @@ def test_the_parameters(path: str) -> None:
     assert set(rows) == set(own)
     check_table(cls, [rows[name] for name in own], own)
     links = document.links()
-    assert "index.md#what-all-of-them-take" in links
+    assert "index.md#common-parameters" in links
     assert ("index.md#waiting" in links) == issubclass(cls, VectorizeWriteOperator)
 
 
@@ -104,7 +104,7 @@ def test_its_length_and_order(path: str) -> None:
     text = (ROOT / path).read_text()
     assert 40 <= len(text.splitlines()) <= 110
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
-    assert headings == ["Examples", "Parameters", "Result", "What happens with"]
+    assert headings == ["Examples", "Parameters", "Result", "Cases"]
 
 
 # --- permission ---------------------------------------------------------------------------------------------

@@ -446,7 +446,7 @@ def test_every_class_of_error_is_there() -> None:
         for name, kind in vars(exceptions).items()
         if isinstance(kind, type) and issubclass(kind, VectorizeError) and kind is not VectorizeError
     }
-    rows = [row[0].strip("`") for row in PAGE.rows("which-error-is-what")]
+    rows = [row[0].strip("`") for row in PAGE.rows("classes-of-errors")]
     assert sorted(rows) == sorted({*classes, VectorizeMutationTimeout.__name__})
 
 
