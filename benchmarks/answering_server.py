@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A server that only answers: every delete is accepted, every id exists, nothing is kept, nothing is checked.
+A minimal server: it accepts every delete, returns a vector for every id, and stores and checks nothing.
 
-``vectorize-local`` does the work of a server; where a client's own speed is measured, that would be the
-bottleneck. This one parses as much of a request as it takes to find its end.
+A benchmark of a client's speed needs a faster server than ``vectorize-local``, which would be the bottleneck.
+This server parses only enough of a request to find its end.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ VECTORS = b'{"success":true,"errors":[],"messages":[],"result":%s}'
 
 
 class Answers(asyncio.Protocol):
-    """One connection: requests one after the other, each answered after the latency."""
+    """A connection that responds to each request after the latency."""
 
     def __init__(self, latency: float) -> None:
         self._latency = latency
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer each request that is complete."""
+        """Respond to each complete request."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[:end].lower()
@@ -56,7 +56,7 @@ class Answers(asyncio.Protocol):
 
 
 def _vectors(asked: bytes) -> bytes:
-    """Return a vector for every id that was asked for: all of them exist."""
+    """Return a vector for every requested id."""
     return json.dumps([{"id": id_, "values": [0.5] * 32} for id_ in json.loads(asked)["ids"]]).encode()
 
 
@@ -72,7 +72,7 @@ async def serve(latency: float) -> None:
 def main() -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each response")
     asyncio.run(serve(parser.parse_args().latency))
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Keeping within the account's request budget, in real time.
+Measure how deletes keep within the account's request budget, in real time.
 
-``vectorize-local`` allows 120 requests in 3 s, in fixed windows, tells what is left in whole seconds, and
-blocks everything for a window after one request too many. Deletes are sent by one process and by four, alone
-and beside a foreign client that sends at half the limit and heeds nothing. No request may be refused, and all
-of the budget that is not reserved is to be used.
+``vectorize-local`` allows 120 requests in fixed windows of 3 s, reports the rest of the budget in whole
+seconds, and blocks all requests for a window after the limit is exceeded. One process or four send deletes,
+alone or beside a foreign client that sends at half the limit and ignores the responses. The goal: no request
+is refused, and the processes use the whole budget that is not reserved.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def serve() -> None:
     """Serve until the process ends."""
     from airflow_provider_cfvectorize.local import Behaviour, LocalVectorize
 
-    # The command has no option for how windows begin.
+    # The command has no option for fixed windows.
     with LocalVectorize(
         account_id=ACCOUNT,
         api_token=TOKEN,
@@ -46,7 +46,7 @@ def serve() -> None:
 
 
 def send(base_url: str, name: str, requests: int) -> None:
-    """Delete ids as a task does, and print when that began and ended."""
+    """Delete ids as a task does, and print the times of begin and end."""
     from airflow_provider_cfvectorize.client.bulk.delete import delete_ids
     from airflow_provider_cfvectorize.client.client import VectorizeClient
     from airflow_provider_cfvectorize.client.inputs.ids import IdList
@@ -60,7 +60,7 @@ def send(base_url: str, name: str, requests: int) -> None:
 
 
 class Foreigner:
-    """A client that is not ours: a request at fixed times, whatever the answers say."""
+    """A client that sends requests at fixed times and ignores the responses."""
 
     def __init__(self, base_url: str) -> None:
         self._url = f"{base_url}/accounts/{ACCOUNT}/vectorize/v2/indexes/docs/info"
@@ -87,12 +87,12 @@ class Foreigner:
         while not self._over.wait(max(0.0, due - time.monotonic())):
             self.sent += 1
             self.refused += session.get(self._url, timeout=30).status_code == 429
-            # Late ones are not made up for: a burst is another client than one that is steady.
+            # Do not catch up on late requests: a burst would make it another kind of client.
             due = max(due + 2 * SECONDS / REQUESTS, time.monotonic())
 
 
 def measure(processes: int, foreign: bool, requests: int) -> dict[str, Any]:
-    """Run one case once, and return what the server counted."""
+    """Run one case once, and return the server's counts."""
     import requests as bare
 
     with server(__file__, "--serve") as base_url:
@@ -125,7 +125,7 @@ def measure(processes: int, foreign: bool, requests: int) -> dict[str, Any]:
         windows: list[dict[str, Any]] = bare.get(
             f"{root}/_local/rate-limit", headers=headers, timeout=30
         ).json()["result"]
-    # Of the first and the last window, only a part was worked in.
+    # Leave out the first and the last window, in which the clients ran only for a part.
     whole = [one["accepted"] for one in windows if began <= one["begin"] and one["end"] <= ended]
     return {
         "seconds": ended - began,
@@ -161,7 +161,7 @@ def add(report: Report, name: str, requests: int, samples: list[dict[str, Any]])
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark."""
     parser = arguments(__doc__)
     parser.add_argument("--send", nargs=3, metavar=("BASE_URL", "NAME", "REQUESTS"), help=argparse.SUPPRESS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -183,7 +183,7 @@ def main() -> None:
     )
     cases = [(4, True)] if options.brief else [(1, False), (4, False), (1, True), (4, True)]
     runs: int = options.runs or (1 if options.brief else 5)
-    # The foreign client takes half of the limit, so that fewer fill as many windows beside it.
+    # The foreign client uses half of the limit, so fewer requests fill as many windows.
     requests = {foreign: 160 if options.brief else 1000 if foreign else 1200 for foreign in (False, True)}
     found: dict[str, tuple[int, list[dict[str, Any]]]] = {}
     for number in range(runs):
@@ -198,7 +198,7 @@ def main() -> None:
         add(report, name, count, samples)
     report.notes += [
         f"{REQUESTS} requests in {SECONDS} s, fixed; {LATENCY * 1000:g} ms of latency; {RESERVE:g} reserved",
-        f"medians of {runs} runs, whose cases take turns; windows, least, most and refused are of all runs",
+        f"medians of {runs} runs, with alternating cases; windows, least, most and refused: of all runs",
         "accepted: of all clients, in the whole windows between the first and the last",
     ]
     finish(report, options)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What importing the modules of a provider adds to importing the Airflow classes that they derive from.
+Measure how long the import of a provider's modules takes, after the import of their Airflow base classes.
 
-A DAG processor imports them for every DAG file, again and again. Each import is timed in a fresh process that
-has imported the base classes before; the providers take turns. The other providers come into an environment
-of the benchmark's own, ``.venv-imports``, which sees the packages of this one.
+A DAG processor repeats these imports for every DAG file. Each import is timed in a new process that has
+already imported the base classes; the providers alternate. The other providers are installed in an
+environment of their own, ``.venv-imports``, which also has access to the packages of this environment.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from measuring import (
 MAX_MS = 10.0
 OURS = "cfvectorize"
 PACKAGE = "airflow_provider_cfvectorize"
-#: What is imported, by provider and row. A name after the colon is one class, else all that the module has.
+#: The imported modules, by provider and row. With a name after a colon, one class is imported; without it,
+#: all names of the module.
 MODULES = {
     (OURS, "delete by ids"): [f"{PACKAGE}.operators.vectors:DeleteVectorsByIdsOperator"],
     (OURS, "upsert"): [f"{PACKAGE}.operators.vectors:UpsertVectorsOperator"],
@@ -56,12 +57,12 @@ MODULES = {
     ("qdrant", "operator"): ["airflow.providers.qdrant.operators.qdrant"],
     ("weaviate", "operators"): ["airflow.providers.weaviate.operators.weaviate"],
 }
-#: The base classes first, then the modules, then every class that a module offers on being asked for it.
+#: Imports the base classes, then the modules, then every class that a module loads lazily.
 TIMED = """
 import gc, importlib, json, sys, time
 from airflow.providers.common.compat.sdk import BaseHook, BaseOperator, BaseSensorOperator, conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-# A collection would fall into one of them by chance, and take longer than all of it.
+# A garbage collection would hit one of the imports at random, and take longer than the import.
 gc.collect()
 gc.disable()
 before = len(sys.modules)
@@ -77,7 +78,7 @@ print(json.dumps(found | {"modules": len(sys.modules) - before}))
 
 
 def make_environment(providers: set[str]) -> str:
-    """Return the interpreter of an environment that has the other providers too."""
+    """Return the interpreter of an environment with the other providers."""
     directory = ROOT / ".venv-imports"
     python = directory / "bin" / "python"
     if not python.exists():
@@ -88,7 +89,7 @@ def make_environment(providers: set[str]) -> str:
                 [python, "-c", "import site; print(site.getsitepackages()[0])"], text=True
             ).strip()
         )
-        # Airflow and all else is there already.
+        # Airflow and the other packages come from the current environment.
         (site / "environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
     wanted = [f"apache-airflow-providers-{name}" for name in sorted(providers)]
     subprocess.run(
@@ -104,12 +105,12 @@ def make_environment(providers: set[str]) -> str:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark."""
     parser = arguments(__doc__)
     parser.add_argument("--runs", type=int, help="runs of each import (default: 5, briefly 1)")
     options = parser.parse_args()
     runs: int = options.runs or (1 if options.brief else 5)
-    # Briefly, those whose clients are large are left out: it takes minutes to install them.
+    # A brief run leaves out the providers with large clients, which take minutes to install.
     others = {"http"} if options.brief else {"http", "pinecone", "qdrant", "weaviate"}
     cases = {key: words for key, words in MODULES.items() if key[0] in {OURS, *others}}
     python = make_environment(others)
@@ -125,7 +126,7 @@ def main() -> None:
             found: dict[str, float] = run_python("-c", TIMED, *words, env=env, python=python)
             return found
 
-        # Once without being counted: what is compiled is compiled then.
+        # Not counted: the first run compiles the modules.
         for words in cases.values():
             run(words)
         found = alternate(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trigger that notes how late the triggerer's event loop runs what is due."""
+"""A trigger that records the lag of the triggerer's event loop."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ WRITE_EVERY = 0.5
 
 class LagProbe(BaseTrigger):
     """
-    Sleep 10 ms again and again, and write to a file how much longer it took.
+    Sleep 10 ms repeatedly, and write the lag of each sleep to a file.
 
-    One line a sleep: the time at its end, seconds since the epoch, and the lateness in seconds.
+    Each line has the time at the end of a sleep, in seconds since the epoch, and its lag in seconds.
 
     :param path: the file.
     """
@@ -33,7 +33,7 @@ class LagProbe(BaseTrigger):
         return "lag_probe.LagProbe", {"path": self.path}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Measure until it is cancelled."""
+        """Measure until cancelled."""
         lines: list[str] = []
         written = time.monotonic()
         with Path(self.path).open("a") as file:
@@ -51,14 +51,14 @@ class LagProbe(BaseTrigger):
 
 
 class Idle(BaseTrigger):
-    """Sleep until it is cancelled: what a wait costs Airflow itself."""
+    """A trigger that only sleeps, to measure the cost of a wait in Airflow itself."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and its arguments, of which there are none."""
+        """Return the class and its arguments (none)."""
         return "lag_probe.Idle", {}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Sleep."""
+        """Sleep until cancelled."""
         while True:
             await asyncio.sleep(3600)
         yield TriggerEvent(None)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How many small requests ``vectorize-local`` answers in a second, on one core and in memory.
+Measure how many small requests ``vectorize-local`` handles in a second, on one core and in memory.
 
-The server is a process of its own, bound to one core; another process asks, over connections that stay open,
-with bare sockets, since a client's library would take longer than the answer. The kinds of requests take
-turns, and the table has the median of all turns. A machine that does other things beside this gives the
-server less than a core: what it would do with a whole one is in the column "a CPU second".
+The server runs in a process bound to one core. Another process sends requests over open connections with bare
+sockets, because an HTTP library would take longer than the server. The kinds of requests alternate, and the
+table has the medians. On a busy machine the server gets less than a core; the column "a CPU second" shows the
+rate of a whole core.
 
-It also measures how long `LocalVectorize.stop()` takes with idle connections: the median of several servers.
+The script also measures how long `LocalVectorize.stop()` takes with idle connections: the median of several
+servers.
 
     python benchmarks/local_server.py [--brief] [--json PATH]
 """
@@ -49,12 +50,12 @@ class Server(NamedTuple):
     token: str
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that it has used."""
+        """Return the CPU time of the server so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def request(self, method: str, path: str, body: Any = None) -> bytes:
-        """Return a request as it goes over the wire."""
+        """Return the bytes of a request."""
         content = b"" if body is None else json.dumps(body).encode()
         head = (
             f"{method} {self.path}{path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
@@ -77,7 +78,7 @@ def started(core: int, *options: str) -> Iterator[Server]:
         os.sched_setaffinity(process.pid, {core})
         assert process.stdout is not None
         address, variable = (process.stdout.readline().strip() for _ in range(2))
-        # Its thread was there before.
+        # The server's thread has started before the process was bound.
         for thread in os.listdir(f"/proc/{process.pid}/task"):
             os.sched_setaffinity(int(thread), {core})
         url = urlsplit(address.removeprefix("listening on "))
@@ -90,7 +91,7 @@ def started(core: int, *options: str) -> Iterator[Server]:
 
 
 def read_answer(connection: socket.socket) -> bytes:
-    """Read one answer and return it whole."""
+    """Read a whole response and return it."""
     received = connection.recv(65536)
     while (end := received.find(b"\r\n\r\n")) < 0:
         received += connection.recv(65536)
@@ -102,7 +103,7 @@ def read_answer(connection: socket.socket) -> bytes:
 
 
 def ask(server: Server, request: bytes, seconds: float) -> tuple[int, float, float]:
-    """Ask the same for so many seconds; return the requests, the seconds, and the server's CPU seconds."""
+    """Repeat a request for some seconds; return the requests, the seconds and the server's CPU seconds."""
     connections = [socket.create_connection((server.host, server.port), 10) for _ in range(CONNECTIONS)]
     try:
         for connection in connections:
@@ -122,7 +123,7 @@ def ask(server: Server, request: bytes, seconds: float) -> tuple[int, float, flo
 
 
 def fill(server: Server) -> None:
-    """Make an index and fill it."""
+    """Create an index and fill it."""
     config = {"name": "docs", "config": {"dimensions": 32, "metric": "cosine"}}
     lines = "\n".join(json.dumps({"id": f"v{i}", "values": [0.5] * 32}) for i in range(IDS)).encode()
     upsert = server.request("POST", "/docs/upsert").removesuffix(b"\r\n")
@@ -134,7 +135,7 @@ def fill(server: Server) -> None:
 
 
 def measure(turns: int, seconds: float) -> list[dict[str, Any]]:
-    """Return one row for each kind of request."""
+    """Return a row for each kind of request."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, set(cores[:-1]) or {cores[0]})
     with started(cores[-1], "--apply-delay", "0.1") as server:
@@ -162,7 +163,7 @@ def measure(turns: int, seconds: float) -> list[dict[str, Any]]:
 
 
 def measure_stop(turns: int) -> float:
-    """Return how many milliseconds a server with idle connections takes to stop."""
+    """Return the milliseconds that a server with idle connections takes to stop."""
     took = []
     for _ in range(turns):
         with LocalVectorize() as server:
@@ -183,7 +184,7 @@ def measure_stop(turns: int) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--brief", action="store_true", help="a few seconds, for a look whether it runs")
+    parser.add_argument("--brief", action="store_true", help="run for a few seconds, to check that it works")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the numbers to a file")
     options = parser.parse_args()
     stop = measure_stop(3 if options.brief else 20)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks share: alternating runs, medians, tables, goals, JSON, and the machine's facts."""
+"""Shared code of the benchmarks: alternating runs, medians, tables, goals, JSON, and facts of the machine."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Sample = TypeVar("Sample")
 @dataclass
 class Goal:
     """
-    A number that must be on one side of another.
+    A bound for a measured number.
 
-    :param text: what it is about.
-    :param measured: what was measured.
-    :param least: it must not be below this.
-    :param most: it must not be above this.
+    :param text: the name of the number.
+    :param measured: the number.
+    :param least: the lower bound.
+    :param most: the upper bound.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Whether it is on the right side."""
+        """Whether the number is within the bound."""
         return (self.least is None or self.measured >= self.least) and (
             self.most is None or self.measured <= self.most
         )
@@ -56,10 +56,10 @@ class Goal:
 @dataclass
 class Report:
     """
-    What a benchmark found: a table, goals, and remarks on what the numbers are of.
+    The result of a benchmark: a table, goals, and notes about the numbers.
 
     :param name: the benchmark.
-    :param brief: whether it was run briefly, which shows that it works and measures little.
+    :param brief: whether it was a brief run, which checks that the benchmark works.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Report:
     samples: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON has it."""
+        """Return the report for JSON."""
         return {
             "benchmark": self.name,
             "brief": self.brief,
@@ -85,19 +85,19 @@ class Report:
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks have."""
+    """Return a parser with the options of all benchmarks."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the result there, as JSON")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the result to a JSON file")
     parser.add_argument(
         "--brief",
         action="store_true",
-        help="little work and few runs: shows that the benchmark works; its goals do not fail it",
+        help="do little work in few runs, to check that the benchmark works; missed goals do not fail it",
     )
     return parser
 
 
 def finish(report: Report, options: argparse.Namespace) -> None:
-    """Print a report, write it where it is to be written, and exit: 1 if a full run missed a goal."""
+    """Print a report, write it as JSON if requested, and exit; with 1 if a full run missed a goal."""
     facts = machine()
     print(f"\n{report.name}{' (brief)' if report.brief else ''}: {', '.join(facts.values())}\n")
     print_table(report.columns, report.rows)
@@ -111,7 +111,7 @@ def finish(report: Report, options: argparse.Namespace) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows under their columns, numbers to the right."""
+    """Print a table, with numbers aligned to the right."""
     texts = [[_text(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(columns), *texts]) for i in range(len(columns))]
     numeric = [all(_is_number(row[i]) for row in texts) for i in range(len(columns))]
@@ -148,7 +148,7 @@ def _is_number(text: str) -> bool:
 
 
 def machine() -> dict[str, str]:
-    """Return what numbers depend on, and nothing that names the machine."""
+    """Return facts that numbers depend on, without the name of the machine."""
     facts = {
         "cores": f"{os.cpu_count()} cores",
         "cpu": platform.machine(),
@@ -165,15 +165,15 @@ def alternate(
     cases: Mapping[str, Callable[[], Sample]], runs: int, tell: Callable[[str, Sample], object] | None = None
 ) -> dict[str, list[Sample]]:
     """
-    Run each case once, then each again, and so on, so that what else the machine does meets all alike.
+    Run all cases in turn, several times, so that other load on the machine affects all of them.
 
-    :param cases: what to run, by name.
-    :param runs: how often.
-    :param tell: is told of each run.
+    :param cases: the cases by name.
+    :param runs: the number of runs of each case.
+    :param tell: called after each run.
     """
     found: dict[str, list[Sample]] = {name: [] for name in cases}
     for number in range(runs):
-        # Each time from another one on: nothing is always the first after a pause.
+        # Each round begins with another case, so that none is always first.
         names = list(cases)
         first = number % len(names)
         for name in names[first:] + names[:first]:
@@ -190,12 +190,12 @@ def median(values: Iterable[float]) -> float:
 
 
 def median_ratio(ones: Sequence[float], others: Sequence[float]) -> float:
-    """Return the median of the ratios of runs that stood side by side."""
+    """Return the median of the ratios of runs in the same round."""
     return median(one / other for one, other in zip(ones, others, strict=True))
 
 
 def say(text: str) -> None:
-    """Tell of progress, beside the result."""
+    """Print progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -204,13 +204,13 @@ def say(text: str) -> None:
 
 def environment(home: Path | None = None, **more: str) -> dict[str, str]:
     """
-    Return the environment of a process that finds this package, and an Airflow of its own.
+    Return the environment variables of a process that imports this package and uses its own Airflow.
 
     :param home: Airflow's directory.
-    :param more: further variables.
+    :param more: more variables.
     """
     env = dict(os.environ)
-    # Else this package, which no installer has compiled, would be compiled by each process.
+    # With this variable, each process would compile this package, which no installer has compiled.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE), *filter(None, [env.get("PYTHONPATH")])])
     if home is not None:
@@ -226,7 +226,7 @@ def environment(home: Path | None = None, **more: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def airflow_home() -> Iterator[Path]:
-    """Make a directory for an Airflow, and remove it."""
+    """Create a directory for an Airflow, and remove it at the end."""
     with tempfile.TemporaryDirectory(prefix="cfvectorize-bench-") as directory:
         home = Path(directory)
         (home / "dags").mkdir()
@@ -241,12 +241,12 @@ def run_python(
     python: str = sys.executable,
 ) -> Any:
     """
-    Run a Python process and return the JSON of the last line that it prints.
+    Run a Python process and return the JSON in its last line of output.
 
     :param words: the arguments of the interpreter.
-    :param env: its environment.
-    :param core: the one core it may use, None for any.
-    :param timeout: seconds it may take.
+    :param env: the environment variables.
+    :param core: the only core it may use; None for any.
+    :param timeout: the most seconds it may take.
     :param python: the interpreter.
     """
     done = subprocess.run(
@@ -266,10 +266,10 @@ def run_python(
 @contextlib.contextmanager
 def server(*words: str, core: int | None = None) -> Iterator[str]:
     """
-    Run a server in a process of its own and yield its base URL, which it prints once it listens.
+    Run a server in its own process and yield its base URL, which it prints once it listens.
 
     :param words: the arguments of the interpreter.
-    :param core: the one core it may use, None for any.
+    :param core: the only core it may use; None for any.
     """
     process = subprocess.Popen(
         [sys.executable, *words],
@@ -285,7 +285,7 @@ def server(*words: str, core: int | None = None) -> Iterator[str]:
                 break
         else:
             raise SystemExit(f"{' '.join(words)} ended before it listened")
-        # What else it prints must not fill the pipe.
+        # Read further output, so that it does not fill the pipe.
         threading.Thread(target=process.stdout.read, daemon=True).start()
         yield line.split()[-1]
     finally:
@@ -299,7 +299,7 @@ def _pin(core: int) -> None:
 
 
 def two_cores() -> tuple[int, int] | tuple[None, None]:
-    """Return a core for clients and another for servers; None where there are no two, or none to choose."""
+    """Return a core for clients and one for servers; None for both if that is not possible."""
     if not hasattr(os, "sched_getaffinity"):
         return None, None
     cores = sorted(os.sched_getaffinity(0))

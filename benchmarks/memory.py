@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The memory that a delete takes: a million ids from a file, beside a thousand.
+Measure the memory of a delete of a million ids from a file, and compare it with a thousand ids.
 
-The operator runs in a fresh process, against ``vectorize-local`` in another; what counts is the largest
-resident set that the process ever had.
+The operator runs in a new process, against ``vectorize-local`` in another. The measure is the peak of the
+process's resident set.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_MORE_MIB = 30.0
 
 
 def delete(path: str, count: int) -> None:
-    """Delete the ids of a file, as a task does, and print the peak of this process."""
+    """Delete the ids in a file as a task does, and print the memory peak of this process."""
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
@@ -60,7 +60,7 @@ def delete(path: str, count: int) -> None:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark."""
     parser: argparse.ArgumentParser = arguments(__doc__)
     parser.add_argument("--runs", type=int, help="runs of each number (default: 5, briefly 1)")
     parser.add_argument("--delete", nargs=2, metavar=("PATH", "COUNT"), help=argparse.SUPPRESS)

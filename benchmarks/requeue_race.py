@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How many deferred tasks Airflow fails by itself, because they end within seconds of their deferral.
+Measure how many deferred tasks Airflow 3 fails because they end within seconds of their deferral.
 
-See "In Airflow" in docs/troubleshooting.md for this fault of Airflow 3. A whole Airflow runs one mapped
-task at Airflow's own ``min_heartbeat_interval``, once with our delete and once with Airflow's own trigger.
-It takes some minutes, longer on a busy machine, so ``run_all.py`` does not run it.
+docs/troubleshooting.md describes this bug under "In Airflow". An Airflow runs one mapped task with the
+default ``min_heartbeat_interval``, once with our delete and once with Airflow's own trigger. It takes some
+minutes, so ``run_all.py`` does not run it.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def count_failed(instance: Airflow, dag_id: str, count: int) -> int:
 
 
 def main() -> None:
-    """Measure it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=100, help="tasks in each run (default: 100)")
-    parser.add_argument("--only", choices=DAG_IDS, help="one of the two (default: both)")
+    parser.add_argument("--only", choices=DAG_IDS, help="run one of the two (default: both)")
     options = parser.parse_args()
     failed = {}
     with tempfile.TemporaryDirectory(prefix="requeue-race-") as name:
@@ -97,7 +97,7 @@ def main() -> None:
                 say(f"log lines of the race: {log.count('finished with state success, but the task')}")
     print(json.dumps(failed))
     if failed.get("ours"):
-        sys.exit("tasks of ours have failed")
+        sys.exit("tasks with our delete have failed")
 
 
 if __name__ == "__main__":

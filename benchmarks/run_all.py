@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run every benchmark, one after the other; fails if one of them does, after all have run."""
+"""Run all benchmarks in turn, also after a failure; exit with an error if one has failed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NAMES = ("local_server", "memory", "imports", "budget", "triggerer", "throughput
 
 
 def main() -> None:
-    """Run them."""
+    """Run the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"which ones (default: all of {', '.join(NAMES)})")
-    parser.add_argument("--brief", action="store_true", help="briefly, as in CI")
-    parser.add_argument("--results", type=Path, help="directory for NAME.json; none are written without it")
+    parser.add_argument("names", nargs="*", help=f"benchmarks to run (default: {', '.join(NAMES)})")
+    parser.add_argument("--brief", action="store_true", help="run them briefly, as in CI")
+    parser.add_argument("--results", type=Path, help="directory for NAME.json (default: none is written)")
     options = parser.parse_args()
     failed = []
     for name in options.names or NAMES:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Deleting 100,000 ids: our client and hook, beside bare ``requests`` and the official SDK.
+Measure the delete of 100,000 ids with our client and hook, bare ``requests`` and the official SDK.
 
-Every client runs in a process of its own on one core, the server in another process on the other core. The
-clients take turns; ratios are of runs that stood side by side.
+Each client runs in its own process on one core, and the server on another core. The clients alternate; a
+ratio compares runs in the same round.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ NAMES = {
     "sdk-sequential": "cloudflare SDK, one by one",
     "sockets": "bare sockets, 4 threads (the server's bound)",
 }
-#: At least so many times the throughput of bare requests.
+#: Lower bounds of the throughput, relative to bare requests, by latency.
 LEAST = {0.0: 0.85, 0.02: 0.9, 0.1: 0.9}
 MOST_CPU = 1.15
 
 
 def requests_of(client: str, latency: float, brief: bool) -> int:
-    """Return how many requests a run has: fewer where the time is nothing but the sum of waits."""
+    """Return the number of requests of a run; fewer if the time is only the sum of latencies."""
     if brief:
         return 40 if client == "sdk-sequential" else 100
     if client == "sdk-sequential" and latency:
@@ -118,7 +118,7 @@ def measure(report: Report, latency: float, runs: int, home: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark."""
     parser: argparse.ArgumentParser = arguments(__doc__)
     parser.add_argument("--runs", type=int, help="runs of each client (default: 5, briefly 1)")
     options = parser.parse_args()
@@ -132,13 +132,13 @@ def main() -> None:
         for latency in LATENCIES:
             measure(report, latency, runs, home)
     report.notes += [
-        f"medians of {runs} runs, 100 ids a request; ratios are medians of the ratios of neighbouring runs",
-        "one by one with a latency, fewer requests are sent, since the rate does not depend on their number",
-        "the hook also checks the ids and asks for witnesses first: a request more, where they exist",
+        f"medians of {runs} runs, 100 ids a request; ratios are medians of the ratios in each round",
+        "one by one with a latency: fewer requests, because the rate does not depend on their number",
+        "the hook also checks the ids and first reads witnesses: one request more if they exist",
     ]
     cores = two_cores()
     if cores[0] is None:
-        report.notes.append("client and server could not be bound to a core each")
+        report.notes.append("client and server could not each be bound to a core")
     samples: Any = report.samples["0 ms"]
     report.notes.append(
         "the server's own bound, by bare sockets: "

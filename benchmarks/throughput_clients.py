@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clients that ``throughput.py`` compares: run in a process each, which prints what it took."""
+"""The clients that ``throughput.py`` compares. Each runs in its own process, which prints its times."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Send = Callable[[list[str]], object]
 
 
 def batches(ids: list[str]) -> list[list[str]]:
-    """Cut ids into requests."""
+    """Cut ids into batches of one request each."""
     return [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
 
 
@@ -43,7 +43,7 @@ def ours(base_url: str) -> Send:
 
 
 def hook(base_url: str) -> Send:
-    """Return the hook's delete, as a task calls it: ids checked, witnesses asked for."""
+    """Return the hook's delete, as a task calls it, with checked ids and witnesses."""
     os.environ["AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"] = json.dumps(
         {"conn_type": "cloudflare_vectorize", "login": ACCOUNT, "password": TOKEN, "host": base_url}
     )
@@ -54,7 +54,7 @@ def hook(base_url: str) -> Send:
 
 
 def bare_requests(base_url: str) -> Send:
-    """Return what one writes in ten lines, with the right pool."""
+    """Return a delete in ten lines of bare ``requests``, with a connection pool of the right size."""
     import requests
 
     session = requests.Session()
@@ -84,18 +84,18 @@ def _sdk_send(base_url: str) -> Callable[[list[str]], object]:
 
 
 def sdk(base_url: str) -> Send:
-    """Return the official SDK's, from threads."""
+    """Return the official SDK's delete, from threads."""
     return in_threads(_sdk_send(base_url))
 
 
 def sdk_sequential(base_url: str) -> Send:
-    """Return the official SDK's, one request after the other, as its examples do it."""
+    """Return the official SDK's delete, with one request at a time, as in its examples."""
     send = _sdk_send(base_url)
     return lambda ids: [send(batch) for batch in batches(ids)]
 
 
 def sockets(base_url: str) -> Send:
-    """Return four threads that write bytes made before and look for the answer's end: the server's bound."""
+    """Return a delete that sends prepared bytes from four threads, to measure the server's upper bound."""
     import socket
     from urllib.parse import urlsplit
 
@@ -131,7 +131,7 @@ CLIENTS: dict[str, Callable[[str], Send]] = {
 
 
 def main() -> None:
-    """Delete ids and print seconds, CPU seconds and requests."""
+    """Delete ids, and print the seconds, CPU seconds and requests."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("client", choices=CLIENTS)
     parser.add_argument("base_url")
@@ -139,7 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     send = CLIENTS[options.client](options.base_url)
     numbers = itertools.count()
-    # Imports on first use, connections: what a process pays once.
+    # Warm up: imports on first use, and connections.
     send([f"warm-{next(numbers)}" for _ in range(4 * THREADS * BATCH)])
     ids = [f"doc-{next(numbers):08d}#chunk" for _ in range(options.requests * BATCH)]
     wall, cpu = time.perf_counter(), time.process_time()

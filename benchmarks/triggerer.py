@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A thousand deferred waits in a real ``airflow triggerer``: the requests they cost, and the loop's lag.
+Measure the requests and the event loop's lag of a thousand deferred waits in an ``airflow triggerer``.
 
-Once all on one index, once spread over 50, and once as triggers that only sleep, which shows what a thousand
-triggers cost Airflow itself. Nothing is applied until the waits have been watched for a while; then
-everything is, and all of them end. A trigger beside them measures how late the event loop is.
+The waits are on one index, then on 50 indexes, then replaced by triggers that only sleep, to show the cost in
+Airflow itself. The waits poll for a while before the server applies all mutations, and then all of them end.
+Another trigger measures the lag of the event loop.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ CONN_ID = "cloudflare_vectorize_default"
 PROBE = "lag_probe.LagProbe"
 IDLE = "lag_probe.Idle"
 MAX_LAG_MS = 50.0
-#: Polls of each index that are counted.
+#: The number of counted polls of each index.
 INTERVALS, BRIEF_INTERVALS = 10, 4
 
-#: Run in a process of its own, whose Airflow has the benchmark's database.
+#: Runs in its own process, with the benchmark's Airflow database.
 DEFER = """
 import json, sys
 from airflow.models.taskinstance import TaskInstance
@@ -60,7 +60,7 @@ print("null")
 
 
 class Clock:
-    """The server's clock, which can be put forward."""
+    """The server's clock, which the benchmark can advance."""
 
     ahead = 0.0
 
@@ -72,11 +72,11 @@ class Clock:
 @dataclass
 class Case:
     """
-    One triggerer's work.
+    The waits of one triggerer.
 
-    :param name: what it is called in the table.
+    :param name: the name in the table.
     :param waits: number of waits.
-    :param indexes: number of indexes that they are spread over; 0 for triggers that only sleep.
+    :param indexes: number of indexes; 0 for triggers that only sleep.
     """
 
     name: str
@@ -94,7 +94,7 @@ def run(*words: str, env: dict[str, str], given: str | None = None) -> None:
 
 
 def set_up(home: Path, tasks: int) -> None:
-    """Make a database with a run of the DAG whose tasks nobody has started."""
+    """Create a database with a run of the DAG, without started tasks."""
     shutil.copy(HERE / "triggerer_dag.py", home / "dags")
     env = environment(home, BENCHMARK_TASKS=str(tasks))
     for words in (["db", "migrate"], ["dags", "reserialize"], ["dags", "trigger", "waits"]):
@@ -102,7 +102,7 @@ def set_up(home: Path, tasks: int) -> None:
 
 
 class Stage:
-    """An Airflow with a database, a local server, and a triggerer between them."""
+    """An Airflow database, a local server, and a triggerer that uses both."""
 
     def __init__(self, home: Path, case: Case, interval: float) -> None:
         self.home = home
@@ -116,7 +116,7 @@ class Stage:
         self._told: set[Path] = set()
 
     def prepare(self) -> None:
-        """Fill and delete, and defer one task for each wait."""
+        """Fill the indexes, delete the vectors, and defer one task for each wait."""
         self.server.start()
         self.env = environment(
             self.home,
@@ -155,11 +155,11 @@ class Stage:
             mine = [id_ for id_, where in waits if where == name]
             client.upsert(name, [{"id": id_, "values": [0.5] * 32} for id_ in mine])
         self.clock.ahead += 3600
-        # The server applies at once whatever has come when it applies: nothing else may have.
+        # A job applies all pending mutations at once, so there must be no others.
         self.wait_until(
             lambda: all(client.info(name)["vectorCount"] for name in names), 60, "the indexes were filled"
         )
-        # Else the fill's watermark were as young as the deletes, and each look would read their witnesses.
+        # With a watermark of the fill that is as recent as the deletes, each poll would read their witnesses.
         self.clock.ahead += 60
         receipts = []
         for id_, name in waits:
@@ -205,7 +205,7 @@ class Stage:
         self.server.stop()
 
     def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        """Wait, as long as the triggerer lives."""
+        """Wait for a condition; end the script if the triggerer ends."""
         deadline = time.monotonic() + seconds
         while not condition():
             if self.process is not None and self.process.poll() is not None:
@@ -215,16 +215,16 @@ class Stage:
             time.sleep(0.5)
 
     def are_all_running(self) -> bool:
-        """Say whether each wait has taken part in a poll, or sleeps: its own log says so then."""
+        """Return whether each wait has polled or sleeps, according to its log."""
         sign = "Not applied yet" if self.case.indexes else " starting"
         for path in self.home.glob("logs/**/*trigger*.log"):
             if path not in self._told and sign in path.read_text():
                 self._told.add(path)
-        # The probe, which is no wait, says that it starts as well.
+        # The probe is not a wait, but also logs that it starts.
         return len(self._told) >= self.case.waits + (not self.case.indexes)
 
     def deferred(self) -> int:
-        """Return the number of tasks that still wait, the probe's beside them."""
+        """Return the number of deferred tasks, including the probe's."""
         return self._count("state='deferred'")
 
     def _count(self, condition: str) -> int:
@@ -236,7 +236,7 @@ class Stage:
             connection.close()
 
     def lags(self, start: float, end: float) -> list[float]:
-        """Return the loop's lags between two times, in milliseconds, in order of size."""
+        """Return the loop's lags between two times, in milliseconds, sorted."""
         found = []
         for line in self.lag_file.read_text().splitlines():
             words = line.split()
@@ -280,7 +280,7 @@ def measure(case: Case, interval: float, report: Report, template: Path) -> None
         lags["all"] = sorted(lag for some in lags.values() for lag in some)
         waiting = sorted(lag for name in ("polling", "ending") for lag in lags.get(name, []))
         seconds = polled - polling
-        # An interval is stretched by up to a tenth at random.
+        # Each interval is extended by a random part of up to a tenth.
         mean_interval = interval * (1 + JITTER / 2)
         an_interval = polls.get("info", 0) / (seconds / mean_interval)
         ending_rounds = ending.get("info", 0)
@@ -316,7 +316,7 @@ def measure(case: Case, interval: float, report: Report, template: Path) -> None
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Return a quantile of values in order of size."""
+    """Return a quantile of sorted values."""
     if not values:
         raise SystemExit("the probe has measured nothing")
     return values[min(len(values) - 1, int(share * len(values)))]
@@ -348,10 +348,10 @@ def main() -> None:
         for case in cases[1:2] if options.brief else cases:
             measure(case, interval, report, template)
     report.notes += [
-        f"every wait polls each {interval:g} s; they are counted while nothing is applied",
-        "polls: GET info, with the 5 % by which they are stretched; others: read-backs of witnesses",
-        "lag: by how much a sleep of 10 ms on the triggerer's loop was longer; the goal is for polling and",
-        "ending, since starting is Airflow's work, as the triggers that only sleep show",
+        f"every wait polls each {interval:g} s; polls are counted while nothing is applied",
+        "polls: GET info, with intervals extended by 5 % on average; others: read-backs of witnesses",
+        "lag: how much longer than 10 ms a sleep on the triggerer's loop took. The goal is for polling and",
+        "ending, because starting is Airflow's own work, as the triggers that only sleep show",
     ]
     finish(report, options)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DAG whose tasks ``triggerer.py`` defers by itself; the first one becomes the probe."""
+"""The DAG of ``triggerer.py``, which defers its tasks. The first task becomes the probe."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Fill an index, and run whatever depends on it when that is done.
+Fill an index, and run another DAG each time the index has new documents.
 
-The first DAG creates the index if it is not there, and writes documents into it. Its last task names the
-index as its outlet. The second DAG is scheduled on that and no clock: it runs each time the documents have
-been written, with whatever wrote them.
+The first DAG creates the index if it does not exist, and writes documents into it. Its last task has the
+index as its outlet. The second DAG has this asset as its schedule: it runs each time a task has written the
+index.
 
-An asset is part of a DAG, so its account stands here: that of the local server, unless the environment names
-another. In Airflow 2 an asset is called a dataset, and all else is the same.
+The asset contains the account id. The DAG takes it from the environment; the default is the local server's
+account. Airflow 2 calls an asset a dataset.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ with DAG(
     upsert = UpsertVectorsOperator(
         task_id="upsert",
         vectors=[{"id": f"article-{i}", "values": [i / 8, *[1.0] * 31]} for i in range(8)],
-        # Whoever is scheduled on the asset is to find them.
+        # The DAGs scheduled on the asset start after the documents are applied.
         wait_for_completion=True,
         deferrable=True,
         outlets=[ARTICLES],

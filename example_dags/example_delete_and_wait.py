@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Delete and wait in one task, and keep the proof.
+Delete ids and wait in one task, with evidence.
 
-While it waits the task is deferred: it takes no worker's slot. The XCom ``evidence`` says how it is known
-that the vectors are gone; ``verify="all"`` has every single id read back.
+While it waits, the task is deferred and occupies no worker slot. The XCom ``evidence`` states how the task
+knows that the vectors are gone. ``verify="all"`` reads back every id.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """
 Delete the ids that a person types into the trigger form, and wait until they are gone.
 
-The form is made from ``params``; the ids go one a line.
+Airflow makes the form from ``params``. Type one id in each line.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ with DAG(
         "ids": Param(
             ["chunk-0", "chunk-1"],
             type="array",
-            # An empty line, as after the last id, would be an id of no character: the form refuses it.
+            # The form refuses an empty line, which would be an empty id.
             items={"type": "string", "minLength": 1},
             title="Ids to delete",
-            description="One a line, without an empty line at the end.",
+            description="One id in each line, without an empty line at the end.",
         ),
     },
 ) as dag:
@@ -33,7 +33,7 @@ with DAG(
         task_id="delete",
         index_name="{{ params.index_name }}",
         ids="{{ params.ids }}",
-        # More than anybody types by hand is probably a mistake.
+        # More ids than a person types are probably a mistake.
         max_ids=1000,
     )
     VectorizeMutationSensor(

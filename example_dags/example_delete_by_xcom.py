@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Delete the vectors of documents that an upstream task found to be gone from the source.
+Delete the vectors of documents that an upstream task no longer finds in the source.
 
-The upstream task returns a list of ids, as a query of a database would give it.
+The upstream task returns a list of ids, like a database query.
 """
 
 from __future__ import annotations

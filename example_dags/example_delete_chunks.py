@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Delete the ids that stand in files in object storage, a mapped task for each file, with one sensor behind all.
+Delete the ids in files in object storage: one mapped task for each file, and one sensor for all of them.
 
-What crosses from task to task are paths, so it does not matter which machine a task runs on. A task whose
-worker is lost is tried again, on another one, with its own file.
+The tasks pass paths to each other, so they can run on any machine. If a worker is lost, Airflow retries its
+task on another worker with the file of that task.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ with DAG(
             "s3://aws_default@my-bucket/vectorize/chunks",
             type="string",
             title="Folder with the files of ids",
-            description="In object storage that all workers can reach; each file has one id a line.",
+            description="In object storage that all workers can reach. Each line of a file has one id.",
         ),
     },
 ) as dag:
@@ -39,7 +39,7 @@ with DAG(
     delete = DeleteVectorsByIdsOperator.partial(
         task_id="delete",
         index_name="{{ params.index_name }}",
-        # Tasks share the account's budget without knowing of each other; more of them would only wait more.
+        # All tasks share the account's request budget. More tasks at once would only wait longer.
         max_active_tis_per_dagrun=4,
         retries=3,
         retry_delay=timedelta(seconds=10),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Delete many ids by mapped tasks, a chunk each, with one sensor behind them all.
+Delete many ids with mapped tasks, one for each chunk, and one sensor for all of them.
 
-Each mapped task can be retried by itself. ``max_active_tis_per_dagrun`` keeps them from competing for the
-account's request budget.
+Airflow retries each mapped task on its own. ``max_active_tis_per_dagrun`` limits how many tasks compete for
+the account's request budget.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ with DAG(
 
     @task
     def list_chunks(params: dict[str, int] | None = None) -> list[list[str]]:
-        """Stand in for whatever knows which ids have to go."""
+        """Return chunks of ids, in place of your own source."""
         plan = params or {"chunks": 4, "chunk_size": 60}
         size = plan["chunk_size"]
         return [[f"chunk-{i}" for i in range(n * size, (n + 1) * size)] for n in range(plan["chunks"])]
@@ -36,7 +36,7 @@ with DAG(
     VectorizeMutationSensor(
         task_id="wait_until_all_are_gone",
         index_name="{{ params.index_name }}",
-        # The mutation ids of all mapped tasks; their receipts are found by themselves.
+        # The mutation ids of all mapped tasks. The sensor finds their receipts.
         mutation_id=delete.output,
         deferrable=True,
     )

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Empty an index of a million vectors by mapped tasks, over chunks of ids in object storage.
+Empty an index of a million vectors with mapped tasks, through files of ids in object storage.
 
-The service has no call that empties an index, and an index that is deleted and created anew has lost its
-metadata indexes. So all ids are listed, 1,000 a request, and written into files of 50,000; each file is
-deleted by a task of its own, which can be retried by itself.
+The service has no call to empty an index, and an index that is deleted and created again has no metadata
+indexes. The DAG therefore lists all ids, 1,000 in each request, and writes them to files of 50,000. One task
+deletes the ids of each file, and Airflow retries each task on its own.
 
-A million ids take 1,000 requests to list and 10,000 to delete. Cloudflare allows an account 1,200 requests in
-five minutes, which makes that about 46 minutes in which the account can do little else.
+A million ids need 1,000 requests to list and 10,000 to delete. Cloudflare allows an account 1,200 requests in
+five minutes, so the DAG takes about 46 minutes, in which the account can do little else.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ with DAG(
         "storage": Param(
             "s3://aws_default@my-bucket/vectorize",
             type="string",
-            title="Where to put the files of ids",
-            description="A folder in object storage that all workers can reach.",
+            title="Folder for the files of ids",
+            description="In object storage that all workers can reach.",
         ),
         "chunk_size": Param(50_000, type="integer", minimum=1),
     },
@@ -40,13 +40,13 @@ with DAG(
 
     @task
     def write_chunks(index_name: str, folder: str, chunk_size: str) -> list[str]:
-        """List all ids into files, and return their paths."""
+        """Write all ids to files, and return the paths."""
         chunks = ObjectStoragePath(folder)
         chunks.mkdir(parents=True, exist_ok=True)
         ids = CloudflareVectorizeHook().iter_ids(index_name)
         paths = []
         while chunk := list(islice(ids, int(chunk_size))):
-            # As objects, since an id may have a line break.
+            # As JSON objects, because an id may contain a line break.
             path = chunks / f"{len(paths):06}.ndjson"
             path.write_text("".join(f"{json.dumps({'id': id_})}\n" for id_ in chunk))
             paths.append(str(path))
@@ -55,7 +55,7 @@ with DAG(
     delete = DeleteVectorsByIdsOperator.partial(
         task_id="delete",
         index_name="{{ params.index_name }}",
-        # More at once would not be faster: the account's budget is what limits them all.
+        # More tasks at once would not be faster, because they share the account's request budget.
         max_active_tis_per_dagrun=1,
     ).expand(
         ids_path=write_chunks(

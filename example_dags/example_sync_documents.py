@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Keep an index in step with a file of documents and their embeddings: build it, and reconcile it every day.
+Synchronize an index with a file of documents and their embeddings every day.
 
-The first run creates the index, fills it and queries it. Every later run replaces what has changed, and
-deletes what is in the file no more. While it waits, each task is deferred.
+The first run creates the index, fills it and queries it. Every later run replaces the documents in the index
+and deletes those that are no longer in the file. While a task waits, it is deferred.
 
-The file ``documents.ndjson`` beside this one has one document a line. Its embeddings have 32 values and are
-made from the words alone, to keep the file small; yours come from a model.
+The file ``documents.ndjson`` beside this DAG has one document in each line. To keep the file small, its
+embeddings have 32 values, computed from the words. Your embeddings come from a model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from airflow_provider_cfvectorize.operators.vectors import (
 
 
 def read_documents(path: str) -> Iterator[dict[str, Any]]:
-    """Yield a vector for each document; as a generator, so that a file of any size takes little memory."""
+    """Yield a vector for each document. A generator needs little memory, even for a large file."""
     with open(path, encoding="utf-8") as file:
         for line in file:
             document = json.loads(line)
@@ -58,7 +58,7 @@ with DAG(
         task_id="create",
         dimensions=32,
         metric="cosine",
-        # Before the first vector: what was written earlier is not found by a metadata index.
+        # Create it before the first vector: a metadata index does not find earlier vectors.
         metadata_indexes={"lang": "string"},
         if_exists="skip",
     )
@@ -71,9 +71,9 @@ with DAG(
     )
     reconcile = ReconcileVectorsOperator(
         task_id="reconcile",
-        # A file of objects that have an id each is a file of ids as well.
+        # A file of objects with an id is also a file of ids.
         ids_path="{{ params.path }}",
-        # A file cut short is more likely than that a quarter of the documents are gone.
+        # If more than a quarter of the documents are missing, the file is probably incomplete.
         max_delete_fraction=0.25,
         deferrable=True,
     )
