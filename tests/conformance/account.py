@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The account that requests are sent to, of which nothing is shown that must not be."""
+"""The account under test, with its id and tokens hidden in every output."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import requests
 
-#: What stands for an account's id and tokens wherever something is shown.
+#: Replaces the account's id and tokens in every output.
 HIDDEN = "***"
 
 
 @dataclass(frozen=True, repr=False)
 class Bearer(requests.auth.AuthBase):
     """
-    A token on its way into a header, and nowhere else: not into a repr, not to another host.
+    A token that is sent in a header, and never shown in a repr or sent to another host.
 
     :param token: The token.
     """
@@ -33,12 +33,12 @@ class Bearer(requests.auth.AuthBase):
 @dataclass(frozen=True)
 class Account:
     """
-    What is known of an account. Neither its id nor a token is in its repr.
+    An account. Its repr contains neither its id nor a token.
 
-    :param base_url: What stands for ``https://api.cloudflare.com/client/v4``.
+    :param base_url: The base URL, such as ``https://api.cloudflare.com/client/v4``.
     :param id: The account's id.
     :param auth: Its token.
-    :param read_only: A token that may read and not write, if there is one.
+    :param read_only: A token without the permission to write; None for no such token.
     """
 
     base_url: str
@@ -47,7 +47,7 @@ class Account:
     read_only: Bearer | None = None
 
     def hide(self, text: str) -> str:
-        """Return a text without the account's id, its tokens, and the credentials of a proxy's address."""
+        """Hide the account's id, its tokens and the credentials in a proxy's address in a text."""
         for secret in (self.id, self.auth.token, self.read_only and self.read_only.token):
             if secret:
                 text = text.replace(secret, HIDDEN)
@@ -55,14 +55,14 @@ class Account:
 
 
 class NoAnswer(Exception):
-    """A request got no answer; says why, without account and token."""
+    """A request got no response. The text has the reason, without account and token."""
 
 
 class Header(requests.auth.AuthBase):
     """
-    Any ``Authorization`` header, or none.
+    An ``Authorization`` header.
 
-    :param value: The header; None sends none, and none out of a file either.
+    :param value: The header; None sends no header, not even one from ``.netrc``.
     """
 
     def __init__(self, value: str | None) -> None:

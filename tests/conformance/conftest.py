@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Which Vectorize the suite runs against, what it creates there, and what is shown at the end.
+Fixtures of the conformance suite: the service under test, the indexes in it, and the report at the end.
 
-Nothing here imports Airflow: with ``--confcutdir tests/conformance`` the suite runs without it.
+The suite does not import Airflow. With ``--confcutdir tests/conformance`` it runs without Airflow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-# So that a helper's assertion says what it compared.
+# Show the compared values when an assertion in a helper fails.
 pytest.register_assert_rewrite("conformance.scenario", "conformance.service")
 
 from conformance import record, service, sources  # noqa: E402
@@ -33,9 +33,9 @@ CLOUDFLARE = "https://api.cloudflare.com/client/v4"
 LOCAL_READ_ONLY_TOKEN = "reads-and-does-not-write"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-#: Also the probes that take minutes, or a hundred megabytes.
+#: Set it to run the probes that take minutes or 100 MB.
 SLOW_VARIABLE = "CONFORMANCE_SLOW"
-#: Where to write what the probes were answered.
+#: The file for the responses to the probes.
 JSON_VARIABLE = "CONFORMANCE_PROBES_JSON"
 ACCOUNT_VARIABLE = "CLOUDFLARE_ACCOUNT_ID"
 TOKEN_VARIABLE = "CLOUDFLARE_API_TOKEN"
@@ -43,17 +43,17 @@ READ_ONLY_VARIABLE = "CLOUDFLARE_READ_ONLY_API_TOKEN"
 
 
 def real_account(config: pytest.Config) -> Account | None:
-    """Return the real account to run against, if there is one."""
-    # The workers of a parallel run know nothing of each other's requests, and each would create indexes.
+    """Return the real account to run against; None if the environment names none."""
+    # Workers of a parallel run do not know of each other's requests, and each would create indexes.
     if not _is_set(ACCOUNT_VARIABLE) or not _is_set(TOKEN_VARIABLE) or hasattr(config, "workerinput"):
         return None
     base_url = (os.environ.get("CLOUDFLARE_API_BASE_URL") or CLOUDFLARE).rstrip("/")
     parts = urlsplit(base_url)
     if parts.scheme != "https" and parts.hostname not in LOOPBACK:
         raise pytest.UsageError(f"CLOUDFLARE_API_BASE_URL would send the token in clear text to {base_url}")
-    # What is wrong with these is told without them.
+    # The errors do not repeat the values.
     if not re.fullmatch("[0-9a-fA-F]{32}", os.environ[ACCOUNT_VARIABLE]):
-        raise pytest.UsageError(f"{ACCOUNT_VARIABLE} is no account id: expected 32 hexadecimal digits")
+        raise pytest.UsageError(f"{ACCOUNT_VARIABLE} is not an account id: expected 32 hexadecimal digits")
     read_only = _bearer(READ_ONLY_VARIABLE) if _is_set(READ_ONLY_VARIABLE) else None
     return Account(base_url, os.environ[ACCOUNT_VARIABLE], _bearer(TOKEN_VARIABLE), read_only)
 
@@ -63,10 +63,10 @@ def _is_set(variable: str) -> bool:
 
 
 def _bearer(variable: str) -> Bearer:
-    # Visible ASCII, as the service's tokens are.
+    # Visible ASCII, like the service's tokens.
     if not re.fullmatch("[!-~]+", os.environ[variable]):
         raise pytest.UsageError(
-            f"{variable} has a space, a line break or another character that cannot stand in a header: copy "
+            f"{variable} has a space, a line break or another character that a header cannot contain: copy "
             "it again"
         )
     return Bearer(os.environ[variable])
@@ -94,7 +94,7 @@ def report(pytestconfig: pytest.Config) -> Report:
 
 @pytest.fixture(scope="session")
 def vectorize(pytestconfig: pytest.Config, report: Report) -> Iterator[Service]:
-    """Return the service: a local one of its own, or the account that the environment names."""
+    """Return the service under test: the account in the environment, or else a new local server."""
     real = real_account(pytestconfig)
     connected, stop = _connect(real) if real else _start_local()
     try:
@@ -107,14 +107,14 @@ def vectorize(pytestconfig: pytest.Config, report: Report) -> Iterator[Service]:
         report.seconds = time.monotonic() - report.started
         for response in connected.throttled:
             asked = connected.asked(response)
-            report.answers.append(record.of_response("Throttles that came unasked", asked, response))
+            report.answers.append(record.of_response("Throttled requests", asked, response))
         connected.session.close()
         stop()
 
 
 def _connect(account: Account) -> tuple[Service, Callable[[], None]]:
     near = urlsplit(account.base_url).hostname in LOOPBACK
-    # Its lines have the account's id, and pytest shows what was logged when a case fails.
+    # Its log lines contain the account's id, and pytest shows them when a case fails.
     logging.getLogger("urllib3.connectionpool").disabled = True
     pace = Pace(int(service.ACCOUNT_REQUESTS * service.SHARE))
     patience = service.NEAR if near else service.REAL
@@ -133,12 +133,12 @@ def _start_local() -> tuple[Service, Callable[[], None]]:
     return Service(account, Pace(None), service.NEAR, trust_env=False), server.stop
 
 
-# --- what is in it --------------------------------------------------------------------------------------
+# --- the indexes ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def lab(vectorize: Service, report: Report) -> Iterator[Lab]:
-    """Return the place where indexes are made; all of them are removed at the end, whatever happened."""
+    """Return the lab, which creates indexes and removes all of them at the end, also after a failure."""
     made = Lab(vectorize)
     try:
         yield made
@@ -149,25 +149,25 @@ def lab(vectorize: Service, report: Report) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def scenario(lab: Lab) -> Scenario:
-    """Return the one index with vectors that all cases read, after everything that happened to it."""
+    """Return the scenario: the index with vectors that all cases read, after all writes to it."""
     return Scenario.run(lab)
 
 
 @pytest.fixture(scope="session")
 def docs_index(scenario: Scenario) -> str:
-    """Return the name of that index."""
+    """Return the name of the scenario's index."""
     return scenario.name
 
 
 @pytest.fixture(scope="session")
 def scratch(lab: Lab) -> str:
-    """Return an index for writes that are to be refused and the probes': nobody relies on its content."""
+    """Return an index for refused writes and for probes. No case relies on its content."""
     return lab.index("scratch", metric="dot-product")
 
 
 @pytest.fixture(scope="session")
 def gone(lab: Lab) -> str:
-    """Return the name of an index that was deleted."""
+    """Return the name of a deleted index."""
     name = lab.index("gone")
     lab.remove(name)
     return name
@@ -184,27 +184,28 @@ def never(lab: Lab) -> str:
 
 @pytest.fixture(scope="session")
 def slow() -> bool:
-    """Return whether to run what takes minutes."""
+    """Return whether to run slow probes."""
     return bool(os.environ.get(SLOW_VARIABLE))
 
 
 @pytest.fixture(scope="session")
 def switch() -> Callable[[str], Any]:
-    """Return a switch's default, as the documentation of vectorize-local has it."""
+    """Return a function that returns a switch's default from the documentation of vectorize-local."""
     return sources.documented_switches().__getitem__
 
 
 @pytest.fixture
 def probe(request: pytest.FixtureRequest, report: Report) -> Callable[..., None]:
     """
-    Return what keeps an answer: ``probe(asked, response or value, expected)``.
+    Return a function that records an answer: ``probe(asked, response or value, expected)``.
 
-    Of a real account it keeps the answer and no more. Of vectorize-local it also checks that the answer is
-    the expected one: a status, or a status and a code, or the value, or a function that says whether it is.
+    For a real account it only records the answer. For vectorize-local it also compares the answer with the
+    expected one: a status, a status and a code, a value, or a function that returns whether the answer is as
+    expected.
     """
     question = request.node.get_closest_marker("unknown").args[0]
 
-    def keep(asked: str, found: Any, expected: Any, *, value: Any = None) -> None:
+    def record_answer(asked: str, found: Any, expected: Any, *, value: Any = None) -> None:
         if isinstance(found, requests.Response):
             answer = record.of_response(question, asked, found, value)
             seen: Any = (answer.status, answer.code) if isinstance(expected, tuple) else answer.status
@@ -219,7 +220,7 @@ def probe(request: pytest.FixtureRequest, report: Report) -> Callable[..., None]
         else:
             assert seen == expected, f"{asked}: {answer.answered}"
 
-    return keep
+    return record_answer
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the probes were answered: kept, shown as a table, written as JSON."""
+"""The report of a run: records the answers to probes, and shows them as a table or JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-#: Headers that are worth a line when they are there.
+#: Headers to show if a response has them.
 HEADERS = ("Retry-After", "Ratelimit", "Ratelimit-Policy")
 WIDTH = 58
 
@@ -20,16 +20,16 @@ WIDTH = 58
 @dataclass(frozen=True)
 class Answer:
     """
-    One answer.
+    The answer to a probe.
 
-    :param question: What was to be found out.
-    :param asked: What was sent, or looked at.
-    :param answered: What came, in one line.
-    :param status: HTTP status, if it was a response.
-    :param code: The first error's code, if it was a refusal.
-    :param message: Its text.
-    :param headers: Those of :data:`HEADERS` that it had.
-    :param value: What was found otherwise.
+    :param question: The question of the probe.
+    :param asked: The request, or the observed property.
+    :param answered: The answer in one line.
+    :param status: The HTTP status; None if the answer is not a response.
+    :param code: The code of the first error; None without an error.
+    :param message: The text of the first error.
+    :param headers: The response's headers among :data:`HEADERS`.
+    :param value: The result, or the observed value.
     """
 
     question: str
@@ -43,7 +43,7 @@ class Answer:
 
 
 def of_response(question: str, asked: str, response: requests.Response, value: Any = None) -> Answer:
-    """Make an answer out of a response, of whatever form."""
+    """Make an answer from a response of any form."""
     headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
     code = message = None
     try:
@@ -65,7 +65,7 @@ def of_response(question: str, asked: str, response: requests.Response, value: A
 
 
 def of_value(question: str, asked: str, value: Any) -> Answer:
-    """Make an answer out of what was found in responses."""
+    """Make an answer from an observed value."""
     return Answer(question, asked, _short(value), value=json_able(value))
 
 
@@ -75,17 +75,17 @@ def _short(value: Any) -> str:
 
 
 def json_able(value: Any) -> Any:
-    """Return a value as JSON keeps it."""
+    """Return a value as it is after a round trip through JSON."""
     return json.loads(json.dumps(value, default=str))
 
 
 @dataclass
 class Report:
     """
-    One run against one service.
+    The report of one run against one service.
 
-    :param target: What it ran against, in words.
-    :param real: Whether that is a real account, as far as the suite was told.
+    :param target: The name of the service.
+    :param real: Whether the environment names a real account.
     """
 
     target: str
@@ -99,15 +99,15 @@ class Report:
     left: list[str] = field(default_factory=list)
 
     def table(self) -> Iterator[str]:
-        """Yield the lines of the report for people."""
+        """Yield the lines of the report as text."""
         yield f"{self.requests} requests to {self.target} in {self.seconds:.0f} s"
         removed = len(self.created) - len(self.left)
         yield f"indexes created: {len(self.created)}, removed: {removed}"
         if self.left:
-            yield f"STILL THERE, remove them yourself: {', '.join(self.left)}"
+            yield f"NOT REMOVED, remove them yourself: {', '.join(self.left)}"
         if self.applied_after:
             yield (
-                f"writes waited for: {len(self.applied_after)}, applied after "
+                f"awaited writes: {len(self.applied_after)}, applied after "
                 f"{min(self.applied_after):.1f} to {max(self.applied_after):.1f} s"
             )
         for question in dict.fromkeys(sorted(answer.question for answer in self.answers)):
@@ -118,7 +118,7 @@ class Report:
                     yield f"    {answer.asked:<{WIDTH}} {' '.join(answer.answered.split())}"
 
     def write(self, path: Path) -> None:
-        """Write everything as JSON; the account's id and token are not in it."""
+        """Write the report as JSON, without the account's id and tokens."""
         content = {
             "target": self.target,
             "real_account": self.real,

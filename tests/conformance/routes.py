@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 14 endpoints, each with a request that is well formed."""
+"""The 14 endpoints, each with a well-formed request."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from conformance.service import NDJSON, Service
 
 class Route(NamedTuple):
     """
-    One endpoint.
+    An endpoint.
 
-    :param name: What this suite calls it.
-    :param method: The method.
-    :param path: What follows the index's name; None on ``.../indexes`` itself.
-    :param writes: Whether the schema asks for "Vectorize Write"; otherwise "Vectorize Read" will do.
-    :param options: What it is sent with.
+    :param name: Its name in this suite.
+    :param method: The HTTP method.
+    :param path: The path after the index name; None for ``.../indexes`` itself.
+    :param writes: Whether the schema requires "Vectorize Write"; if not, "Vectorize Read" suffices.
+    :param options: Body and headers of the request, as arguments of ``requests``.
     """
 
     name: str
@@ -40,7 +40,7 @@ _METADATA_INDEX = {"propertyName": "unheard_of", "indexType": "string"}
 
 ROUTES = (
     Route("list indexes", "GET", None, False),
-    # Refused whoever sends it, so that it creates nothing.
+    # Always refused, so that it creates nothing.
     Route("create index", "POST", None, True, {"json": {"name": "conformance-no-config"}}),
     Route("get index", "GET", "", False),
     Route("delete index", "DELETE", "", True),
@@ -61,7 +61,7 @@ ROUTES = (
         {"json": {"propertyName": "unheard_of"}},
     ),
 )
-#: Those about one index.
+#: The endpoints of one index.
 OF_AN_INDEX = ROUTES[2:]
 READS = tuple(route for route in ROUTES if not route.writes)
 WRITES = tuple(route for route in ROUTES if route.writes)

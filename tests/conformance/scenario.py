@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The indexes that the cases look at.
+The indexes that the cases read.
 
-Waiting for a write can take minutes, so a run writes everything that is to be read into one index, in
-three steps, waits three times, and then all cases read. A case changes nothing that another one reads.
+A write can take minutes to be applied. A run therefore writes all vectors to one index in three steps, waits
+three times, and then runs all cases. No case changes data that another case reads.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import requests
 from conformance.account import NoAnswer
 from conformance.service import DIMENSIONS, Service, codes, mutation, result
 
-#: What all names of one run begin with: this and a random part.
+#: The names of a run begin with this and a random part.
 PREFIX = "conformance"
-#: Radians between the vectors of the scenario, so that each has a score of its own.
+#: Radians between the vectors of the scenario, so that each has another score.
 STEP = 0.1
 
 METADATA_INDEXES = {
@@ -52,7 +52,7 @@ MIXED = {
 #: 80 and 79 bytes of UTF-8; the 64th byte of the second is in the middle of a character.
 LONG_COLOUR = "long-" * 16
 LONG_UMLAUTS = "x" + "ä" * 39
-#: More than one page of ``list``, if no count is asked for.
+#: More ids than one page of ``list`` has without a count.
 BULK = [f"bulk-{number:03}" for number in range(105)]
 DELETED = ["deleted-1", "deleted-2", "deleted-3"]
 FIRST = ["old-1", "old-2", "kept", "replaced", *DELETED]
@@ -60,7 +60,7 @@ SECOND = ["inserted", *SHELF, "outside", "long-1", "long-2", "null", "bare", "pl
 
 
 def turned(step: int) -> list[float]:
-    """Return a vector at an angle of so many steps to ``turned(0)``, of length 1."""
+    """Return a vector of length 1, at an angle of some steps to ``turned(0)``."""
     angle = step * STEP
     return [math.cos(angle), math.sin(angle), *[0.0] * (DIMENSIONS - 2)]
 
@@ -71,9 +71,9 @@ def vector(vector_id: str, step: int = 0, **more: Any) -> dict[str, Any]:
 
 class Lab:
     """
-    Creates indexes with names of their own, and removes them.
+    Creates indexes with unique names, and removes them.
 
-    :param service: Where.
+    :param service: The service.
     """
 
     def __init__(self, service: Service) -> None:
@@ -83,17 +83,17 @@ class Lab:
         self._random = secrets.token_hex(4)
 
     def name(self, suffix: str) -> str:
-        """Return a name that nobody else uses."""
+        """Return a name that no other run uses."""
         return f"{PREFIX}-{self._random}-{suffix}"
 
     def create(self, body: dict[str, Any]) -> requests.Response:
-        """Ask for an index under a name of :meth:`name`; if there is one then, it will be removed."""
+        """Request an index with a name of :meth:`name`. It is removed at the end if it may exist."""
         name = body["name"]
-        assert self._random in name, "a name that could be somebody else's"
+        assert self._random in name, "the name may belong to another user"
         try:
             response = self.service.create(body)
         except BaseException:
-            # The answer was lost, or Ctrl-C did not wait for it: perhaps after the work.
+            # The response was lost or not awaited. The index may exist.
             self._there.append(name)
             raise
         if response.ok or response.status_code >= 500:
@@ -120,7 +120,7 @@ class Lab:
         return response
 
     def remove_all(self) -> list[str]:
-        """Delete all that are left, and return the names of those that could not be deleted."""
+        """Delete all remaining indexes, and return the names of those that could not be deleted."""
         for _ in range(3):
             for name in list(dict.fromkeys(self._there)):
                 try:
@@ -133,11 +133,11 @@ class Lab:
 @dataclass
 class Scenario:
     """
-    What happened to the index, and what was answered on the way.
+    The writes to the index, and the responses to them.
 
     :param service: The service.
     :param name: The index.
-    :param created: What creating it answered.
+    :param created: The response to its creation.
     :param empty: ``info`` before the first mutation.
     """
 
@@ -145,11 +145,11 @@ class Scenario:
     name: str
     created: requests.Response
     empty: dict[str, Any]
-    #: All mutations in the order of their acceptance, by what they were.
+    #: All mutation ids in the order of acceptance, by description.
     mutations: dict[str, str] = field(default_factory=dict)
-    #: ``info`` after the last of them, as soon as it was applied.
+    #: ``info`` right after the last mutation was applied.
     settled: dict[str, Any] = field(default_factory=dict)
-    #: ``info`` after the metadata indexes, when there was no newer mutation.
+    #: ``info`` after the metadata indexes were applied, before any newer mutation.
     indexed: dict[str, Any] = field(default_factory=dict)
     #: Pages of a listing: the first from before the third step, the others from after it.
     pages: list[requests.Response] = field(default_factory=list)
@@ -158,7 +158,7 @@ class Scenario:
 
     @classmethod
     def run(cls, lab: Lab) -> Scenario:
-        """Create the index and do all of it."""
+        """Create the index and run all steps."""
         service = lab.service
         body = {
             "name": lab.name("docs"),
@@ -227,7 +227,7 @@ class Scenario:
         new += [vector("plain", 12)]
         new += [vector(key, 20, namespace="bulk") for key in BULK]
         new += [vector("old-2", 2, namespace="old", metadata={"colour": "red"})]
-        # As a form, which is the other way to send vectors.
+        # As a form, the second way to send vectors.
         form = {"files": {"vectors": ("vectors.ndjson", ndjson(new), "application/x-ndjson")}}
         self._did("upsert of a form", service.send("POST", f"/{name}/upsert", **form))
         inserted = [vector("kept", 30, metadata={"version": 2}), vector("inserted", 6)]
@@ -256,5 +256,5 @@ def ndjson(vectors: list[dict[str, Any]]) -> str:
 
 
 def remaining() -> set[str]:
-    """Return the ids that are there in the end."""
+    """Return the ids that exist after all steps."""
     return {*FIRST, *SECOND} - set(DELETED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain HTTP to a Vectorize: requests that keep within the account's budget, and patience with its writes."""
+"""A plain HTTP client of Vectorize that keeps within the account's budget and waits for writes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from conformance.account import Account, Bearer, NoAnswer
 
 T = TypeVar("T")
 
-#: Requests that an account's owner has in so many seconds, whatever sends them; docs: API rate limits page.
+#: Requests that an account has in a window, from all its clients; docs: API rate limits page.
 ACCOUNT_REQUESTS = 1200
 WINDOW_SECONDS = 300.0
-#: What of them the suite takes: the account may have other users.
+#: The share of them that the suite uses, because the account may have other users.
 SHARE = 0.75
-#: Seconds to wait for a throttle that does not say how long; docs: the account is blocked for five minutes.
+#: Seconds to wait after a throttle without Retry-After; docs: the account is blocked for five minutes.
 BLOCK_SECONDS = 300.0
-#: Vectorize's own throttle, which does not come as HTTP 429; observed.
+#: The code of Vectorize's own throttle, whose status is not 429; observed.
 TOO_MANY_REQUESTS = 40041
-#: Seconds to wait for that one.
+#: Seconds to wait after Vectorize's own throttle.
 OWN_THROTTLE_SECONDS = 15.0
-#: Times a request is sent again because of throttles or of a gateway that gave up.
+#: The most retries of a request after throttles or gateway failures.
 MAX_REPEATS = 3
 GATEWAY_FAILURES = (502, 503, 504)
 
@@ -41,12 +41,12 @@ LOCAL_APPLY_DELAY = 0.3
 
 class Pace:
     """
-    Says when a request may start: never more than so many in any window of so many seconds.
+    Limits the requests in any window.
 
-    :param limit: Requests; None is no limit.
-    :param window: Seconds.
-    :param clock: Seconds of a clock that only goes forward.
-    :param sleep: Waits for so many seconds.
+    :param limit: The most requests in a window; None for no limit.
+    :param window: Length of a window in seconds.
+    :param clock: Returns the seconds of a monotonic clock.
+    :param sleep: Sleeps for some seconds.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class Pace:
 
     def block(self, seconds: float) -> None:
         """
-        Start nothing for a while.
+        Start no request for a while.
 
-        :param seconds: What the service asked for.
+        :param seconds: Length of the pause.
         """
         self._blocked_until = max(self._blocked_until, self._clock() + seconds)
 
@@ -90,11 +90,11 @@ class Pace:
 @dataclass(frozen=True)
 class Patience:
     """
-    How long to wait for a write, in seconds.
+    The times to wait for a write, in seconds.
 
-    :param interval: Between two looks.
-    :param deadline: Until a mutation must be applied.
-    :param visible: From then until everything that is read must show it.
+    :param interval: The time between two polls.
+    :param deadline: The time until a mutation must be applied.
+    :param visible: The time from then until all reads must show it.
     """
 
     interval: float
@@ -110,12 +110,12 @@ NEAR = Patience(interval=0.05, deadline=60, visible=10)
 @dataclass(repr=False)
 class Service:
     """
-    One account of a Vectorize.
+    A client of one account.
 
     :param account: The account.
-    :param pace: When a request may start.
-    :param patience: How long to wait for a write.
-    :param trust_env: Whether proxies and certificates are taken from the environment.
+    :param pace: Limits the requests.
+    :param patience: The times to wait for a write.
+    :param trust_env: Whether to use proxies and certificates from the environment.
     """
 
     account: Account
@@ -123,9 +123,9 @@ class Service:
     patience: Patience
     trust_env: bool
     sent: int = 0
-    #: Seconds from a write's answer until it was seen to be applied.
+    #: Seconds from the response to each write until a poll showed it as applied.
     applied_after: list[float] = field(default_factory=list)
-    #: Throttles that came unasked.
+    #: Responses that throttled the suite.
     throttled: list[requests.Response] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ class Service:
 
     @property
     def read_only(self) -> Bearer | None:
-        """The token that may read and not write, if there is one."""
+        """The token without the permission to write; None for no such token."""
         return self.account.read_only
 
     def send(
@@ -148,15 +148,17 @@ class Service:
         **options: Any,
     ) -> requests.Response:
         """
-        Send one request, and again if the service was too busy for it.
+        Send a request, and retry it after a throttle or a gateway failure.
 
-        :param method: The method.
-        :param path: What follows ``.../indexes``.
-        :param below: What the path is below, below the base URL; ``{account}`` stands for the account.
-        :param auth: Other credentials than the account's.
-        :param repeat: Whether a gateway's failure is tried again; not for what would do something twice.
-        :param options: As for ``requests``.
-        :raises NoAnswer: There was none.
+        :param method: The HTTP method.
+        :param path: The path after ``.../indexes``.
+        :param below: The path before it, relative to the base URL; ``{account}`` is replaced by the account's
+            id.
+        :param auth: Credentials to use in place of the account's.
+        :param repeat: Whether to retry gateway failures; False for requests that must not be carried out
+            twice.
+        :param options: Arguments of ``requests``.
+        :raises NoAnswer: There was no response.
         """
         for repeats in range(MAX_REPEATS + 1):
             self.pace.wait()
@@ -175,9 +177,8 @@ class Service:
     def _send(
         self, method: str, below: str, path: str, auth: requests.auth.AuthBase, options: dict[str, Any]
     ) -> requests.Response:
-        # pytest shows the frames that an error came through, with what they were given: the headers of the
-        # HTTP library, the address. So neither an error nor an answer leaves here as it came, and what it is
-        # made of has no name here.
+        # pytest shows the frames of an error with their arguments, such as the HTTP library's headers and the
+        # address. Errors and responses are therefore replaced here, and no local variable has their parts.
         ended: BaseException
         try:
             return self._hide(
@@ -186,7 +187,7 @@ class Service:
                     self._address(below, path),
                     auth=auth,
                     timeout=(30, 300),
-                    # The token is for this host.
+                    # The token is for this host only.
                     allow_redirects=False,
                     **options,
                 )
@@ -201,23 +202,23 @@ class Service:
         return self.account.base_url + below.format(account=self.account.id) + path
 
     def _no_answer(self, method: str, address: str, error: Exception) -> NoAnswer:
-        # Of what is not known to be about the connection the text could be any part of the request.
-        told = f": {error}" if isinstance(error, requests.RequestException) else ""
-        text = f"{method} {urlsplit(address).path}: {type(error).__name__}{told}"
+        # The text of any other error may contain a part of the request.
+        detail = f": {error}" if isinstance(error, requests.RequestException) else ""
+        text = f"{method} {urlsplit(address).path}: {type(error).__name__}{detail}"
         return NoAnswer(self.account.hide(text))
 
     def _hide(self, response: requests.Response) -> requests.Response:
-        """Return an answer that does not repeat what it was asked with."""
+        """Return a response without the account's id and tokens."""
         hide = self.account.hide
         response.url = hide(response.url)
         for name, value in list(response.headers.items()):
             response.headers[name] = hide(value)
-        # As Latin-1 every byte is one character, and stays what it is.
+        # In Latin-1, every byte is one character, so the other bytes stay unchanged.
         response._content = hide(response.content.decode("latin-1")).encode("latin-1")
         return response
 
     def asked(self, response: requests.Response) -> str:
-        """Return what an answer was the answer to."""
+        """Return the request of a response as text."""
         return self.account.hide(f"{response.request.method} {response.request.path_url}")
 
     # --- what most cases need --------------------------------------------------------------------------
@@ -228,7 +229,7 @@ class Service:
     def upload(
         self, index: str, operation: str, vectors: Iterable[Mapping[str, Any]] | str | bytes, **options: Any
     ) -> requests.Response:
-        """Send vectors, or a body as it is, to ``insert`` or ``upsert``."""
+        """Send vectors or a given body to ``insert`` or ``upsert``."""
         body = vectors if isinstance(vectors, str | bytes) else "\n".join(map(json.dumps, vectors))
         options.setdefault("headers", {"Content-Type": NDJSON})
         return self.send("POST", f"/{index}/{operation}", data=body, **options)
@@ -267,7 +268,7 @@ class Service:
         return result(self.send("GET", f"/{index}/info"))
 
     def found(self, index: str, *ids: str) -> dict[str, dict[str, Any]]:
-        """Return the vectors with these ids, by id; any number of them."""
+        """Return the vectors with these ids, by id. The number of ids is not limited."""
         vectors: dict[str, dict[str, Any]] = {}
         for start in range(0, len(ids), 20):
             for vector in result(self.get(index, ids[start : start + 20])):
@@ -277,7 +278,7 @@ class Service:
     # --- patience --------------------------------------------------------------------------------------
 
     def wait_for(self, index: str, mutation_id: str) -> dict[str, Any]:
-        """Wait until a mutation, the index's last so far, is applied, and return ``info`` as it was then."""
+        """Wait until the last mutation of an index is applied, and return ``info`` at that time."""
         start = time.monotonic()
         while True:
             info = self.info(index)
@@ -289,7 +290,7 @@ class Service:
             time.sleep(self.patience.interval)
 
     def eventually(self, check: Callable[[], T]) -> T:
-        """Ask until an assertion holds: what is read can follow the watermark, each view in its own time."""
+        """Repeat a check until its assertions hold, because each view can lag behind the watermark."""
         deadline = time.monotonic() + self.patience.visible
         while True:
             try:
@@ -301,7 +302,7 @@ class Service:
 
 
 def _throttle(response: requests.Response) -> float:
-    """Return the seconds to wait, 0 if this is no throttle."""
+    """Return the seconds to wait; 0 if the response is not a throttle."""
     if response.status_code == 429:
         asked = response.headers.get("Retry-After", "")
         return float(asked) if asked.isdecimal() else BLOCK_SECONDS
@@ -310,11 +311,11 @@ def _throttle(response: requests.Response) -> float:
     return 0.0
 
 
-# --- answers --------------------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------------------
 
 
 def envelope(response: requests.Response) -> dict[str, Any]:
-    """Return the body after checking what holds for each answer."""
+    """Check the rules for every response, and return the body."""
     assert response.headers["Content-Type"].partition(";")[0] == "application/json", shown(response)
     body: dict[str, Any] = response.json()
     assert isinstance(body["success"], bool)
@@ -331,14 +332,14 @@ def envelope(response: requests.Response) -> dict[str, Any]:
 
 
 def result(response: requests.Response) -> Any:
-    """Return what a request that must succeed has as its result."""
+    """Check that a request has succeeded, and return its result."""
     body = envelope(response)
     assert body["success"], shown(response)
     return body["result"]
 
 
 def mutation(response: requests.Response) -> str:
-    """Return the mutation id of a write that must be accepted."""
+    """Check that a write was accepted, and return its mutation id."""
     found = result(response)
     assert isinstance(found["mutationId"], str), shown(response)
     return str(found["mutationId"])
@@ -346,7 +347,7 @@ def mutation(response: requests.Response) -> str:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a request was refused with."""
+    """The status and error of a refused request."""
 
     status: int
     code: int
@@ -354,7 +355,7 @@ class Refusal:
 
 
 def refusal(response: requests.Response) -> Refusal:
-    """Return how a request that must be refused was refused: by a 4xx, with nothing in ``result``."""
+    """Check that a request was refused by a 4xx without a result, and return its error."""
     body = envelope(response)
     assert not body["success"], f"accepted: {shown(response)}"
     assert 400 <= response.status_code < 500, shown(response)
@@ -363,7 +364,7 @@ def refusal(response: requests.Response) -> Refusal:
 
 
 def codes(response: requests.Response) -> list[int]:
-    """Return the codes of an answer, whatever it is; none if it has none."""
+    """Return the error codes of a response of any form."""
     try:
         return [error["code"] for error in response.json()["errors"]]
     except (ValueError, KeyError, TypeError):
@@ -371,5 +372,5 @@ def codes(response: requests.Response) -> list[int]:
 
 
 def shown(response: requests.Response) -> str:
-    """Return an answer as a person wants to see it, shortened."""
+    """Return a response as short text."""
     return f"{response.status_code} {response.text[:500]}"

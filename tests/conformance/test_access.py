@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The envelope of every answer, credentials, and addresses that lead nowhere."""
+"""The envelope of every response, credentials, and unknown paths."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_the_envelope_of_a_refused_query(vectorize: Service, docs_index: str) ->
 @source(
     "inference", "RFC 9110, 6.6.1: a server with a clock sends Date; the only clock to compare stamps with"
 )
-def test_every_answer_is_dated(scenario: Scenario) -> None:
+def test_every_response_has_a_date(scenario: Scenario) -> None:
     assert parsedate_to_datetime(scenario.created.headers["Date"]).tzinfo is not None
 
 
 @source("docs", "fundamentals/api/reference/limits: every answer says what is left, since 2025-09-03")
-def test_every_answer_says_what_is_left(scenario: Scenario) -> None:
+def test_every_response_has_the_rate_limit(scenario: Scenario) -> None:
     assert re.search(r'"[^"]*";\s*r=\d+;\s*t=\d+', scenario.created.headers["Ratelimit"])
     assert re.search(r'"[^"]*";\s*q=\d+;\s*w=\d+', scenario.created.headers["Ratelimit-Policy"])
 
@@ -74,14 +74,14 @@ def test_malformed_credentials(vectorize: Service, header: str) -> None:
 def test_an_unknown_token(vectorize: Service) -> None:
     found = refusal(vectorize.send("GET", auth=Header("Bearer 0123456789abcdefghijABCDEFGHIJ0123456789")))
     assert found.status in (401, 403)
-    # 9109, "Invalid access token", is what the gateway says elsewhere.
+    # On other routes, the gateway returns 9109, "Invalid access token".
     assert found.code in (10000, 9109)
 
 
 @pytest.mark.read_only_token
 @pytest.mark.parametrize("route", READS, ids=name_of)
 @source("schema", "x-api-token-group of each operation: Vectorize Write, Vectorize Read")
-def test_what_a_token_that_may_read_can_do(vectorize: Service, docs_index: str, route: Route) -> None:
+def test_a_read_only_token_can_read(vectorize: Service, docs_index: str, route: Route) -> None:
     result(route.send(vectorize, docs_index, auth=vectorize.read_only))
 
 
@@ -89,8 +89,8 @@ def test_what_a_token_that_may_read_can_do(vectorize: Service, docs_index: str, 
 @pytest.mark.parametrize("route", WRITES, ids=name_of)
 @source("schema", "x-api-token-group of each operation: Vectorize Write")
 @source("observed", "pollinations/pollinations#12606: code 10000 for a token without the permission")
-def test_what_a_token_that_may_read_cannot_do(vectorize: Service, never: str, route: Route) -> None:
-    # Of an index that is not there, so that nothing is lost if the token can do it after all.
+def test_a_read_only_token_cannot_write(vectorize: Service, never: str, route: Route) -> None:
+    # The index does not exist, so that nothing is lost if the token can write after all.
     found = refusal(route.send(vectorize, never, auth=vectorize.read_only))
     assert found.status in (401, 403)
     assert found.code == 10000
@@ -106,7 +106,7 @@ def test_what_a_token_that_may_read_cannot_do(vectorize: Service, never: str, ro
 )
 @source("observed", "gateway of api.cloudflare.com: 404 with code 7003")
 @source("schema", "vectorize_messages: its example is code 7003, No route for the URI")
-def test_addresses_that_lead_nowhere(vectorize: Service, below: str) -> None:
+def test_unknown_paths(vectorize: Service, below: str) -> None:
     response = vectorize.send("GET", below=below)
     assert refusal(response).status == 404
     assert 7003 in codes(response)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters of queries, and what metadata indexes know."""
+"""Filters of queries, and the vectors in metadata indexes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def found(vectorize: Service, index: str, conditions: Any, **more: Any) -> set[s
 
 @pytest.fixture(scope="module")
 def index(vectorize: Service, docs_index: str) -> str:
-    """Return the index once its metadata indexes have caught up."""
+    """Return the index once its metadata indexes are up to date."""
 
     def filtered() -> None:
         assert found(vectorize, docs_index, {"size": {"$gte": 1}}, namespace="shelf") == set(SHELF)
@@ -51,7 +51,7 @@ FILTERS: list[tuple[dict[str, Any], str]] = [
     ({"big": {"$ne": True}}, "ace"),
     # Strings are in lexicographic order: all that begin with b or g.
     ({"colour": {"$gte": "b", "$lt": "h"}}, "cd"),
-    # A dot goes one level down, keys are all to hold.
+    # A dot goes one level down; all conditions must hold.
     ({"maker.name": "acme"}, "ac"),
     ({"colour": "red", "big": True}, "b"),
     ({"colour": {"$ne": "red"}, "maker.name": "acme", "size": {"$gt": 1}}, "c"),
@@ -89,7 +89,7 @@ def test_nulls_and_other_types(vectorize: Service, index: str, conditions: Any, 
 
 @source("docs", f"{PAGE}: a namespace filter is applied before metadata filters")
 def test_the_namespace_comes_first(vectorize: Service, index: str) -> None:
-    # "outside" is red and nearer, but elsewhere: it takes none of the two places.
+    # "outside" is red and nearer, but in another namespace, so it is not among the two matches.
     response = vectorize.query(index, turned(0), topK=2, namespace="shelf", filter={"colour": "red"})
     assert [match["id"] for match in result(response)["matches"]] == ["shelf-a", "shelf-b"]
 
@@ -101,7 +101,7 @@ def test_the_filter_comes_before_the_number(vectorize: Service, index: str) -> N
 
 
 @source("docs", f"{PAGE}: vectors from before a metadata index are not in it, until they are upserted again")
-def test_vectors_from_before_a_metadata_index(vectorize: Service, index: str) -> None:
+def test_vectors_written_before_a_metadata_index(vectorize: Service, index: str) -> None:
     def unfiltered() -> None:
         response = vectorize.query(index, turned(0), topK=10, namespace="old")
         assert {match["id"] for match in result(response)["matches"]} == {"old-1", "old-2"}
@@ -120,7 +120,7 @@ def test_long_strings(vectorize: Service, index: str) -> None:
     "conditions", [{"colour": None}, {"colour": {"$eq": None}}, {"colour": {"$nin": [None, "red"]}}], ids=str
 )
 @source("docs", f"{PAGE}: values can be null")
-def test_null_can_be_asked_for(vectorize: Service, index: str, conditions: Any) -> None:
+def test_null_in_a_filter(vectorize: Service, index: str, conditions: Any) -> None:
     found(vectorize, index, conditions, namespace="shelf")
 
 
@@ -140,5 +140,5 @@ def test_null_can_be_asked_for(vectorize: Service, index: str, conditions: Any) 
     ids=lambda value: json.dumps(value)[:30],
 )
 @source("docs", f"{PAGE}: what a filter may not be; it has less than 2,048 bytes")
-def test_filters_that_are_none(vectorize: Service, index: str, conditions: Any) -> None:
+def test_invalid_filters(vectorize: Service, index: str, conditions: Any) -> None:
     refusal(vectorize.query(index, turned(0), filter=conditions))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``delete_by_ids`` and ``get_by_ids``: their caps, and what a read answers."""
+"""``delete_by_ids`` and ``get_by_ids``: their limits, and the result of a read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_read_of_too_many_ids(vectorize: Service, docs_index: str, count: int)
 
 
 @source("observed", "get_by_ids omits ids that are not there")
-def test_a_read_of_nothing_that_is_there(vectorize: Service, docs_index: str) -> None:
+def test_a_read_of_missing_ids(vectorize: Service, docs_index: str) -> None:
     assert result(vectorize.get(docs_index, ["never-1", "deleted-1"])) == []
 
 
@@ -57,7 +57,7 @@ def test_what_a_read_answers(vectorize: Service, docs_index: str) -> None:
 
 @pytest.mark.parametrize("route", ["delete_by_ids", "get_by_ids", "query"])
 @source("observed", "cloudflare/workers-sdk#6516, over HTTP: code 40026 with this text")
-def test_a_body_that_is_not_called_json(vectorize: Service, docs_index: str, route: str) -> None:
+def test_a_body_without_the_json_content_type(vectorize: Service, docs_index: str, route: str) -> None:
     body, headers = json.dumps({"ids": ["never"]}), {"Content-Type": NDJSON}
     found = refusal(vectorize.send("POST", f"/{docs_index}/{route}", data=body, headers=headers))
     assert (found.status, found.code) == (400, 40026)

@@ -36,7 +36,7 @@ def test_a_new_index(scenario: Scenario) -> None:
 
 
 @source("official code", 'langchain-cloudflare docs/vectorstores.ipynb: "description": "" when omitted')
-def test_a_description_that_was_not_given(vectorize: Service, scratch: str) -> None:
+def test_a_missing_description(vectorize: Service, scratch: str) -> None:
     assert result(vectorize.send("GET", f"/{scratch}"))["description"] == ""
 
 
@@ -45,7 +45,7 @@ def test_a_description_that_was_not_given(vectorize: Service, scratch: str) -> N
 def test_an_index_described_after_writes(vectorize: Service, scenario: Scenario) -> None:
     described = result(vectorize.send("GET", f"/{scenario.name}"))
     created = result(scenario.created)
-    # The service may keep the two stamps with fewer digits than it first shows.
+    # The service may later show the two times with fewer digits than at first.
     for field in ("created_on", "modified_on"):
         assert described[field][:19] == created[field][:19]
     assert {**described, "created_on": 0, "modified_on": 0} == {**created, "created_on": 0, "modified_on": 0}
@@ -104,7 +104,7 @@ def test_an_unknown_metric(lab: Lab) -> None:
 
 @pytest.mark.parametrize("form", ["{}-", "-{}", "1{}", "{}.dot", "{} space", "X{}"])
 @source("schema", "vectorize_index-name: ^([a-z]+[a-z0-9_-]*[a-z0-9]+)$")
-def test_names_that_are_none(lab: Lab, form: str) -> None:
+def test_invalid_names(lab: Lab, form: str) -> None:
     refusal(lab.create({"name": form.format(lab.name("odd")), "config": COSINE}))
 
 
@@ -116,7 +116,7 @@ def test_a_name_that_is_too_long(lab: Lab) -> None:
 @pytest.mark.parametrize("route", OF_AN_INDEX, ids=name_of)
 @source("observed", "alchemy-run/distilled#308, a live probe: code 3000")
 @source("official code", "langchain-cloudflare looks for 404; a public test double has 400")
-def test_an_index_that_never_was(vectorize: Service, never: str, route: Route) -> None:
+def test_a_missing_index(vectorize: Service, never: str, route: Route) -> None:
     found = refusal(route.send(vectorize, never))
     assert found.code == 3000
     assert found.status in (400, 404)
@@ -141,7 +141,7 @@ def test_an_index_that_was_deleted(vectorize: Service, gone: str, route: Route) 
 
 @source("schema", "vectorize-delete-vectorize-index: the result is an object, a string or null")
 @source("docs", "platform/changelog of 2024-12-20: a deleted index's name can be used again")
-def test_a_name_that_is_used_again(vectorize: Service, lab: Lab) -> None:
+def test_a_reused_name(vectorize: Service, lab: Lab) -> None:
     name = lab.index("again", description="the first")
     mutation(vectorize.upsert(name, [vector("of-the-first")]))
     deleted = result(lab.remove(name))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``list``: pages over a snapshot, by a cursor."""
+"""``list``: pages over a snapshot, with a cursor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ids(page: dict[str, Any]) -> list[str]:
 
 
 def settled_page(vectorize: Service, index: str, **params: Any) -> dict[str, Any]:
-    """Return a first page once the list has caught up with the index."""
+    """Return a first page once the list is up to date."""
 
     def page() -> dict[str, Any]:
         found: dict[str, Any] = result(vectorize.page(index, **params))
@@ -91,7 +91,7 @@ def test_pages_follow_each_other(vectorize: Service, docs_index: str) -> None:
 
 
 @source("docs", "best-practices/list-vectors: later inserts do not appear, later deletes still do")
-def test_a_listing_is_of_the_moment_it_began(scenario: Scenario) -> None:
+def test_a_listing_is_a_snapshot(scenario: Scenario) -> None:
     first, *others = scenario.pages
     assert others, "the first page had no cursor"
     for response in others:
@@ -100,7 +100,7 @@ def test_a_listing_is_of_the_moment_it_began(scenario: Scenario) -> None:
                 f"cannot be told: the cursor expired before the writes were applied: {shown(response)}"
             )
     listed = [vector_id for page in scenario.pages for vector_id in ids(result(page))]
-    # What the third step inserted is not there, and what it deleted still is.
+    # The listing lacks the ids that the third step inserted, and has those that it deleted.
     assert sorted(listed) == sorted(FIRST)
     assert {result(page)["totalCount"] for page in scenario.pages} == {len(FIRST)}
 

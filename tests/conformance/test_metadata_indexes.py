@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metadata indexes: creating, listing and deleting them. What they know is in ``test_filters.py``."""
+"""Metadata indexes: creating, listing and deleting them. ``test_filters.py`` tests their content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conformance.sources import source
 
 @source("observed", "wrangler's --json output: indexType is String, with a capital")
 @source("schema", "metadata_index/list: propertyName and indexType of each; string, number or boolean")
-def test_metadata_indexes_that_there_are(vectorize: Service, docs_index: str) -> None:
+def test_listing_metadata_indexes(vectorize: Service, docs_index: str) -> None:
     listed = vectorize.eventually(lambda: complete(vectorize.metadata_indexes(docs_index)))
     assert {name: kind.lower() for name, kind in listed.items()} == METADATA_INDEXES
     assert listed["colour"] == "String"
@@ -32,13 +32,13 @@ def test_metadata_indexes_are_mutations(scenario: Scenario) -> None:
 
 
 @source("observed", "alchemy-run/distilled#308, a live probe: creating one again answers 200")
-def test_a_metadata_index_that_is_there_already(vectorize: Service, scratch: str) -> None:
+def test_creating_an_existing_metadata_index(vectorize: Service, scratch: str) -> None:
     for _ in range(2):
         mutation(vectorize.create_metadata_index(scratch, "twice", "string"))
 
 
 @source("observed", "alchemy-run/distilled#308, a live probe: code 40005")
-def test_deleting_a_metadata_index_that_is_not_there(vectorize: Service, scratch: str) -> None:
+def test_deleting_a_missing_metadata_index(vectorize: Service, scratch: str) -> None:
     assert refusal(vectorize.delete_metadata_index(scratch, "unheard_of")).code == 40005
 
 

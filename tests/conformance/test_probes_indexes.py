@@ -53,7 +53,7 @@ def test_another_account(vectorize: Service, probe: Probe) -> None:
     probe("list indexes of an account of zeros", response, (404, 7003))
 
 
-@unknown("Ratelimit headers of an answer", states="Every response has the documented budget in its headers")
+@unknown("Ratelimit headers of a response", states="Every response has the documented budget in its headers")
 def test_rate_limit_headers(vectorize: Service, probe: Probe) -> None:
     response = vectorize.send("GET")
     names = ("Ratelimit", "Ratelimit-Policy", "Retry-After", "Content-Type")
@@ -83,7 +83,7 @@ def test_the_status_of_a_creation(scenario: Scenario, probe: Probe) -> None:
     probe("create", scenario.created, 200)
 
 
-@unknown("What an index from a preset is shown with", states="description has preset, dimensions and metric")
+@unknown("Description of an index from a preset", states="description has preset, dimensions and metric")
 def test_a_preset(lab: Lab, probe: Probe) -> None:
     name = lab.name("shown")
     response = lab.create({"name": name, "config": {"preset": "@cf/baai/bge-base-en-v1.5"}})
@@ -106,7 +106,7 @@ def test_invalid_config(lab: Lab, probe: Probe, switch: Switch) -> None:
         probe(asked, response, (400, switch("invalid_config_code")))
 
 
-@unknown("The code of a name that is none", "unpublished_code")
+@unknown("The code of an invalid name", "unpublished_code")
 def test_invalid_names(lab: Lab, probe: Probe, switch: Switch) -> None:
     name = lab.name("named")
     for odd in (f"{name}-", f"1{name}", f"X{name}", name.ljust(65, "x")):
@@ -136,7 +136,7 @@ def test_list_counts(vectorize: Service, docs_index: str, probe: Probe, switch: 
         probe(f"count={count}", response, (400, switch("unpublished_code")))
 
 
-@unknown("A cursor that is damaged, or another index's", "unpublished_code")
+@unknown("A cursor that is damaged or of another index", "unpublished_code")
 def test_cursors(vectorize: Service, docs_index: str, scratch: str, probe: Probe, switch: Switch) -> None:
     expected = (400, switch("unpublished_code"))
     cursor = result(vectorize.page(docs_index, count=1))["nextCursor"]
@@ -151,7 +151,7 @@ def test_the_life_of_a_cursor(vectorize: Service, docs_index: str, probe: Probe,
     time.sleep(min(vectorize.patience.interval, 2))
     second = result(vectorize.page(docs_index, count=1, cursor=first["nextCursor"]))
     lives = (_expiry(first) - parsedate_to_datetime(response.headers["Date"])).total_seconds()
-    # Date has whole seconds, and is of another moment than the stamp.
+    # Date has whole seconds, and is not taken at the time of the stamp.
     probe("seconds, by its stamp", round(lives, 3), lambda found: abs(found - switch("cursor_lifetime")) < 60)
     restarts = _expiry(second) > _expiry(first)
     probe("the next page's expires later", restarts, switch("cursor_lifetime_restarts"))
@@ -180,13 +180,13 @@ def _expiry(page: dict[str, Any]) -> datetime:
 # --- metadata indexes -----------------------------------------------------------------------------------
 
 
-@unknown("A metadata index that is not there: the status of 40005", "metadata_index_not_found_status")
+@unknown("A missing metadata index: the status of 40005", "metadata_index_not_found_status")
 def test_no_metadata_index(vectorize: Service, scratch: str, probe: Probe, switch: Switch) -> None:
     expected = (switch("metadata_index_not_found_status"), 40005)
     probe("metadata_index/delete", vectorize.delete_metadata_index(scratch, "unheard_of"), expected)
 
 
-@unknown("A property that no filter could name", "unpublished_code")
+@unknown("A property name that filters cannot contain", "unpublished_code")
 def test_property_names(vectorize: Service, scratch: str, probe: Probe, switch: Switch) -> None:
     for name in ("", "$size", 'si"ze', "si|ze", "s" * 513):
         response = vectorize.create_metadata_index(scratch, name, "string")
@@ -209,7 +209,7 @@ def test_too_many_metadata_indexes(vectorize: Service, lab: Lab, probe: Probe, s
 def test_when_metadata_indexes_are_listed(
     vectorize: Service, scratch: str, probe: Probe, switch: Switch
 ) -> None:
-    # All that was sent before is applied now, so that no job comes in between.
+    # All earlier mutations are applied now, so that no job runs in between.
     vectorize.wait_for(scratch, mutation(vectorize.delete(scratch, ["never"])))
     accepted = mutation(vectorize.create_metadata_index(scratch, "listed", "string"))
     at_once = "listed" in vectorize.metadata_indexes(scratch)

@@ -19,7 +19,7 @@ Switch = Callable[[str], Any]
 
 
 def ids(response: requests.Response) -> list[str] | str:
-    """Return the ids that matched, or how the query was refused."""
+    """Return the ids of the matches, or the refusal of the query."""
     if not response.ok:
         return f"refused: {response.status_code} {response.text[:200]}"
     return [match["id"] for match in result(response)["matches"]]
@@ -27,7 +27,7 @@ def ids(response: requests.Response) -> list[str] | str:
 
 @pytest.fixture(scope="module")
 def ask(vectorize: Service, docs_index: str) -> Callable[..., requests.Response]:
-    """Return what queries the index of the scenario, once its metadata indexes have caught up."""
+    """Return a function that queries the scenario's index, once its metadata indexes are up to date."""
 
     def query(conditions: Any, **more: Any) -> requests.Response:
         return vectorize.query(docs_index, turned(0), topK=50, filter=conditions, **more)
@@ -63,14 +63,14 @@ def test_dot_product(vectorize: Service, scratch: str, probe: Probe, switch: Swi
 
 
 @unknown(
-    "The envelope of an answered query", states="| Envelope of a query | Has `result_info`, which is null. |"
+    "The envelope of a successful query", states="| Envelope of a query | Has `result_info`, which is null. |"
 )
 def test_result_info(vectorize: Service, docs_index: str, probe: Probe) -> None:
     body = vectorize.query(docs_index, turned(0)).json()
     probe("its fields", sorted(body), ["errors", "messages", "result", "result_info", "success"])
 
 
-@unknown("A query by the id of a vector that is not there", "unknown_vector_id", "unpublished_code")
+@unknown("A query by the id of a missing vector", "unknown_vector_id", "unpublished_code")
 def test_an_unknown_vector_id(vectorize: Service, docs_index: str, probe: Probe, switch: Switch) -> None:
     refused = (400, switch("unpublished_code"))
     expected = refused if switch("unknown_vector_id") == "refuse" else 200
@@ -140,7 +140,7 @@ def test_values_of_another_type(ask: Any, probe: Probe, switch: Switch) -> None:
         probe(json.dumps(conditions), ids(ask(conditions, namespace="mixed")), expected)
 
 
-@unknown("Vectors that lack the property, or have null there", "missing_property", "null_in_filters")
+@unknown("Vectors without the property, or with null", "missing_property", "null_in_filters")
 def test_missing_properties(ask: Any, probe: Probe, switch: Switch) -> None:
     # In the namespace are "null", whose colour is null, and "bare", which has none.
     assert switch("missing_property") == "null"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes: what writes take, what comes of them, and how they are applied."""
+"""Probes: accepted writes, their effects, and how they are applied."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLOSE_LOOK = 1.0
 
 @pytest.fixture
 def refused_if(switch: Switch) -> Callable[[str, str], Any]:
-    """Return what is expected where a switch refuses or accepts."""
+    """Return a function that returns the expected answer for a switch that refuses or accepts."""
 
     def expected(choice: str, code: str) -> Any:
         return (400, switch(code)) if switch(choice) == "refuse" else 200
@@ -52,10 +52,10 @@ def test_a_vector_with_an_empty_id(vectorize: Service, scratch: str, probe: Prob
 
 
 @unknown(
-    "Ids that are no strings, or too long, in deletes and reads",
+    "Ids that are not strings or too long, in deletes and reads",
     states="| Id that is not a string | Code 40026. |",
 )
-def test_ids_that_are_none(vectorize: Service, scratch: str, probe: Probe) -> None:
+def test_invalid_ids(vectorize: Service, scratch: str, probe: Probe) -> None:
     for route in ("delete_by_ids", "get_by_ids"):
         for shown, ids, code in (("[1]", [1], 40026), ('"a"', "a", 40026), ("65 bytes", ["x" * 65], 40008)):
             response = vectorize.send("POST", f"/{scratch}/{route}", json={"ids": ids})
@@ -63,10 +63,10 @@ def test_ids_that_are_none(vectorize: Service, scratch: str, probe: Probe) -> No
 
 
 @unknown(
-    "Deleting ids that are not there",
+    "Deleting missing ids",
     states="A mutation like any other. A delete may contain an id twice.",
 )
-def test_deleting_what_is_not_there(vectorize: Service, scratch: str, probe: Probe) -> None:
+def test_deleting_missing_ids(vectorize: Service, scratch: str, probe: Probe) -> None:
     unheard_of = vectorize.delete(scratch, ["never-1", "never-2"])
     probe("two unknown ids", unheard_of, 200)
     twice = vectorize.delete(scratch, ["never-1", "never-1"])
@@ -109,10 +109,10 @@ def test_an_unknown_parameter(vectorize: Service, scratch: str, probe: Probe, re
 
 
 @unknown(
-    "What discard does with lines that parse and do not fit",
+    "Discard, for lines that parse but do not fit the index",
     states="A line that parses but does not fit the index fails the request",
 )
-def test_discarding_what_does_not_fit(vectorize: Service, scratch: str, probe: Probe) -> None:
+def test_discarding_lines_that_do_not_fit(vectorize: Service, scratch: str, probe: Probe) -> None:
     discard = {"unparsable-behavior": "discard"}
     wrong = [vector("fits"), {"id": "does-not", "values": [0.5]}]
     probe("wrong dimensions", vectorize.upsert(scratch, wrong, params=discard), (400, 40012))
@@ -132,7 +132,7 @@ def test_too_many_bytes(vectorize: Service, scratch: str, probe: Probe, switch: 
         text = "not asked: sends 101 MB; CONFORMANCE_SLOW is not set"
         probe("upsert of 101 MB", text, text)
         return
-    # White space between values, so that there is but one vector.
+    # White space between the values, so that one vector is enough.
     line = json.dumps(vector("fat")).replace(", ", "," + " " * 3_260_000)
     response = vectorize.upsert(scratch, line)
     expected = (switch("oversized_upload_status"), switch("unpublished_code"))
@@ -153,7 +153,7 @@ def test_metadata_keys(vectorize: Service, scratch: str, probe: Probe, switch: S
         probe(f"metadata {json.dumps({key: 1})}", response, (400, switch("unpublished_code")))
 
 
-@unknown("Fields of a vector that nobody knows", "unknown_vector_field")
+@unknown("Unknown fields of a vector", "unknown_vector_field")
 def test_unknown_fields(vectorize: Service, scratch: str, probe: Probe, switch: Switch) -> None:
     expected = (400, 40023) if switch("unknown_vector_field") == "refuse" else 200
     probe('upsert with "metdata"', vectorize.upsert(scratch, [vector("typo", metdata={"a": 1})]), expected)
@@ -172,7 +172,7 @@ def single(value: float) -> float:
 
 @pytest.fixture(scope="module")
 def written(vectorize: Service, scratch: str) -> dict[str, dict[str, Any]]:
-    """Return vectors as they are read, by id."""
+    """Return the vectors in the responses to reads, by id."""
     values = [*EXACT, *ROUNDED, *[0.0] * (DIMENSIONS - len(EXACT) - len(ROUNDED))]
     upserted = [
         {"id": "values", "values": values},
@@ -196,7 +196,7 @@ def written(vectorize: Service, scratch: str) -> dict[str, dict[str, Any]]:
     return vectorize.eventually(all_there)
 
 
-@unknown("Whether values come back bit for bit", states="| Values in a response | float32 with all digits. |")
+@unknown("Values in a response, bit for bit", states="| Values in a response | float32 with all digits. |")
 def test_values(written: dict[str, dict[str, Any]], probe: Probe) -> None:
     found = written["values"]["values"]
     changed = {sent: back for sent, back in zip(EXACT, found, strict=False) if sent != back}
@@ -216,7 +216,7 @@ def test_ids_twice(written: dict[str, dict[str, Any]], probe: Probe) -> None:
 
 
 @unknown(
-    "What is shown of a vector without namespace or metadata",
+    "The response for a vector without namespace or metadata",
     states="| Vector without a namespace | Returned without one.",
 )
 def test_absent_fields(written: dict[str, dict[str, Any]], probe: Probe) -> None:
@@ -248,7 +248,7 @@ def test_the_watermark_of_several_mutations(vectorize: Service, scratch: str, pr
     probe("seen of mutations 1 to 5", seen, lambda found: found == sorted(found) and found[-1] == 5)
 
 
-@unknown("What processedUpToDatetime tells: the mutation or the job", "processed_up_to")
+@unknown("Meaning of processedUpToDatetime: the mutation or the job", "processed_up_to")
 def test_the_time_of_the_watermark(vectorize: Service, scratch: str, probe: Probe, switch: Switch) -> None:
     vectorize.wait_for(scratch, mutation(vectorize.delete(scratch, ["never"])))
     before = time.time()
@@ -265,12 +265,12 @@ def test_the_time_of_the_watermark(vectorize: Service, scratch: str, probe: Prob
         "until it was seen": round(time.time() - after, 3),
     }
     assert switch("processed_up_to") == "batch"
-    # The stamp's digits end at milliseconds.
+    # The time has milliseconds.
     probe("seconds", found, lambda found: found["after it was sent"] >= LOCAL_APPLY_DELAY - 0.002)
 
 
 @unknown(
-    "How far each view is behind the watermark",
+    "Lag of each view behind the watermark",
     states="With `--visibility-lag`, reads and counts lag behind the watermark",
 )
 def test_views(scenario: Scenario, probe: Probe) -> None:
@@ -280,7 +280,7 @@ def test_views(scenario: Scenario, probe: Probe) -> None:
 
 
 @unknown(
-    "How the body of an upload may be called",
+    "Content types of an upload",
     states="| Insert or upsert with JSON | Refused in any form, with code 1005.",
 )
 def test_content_types(vectorize: Service, scratch: str, probe: Probe) -> None:

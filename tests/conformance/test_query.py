@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries: what they answer, how they rank, and what is refused. Filters are in ``test_filters.py``."""
+"""Queries: results, order and refusals. ``test_filters.py`` tests filters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ids(response: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def index(vectorize: Service, docs_index: str) -> str:
-    """Return the index once queries have caught up with it."""
+    """Return the index once queries are up to date."""
 
     def queried() -> None:
         assert set(ids(vectorize.query(docs_index, turned(0), topK=100, namespace="shelf"))) == set(SHELF)
@@ -168,5 +168,5 @@ def test_a_query_without_a_vector(vectorize: Service, index: str) -> None:
 
 
 @source("inference", "a vector with the very values of the query is its nearest, whatever the index holds")
-def test_the_nearest_is_the_same(vectorize: Service, index: str) -> None:
+def test_a_vector_is_nearest_to_itself(vectorize: Service, index: str) -> None:
     assert ids(vectorize.query(index, vector("", 12)["values"], topK=1)) == ["plain"]

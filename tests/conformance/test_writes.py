@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Insert, upsert and delete: what they do, in which forms they are taken, and what is refused at once."""
+"""Insert, upsert and delete: effects, accepted forms and refusals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_vectors_that_were_upserted(vectorize: Service, docs_index: str) -> None
 
 
 @source("docs", "get-started/intro: insert keeps a vector that is there, and still answers a mutation id")
-def test_an_insert_keeps_what_is_there(vectorize: Service, docs_index: str) -> None:
+def test_an_insert_keeps_existing_vectors(vectorize: Service, docs_index: str) -> None:
     found = vectorize.found(docs_index, "kept", "inserted")
     assert found["kept"]["metadata"] == {"colour": "red", "version": 1}
     assert found["kept"]["values"] == pytest.approx(turned(3), abs=1e-6)

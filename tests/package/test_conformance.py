@@ -123,10 +123,10 @@ def test_the_token_is_not_sent_in_clear_text(config: Any, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("variable", "value", "text"),
     [
-        ("CLOUDFLARE_API_TOKEN", f"{TOKEN}\n", "cannot stand in a header"),
-        ("CLOUDFLARE_API_TOKEN", f"two {TOKEN}", "cannot stand in a header"),
-        ("CLOUDFLARE_API_TOKEN", f"{TOKEN}\u00e4", "cannot stand in a header"),
-        (suite.READ_ONLY_VARIABLE, f"{TOKEN}\r", "cannot stand in a header"),
+        ("CLOUDFLARE_API_TOKEN", f"{TOKEN}\n", "a header cannot contain"),
+        ("CLOUDFLARE_API_TOKEN", f"two {TOKEN}", "a header cannot contain"),
+        ("CLOUDFLARE_API_TOKEN", f"{TOKEN}\u00e4", "a header cannot contain"),
+        (suite.READ_ONLY_VARIABLE, f"{TOKEN}\r", "a header cannot contain"),
         ("CLOUDFLARE_ACCOUNT_ID", f"{ACCOUNT}\n", "expected 32 hexadecimal digits"),
         ("CLOUDFLARE_ACCOUNT_ID", f"../{ACCOUNT}", "expected 32 hexadecimal digits"),
     ],

@@ -144,7 +144,7 @@ def test_a_service_that_goes_away(account: Any) -> None:
         relay.close()
     assert code == 1
     assert re.search(r"NoAnswer: [A-Z]+ /client/v4/accounts/\*\*\*/vectorize/v2/indexes", printed)
-    assert "STILL THERE, remove them yourself: conformance-" in printed
+    assert "NOT REMOVED, remove them yourself: conformance-" in printed
 
 
 def test_a_token_with_a_line_break(account: Any) -> None:

@@ -191,7 +191,7 @@ def is_what_the_server_prints(block: Block, bench: Bench) -> None:
 def collects_the_suite(block: Block, bench: Bench) -> None:
     """Collected only: ``make test`` runs the suite, and tests/package runs it as against a real account."""
     printed = bench.bash(f"cd {ROOT}\n{block.text.rstrip()} --collect-only -q -p no:cacheprovider")
-    assert "test_an_insert_keeps_what_is_there" in printed
+    assert "test_an_insert_keeps_existing_vectors" in printed
 
 
 def is_what_the_suite_prints(block: Block, bench: Bench) -> None:
