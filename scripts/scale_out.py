@@ -332,7 +332,7 @@ def run(options: argparse.Namespace, programs: Programs, home: Path, stack: Exit
     chunks = cut(doomed, options.chunks)
     postgresql_port, redis_port, store_port, api_port = free_ports(4)
 
-    say(f"1. A Vectorize with {len(doomed) + len(kept):,} vectors and a budget of {options.rate_limit} s")
+    say(f"1. A Vectorize with {len(doomed) + len(kept):,} vectors and a rate limit of {options.rate_limit} s")
     server = (
         "--apply-delay",
         str(APPLY_DELAY),

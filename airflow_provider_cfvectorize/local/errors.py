@@ -41,7 +41,7 @@ class ApiError(Exception):
         self.result_info = False
         self.headers = headers
 
-    def answer(self, behaviour: Behaviour) -> tuple[int, dict[str, Any]]:
+    def response(self, behaviour: Behaviour) -> tuple[int, dict[str, Any]]:
         """Return the HTTP status and the envelope of the response."""
         status, code = (
             value if isinstance(value, int) else getattr(behaviour, value)

@@ -96,9 +96,7 @@ def test_a_listing_is_a_snapshot(scenario: Scenario) -> None:
     assert others, "the first page had no cursor"
     for response in others:
         if not response.ok and has_expired(first, response):
-            pytest.skip(
-                f"cannot be told: the cursor expired before the writes were applied: {shown(response)}"
-            )
+            pytest.skip(f"undecided: the cursor expired before the writes were applied: {shown(response)}")
     listed = [vector_id for page in scenario.pages for vector_id in ids(result(page))]
     # The listing lacks the ids that the third step inserted, and has those that it deleted.
     assert sorted(listed) == sorted(FIRST)

@@ -200,7 +200,7 @@ def written(vectorize: Service, scratch: str) -> dict[str, dict[str, Any]]:
 def test_values(written: dict[str, dict[str, Any]], probe: Probe) -> None:
     found = written["values"]["values"]
     changed = {sent: back for sent, back in zip(EXACT, found, strict=False) if sent != back}
-    probe("float32, that come back otherwise", changed, {})
+    probe("float32 values that come back changed", changed, {})
     rest = found[len(EXACT) : len(EXACT) + len(ROUNDED)]
     odd = {sent: back for sent, back in zip(ROUNDED, rest, strict=True) if single(sent) != back}
     probe("others, that are not the nearest float32 then", odd, {})

@@ -172,8 +172,8 @@ class View:
         import numpy as np
 
         matrix = self._values()
-        asked = np.array(vector, dtype=np.float64)
-        length = float(np.sqrt(np.einsum("i,i->", asked, asked)))
+        target = np.array(vector, dtype=np.float64)
+        length = float(np.sqrt(np.einsum("i,i->", target, target)))
         scores = np.empty(len(rows), dtype=np.float64)
         everything = isinstance(rows, range)
         chosen = None if everything else np.array(rows, dtype=np.intp)
@@ -184,10 +184,10 @@ class View:
             # einsum, not a matrix product: it sums each row in one fixed order, wherever the row is, so that
             # equal vectors have scores that are equal to the last bit.
             if self._metric == "euclidean":
-                part -= asked
+                part -= target
                 scores[start:end] = np.sqrt(np.einsum("ij,ij->i", part, part))
                 continue
-            scores[start:end] = np.einsum("ij,j->i", part, asked)
+            scores[start:end] = np.einsum("ij,j->i", part, target)
             if self._metric == "cosine":
                 lengths = np.sqrt(np.einsum("ij,ij->i", part, part)) * length
                 lengths[lengths == 0] = np.inf

@@ -149,7 +149,7 @@ class Faults:
         if armed is None:
             return None
         hits = [one.fault for one in armed if one.hits()]
-        end = next((fault for fault in hits if fault.effect in ("instead", "answer")), None)
+        end = next((fault for fault in hits if fault.effect in ("instead", "response")), None)
         plan = Plan(end=end)
         if any(one.fault.name == "stuck-watermark" for one in armed):
             plan.stuck = False

@@ -37,9 +37,9 @@ INDEX_ENDPOINTS: Final = (
 ENDPOINTS: Final = (*INDEX_ENDPOINTS, "verify_token")
 VIEWS: Final = ("info", "get_by_ids", "list_vectors", "query")
 
-#: ``delays`` delays the response. ``instead`` skips the work and sends an error. ``answer`` does the work and
-#: breaks the response. ``view`` lets a read show the past.
-Effect = Literal["delays", "instead", "answer", "view"]
+#: ``delays`` delays the response. ``instead`` skips the work and sends an error. ``response`` does the work
+#: and breaks the response. ``view`` lets a read show the past.
+Effect = Literal["delays", "instead", "response", "view"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     "latency": Kind(effect="delays", value=Value(what="seconds of delay", required=True)),
     "reset-before": Kind(effect="instead"),
-    "reset-after": Kind(effect="answer"),
+    "reset-after": Kind(effect="response"),
     "429": Kind(effect="instead", value=Value(what="seconds of Retry-After", whole=True, default=1)),
     "40041": Kind(effect="instead", endpoints=INDEX_ENDPOINTS),
     "500": Kind(effect="instead"),
@@ -87,8 +87,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "504": Kind(effect="instead"),
     "refuse": Kind(effect="instead"),
     "challenge": Kind(effect="instead"),
-    "truncated": Kind(effect="answer"),
-    "hang": Kind(effect="answer", value=Value(what="seconds between two bytes", least=0.01)),
+    "truncated": Kind(effect="response"),
+    "hang": Kind(effect="response", value=Value(what="seconds between two bytes", least=0.01)),
     "stuck-watermark": Kind(effect="view", endpoints=("info",)),
     "lagging-view": Kind(
         effect="view", endpoints=VIEWS, value=Value(what="seconds behind the watermark", required=True)

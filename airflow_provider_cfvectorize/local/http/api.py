@@ -156,20 +156,20 @@ class Api:
         """Return the vectors nearest to a vector."""
         body = await self._json(request)
         index = self._index_to_read(request, name)
-        asked = queries.parse_query(body, index.config.dimensions, self._behaviour)
-        vector = asked.vector
+        query = queries.parse_query(body, index.config.dimensions, self._behaviour)
+        vector = query.vector
         if vector is None:
-            found = index.vectors.get(asked.vector_id)
+            found = index.vectors.get(query.vector_id)
             if found is None:
                 if self._behaviour.unknown_vector_id == "refuse":
-                    raise errors.refusal("unknown_vector_id", id=asked.vector_id)
+                    raise errors.refusal("unknown_vector_id", id=query.vector_id)
                 return {"count": 0, "matches": []}
             vector = found.floats()
         view = index.view()
         if view.size <= _THREAD_FLOATS:
-            matches = view.search(asked, vector, self._recall)
+            matches = view.search(query, vector, self._recall)
         else:
-            matches = await asyncio.to_thread(view.search, asked, vector, self._recall)
+            matches = await asyncio.to_thread(view.search, query, vector, self._recall)
         return {"count": len(matches), "matches": matches}
 
     # --- metadata indexes ------------------------------------------------------------------------------

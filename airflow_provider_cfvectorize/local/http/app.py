@@ -118,7 +118,7 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
     def _refused(self, error: ApiError) -> Reply:
-        return Reply(*error.answer(self._store.behaviour), error.headers)
+        return Reply(*error.response(self._store.behaviour), error.headers)
 
     async def _local(self, request: Request) -> Reply:
         self._check_host(request.headers)
