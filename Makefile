@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV2 := .venv-2.11
 VENV_SCALE := .venv-scale
+VENV_CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 BIN2 := $(VENV2)/bin
 # Two processes, because the tests wait more than they compute.
@@ -24,7 +25,7 @@ demo: $(VENV)/.ready ## Show the main job in Airflow: delete 250 of 1,000 vector
 test: $(VENV)/.ready ## Run the tests on Airflow 3.3, without the long ones
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not long"
 
-test-all: $(VENV)/.ready ## Run all tests on Airflow 3.3, including long tests and tests of the tools
+test-all: $(VENV)/.ready $(VENV_CLIENTS)/.ready ## Run all tests on Airflow 3.3, including long tests and tests of the tools
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-2: $(VENV2)/.ready ## Run the tests on Airflow 2.11, without the long ones
@@ -33,7 +34,7 @@ test-2: $(VENV2)/.ready ## Run the tests on Airflow 2.11, without the long ones
 test-busy: $(VENV)/.ready ## Run the tests beside four busy processes, to find tests that depend on time
 	$(BIN)/python scripts/busy.py $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not long"
 
-test-matrix: ## Run the tests on every supported Airflow and on another Python (slow)
+test-matrix: $(VENV_CLIENTS)/.ready ## Run the tests on every supported Airflow and on another Python (slow)
 	$(PYTHON) scripts/matrix.py --pytest="$(PYTEST_ARGS)" $(MATRIX_ARGS)
 
 test-browser: $(VENV)/.ready ## Test Airflow's UI in Chromium; install Chromium if it is missing
@@ -82,6 +83,10 @@ $(VENV)/.ready: pyproject.toml scripts/environments.py constraints/airflow-3.3.t
 
 $(VENV2)/.ready: pyproject.toml scripts/environments.py constraints/airflow-2.11.txt
 	$(PYTHON) scripts/set_up.py $(VENV2) airflow-2.11
+	@touch $@
+
+$(VENV_CLIENTS)/.ready: scripts/other_clients.py constraints/other-clients.txt
+	$(PYTHON) scripts/other_clients.py
 	@touch $@
 
 $(VENV_SCALE)/.ready: pyproject.toml scripts/environments.py constraints/scale-out-3.3.txt

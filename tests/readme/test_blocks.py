@@ -40,7 +40,15 @@ from airflow_provider_cfvectorize.local.__main__ import TOKEN_VARIABLE, build_pa
 from airflow_provider_cfvectorize.retry import retry_policy
 from dags.running import change, make_dag, query, run_dag
 from harness import PROVEN, Vectorize, wait_until
-from readme import connection_blocks, guide_blocks, lineage_blocks, operator_blocks, proof_blocks, task_blocks
+from readme import (
+    client_blocks,
+    connection_blocks,
+    guide_blocks,
+    lineage_blocks,
+    operator_blocks,
+    proof_blocks,
+    task_blocks,
+)
 from readme.bench import Bench
 from readme.markdown import ROOT, Block, documents, read
 
@@ -428,6 +436,7 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     SCALE_VALUES: are_values_of_the_chart,
     "docs/scale-out.md#on-kubernetes/2": installs_the_chart,
     "docs/scale-out.md#on-kubernetes/3": kills_a_pod,
+    **client_blocks.RULES,
     **connection_blocks.RULES,
     **guide_blocks.RULES,
     **lineage_blocks.RULES,
