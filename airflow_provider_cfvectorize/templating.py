@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Reading of what Jinja makes of the values of template fields.
+Reads and checks the values of template fields after rendering.
 
-A ``value`` is what stands in a template field after rendering, ``given`` what the constructor got.
+``airflow_rendering.py`` does the rendering; ``client/inputs/rendered.py`` parses texts. A ``value`` is the
+rendered value of a template field; ``given`` is the value that the constructor got.
 """
 
 from __future__ import annotations
@@ -21,81 +22,104 @@ MAX_TEXT_CHARS: Final = 1024 * 1024
 
 def read_structure(value: Any, name: str) -> Any:
     """
-    Return what Jinja has made text of: a list or an object, out of JSON or Python; all else as it is.
+    Return the list or object that a rendered text holds, in JSON or Python; return other values unchanged.
 
-    :raises VectorizeInputError: a text begins like a list or an object, and is neither; or is too long.
+    :raises VectorizeInputError: the text begins like a list or an object but is neither, or it is too long.
     """
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "(", "{"):
         return value
     if len(value) > MAX_TEXT_CHARS:
         raise VectorizeInputError(
-            f"{name}: the text has {len(value):,} characters, the most that is read is {MAX_TEXT_CHARS:,}"
+            f"{name}: the text has {len(value):,} characters, expected at most {MAX_TEXT_CHARS:,}"
         )
     try:
         return read_rendered(value.strip())
     except ValueError:
         raise VectorizeInputError(
-            f"{name}: the string {show(value)} begins like a list or an object, and is neither in JSON nor "
-            "in Python"
+            f"{name}: the string {show(value)} begins like a list or an object, but is neither valid "
+            "JSON nor a Python literal"
         ) from None
 
 
 def read_nothing(value: Any) -> Any:
-    """Return None for what Jinja makes of it, and all else as it is."""
+    """Return None for a text that Jinja renders None or nothing to; return other values unchanged."""
     return None if isinstance(value, str) and value.strip() in ("", "None", "null") else value
 
 
 def read_integer(value: Any) -> Any:
-    """Return the number that Jinja has made text of, and all else as it is, in any range."""
+    """Return the integer that a rendered text holds, in any range; return other values unchanged."""
     if isinstance(value, str) and value.strip().removeprefix("-").isdecimal() and len(value) <= 20:
         return int(value)
     return value
 
 
 def is_given(operator: Any, name: str, value: object) -> bool:
-    """Say whether a DAG gives a parameter, whatever it is after rendering."""
+    """Return whether a DAG gives a parameter, whatever its rendered value is."""
     return value is not None or name in (operator.mapped_with or ())
 
 
 def read_given(operator: Any, name: str, given: object, harm: str) -> Any:
     """
-    Return what a parameter is after rendering; None only if it was not given.
+    Return the rendered value of a parameter; None only if the DAG does not give it.
 
-    :param operator: has the parameter, rendered.
-    :param given: what the constructor got.
+    :param operator: the operator that has the rendered parameter.
+    :param given: the value that the constructor got.
     :param harm: what would happen without it, as a sentence without its end.
-    :raises VectorizeInputError: it was given, and is nothing now.
+    :raises VectorizeInputError: the DAG gives the parameter, and it renders to nothing.
     """
     value = getattr(operator, name)
     if read_nothing(value) is not None:
         return value
     if value is not None or is_given(operator, name, given):
         raise VectorizeInputError(
-            f"{name} was given, and is {show(value)} now that it is rendered, which counts as nothing. "
-            f"{harm}: check where it comes from. To do without {name}, leave it out"
+            f"{name} is {show(value)} after rendering, which counts as nothing. {harm}. Check the template "
+            f"or upstream task that gives it. To run without {name}, do not pass it"
         )
     return None
 
 
+class Narrowing:
+    """
+    Parameters that limit what a task reads, such as a namespace.
+
+    A parameter that was given and renders to nothing is refused: a task for no tenant must not read the data
+    of all tenants, or pass it to a delete.
+
+    :param given: the parameters as the constructor gets them.
+    """
+
+    def __init__(self, **given: object) -> None:
+        self._given = given
+
+    def read(self, operator: Any, name: str) -> Any:
+        """
+        Return the rendered value of a parameter; None only if the DAG does not give it.
+
+        :raises VectorizeInputError: the DAG gives the parameter, and it renders to nothing.
+        """
+        harm = f"Without a {name}, the task would read more than was meant"
+        return read_given(operator, name, self._given[name], harm)
+
+
 def check_account(operator: Any, given: object) -> None:
-    """Refuse an account that was given and came to nothing: it must not become the connection's."""
-    read_given(operator, "account_id", given, "The connection's own account is not taken instead")
+    """Refuse an account that renders to nothing: the connection's account must not replace it."""
+    read_given(operator, "account_id", given, "The connection's own account does not replace it")
 
 
 def check_flags(operator: Any) -> None:
-    """Refuse a flag that is not True or False: the text "False", which a Variable gives, would be true."""
+    """Refuse a flag that is not True or False: the text "False" from a Variable would count as true."""
     for name in sorted(operator.flags):
         # dry_run is a method of Airflow's base class.
         value = getattr(operator, "is_dry_run" if name == "dry_run" else name, False)
         if not isinstance(value, bool):
             raise VectorizeInputError(
-                f"{name} is {show(value)}, expected True or False. A Variable or a template gives text: "
-                'compare it, as in Variable.get("x") == "true"'
+                f"{name} is {show(value)}, expected True or False. A Variable or a template gives text. "
+                'Compare it, as in Variable.get("x") == "true"'
             )
 
 
 def to_seconds(duration: timedelta | float) -> float:
-    """Return a duration as seconds; what is none as it is, to be refused when the task runs."""
+    """Return a duration in seconds; return an invalid one unchanged, the task refuses it when it runs."""
     return duration.total_seconds() if isinstance(duration, timedelta) else duration
 
 
@@ -103,7 +127,7 @@ def plain(value: object) -> object:
     """
     Return a value with dicts and lists in place of other mappings and sequences.
 
-    What mapped tasks returned is asked of Airflow when it is read: so it is read where this is called.
+    A lazy sequence of mapped tasks' results requests each item from Airflow here.
     """
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}

@@ -33,11 +33,11 @@ DIRECTIONS: Mapping[str, frozenset[str]] = {
         "assets": "client exceptions",
         "lineage": "assets client exceptions",
         "links": "client exceptions",
-        "rendering": "client exceptions",
+        "airflow_rendering": "client exceptions",
         "templating": "client exceptions",
         "triggers": "triggers hooks client connection exceptions",
-        "sensors": "sensors triggers hooks client connection exceptions links rendering templating",
-        "operators": "operators triggers hooks client connection exceptions links lineage rendering "
+        "sensors": "sensors triggers hooks client connection exceptions links airflow_rendering templating",
+        "operators": "operators triggers hooks client connection exceptions links lineage airflow_rendering "
         "templating",
     }.items()
 }

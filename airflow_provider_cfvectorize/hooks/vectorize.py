@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook: from an Airflow connection to a client of the Vectorize API."""
+"""The hook: calls the Vectorize API with an Airflow connection."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
 
-#: So many unknown extras are named.
+#: The most unknown extras that a message lists.
 _SHOWN_EXTRAS: Final = 5
 
 log = logging.getLogger(__name__)
@@ -73,16 +73,16 @@ def client_of(
     history: CredentialHistory | None = None,
 ) -> VectorizeClient:
     """
-    Return a client with what a connection says.
+    Return a client for a connection.
 
     :param conn: the connection.
     :param account_id: the account; the connection's login if not given.
-    :param max_connections: requests under way at once.
-    :param retry: how long a call goes on; None for a single attempt that never sleeps.
-    :param history: what the service has answered to the credentials, shared with other clients of the task.
+    :param max_connections: the most requests in flight at once.
+    :param retry: the limits of retries; None for a single attempt that never sleeps.
+    :param history: the service's responses to the credentials, shared with other clients of the task.
     :raises VectorizeInputError: the connection is of another type, or a field is wrong.
     """
-    # Before anything else: a templated conn_id must not send some database's password to some host.
+    # First: a wrong conn_id must not send a database's password to another host.
     if conn.conn_type != connection.CONN_TYPE:
         raise VectorizeInputError(
             f"connection {show(conn.conn_id)} is of type {show(conn.conn_type)}, expected "
@@ -92,9 +92,9 @@ def client_of(
         value = getattr(conn, name)
         if value:
             raise VectorizeInputError(
-                f"connection {show(conn.conn_id)} has a {name} ({show(value)}), which is not used: put the "
+                f"connection {show(conn.conn_id)} has a {name} ({show(value)}), which is not used. Put the "
                 f"whole address of the API into the host, such as {connection.PLACEHOLDERS['host']}. In a "
-                "URI, the host is written with %3A and %2F for ':' and '/'"
+                "URI, write %3A for ':' and %2F for '/' in the host"
             )
     extras = _read_extras(conn)
     if unknown := explain_unknown_extras(conn):
@@ -103,20 +103,20 @@ def client_of(
     password = conn.password
     if not password:
         raise VectorizeInputError(
-            f"connection {show(conn.conn_id)} has no password: put the API token into it (or, with "
-            "api_email, the Global API Key)"
+            f"connection {show(conn.conn_id)} has no password. Put the API token into it, or with "
+            "api_email the Global API Key"
         )
     if account_id == "":
-        # What a template makes of nothing; it must not become another account.
+        # A template that renders to nothing must not become another account.
         raise VectorizeInputError(
-            "account_id is empty: pass 32 hexadecimal digits, or None for the account in the connection's "
+            "account_id is empty. Pass 32 hexadecimal digits, or None for the account in the connection's "
             "login"
         )
     if account_id is None:
         account_id = conn.login
     if not account_id:
         raise VectorizeInputError(
-            f"connection {show(conn.conn_id)} has no login: put the Account ID into it, or pass account_id"
+            f"connection {show(conn.conn_id)} has no login. Put the Account ID into it, or pass account_id"
         )
     allowed = [host.strip() for host in conf.get("cfvectorize", "allow_http_hosts", fallback="").split(",")]
     return VectorizeClient(
@@ -139,8 +139,7 @@ def client_of(
 
 
 def _read_extras(conn: Connection) -> Mapping[str, Any]:
-    # Not extra_dejson: in the triggerer, Airflow's own blocks the event loop to mask secrets, and there are
-    # none in these extras.
+    # Not extra_dejson: in the triggerer, it blocks the event loop to mask secrets. These extras have none.
     try:
         extras = json.loads(conn.extra) if conn.extra else {}
     except ValueError:
@@ -160,9 +159,9 @@ def _read_extras(conn: Connection) -> Mapping[str, Any]:
 
 def explain_unknown_extras(conn: Connection) -> str:
     """
-    Return which extras of a connection are not read; empty if there are none.
+    Return a message about unknown extras of a connection; empty if there are none.
 
-    :raises VectorizeInputError: the extra is no JSON object.
+    :raises VectorizeInputError: the extra is not a JSON object.
     """
     unknown = [name for name in _read_extras(conn) if name not in connection.EXTRAS]
     if not unknown:
@@ -170,8 +169,8 @@ def explain_unknown_extras(conn: Connection) -> str:
     shown = ", ".join(show(name) for name in unknown[:_SHOWN_EXTRAS])
     more = f" and {len(unknown) - _SHOWN_EXTRAS} more" if len(unknown) > _SHOWN_EXTRAS else ""
     return (
-        f"Connection {show(conn.conn_id)} has extras that are not read: {shown}{more}. Correct or remove "
-        f"them; those that are read: {', '.join(connection.EXTRAS)}"
+        f"Connection {show(conn.conn_id)} has unknown extras, which are ignored: {shown}{more}. Correct or "
+        f"remove them. Known extras: {', '.join(connection.EXTRAS)}"
     )
 
 
@@ -180,7 +179,7 @@ def _read_number(extras: Mapping[str, Any], name: str, default: float, fits: Any
     if value is None or value == "":
         return default
     number = math.nan
-    # URIs give numbers as strings.
+    # Numbers of a URI are strings.
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -195,11 +194,11 @@ def _read_number(extras: Mapping[str, Any], name: str, default: float, fits: Any
 
 class CloudflareVectorizeHook(BaseHook):
     """
-    Talk to Cloudflare Vectorize with the credentials of an Airflow connection.
+    Call the Cloudflare Vectorize API with the credentials of an Airflow connection.
 
-    Every method of :class:`~airflow_provider_cfvectorize.client.client.VectorizeClient` is here too; what
-    they raise is described there. Those for vectors take any number here, and send as many requests as it
-    takes. In a plain task::
+    The hook has every method of :class:`~airflow_provider_cfvectorize.client.client.VectorizeClient`, which
+    describes their errors. The hook's methods for vectors accept any number of vectors or ids, and send as
+    many requests as they need. In a Python task::
 
         CloudflareVectorizeHook().delete_by_ids("my-index", ["a", "b"])
 
@@ -216,22 +215,22 @@ class CloudflareVectorizeHook(BaseHook):
         super().__init__()
         self.conn_id = conn_id
         self.account_id = account_id
-        #: Requests in flight at once; set before the first request.
+        #: The most requests in flight at once. Set it before the first request.
         self.max_connections = DEFAULT_CONCURRENCY
-        #: What the service has answered to the credentials; all clients of this hook share it.
+        #: The service's responses to the credentials; all clients of this hook share it.
         self.history = CredentialHistory()
 
     # --- connection -----------------------------------------------------------------------------------
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Return the extras' form fields, for Airflow before 3.2."""
+        """Return the form fields of the extras, for Airflow before 3.2."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
         from wtforms import StringField
         from wtforms.validators import Optional
 
-        # All as strings: of a hook with a field for numbers with a fraction, Airflow 2 drops the whole type.
+        # All as strings: Airflow 2 drops a connection type that has a field for fractions.
         return {
             name: StringField(
                 lazy_gettext(extra["label"]),
@@ -250,24 +249,24 @@ class CloudflareVectorizeHook(BaseHook):
 
     def get_conn(self) -> VectorizeClient:
         """
-        Return the client, made on first use, and anew for a call with a higher ``concurrency``.
+        Return the client. The first call makes it; a call with a higher ``concurrency`` replaces it.
 
-        :raises VectorizeInputError: the connection cannot be used, with the field that is wrong.
+        :raises VectorizeInputError: a field of the connection is invalid.
         """
         return self._client
 
     def get_watching_conn(self) -> VectorizeClient:
         """
-        Return a new client for a wait: it makes single attempts, since the next look is the retry.
+        Return a new client for a wait. It makes single attempts, since the next poll is the retry.
 
-        :raises VectorizeInputError: the connection cannot be used, with the field that is wrong.
+        :raises VectorizeInputError: a field of the connection is invalid.
         """
         return client_of(
             self.get_connection(self.conn_id), account_id=self.account_id, retry=None, history=self.history
         )
 
     def _conn_for(self, concurrency: int) -> VectorizeClient:
-        """Return the client, made anew if it has fewer connections than requests are to be in flight."""
+        """Return the client; replace it if it allows fewer requests in flight."""
         if concurrency > self.max_connections:
             self.max_connections = concurrency
             self.__dict__.pop("_client", None)
@@ -283,25 +282,25 @@ class CloudflareVectorizeHook(BaseHook):
         )
 
     def test_connection(self) -> tuple[bool, str]:
-        """Say whether the connection works, and if not why or what to check; sends nothing but reads."""
+        """Test the connection with read requests; return whether it works, and what to check if not."""
         works, text = self._test()
         try:
             unknown = explain_unknown_extras(self.get_connection(self.conn_id))
         except VectorizeInputError:
-            # Then that is what the test has said.
+            # The test has reported this error.
             unknown = ""
         return works, f"{text}. {unknown}" if unknown else text
 
     def _test(self) -> tuple[bool, str]:
         client = None
         try:
-            # Single attempts: somebody waits for the answer.
+            # Single attempts: a person waits for the result.
             client = self.get_watching_conn()
             count = len(client.list_indexes())
         except VectorizeAuthError as e:
             return False, _explain_refusal(client, e) if client else str(e)
         except VectorizeNotFoundError as e:
-            return False, f"Wrong account, or a wrong host: {e}"
+            return False, f"Wrong account or host: {e}"
         except VectorizeTransportError as e:
             return False, f"Unreachable: {e}. Check the connection's host, proxies and the CA bundle"
         except VectorizeError as e:
@@ -312,7 +311,7 @@ class CloudflareVectorizeHook(BaseHook):
 
     def request(self, method: str, path: str, **kwargs: Any) -> Any:
         """
-        Send a request that has no method here yet and return the envelope's ``result``.
+        Send a request for which the hook has no method, and return the ``result`` of the response.
 
         :param method: the HTTP method.
         :param path: the path below this account's ``vectorize/v2``, such as ``indexes/my-index/query``.
@@ -337,7 +336,7 @@ class CloudflareVectorizeHook(BaseHook):
         description: str | None = None,
     ) -> Index:
         """
-        Create an index. Not sent again after a timeout: it may have been created.
+        Create an index. The hook does not retry after a timeout, since the index may exist already.
 
         Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.create_index`.
         """
@@ -346,11 +345,11 @@ class CloudflareVectorizeHook(BaseHook):
         )
 
     def get_index(self, index_name: str) -> Index:
-        """Return one index."""
+        """Return the name, configuration and times of an index."""
         return self.get_conn().get_index(index_name)
 
     def delete_index(self, index_name: str) -> None:
-        """Delete an index with all its vectors."""
+        """Delete an index with all its vectors and metadata indexes."""
         self.get_conn().delete_index(index_name)
 
     def info(self, index_name: str) -> IndexInfo:
@@ -362,29 +361,33 @@ class CloudflareVectorizeHook(BaseHook):
     def insert(
         self, index_name: str, vectors: Vectors, *, unparsable_behavior: str | None = None
     ) -> dict[str, Any]:
-        """Add any number of vectors as :meth:`upsert` does, but leave one whose id exists already alone."""
+        """
+        Write any number of vectors and skip those whose ids exist; return the receipt.
+
+        Parameters and errors: :meth:`upsert`. Of two vectors with one id, the earlier one counts.
+        """
         return self._write("insert", index_name, vectors, unparsable_behavior)
 
     def upsert(
         self, index_name: str, vectors: Vectors, *, unparsable_behavior: str | None = None
     ) -> dict[str, Any]:
         """
-        Add any number of vectors; one whose id exists already is replaced whole.
+        Write any number of vectors, replacing those whose ids exist; return the receipt.
 
-        They are checked and sent as they come, 5,000 or 32 MB a request and one request after the other, so
-        that of two with the same id the later one counts.
+        The hook checks and sends vectors as it reads them, at most 5,000 vectors or 32 MB a request, one
+        request after another. Of two vectors with one id, the later one counts.
 
         :param index_name: the index.
-        :param vectors: a list or any other iterable of vectors, a generator included; or NDJSON, one vector a
-            line, as bytes or as a file that was opened in binary mode.
-        :param unparsable_behavior: what is done with a line, or item, that is no vector at all: ``error``
-            (the default) ends the call, ``discard`` leaves it out. A vector beyond a cap of the service is an
-            error in any case.
-        :return: the receipt, with which a sensor can wait (its ``mutation_id`` is None where there was
-            nothing to send), and beside it the number of ``discarded`` lines.
-        :raises VectorizeInputError: a vector cannot be one. It is told by its position (from 0) or line (from
-            1), with the number of vectors before it that are acknowledged: they are or will be in the index.
-        :raises VectorizeBatchError: a request failed for good; likewise. Sending all again is harmless.
+        :param vectors: an iterable of vectors, such as a list or a generator; or NDJSON, one vector a line,
+            as bytes or as a file opened in binary mode.
+        :param unparsable_behavior: ``error`` (the default) ends the call at a line or item that is no vector;
+            ``discard`` skips it. A vector above a limit of the service is always an error.
+        :return: the receipt, for which a sensor can wait, and the number of ``discarded`` lines. The
+            ``mutation_id`` is None if there was nothing to send.
+        :raises VectorizeInputError: a vector is invalid. The error has its position (from 0) or line (from 1)
+            and the number of acknowledged vectors before it, which are or will be in the index.
+        :raises VectorizeBatchError: a request failed permanently. The error has the number of acknowledged
+            vectors. Sending all vectors again is harmless.
         """
         return self._write("upsert", index_name, vectors, unparsable_behavior)
 
@@ -404,12 +407,15 @@ class CloudflareVectorizeHook(BaseHook):
         self, index_name: str, ids: Sequence[str | int] | str, *, concurrency: int = DEFAULT_CONCURRENCY
     ) -> dict[str, Any]:
         """
-        Delete any number of vectors and return the receipt, with which a sensor can wait.
+        Delete vectors by id, in batches of 100; return the receipt, for which a sensor can wait.
 
         :param index_name: the index.
-        :param ids: their ids; see :func:`~airflow_provider_cfvectorize.client.inputs.ids.read_ids`.
-        :param concurrency: requests in flight at once.
-        :raises VectorizeBatchError: not all were accepted; says how many were.
+        :param ids: the ids, any number; see
+            :func:`~airflow_provider_cfvectorize.client.inputs.ids.read_ids`.
+        :param concurrency: the most requests in flight at once.
+        :raises VectorizeInputError: an id is invalid; nothing was sent.
+        :raises VectorizeBatchError: the service accepted only a part; the error has the number of
+            acknowledged ids.
         """
         checked = read_ids(ids)
         client = self._conn_for(concurrency)
@@ -430,28 +436,29 @@ class CloudflareVectorizeHook(BaseHook):
         wait_timeout: float = 900,
     ) -> dict[str, Any]:
         """
-        Delete what a filter, a namespace or both select, and wait until that is applied.
+        Delete the vectors that a filter, a namespace or both select, and wait until the deletes are applied.
 
-        It searches, deletes what it found, waits and begins again until several queries in a row find
+        The hook searches, deletes the found ids, waits, and repeats until several queries in a row find
         nothing; see :class:`~airflow_provider_cfvectorize.operators.vectors.DeleteVectorsByFilterOperator`.
-        Search is approximate, so this does not prove that none is left.
+        Search is approximate, so this does not prove that no vector is left.
 
         :param index_name: the index.
-        :param filter: the metadata of the vectors; its properties need metadata indexes that were there
+        :param filter: select vectors with this metadata. Each property needs a metadata index that existed
             before the vectors were written.
-        :param namespace: the namespace of the vectors.
-        :param max_ids: the most ids to find, in all rounds; more are an error.
-        :param probes: number of queries in a row that must find nothing new.
-        :param dry_run: search once, and delete nothing.
-        :param poll_interval: seconds between two looks while waiting.
-        :param wait_timeout: seconds that one round waits at most.
-        :return: the report of what was found and deleted, with the last ``receipt`` and ``evidence``, None
-            where there is none; of a dry run with ``ids``, the first 10.
-        :raises VectorizeInputError: neither filter nor namespace selects anything, a property has no metadata
-            index, or more than ``max_ids`` were found.
-        :raises VectorizeStillVisibleError: two rounds in a row found nothing but ids deleted before.
-        :raises VectorizeBatchError: not all ids were accepted; says how many were.
-        :raises VectorizeWaitTimeout: a delete was not seen to be applied in time.
+        :param namespace: select vectors of this namespace.
+        :param max_ids: the most ids to find in all rounds; more are an error.
+        :param probes: the number of queries in a row that must find no new id.
+        :param dry_run: search once and delete nothing.
+        :param poll_interval: seconds between two polls of a wait.
+        :param wait_timeout: the longest wait of one round, in seconds.
+        :return: the report of the found and deleted ids, with the last ``receipt`` and ``evidence``, or None
+            if there is none. The report of a dry run has ``ids``, the first 10.
+        :raises VectorizeInputError: filter and namespace select nothing in particular, a property has no
+            metadata index, or there are more ids than ``max_ids``.
+        :raises VectorizeStillVisibleError: two rounds in a row found only ids whose delete is applied.
+        :raises VectorizeBatchError: the service accepted only a part; the error has the number of
+            acknowledged ids.
+        :raises VectorizeWaitTimeout: a delete was not observed as applied in time.
         """
         check_limits(max_ids=max_ids, probes=probes)
         client = self.get_conn()
@@ -485,12 +492,12 @@ class CloudflareVectorizeHook(BaseHook):
         concurrency: int = DEFAULT_CONCURRENCY,
     ) -> list[Vector]:
         """
-        Return those of any number of vectors that exist, with values and metadata, in the order of the ids.
+        Return the existing vectors with these ids, with values and metadata, in the order of the ids.
 
         :param index_name: the index.
-        :param ids: their ids, each of which counts once; see
-            :func:`~airflow_provider_cfvectorize.client.inputs.ids.read_ids`. One request takes 20 of them.
-        :param concurrency: requests in flight at once.
+        :param ids: the ids, any number, 20 a request. Duplicates count once. See
+            :func:`~airflow_provider_cfvectorize.client.inputs.ids.read_ids`.
+        :param concurrency: the most requests in flight at once.
         """
         checked = read_ids(ids)
         read = iter_vectors(self._conn_for(concurrency), index_name, checked, concurrency=concurrency)
@@ -510,14 +517,14 @@ class CloudflareVectorizeHook(BaseHook):
         self, index_name: str, *, prefix: str | None = None, page_size: int = limits.MAX_LIST_COUNT
     ) -> Iterator[str]:
         """
-        Iterate over the ids of an index as they were when the first page was read, one request a page.
+        Iterate over the ids that an index has when the first page is read, one request a page.
 
         :param index_name: the index.
-        :param prefix: only ids that begin so. All are read all the same, since the service cannot select.
+        :param prefix: return only ids with this prefix. The hook reads all ids, since the service cannot
+            select by prefix.
         :param page_size: ids a request, 1 to 1,000.
-        :raises VectorizeListingExpired: while iterating: the service has given the listing's snapshot up. For
-            work that can be done again, see
-            :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.
+        :raises VectorizeListingExpired: while iterating: the listing expired before every page was read. To
+            repeat it, see :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.
         """
         return iter_ids(self.get_conn(), index_name, prefix=prefix, page_size=page_size)
 
@@ -555,9 +562,9 @@ class CloudflareVectorizeHook(BaseHook):
         self, index_name: str, property_name: str, index_type: IndexType
     ) -> dict[str, Any]:
         """
-        Let queries filter by a property of the metadata, for vectors that are written from now on.
+        Create a metadata index and return the receipt, for which a sensor can wait.
 
-        It returns the receipt, with which a sensor can wait.
+        Queries can then filter by the property, for vectors that are written after it.
 
         Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.create_metadata_index`.
         """
@@ -571,7 +578,7 @@ class CloudflareVectorizeHook(BaseHook):
 
     def delete_metadata_index(self, index_name: str, property_name: str) -> dict[str, Any]:
         """
-        Let queries filter by a property no more, and return the receipt.
+        Delete a metadata index and return the receipt, for which a sensor can wait.
 
         Parameters: :meth:`~airflow_provider_cfvectorize.client.client.VectorizeClient.delete_metadata_index`.
         """
@@ -581,8 +588,8 @@ class CloudflareVectorizeHook(BaseHook):
 
 
 def _explain_refusal(client: VectorizeClient, refusal: VectorizeAuthError) -> str:
-    """Ask the token itself what is wrong; a Global API Key cannot be asked."""
-    # A user's token and an account's token are asked at different places.
+    """Return what is wrong with a refused token, by the API's own check; a Global API Key has no check."""
+    # A user's token and an account's token have different check routes.
     for path in ("user/tokens/verify", f"accounts/{client.account_id}/tokens/verify"):
         try:
             token = client.request("GET", path)
@@ -591,8 +598,8 @@ def _explain_refusal(client: VectorizeClient, refusal: VectorizeAuthError) -> st
         status = token.get("status") if isinstance(token, dict) else None
         if status == "active":
             return (
-                "No permission: the API token is valid, but not for Vectorize on account "
+                "No permission: the API token is valid, but has no permission for Vectorize on account "
                 f"{client.account_id}. Give it the permission 'Vectorize: Edit' for this account"
             )
-        return f"The API token is {show(status)}: make a new one, or enable it"
+        return f"The API token is {show(status)}: enable it, or create a new one"
     return str(refusal)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
+from airflow_provider_cfvectorize.airflow_rendering import VerbatimStringsMixin
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import show
@@ -23,7 +24,6 @@ from airflow_provider_cfvectorize.exceptions import (
     is_permanent,
 )
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
-from airflow_provider_cfvectorize.rendering import VerbatimStringsMixin
 from airflow_provider_cfvectorize.templating import (
     check_account,
     check_flags,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_cfvectorize.airflow_rendering import has_marks
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeWriteOperator
-from airflow_provider_cfvectorize.rendering import has_marks
 from airflow_provider_cfvectorize.templating import plain, read_given, read_nothing, read_structure
 from airflow_provider_cfvectorize.triggers.events import is_of_an_earlier_try, start_over
 
@@ -250,7 +250,7 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         }
 
     def _read(self, name: str) -> Any:
-        harm = f"Without the {name}, more would be deleted than was meant"
+        harm = f"Without the {name}, the task would delete more than was meant"
         return read_given(self, name, self._given[name], harm)
 
     def _read_filter(self) -> Any:
@@ -260,9 +260,9 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         is_template = isinstance(given, Mapping) or (isinstance(given, str) and has_marks(given))
         if is_template and _count_empty(read) > self._may_be_empty:
             raise VectorizeInputError(
-                f"filter: a value in it counts as nothing now that it is rendered ({show(str(read), 200)}): "
-                "check the template or upstream task that it comes from. If it is meant, write the empty "
-                "text itself into the filter"
+                f"filter has a value that counts as nothing after rendering: {show(str(read), 200)}. Check "
+                "the template or upstream task that gives it. If you mean the empty text, write it into the "
+                "filter"
             )
         return read
 

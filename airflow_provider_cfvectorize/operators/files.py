@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, cast
 
+from airflow_provider_cfvectorize.airflow_rendering import mapped_arguments
 from airflow_provider_cfvectorize.client.inputs.files import (
     CHUNK_BYTES,
     has_scheme,
@@ -25,8 +26,6 @@ from airflow_provider_cfvectorize.client.inputs.files import (
 )
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
-from airflow_provider_cfvectorize.rendering import mapped_arguments
-from airflow_provider_cfvectorize.templating import read_given
 
 if TYPE_CHECKING:
     import os
@@ -222,26 +221,3 @@ def read_id_source(
         file.empty_lines,
     )
     return file
-
-
-class Narrowing:
-    """
-    Parameters without which a task would read more than with them, such as a namespace.
-
-    One that was given and renders to nothing is refused: a run for no tenant at all must not read, or hand
-    on to a delete, what belongs to all of them.
-
-    :param given: the parameters as the constructor gets them.
-    """
-
-    def __init__(self, **given: object) -> None:
-        self._given = given
-
-    def read(self, operator: Any, name: str) -> Any:
-        """
-        Return what a parameter is after rendering; None only if it was not given.
-
-        :raises VectorizeInputError: it was given, and is nothing now.
-        """
-        harm = f"Without a {name}, more would be read than was meant"
-        return read_given(operator, name, self._given[name], harm)

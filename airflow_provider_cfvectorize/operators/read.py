@@ -14,7 +14,6 @@ from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 from airflow_provider_cfvectorize.operators.base import VectorizeOperator
 from airflow_provider_cfvectorize.operators.files import (
-    Narrowing,
     origin_of,
     path_of,
     place_of,
@@ -22,6 +21,7 @@ from airflow_provider_cfvectorize.operators.files import (
     write_file,
 )
 from airflow_provider_cfvectorize.templating import (
+    Narrowing,
     check_flags,
     count_nones,
     plain,
@@ -298,14 +298,14 @@ class QueryVectorsOperator(VectorizeOperator):
         is_written_out = self._nones is not None and "filter" not in (self.mapped_with or ())
         if read == {} and not is_written_out:
             raise VectorizeInputError(
-                "filter was given, and is empty now that it is rendered. Without a filter, more would be "
-                "read than was meant: check where it comes from. To do without filter, leave it out"
+                "filter is empty after rendering. Without a filter, the task would read more than was meant. "
+                "Check the template or upstream task that gives it. To run without filter, do not pass it"
             )
         if self._nones is not None and count_nones(read) > self._nones:
             raise VectorizeInputError(
-                "filter: a value in it is None now that it is rendered. None equals nothing and differs from "
-                "everything: check the template or upstream task that it comes from. If it is meant, write "
-                "None itself into the filter"
+                "filter has a value that is None after rendering. None equals nothing and differs from "
+                "everything. Check the template or upstream task that gives it. If you mean None, write "
+                "None into the filter"
             )
         return read
 

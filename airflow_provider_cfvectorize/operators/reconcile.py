@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_cfvectorize.airflow_rendering import mapped_arguments
 from airflow_provider_cfvectorize.client.inputs.files import is_ndjson, no_room_explained
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
@@ -23,7 +24,6 @@ from airflow_provider_cfvectorize.operators.files import (
     read_id_source,
     write_file,
 )
-from airflow_provider_cfvectorize.rendering import mapped_arguments
 from airflow_provider_cfvectorize.templating import is_given, to_seconds
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sensor that waits until a write is applied."""
+"""The sensor that waits until writes are applied."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
+from airflow_provider_cfvectorize.airflow_rendering import VerbatimStringsMixin
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeWaitTimeout
 from airflow_provider_cfvectorize.links import VectorizeIndexLink
-from airflow_provider_cfvectorize.rendering import VerbatimStringsMixin
 from airflow_provider_cfvectorize.templating import check_account, check_flags
 from airflow_provider_cfvectorize.triggers.events import (
     check_execution_timeout,
@@ -40,54 +40,53 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
 
-#: The most seconds between two looks while a rescheduled sensor is refused.
+#: The most seconds between two polls while the service refuses a rescheduled sensor.
 LONGEST_BACKOFF: Final = 30.0
 
 
 class VectorizeMutationTimeout(VectorizeError, AirflowSensorTimeout):  # noqa: N818 - as Airflow's own
     """
-    The sensor's ``timeout`` is over and the mutation was not seen to be applied.
+    The sensor's ``timeout`` passed before the mutation was observed as applied.
 
-    As an ``AirflowSensorTimeout`` it is skipped with ``soft_fail`` and never retried.
+    It is an ``AirflowSensorTimeout``: ``soft_fail`` skips it, and Airflow never retries it.
     """
 
 
 class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     """
-    Wait until a delete (or any other write) is applied, and return how that is known.
+    Wait until a delete or another write is applied, and return the evidence.
 
-    Pass what an upstream task returned, ``mutation_id=delete.output``; the receipt that the task pushed
-    beside it is found by itself. With it the wait ends well even if somebody else writes to the index
-    meanwhile; with a mutation id from elsewhere, that is inconclusive.
+    Pass the output of an upstream task, ``mutation_id=delete.output``. The sensor finds the receipt that the
+    task pushed beside it. With the receipt, the wait succeeds even if other writers change the index
+    meanwhile. With a mutation id alone, such writes can hide the mutation.
 
     The evidence is a dict with ``mutation_id``, ``index_name``, ``account_id``, ``outcome`` (``watermark``,
     ``read_back``, ``inferred``, ``present_differs`` or ``nothing_to_do``), ``watermark``,
-    ``processed_up_to``, ``accepted_at``, ``decided_at``, ``witnesses_checked`` and ``still_visible``; of an
-    insert or upsert with witnesses also ``differing``; for several mutations also ``mutation_count`` and
+    ``processed_up_to``, ``accepted_at``, ``decided_at``, ``witnesses_checked`` and ``still_visible``. An
+    insert or upsert with witnesses adds ``differing``; several mutations add ``mutation_count`` and
     ``mutations``, the evidence of each.
 
-    It ends with the same in each mode, at the same deadline. Of what Airflow's other sensors take,
-    ``never_fail`` is refused: Airflow skips different errors in each mode and version.
-    ``exponential_backoff``, ``max_wait`` and ``silent_fail`` have no effect on a deferred wait, and its log
-    says so.
+    Every mode ends with equal evidence, at one deadline. The sensor refuses ``never_fail``, because Airflow
+    skips different errors in each mode and version. ``exponential_backoff``, ``max_wait`` and ``silent_fail``
+    have no effect on a deferred wait, and its log says so.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/mutation-sensor`
 
     :param index_name: the index. (templated)
     :param mutation_id: a mutation id, a receipt, a sequence of either (the output of a mapped task, a list of
-        outputs), what Jinja makes of one of these, or None, for which there is nothing to wait unless an
-        upstream task has pushed a receipt. (templated)
-    :param receipt: a receipt, or a sequence of them, instead of looking among the upstream tasks. (templated)
-    :param require_absent: fail if vectors of an applied delete can still be read after two minutes, rather
-        than warn.
-    :param require_equal: fail if vectors of an insert or upsert that was overtaken do not read back as they
-        were written, rather than warn.
-    :param deferrable: wait in the triggerer, without a worker's slot.
+        outputs), or a template that renders to one of these. With None, the sensor waits for the receipts of
+        the upstream tasks, and succeeds at once if there is none. (templated)
+    :param receipt: a receipt or a sequence of receipts, instead of those of the upstream tasks. (templated)
+    :param require_absent: fail, instead of logging a warning, if vectors of an applied delete can still be
+        read after two minutes.
+    :param require_equal: fail, instead of logging a warning, if vectors of an overtaken insert or upsert do
+        not read back as written.
+    :param deferrable: wait in the triggerer, without occupying a worker slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
-    :param poke_interval: seconds between two looks.
-    :param timeout: seconds to wait at most.
+    :param poke_interval: seconds, or a ``timedelta``, between two polls.
+    :param timeout: the longest wait, in seconds or as a ``timedelta``.
     :raises VectorizeInputError: ``never_fail`` is set.
     """
 
@@ -98,12 +97,12 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         "conn_id",
         "account_id",
     )
-    # The text "False" would skip a sensor that is to fail.
+    # The text "False" would count as true and skip a sensor that must fail.
     flags = VerbatimStringsMixin.flags | {"soft_fail"}
     ui_color = "#f6d5c3"
     operator_extra_links = (VectorizeIndexLink(),)
 
-    #: The account that the task talks to, as soon as it does; for the link.
+    #: The account that the task uses, set before the first request; for the link.
     used_account: str | None = None
 
     def __init__(
@@ -124,8 +123,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
         if self.never_fail:
             raise VectorizeInputError(
-                "never_fail is True, expected False: Airflow skips different errors in each mode with it, a "
-                "refused token among them. Use soft_fail=True, which skips a timeout in every mode."
+                "never_fail is True, expected False: with it, Airflow skips different errors in each mode, "
+                "also a refused token. Use soft_fail=True, which skips a timeout in every mode."
             )
         self.index_name = index_name
         self.mutation_id = mutation_id
@@ -142,28 +141,28 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Wait, in the mode that was asked for.
+        Wait in the sensor's mode and return the evidence.
 
         :param context: the task's context.
         :return: the evidence.
-        :raises VectorizeMutationTimeout: not seen to be applied in time.
-        :raises VectorizeNotFoundError: the index is not there, or was deleted.
+        :raises VectorizeMutationTimeout: the mutation was not observed as applied in time.
+        :raises VectorizeNotFoundError: the index does not exist, or was deleted.
         :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
-        :raises VectorizeAuthError: the credentials are refused.
-        :raises VectorizeInputError: what was passed is no mutation, or one of another index or account.
-        :raises VectorizeStillVisibleError: with ``require_absent``.
-        :raises VectorizeDiffersError: with ``require_equal``.
+        :raises VectorizeAuthError: the service refuses the credentials.
+        :raises VectorizeInputError: a parameter is no mutation, or belongs to another index or account.
+        :raises VectorizeStillVisibleError: with ``require_absent``, deleted vectors can still be read.
+        :raises VectorizeDiffersError: with ``require_equal``, vectors differ from the written ones.
         """
         from airflow_provider_cfvectorize.client.mutations.evidence import evidence_of_nothing
         from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
         from airflow_provider_cfvectorize.client.mutations.wait import Wait
-        from airflow_provider_cfvectorize.sensors.receipts import read_waits
+        from airflow_provider_cfvectorize.sensors.upstream_receipts import read_waits
 
         check_flags(self)
         check_path_name(self.index_name)
         hook = self._make_hook()
         if self.reschedule and _was_rescheduled(self, context):
-            # Then an earlier process has looked, with success.
+            # An earlier process has polled with success.
             hook.history.note_accepted(reading=True)
         client = hook.get_watching_conn()
         self.used_account = client.account_id
@@ -189,15 +188,17 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """
-        Look once.
+        Poll once.
 
         :param context: the task's context.
         """
         if self._wait is None:
-            raise VectorizeError("poke() is called by execute(), which prepares it")
+            raise VectorizeError(
+                "poke() was called before execute(), which prepares the wait: call execute()"
+            )
         evidence = self._wait.look()
         while self.reschedule and self._wait.is_refused:
-            # Here, since no later process would know for how long.
+            # Wait here: a later process would not know since when the service refuses.
             time.sleep(min(self.poke_interval, LONGEST_BACKOFF))
             evidence = self._wait.look()
         return PokeReturnValue(is_done=evidence is not None, xcom_value=evidence)
@@ -213,11 +214,11 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         End the task after a deferred wait.
 
         :param context: the task's context.
-        :param event: what the trigger sent.
-        :param account_id: the account that the task has talked to, where it is known.
-        :param try_number: the try that deferred, where it is known.
+        :param event: the trigger's event.
+        :param account_id: the account that the task used, if it is known.
+        :param try_number: the try that deferred, if it is known.
         :return: the evidence.
-        :raises VectorizeMutationTimeout: not seen to be applied in time.
+        :raises VectorizeMutationTimeout: the mutation was not observed as applied in time.
         :raises VectorizeWaitTimeout: the task's ``execution_timeout`` came before the sensor's ``timeout``.
         """
         evidence: dict[str, Any]
@@ -250,19 +251,19 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     # --- poke and reschedule --------------------------------------------------------------------------
 
     def _poke_until_applied(self, context: Context) -> dict[str, Any]:
-        # The base class skips a sensor that timed out before anyone could look a last time, and its error
-        # says nothing of what was seen; so it is told not to skip, and soft_fail is carried out here.
+        # The base class skips a timed-out sensor before its last poll, and its error lacks the observations.
+        # So soft_fail is off in the base class and handled here.
         soft_fail, self.soft_fail = self.soft_fail, False
         try:
-            # Past Airflow 2's guard, which takes the call of super() for one from outside of Airflow.
+            # Unwrapped: Airflow 2's guard mistakes a call of super() for a call from outside of Airflow.
             evidence: dict[str, Any] = inspect.unwrap(BaseSensorOperator.execute)(self, context)
         except AirflowSensorTimeout:
-            evidence = self._look_a_last_time(soft_fail)
+            evidence = self._poll_last_time(soft_fail)
         finally:
             self.soft_fail = soft_fail
         return evidence
 
-    def _look_a_last_time(self, soft_fail: bool) -> dict[str, Any]:
+    def _poll_last_time(self, soft_fail: bool) -> dict[str, Any]:
         assert self._wait is not None  # noqa: S101 - for the type checker
         evidence = self._wait.look(last=True)
         if evidence is not None:
@@ -275,8 +276,8 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
     def _get_next_poke_interval(
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
     ) -> float:
-        # So that the last look is at the deadline and not up to an interval later, as in the triggerer; and a
-        # service that asks to be left alone for a while is.
+        # The last poll is at the deadline and not up to an interval later, as in the triggerer. A pause that
+        # the service requests counts.
         interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
         pause = self._wait.pause if self._wait is not None else 0.0
         return max(0.0, min(max(interval, pause), self.timeout - run_duration()))
@@ -292,14 +293,16 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         assert self._wait is not None  # noqa: S101 - for the type checker
         started = time.time()
         young = datetime.now(UTC) - YOUNG
-        # Of a bare id nothing but its own watermark would be accepted, which one look hardly meets.
+        # A bare id needs the watermark of its own mutation, which one poll rarely finds.
         if not any(r.bare or (r.accepted_at is not None and r.accepted_at > young) for r in receipts):
             evidence = self._wait.look()
             if evidence is not None:
                 return evidence
         ignored = [name for name in ("exponential_backoff", "max_wait", "silent_fail") if getattr(self, name)]
         if ignored:
-            self.log.warning("Ignored while the sensor is deferred: %s.", ", ".join(ignored))
+            self.log.warning(
+                "Ignored in a deferred wait: %s. Remove them from this task.", ", ".join(ignored)
+            )
         defer(
             self,
             receipts,
@@ -312,11 +315,11 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
 
 
 def _was_rescheduled(sensor: BaseSensorOperator, context: Context) -> bool:
-    """Say whether an earlier process of this try has looked, and left the rest to this one."""
+    """Return whether an earlier process of this try has polled and rescheduled the task."""
     ti: Any = context["ti"]
     if hasattr(ti, "get_first_reschedule_date"):
         return ti.get_first_reschedule_date(context) is not None
-    # Before Airflow 3, the way that the base class takes.
+    # Before Airflow 3, as the base class does.
     from airflow.sensors.base import _orig_start_date  # type: ignore[import-not-found]
 
     first_try = (ti.max_tries or 0) - (sensor.retries or 0) + 1

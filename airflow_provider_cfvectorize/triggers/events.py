@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trigger tells the task that it ends: made and read here, so that both sides agree."""
+"""Makes the event that a trigger sends, and reads it in the task that the event resumes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ def check_execution_timeout(
     error: VectorizeWaitTimeout, execution_timeout: timedelta | None, name: str, seconds: float
 ) -> None:
     """
-    Check that a wait ended at its own limit, and not at the task's ``execution_timeout``.
+    Check that a wait ended at its own limit and not at the task's ``execution_timeout``.
 
+    :param name: the parameter that has the wait's limit.
+    :param seconds: that limit.
     :raises VectorizeWaitTimeout: the task's ``execution_timeout`` is shorter.
     """
     if execution_timeout is None or execution_timeout.total_seconds() >= seconds:
@@ -36,7 +38,7 @@ def check_execution_timeout(
 
 def is_of_an_earlier_try(context: Context, try_number: int | None) -> bool:
     """
-    Return whether an event ended an earlier try: Airflow 3.0 resumes the next try with it.
+    Return whether an event belongs to an earlier try: Airflow 3.0 resumes the next try with it.
 
     :param try_number: the try that deferred; None if it is unknown.
     """
@@ -44,15 +46,15 @@ def is_of_an_earlier_try(context: Context, try_number: int | None) -> bool:
 
 
 def start_over(task: BaseOperator, context: Context) -> Any:
-    """Run a task from its beginning, although Airflow has resumed it."""
-    task.log.info("Ignored the event of an earlier try: this try does the task's work.")
+    """Run a resumed task from its beginning."""
+    task.log.info("Ignored the event of an earlier try; running the task from its beginning.")
     execute = type(task).execute
     # Without Airflow's guard, which lets only its task runner call execute().
     return getattr(execute, "__wrapped__", execute)(task, context)
 
 
 def applied_event(evidence: dict[str, Any]) -> dict[str, Any]:
-    """Return the event of a wait that ended well."""
+    """Return the event of a successful wait."""
     return {"status": "applied", "evidence": evidence}
 
 
@@ -62,7 +64,7 @@ def timeout_event(error: VectorizeWaitTimeout) -> dict[str, Any]:
 
 
 def error_event(error: VectorizeError) -> dict[str, Any]:
-    """Return the event of a wait that an error ended for good."""
+    """Return the event of a wait that a permanent error ended."""
     event: dict[str, Any] = {"status": "error", "error": type(error).__name__, "message": str(error)}
     if isinstance(error, VectorizeResponseError):
         event |= {"http_status": error.status, "code": error.code}
@@ -74,8 +76,8 @@ def read_event(event: Any) -> dict[str, Any]:
     Return the evidence of an event.
 
     :raises VectorizeWaitTimeout: the deadline came first.
-    :raises VectorizeError: the error that ended the wait, of its own type; or this is no event of the
-        trigger's (of another version, perhaps), which must never pass for success.
+    :raises VectorizeError: the error that ended the wait, with its own type; or the event is unknown, which
+        must never count as success.
     """
     match event:
         case {"status": "applied", "evidence": dict() as evidence}:
@@ -86,8 +88,8 @@ def read_event(event: Any) -> dict[str, Any]:
             _raise(name, message, dict(event))
         case _:
             raise VectorizeError(
-                f"the trigger sent {show(event)}, which no version of this provider that is installed here "
-                "sends: are workers and triggerer of one version?"
+                f"unknown event from the trigger: {show(event)}. Install one version of this provider on "
+                "workers and triggerer"
             )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trigger that waits, in the triggerer, until a write is applied."""
+"""The trigger that waits in the triggerer until writes are applied, and the deferral to it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from airflow_provider_cfvectorize.triggers.events import (
 if TYPE_CHECKING:
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 
-#: Seconds for a process to end and for the scheduler to read that it has. With 1 s, Airflow failed 1 of 100
+#: Seconds for a process to end and for the scheduler to read its end. With 1 s, Airflow failed 1 of 100
 #: tasks on a busy machine.
 EXIT_SECONDS: Final = 5.0
-#: Seconds after the trigger's own deadline at which Airflow ends a deferral whose trigger said nothing.
+#: Seconds after the trigger's own deadline at which Airflow ends a deferral without an event.
 BACKSTOP_SECONDS: Final = 60
 
 
 def _seconds_before_event() -> float:
-    # Airflow 3 fails a task that is queued again before the scheduler knows that the worker process which
-    # deferred it has ended (process_executor_events of 3.0.6 to 3.3.2). The supervisor of that process can
-    # notice its end one interval late. Airflow 2 has another supervisor.
+    # Airflow 3 fails a task that is queued again before the scheduler has read the end of the worker process
+    # that deferred it (process_executor_events of 3.0.6 to 3.3.2). The supervisor of that process can notice
+    # its end one interval late. Airflow 2 has another supervisor.
     if airflow_version.startswith("2."):
         return 0.0
     interval: float = conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0)
@@ -43,19 +43,20 @@ def _seconds_before_event() -> float:
 
 class VectorizeMutationTrigger(BaseTrigger):
     """
-    Wait until mutations of an index are applied; all waits on one index share one poll.
+    Wait until mutations of an index are applied. All waits on one index share one poll.
 
-    It only observes, so running twice does no harm, and it holds nothing secret: its arguments stand in
-    Airflow's database as they are.
+    The trigger only reads, so running it twice is harmless. Its arguments are in Airflow's database
+    unencrypted; they contain no secret.
 
     :param conn_id: the connection.
     :param index_name: the index.
-    :param receipts: what is waited for, each as ``Receipt.as_argument`` returns it; ``condense`` bounds them.
-    :param end_time: the deadline, seconds since the epoch, so that it holds across processes.
-    :param wait_seconds: the length of the whole wait, for the error at its end.
-    :param poll_interval: seconds between two looks.
+    :param receipts: the receipts to wait for, each as ``Receipt.as_argument`` returns it; ``condense`` limits
+        their number.
+    :param end_time: the deadline in seconds since the epoch, which is valid across processes.
+    :param wait_seconds: the length of the whole wait in seconds, for the error at its end.
+    :param poll_interval: seconds between two polls.
     :param account_id: the account; the connection's login if not given.
-    :param was_accepted: the task has used the connection's credentials with success, so a refusal may pass.
+    :param was_accepted: the service has accepted the credentials in this task, so a refusal may be temporary.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class VectorizeMutationTrigger(BaseTrigger):
         self.was_accepted = was_accepted
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and its arguments, of which JSON can be made."""
+        """Return the class and its arguments as JSON values."""
         return (
             "airflow_provider_cfvectorize.triggers.mutation.VectorizeMutationTrigger",
             {
@@ -98,9 +99,9 @@ class VectorizeMutationTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """
-        Wait and send one event: applied with the evidence, timed out, or failed for good.
+        Wait and send one event: applied with the evidence, timed out, or failed.
 
-        In a triggerer of Airflow 3, the event comes 10 s after the start at the earliest.
+        In a triggerer of Airflow 3, the event comes at least 10 s after the start.
         """
         started = time.monotonic()
         try:
@@ -108,7 +109,7 @@ class VectorizeMutationTrigger(BaseTrigger):
         except VectorizeError as e:
             event = error_event(e)
         except Exception as e:
-            # An exception out of run() would reach the task as one that soft_fail skips.
+            # soft_fail would skip an exception that leaves run().
             self.log.exception("The wait ended unexpectedly")
             event = error_event(VectorizeError(f"the trigger failed: {type(e).__name__}: {e}"))
         # Only a triggerer gives its triggers an id; dag.test() does not.
@@ -131,7 +132,7 @@ class VectorizeMutationTrigger(BaseTrigger):
             self.index_name,
             receipts,
             interval=self.poll_interval,
-            # The poll keeps a clock that is never set; the deadline is kept by the wall clock.
+            # The poll uses the monotonic clock; the deadline is in wall time.
             seconds_left=lambda: self.end_time - time.time(),
             renew=self._make_client,
         )
@@ -146,14 +147,14 @@ class VectorizeMutationTrigger(BaseTrigger):
                 if seen.is_last:
                     return timeout_event(so_far.timeout(self.wait_seconds))
                 so_far.tell()
-        raise VectorizeError("the poll ended without a word")
+        raise VectorizeError("the poll ended without an event")
 
     async def _make_client(self) -> Any:
         from airflow.providers.common.compat.connection import get_async_connection
 
         from airflow_provider_cfvectorize.hooks.vectorize import client_of
 
-        # Without the hook's class, which older releases do not take.
+        # Without the hook's class: older releases do not accept it.
         conn = await get_async_connection(self.conn_id)
         # Nothing sleeps or retries here: the next poll is the retry.
         return client_of(conn, account_id=self.account_id, retry=None)
@@ -170,14 +171,14 @@ def defer(
     kwargs: Mapping[str, Any],
 ) -> NoReturn:
     """
-    Defer a task until mutations are applied; its ``execute_complete`` learns how the wait ended.
+    Defer a task until mutations are applied; its ``execute_complete`` gets the trigger's event.
 
     :param task: a sensor or operator with an index, a connection and an account.
-    :param limit: seconds to wait at most; a shorter ``execution_timeout`` of the task counts.
-    :param interval: seconds between two looks.
-    :param started: when the wait began, seconds since the epoch.
+    :param limit: the longest wait in seconds; a shorter ``execution_timeout`` of the task replaces it.
+    :param interval: seconds between two polls.
+    :param started: the start of the wait in seconds since the epoch.
     :param was_accepted: the service has accepted the credentials in this task.
-    :param kwargs: what ``execute_complete`` must know again.
+    :param kwargs: further arguments of ``execute_complete``.
     """
     from airflow_provider_cfvectorize.client.mutations.evidence import describe_deferral
 

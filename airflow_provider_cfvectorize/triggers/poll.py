@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The poll that all waits on one index share in the triggerer.
+Polls an index for all waits on it in a triggerer, with one shared loop for each index.
 
-A thousand waits on one index cost one ``info`` request an interval, and witnesses are read back twenty to a
-request whoever's they are. When a poll may send a request, the account's pace decides; see ``sending.py``.
+A thousand waits on one index cost one ``info`` request an interval. One read-back request checks twenty
+witnesses of any waits. The account's pace decides when a poll may send a request; see ``sending.py``.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from airflow_provider_cfvectorize.triggers.sending import AccountRequests
 
 log = logging.getLogger(__name__)
 
-#: The most by which an interval is stretched at random, so that the polls of many indexes do not keep in
-#: step.
+#: The largest random addition to an interval, as a fraction. It spreads the polls of many indexes.
 JITTER: Final = 0.1
-#: Seconds after a wait's deadline within which its last look must end; half of Airflow's own patience.
+#: Seconds after a wait's deadline within which its last poll must end; half of Airflow's own margin.
 LAST_LOOK_SECONDS: Final = 30.0
-#: So many waits are told what was seen before all else that is due in the event loop has its turn.
+#: The number of waits that get a result before the event loop runs other tasks.
 WAITS_AT_A_TIME: Final = 20
 #: The most seconds for which the first poll gathers further waits.
 GATHER_SECONDS: Final = 1.0
@@ -49,14 +48,14 @@ _polls: dict[Any, IndexPoll] = {}
 @dataclass(frozen=True, slots=True)
 class Seen:
     """
-    What a wait learns from one poll.
+    The result of one poll for one wait.
 
-    :param state: what the index showed; None if the poll failed.
-    :param decisions: what was decided on each of the wait's receipts; None likewise.
-    :param is_over: all of them are applied.
-    :param is_last: the wait's deadline is over.
-    :param trouble: why this poll failed; empty if it did not.
-    :param is_refused: it failed because the credentials were refused.
+    :param state: the observed state of the index; None if the poll failed.
+    :param decisions: the decision on each of the wait's receipts; None if the poll failed.
+    :param is_over: all receipts are applied.
+    :param is_last: the wait's deadline has passed.
+    :param trouble: why the poll failed; empty if it succeeded.
+    :param is_refused: the poll failed because the service refused the credentials.
     """
 
     state: IndexState | None = None
@@ -68,7 +67,7 @@ class Seen:
 
 
 class _Ended(Exception):  # noqa: N818 - a signal between coroutines
-    """The poll ended, for whatever reason; a wait that hears it starts a new one."""
+    """The poll ended, for any reason; a wait that receives it starts a new poll."""
 
 
 @dataclass(eq=False)
@@ -77,7 +76,7 @@ class _Wait:
     interval: float
     seconds_left: Callable[[], float]
     heard: asyncio.Queue[Seen | BaseException]
-    #: From then on the newest mutation is old enough to be applied, in seconds of the monotonic clock.
+    #: The time from which the newest mutation may be applied, in seconds of the monotonic clock.
     ripe_at: float
 
 
@@ -91,14 +90,14 @@ async def watch(
     renew: Callable[[], Awaitable[VectorizeClient]],
 ) -> AsyncGenerator[Seen, None]:
     """
-    Yield what each poll of an index shows of some receipts, until the deadline.
+    Yield the result of each poll of an index for some receipts, until the deadline.
 
-    :param client: makes single attempts; closed if the index is being polled already, with an equal one.
-    :param interval: seconds between two polls; a poll that others share may be more frequent, and one of many
-        indexes less.
-    :param seconds_left: says how long it is to the deadline.
-    :param renew: makes a client from the connection as it is now; asked after a refusal, once a minute at
-        most. With new credentials the wait goes on.
+    :param client: makes single attempts; closed if a poll of the index already has an equal client.
+    :param interval: seconds between two polls. A shared poll may be more frequent; with many indexes, polls
+        may be less frequent.
+    :param seconds_left: returns the seconds to the deadline.
+    :param renew: makes a client from the current connection; called after a refusal, at most once a minute.
+        With new credentials the wait continues.
     """
     read_at = -math.inf
     while True:
@@ -113,8 +112,8 @@ async def watch(
                     async with asyncio.timeout(max(0.0, seconds_left()) + LAST_LOOK_SECONDS):
                         seen = await wait.heard.get()
                 except TimeoutError:
-                    # Before Airflow's own timeout, whose error says nothing of what was seen.
-                    seen = Seen(is_last=True, trouble="the last look did not end")
+                    # Before Airflow's own timeout, whose error lacks the observations.
+                    seen = Seen(is_last=True, trouble="the last poll did not end")
                 if isinstance(seen, _Ended):
                     break
                 is_refused = (
@@ -135,7 +134,7 @@ async def watch(
         if renewed is not None:
             client = renewed
             continue
-        # Not at once: whatever ended the poll might end the next one just as fast.
+        # Not at once: the cause might end the next poll at once.
         await asyncio.sleep(min(interval, max(0.0, seconds_left())) * random.random())  # noqa: S311
 
 
@@ -146,22 +145,22 @@ async def _renewed(
     try:
         fresh = await renew()
     except Exception as e:
-        # The refusal is what the wait ends with, not that.
+        # The wait ends with the refusal, not with this error.
         log.debug("Reading the connection again failed: %s", type(e).__name__)
         return None
     if fresh.replaces(client):
-        log.info("The connection has new credentials; the wait goes on with them.")
+        log.info("The connection has new credentials; the wait continues with them.")
         return fresh
     fresh.close()
     return None
 
 
 def _youth(receipts: Sequence[Receipt]) -> float:
-    """Return the seconds for which the newest mutation is too young to be applied."""
+    """Return the seconds until the newest mutation may be applied."""
     accepted = max((receipt.accepted_at for receipt in receipts if receipt.accepted_at), default=None)
     if accepted is None:
         return 0.0
-    # By two clocks, of which one may be wrong.
+    # The two times come from two clocks, and either may be wrong.
     return min(max(accepted + YOUNG - datetime.now(UTC), timedelta(0)), YOUNG).total_seconds()
 
 
@@ -169,7 +168,7 @@ def _join(client: VectorizeClient, index_name: str) -> IndexPoll:
     loop = asyncio.get_running_loop()
     requests = AccountRequests.of(client)
     requests.share_history(client)
-    # The credential is part of the key: one connection's waits must not learn by another's.
+    # The credential is part of the key: waits of different connections must not share results.
     key = (loop, client.identity, index_name)
     poll = _polls.get(key)
     if poll is None or poll.has_ended:
@@ -186,9 +185,9 @@ def _forget(key: Any, poll: IndexPoll) -> None:
 
 class IndexPoll:
     """
-    One poll of one index, for as long as somebody waits.
+    The poll of one index, which runs as long as there are waits.
 
-    :param forget: called once, when the poll has ended.
+    :param forget: called once when the poll has ended.
     """
 
     def __init__(
@@ -203,13 +202,13 @@ class IndexPoll:
         self._turn: Turn | None = None
         self._answered_at = -math.inf
         self.has_ended = False
-        # In an empty context: its log lines are no task's, though a task's trigger happens to start it.
+        # In an empty context: its log lines belong to no task, although a task's trigger starts it.
         self._task = asyncio.get_running_loop().create_task(
             self._run(), name=f"cfvectorize poll of {index_name}", context=contextvars.Context()
         )
 
     def add(self, wait: _Wait) -> None:
-        """Let a wait take part."""
+        """Add a wait."""
         self._waits.add(wait)
         self._joined.set()
         if self._turn is not None:
@@ -217,7 +216,7 @@ class IndexPoll:
             self._requests.reconsider()
 
     def remove(self, wait: _Wait) -> None:
-        """Let a wait leave; the last one ends the poll."""
+        """Remove a wait; the last one ends the poll."""
         self._waits.discard(wait)
         if not self._waits:
             self._end(_Ended())
@@ -259,7 +258,7 @@ class IndexPoll:
             left = min(started + self._interval() * stretch, self._deadline()) - now
             if left <= 0:
                 return
-            # A wait that joins may have a shorter interval, or a nearer deadline.
+            # A new wait may have a shorter interval or an earlier deadline.
             # Not wait_for: before Python 3.12 it can swallow a cancellation.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
@@ -281,7 +280,7 @@ class IndexPoll:
             self._turn = None
 
     async def _poll(self) -> float:
-        """Look once for everybody, raise what ends all waits, tell each all else; return when it began."""
+        """Poll once, send each wait its result and return the start time; raise a permanent error."""
         await self._wait_for_turn()
         started = time.monotonic()
         waits = {wait: wait.receipts for wait in self._waits}
@@ -306,7 +305,7 @@ class IndexPoll:
 
     def _tell(self, wait: _Wait, seen: Seen | VectorizeError) -> None:
         if isinstance(seen, VectorizeError) or seen.is_last or seen.is_over:
-            # It has heard its last; were it looked for again before it leaves, it would only cost requests.
+            # This was its last result: further polls for it would only cost requests.
             self._waits.discard(wait)
         wait.heard.put_nowait(seen)
 
@@ -323,7 +322,7 @@ class IndexPoll:
             except StopIteration as e:
                 look: Look = e.value
                 return look
-            # The first request had its turn before the waits were counted.
+            # The first request had its turn before the waits were read.
             await self._requests.turn(
                 Turn(
                     self._answered_at,

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How the polls of a triggerer send their requests.
+Sends the requests of all polls in a triggerer: one pace for each account, a few threads for each host.
 
-All polls of an account share one pace, whichever index they read; see ``client/http/poll_pacer.py``. Requests
-run in a few threads a host. They never block the event loop and so no other trigger of the process, and a
-host that hangs delays only its own waits. Nothing sleeps or retries in a thread.
+All polls of an account share one pace, whichever index they read; see ``client/http/poll_pacer.py``. The
+threads keep requests off the event loop, so no request blocks other triggers of the process. A host that
+hangs delays only its own waits. No thread sleeps or retries.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
 from airflow_provider_cfvectorize.client.http.responses import Answer
 from airflow_provider_cfvectorize.exceptions import VectorizeThrottledError, VectorizeTransportError
 
-#: Threads for the requests to one host: the budget of four requests a second makes more of them useless.
+#: Threads for the requests to one host. More are useless with a budget of four requests a second.
 THREADS_PER_HOST: Final = MOST_POLLS_IN_FLIGHT
-#: A request that has not ended after so many timeouts is given up; its own bounds end it before that.
+#: The number of timeouts after which a request counts as hung; its own limits usually end it earlier.
 HUNG_AFTER_TIMEOUTS: Final = 4
 
 Result = TypeVar("Result")
 
 
 class HostThreads:
-    """The threads of one host; they end when nobody uses this any more."""
+    """The threads of one host. They end with their last user."""
 
     _shared: ClassVar[weakref.WeakValueDictionary[Any, HostThreads]] = weakref.WeakValueDictionary()
 
@@ -45,7 +45,7 @@ class HostThreads:
 
     @classmethod
     def of(cls, base_url: str) -> HostThreads:
-        """Return those of a host."""
+        """Return the threads of a host."""
         key = (asyncio.get_running_loop(), base_url)
         shared = cls._shared.get(key)
         if shared is None:
@@ -54,16 +54,16 @@ class HostThreads:
 
     async def run(self, call: Callable[[], Result], seconds: float) -> Result:
         """
-        Return what a call returns, made in a thread.
+        Run a call in a thread and return its result.
 
-        :param seconds: how long it may take from when it begins.
-        :raises VectorizeTransportError: it has not ended by then. It keeps its thread until it does.
+        :param seconds: the longest duration of the call, without the wait for a thread.
+        :raises VectorizeTransportError: the call has not ended by then. It occupies its thread until it ends.
         """
         loop = asyncio.get_running_loop()
         await self._free.acquire()
 
         def release(_: Future[Result]) -> None:
-            # The loop may be gone by the time that a hanging request ends.
+            # The loop may be closed when a hanging request ends.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._free.release)
 
@@ -73,7 +73,7 @@ class HostThreads:
             async with asyncio.timeout(seconds):
                 return await asyncio.wrap_future(running)
         except TimeoutError:
-            raise VectorizeTransportError(f"a request has not ended after {seconds:g} s") from None
+            raise VectorizeTransportError(f"the request has not ended after {seconds:g} s") from None
 
 
 class AccountRequests:
@@ -83,7 +83,7 @@ class AccountRequests:
 
     def __init__(self, client: VectorizeClient) -> None:
         self._host = HostThreads.of(client.base_url)
-        # Over plain http there is never Cloudflare: only what such a server tells of is kept to.
+        # A server with plain http is not Cloudflare: only the limits that it announces count.
         self._pacer = PollPacer(assumed=DOCUMENTED if client.base_url.startswith("https:") else None)
         self._histories: dict[Any, CredentialHistory] = {}
         self._starts: dict[Turn, asyncio.Future[None]] = {}
@@ -91,7 +91,7 @@ class AccountRequests:
 
     @classmethod
     def of(cls, client: VectorizeClient) -> AccountRequests:
-        """Return those of the client's account."""
+        """Return the requests of the client's account."""
         key = (asyncio.get_running_loop(), client.base_url, client.account_id)
         shared = cls._shared.get(key)
         if shared is None:
@@ -99,14 +99,14 @@ class AccountRequests:
         return shared
 
     def share_history(self, client: VectorizeClient) -> None:
-        """Let a refusal count by what was answered to the same credentials, whichever index was asked for."""
+        """Judge a refusal by the responses to the same credentials on every index."""
         known = client.session.history
         shared = client.session.history = self._histories.setdefault(client.identity, known)
         if known.accepted and not shared.accepted:
             shared.note_accepted(reading=True)
 
     async def turn(self, turn: Turn) -> None:
-        """Return when a request may start, which must then be sent at once, with :meth:`send`."""
+        """Wait until a request may start. Send it at once, with :meth:`send`."""
         start = self._starts[turn] = asyncio.get_running_loop().create_future()
         self._pacer.ask(turn)
         self.reconsider()
@@ -122,9 +122,9 @@ class AccountRequests:
 
     async def send(self, call: Callable[[], Result], *, timeout: float) -> Result:
         """
-        Return what a request returns.
+        Send a request and return its result.
 
-        :raises VectorizeError: as the call; and it has not ended after four times the timeout.
+        :raises VectorizeError: the error of the call; or it has not ended after four times the timeout.
         """
         started_at = time.monotonic()
         headers = None
@@ -146,8 +146,8 @@ class AccountRequests:
             self.reconsider()
 
     def reconsider(self) -> None:
-        """See which requests may start, after something has changed."""
-        # In an empty context: what the pacer logs is no task's.
+        """Start the requests that may start, after a change."""
+        # In an empty context: the pacer's log lines belong to no task.
         contextvars.Context().run(self._start_due)
 
     def _start_due(self) -> None:

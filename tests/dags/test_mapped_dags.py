@@ -100,7 +100,7 @@ def test_text_out_of_xcom_is_no_template() -> None:
 def test_text_of_unknown_origin_is_refused() -> None:
     with make_dag("unknown"):
         mapped = Making.partial(task_id="made", index_name=INDEX).expand(chunk=give([TEXT], "chunk"))
-    with pytest.raises(VectorizeInputError, match="or text out of XCom"):
+    with pytest.raises(VectorizeInputError, match="or text from XCom"):
         mapped.unmap({"chunk": TEXT}).render_template_fields({})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``rendering.py`` relies on of Airflow's private parts, on every supported minor."""
+"""What ``airflow_rendering.py`` relies on of Airflow's private parts, on every supported minor."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
 
+from airflow_provider_cfvectorize.airflow_rendering import mapped_arguments
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
-from airflow_provider_cfvectorize.rendering import mapped_arguments
 
 
 def make_mapped(**over: Any) -> tuple[Any, Any]:

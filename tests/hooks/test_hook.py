@@ -70,7 +70,9 @@ def test_any_number_of_ids(vectorize: Vectorize) -> None:
 
 
 def test_an_empty_account_is_not_the_connections(server: LocalVectorize) -> None:
-    with pytest.raises(VectorizeInputError, match="account_id is empty: pass 32 hexadecimal digits, or None"):
+    with pytest.raises(
+        VectorizeInputError, match=r"account_id is empty\. Pass 32 hexadecimal digits, or None"
+    ):
         CloudflareVectorizeHook(account_id="").list_indexes()
     assert sum(server.stats().values()) == 0
     assert CloudflareVectorizeHook(account_id=None).list_indexes() == []
@@ -219,8 +221,8 @@ def test_unknown_extras_are_not_read_and_named(
     )
     assert hook.get_conn().base_url == server.base_url
     said = (
-        "Connection 'cloudflare_vectorize_default' has extras that are not read: 'base_url', 'time_out'. "
-        "Correct or remove them; those that are read: api_email, timeout, rate_reserve"
+        "Connection 'cloudflare_vectorize_default' has unknown extras, which are ignored: "
+        "'base_url', 'time_out'. Correct or remove them. Known extras: api_email, timeout, rate_reserve"
     )
     (record,) = (record for record in caplog.records if "cfvectorize" in record.name)
     assert (record.levelname, record.getMessage()) == ("WARNING", said)
@@ -230,7 +232,7 @@ def test_unknown_extras_are_not_read_and_named(
     )
     works, text = connect(monkeypatch, server, login="f" * 32, extra={"a": 1, "b": 2}).test_connection()
     assert not works
-    assert "has extras that are not read: 'a', 'b'." in text
+    assert "has unknown extras, which are ignored: 'a', 'b'." in text
     assert connect(monkeypatch, server, extra={"timeout": 5}).test_connection()[1].endswith("indexes")
 
 

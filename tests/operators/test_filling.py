@@ -187,7 +187,7 @@ def test_keys_that_no_vector_has_are_told(
         ),
         ({"vectors": "None"}, "got None, expected a list of vectors"),
         ({"vectors": ""}, "got None, expected a list of vectors"),
-        ({"vectors": "[1"}, "begins like a list or an object, and is neither"),
+        ({"vectors": "[1"}, "begins like a list or an object, but is neither"),
         ({"vectors": "/data/x.ndjson"}, "A file goes into vectors_path"),
         ({"vectors": {"id": "a"}}, "got a dict, expected a list of vectors"),
         ({"vectors": b"{}"}, "expected a list of vectors"),

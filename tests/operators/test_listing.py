@@ -236,8 +236,8 @@ def test_a_file_of_ids_is_never_held(script: Script, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({"prefix": ""}, "prefix was given, and is '' now that it is rendered, which counts as nothing"),
-        ({"prefix": "None"}, "To do without prefix, leave it out"),
+        ({"prefix": ""}, "prefix is '' after rendering, which counts as nothing"),
+        ({"prefix": "None"}, "To run without prefix, do not pass it"),
         ({"prefix": 7}, "prefix is 7, expected a string"),
         ({"max_ids": -1}, "max_ids is -1"),
         ({"max_ids": "5"}, "max_ids is '5'"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
-from airflow_provider_cfvectorize.sensors.receipts import read_waits
+from airflow_provider_cfvectorize.sensors.upstream_receipts import read_waits
 from harness import make_context
 
 ACCOUNT = "a" * 32
@@ -59,7 +59,7 @@ def test_a_template_that_came_to_nothing(mutation_id: Any, pushed: list[Any], ex
     if expected is not None:
         assert waits(mutation_id, *pushed) == expected
         return
-    with pytest.raises(VectorizeInputError, match=r"^mutation_id is .* now that it is rendered, and no task"):
+    with pytest.raises(VectorizeInputError, match=r"^mutation_id is .* after rendering, and no task"):
         waits(mutation_id, *pushed)
 
 

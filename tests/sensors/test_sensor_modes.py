@@ -348,7 +348,7 @@ def test_what_a_deferred_wait_ignores(
     ignored = {"exponential_backoff": True, "max_wait": 5, "silent_fail": True}
     sense(mode, receipt=receipt, **ignored)
     logged = caplog.text + capfd.readouterr().out
-    line = "Ignored while the sensor is deferred: exponential_backoff, max_wait, silent_fail."
+    line = "Ignored in a deferred wait: exponential_backoff, max_wait, silent_fail."
     assert (line in logged) is (mode == "deferrable")
 
 
@@ -383,7 +383,7 @@ def test_trouble_that_passes_does_not_end_the_wait(mode: str, make_server: Any) 
         ({"index_name": "a/b", "mutation_id": "m"}, "index name 'a/b'"),
         ({"mutation_id": 5}, "mutation_id: got 5"),
         ({"mutation_id": "two words"}, "cannot be one"),
-        ({"mutation_id": b"bytes"}, "expected what a task returned"),
+        ({"mutation_id": b"bytes"}, "expected a task's output"),
         ({"mutation_id": "[broken"}, "neither in JSON nor in Python"),
         ({"receipt": {"count": 1}}, "expected the dict that an operator pushes"),
         ({"receipt": {"mutation_id": "m", "accepted_at": "yesterday"}}, "accepted_at is 'yesterday'"),

@@ -51,7 +51,7 @@ def test_the_hook_logs_what_the_operator_logs(vectorize: Vectorize, read: Read, 
 
 
 def test_who_defers_says_what_for_how_often_and_until_when(vectorize: Vectorize, read: Read) -> None:
-    said = r"a look every 7 s, until \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \(600 s\) at the latest\."
+    said = r"poll every 7 s, until \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \(600 s\) at the latest\."
     run(
         DeleteVectorsByIdsOperator(
             task_id="t",

@@ -146,7 +146,7 @@ def test_a_host_that_hangs_costs_only_its_own_waits(
 
         ours, theirs = asyncio.run(run())
     assert ours["status"] == "applied"
-    assert all("the last look did not end" in event["message"] for event in theirs)
+    assert all("the last poll did not end" in event["message"] for event in theirs)
 
 
 def test_a_long_throttle_does_not_take_the_last_look(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:

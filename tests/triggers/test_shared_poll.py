@@ -212,7 +212,7 @@ def test_a_service_that_is_silent_does_not_hold_the_deadline_up(
         )
         event = asyncio.run(first_event(trigger([receipt], end_time=time.time() + 0.2, wait_seconds=0.2)))
     assert event["status"] == "timeout"
-    assert "the last look did not end" in event["message"]
+    assert "the last poll did not end" in event["message"]
 
 
 def test_a_connection_is_asked_for_as_older_releases_can(

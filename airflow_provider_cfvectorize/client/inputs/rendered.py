@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what Jinja made text of: a list or an object, in JSON or as Python's ``repr`` writes it."""
+"""Parses a text into a list or an object: JSON, or Python as ``repr`` writes it."""
 
 from __future__ import annotations
 

@@ -277,12 +277,12 @@ def describe_deferral(
     """
     Return the line of the log that says what the triggerer waits for.
 
-    :param interval: seconds between two looks.
+    :param interval: seconds between two polls.
     """
     count = sum(receipt.mutations for receipt in receipts)
     what = describe_mutations(count, receipts[0].mutation_id or "", index_name)
     deadline = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=round(seconds))
     return (
-        f"Deferring: {what}, a look every {interval:g} s, until {format_time(deadline)} ({seconds:g} s) at "
+        f"Deferring: {what}, poll every {interval:g} s, until {format_time(deadline)} ({seconds:g} s) at "
         "the latest."
     )

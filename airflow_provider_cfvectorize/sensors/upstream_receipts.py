@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a DAG passes to a sensor to the receipts that it waits for."""
+"""Finds the receipts that a sensor waits for: the passed ones, or those of the upstream tasks."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ def read_waits(
     texts: Collection[str] = (),
 ) -> Sequence[Receipt]:
     """
-    Return what to wait for, each once and as few as a trigger can hold; nothing where nothing was sent.
+    Return the receipts to wait for, each once and condensed for a trigger; empty if nothing was sent.
 
-    :param context: the task's context, whose direct upstream tasks are asked for receipts where none is
-        passed.
-    :param texts: those of the first two parameters that were given as a text, such as a template.
-    :raises VectorizeInputError: this is nothing that can be waited for, or is of another index or account; or
-        a template came to nothing, and no upstream task's receipt says that there was nothing to do.
+    :param context: the task's context. If no receipt is passed, the receipts of its direct upstream tasks
+        count.
+    :param texts: the names of those of the first two parameters that the DAG gives as text, such as a
+        template.
+    :raises VectorizeInputError: the value is no mutation, or belongs to another index or account; or a
+        template renders to nothing and no upstream receipt says that there was nothing to do.
     """
     given = {"mutation_id": mutation_id, "receipt": receipt}
     lost = [name for name, value in given.items() if _is_lost(value, is_text=name in texts)]
     passed = [*_flatten(receipt, "receipt"), *_flatten(mutation_id, "mutation_id")]
     known = {r.mutation_id: r for r in passed if not r.bare}
     bare = [r.mutation_id for r in passed if r.bare and r.mutation_id not in known]
-    # A receipt, even one that says that nothing was sent, leaves nothing to look for; None and bare ids do.
+    # None and bare ids need the upstream receipts. A receipt does not, even if it says that nothing was sent.
     if bare or lost or not known:
         found = list(_upstream_receipts(context))
-        # Upstream tasks may also write to other indexes, which other sensors wait for.
+        # Upstream tasks may also write to other indexes; other sensors wait for those.
         ours = [r for r in found if r.index_name == index_name]
         if lost and not any(r.mutation_id is None for r in ours) and (passed or not ours):
             raise VectorizeInputError(
-                f"{lost[0]} is {show(given[lost[0]], 200)} now that it is rendered, and no task directly "
-                f"upstream has pushed a receipt for index {show(index_name)} that says that there was "
+                f"{lost[0]} is {show(given[lost[0]], 200)} after rendering, and no task directly "
+                f"upstream has pushed a receipt of index {show(index_name)} that says that there was "
                 "nothing to do. Check the task id in the template, or pass the task's output: "
                 "mutation_id=delete.output"
             )
@@ -58,12 +59,12 @@ def read_waits(
     waits = [r for id_, r in known.items() if id_ is not None]
     _check(waits, index_name=index_name, account_id=account_id)
     waits += [Receipt.of_bare_id(id_) for id_ in dict.fromkeys(bare) if id_ not in known]
-    # In each mode, so that each mode ends with the same.
+    # In every mode, so that every mode ends with equal evidence.
     return condense(waits)
 
 
 def _is_lost(value: Any, *, is_text: bool) -> bool:
-    """Say whether a template came to nothing, also one in a list; what Airflow resolves gives None itself."""
+    """Return whether a template, or one in a list, renders to nothing. Airflow resolves XComs to None."""
     if isinstance(value, list | tuple):
         return any(_is_lost(item, is_text=False) for item in value)
     return read_nothing(value) is None and (is_text or value is not None)
@@ -73,20 +74,20 @@ def _check(receipts: Sequence[Receipt], *, index_name: str, account_id: str) -> 
     for receipt in receipts:
         if receipt.index_name is not None and receipt.index_name != index_name:
             raise VectorizeInputError(
-                f"the receipt of mutation {receipt.mutation_id} is of index {show(receipt.index_name)}, and "
-                f"this sensor looks at {show(index_name)}: set the sensor's index_name to that of the task "
-                "it waits for"
+                f"the receipt of mutation {receipt.mutation_id} belongs to index {show(receipt.index_name)}, "
+                f"but this sensor waits on index {show(index_name)}. Set the sensor's index_name to that of "
+                "the task it waits for"
             )
         if receipt.account_id is not None and receipt.account_id.lower() != account_id:
             raise VectorizeInputError(
-                f"the receipt of mutation {receipt.mutation_id} is of account {show(receipt.account_id)}, "
-                f"and this sensor looks at account {show(account_id)}: use the same conn_id and account_id "
-                "for both"
+                f"the receipt of mutation {receipt.mutation_id} belongs to account "
+                f"{show(receipt.account_id)}, but this sensor uses account {show(account_id)}. Pass one "
+                "conn_id and account_id to both tasks"
             )
 
 
 def _flatten(value: Any, name: str) -> list[Receipt]:
-    """Return the receipts, real ones and of bare ids, in a value of any of the accepted shapes."""
+    """Return the receipts and bare ids in a value of any accepted shape, as receipts."""
     value = read_structure(read_nothing(value), name)
     if value is None:
         return []
@@ -97,7 +98,7 @@ def _flatten(value: Any, name: str) -> list[Receipt]:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [receipt for item in value for receipt in _flatten(item, name)]
     raise VectorizeInputError(
-        f"{name}: got {show(value)}, expected what a task returned (delete.output), its receipt "
+        f"{name} is {show(value)}, expected a task's output (delete.output), its receipt "
         "(delete.output['receipt']), or a list of them"
     )
 
@@ -109,8 +110,8 @@ def _upstream_receipts(context: Context) -> Iterable[Receipt]:
     groups = _mapped_groups(task)
     pulled: list[Any] = []
     for task_id in upstream:
-        # In a mapped task group, the siblings' receipts are for the siblings' sensors; elsewhere, all map
-        # indexes are this sensor's. A task that was skipped, or pushes no receipt, has none.
+        # In a mapped task group, each sensor waits for the receipts of its own map index; elsewhere, for
+        # those of all map indexes. A skipped task has no receipt.
         is_beside = bool(groups) and groups & _mapped_groups(task.dag.get_task(task_id))
         only = {"map_indexes": ti.map_index} if is_beside else {}
         pulled += ti.xcom_pull(task_ids=[task_id], key=RECEIPT_KEY, **only) or ()
@@ -118,7 +119,7 @@ def _upstream_receipts(context: Context) -> Iterable[Receipt]:
 
 
 def _receipt_or_none(value: Any) -> Receipt | None:
-    # The key is a common word: what other tasks push under it is theirs.
+    # The key is a common word: other tasks may push other values with it.
     if not isinstance(value, Mapping) or not {"mutation_id", "index_name", "account_id"} <= value.keys():
         return None
     try:

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Rendering of template fields that keeps text text, and does not render what came out of XCom.
+Changes how Airflow renders template fields: text stays text, and values from XCom are not rendered.
 
-All that the operators use of Airflow's private parts stands here. From 2.11 to 3.3 it relies on this:
+This module has everything that the operators use of Airflow's private parts. ``templating.py`` reads the
+rendered values. From 2.11 to 3.3 this module relies on these facts:
 
 - ``BaseOperator._do_render_template_fields`` renders the template fields of every task, mapped or not;
 - ``BaseOperator._render`` renders one template;
 - the DAG has the mapped operator in ``task_dict``, with ``partial_kwargs`` and ``expand_input``;
 - ``expand_input.value`` is a dict after ``expand()``, and a list or an ``XComArg`` after ``expand_kwargs()``;
-- what stands in the DAG file is a mapping or a sequence there, and what resolves to XCom is neither;
+- a value of the DAG file is a mapping or a sequence there, and a value that resolves to XCom is neither;
 - the constructor gets the arguments as they are, with ``_airflow_from_mapped=True``.
 
-``tests/dags/test_private_parts.py`` checks it on every supported minor of Airflow.
+``tests/dags/test_private_parts.py`` checks them on every supported minor of Airflow.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from airflow_provider_cfvectorize.client.inputs.files import path_text
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
-#: What begins a template in a text.
+#: The marks that begin a template in a text.
 MARKS: Final = ("{{", "{%", "{#")
 
 
@@ -32,14 +33,14 @@ class VerbatimStringsMixin:
     """
     Keeps a DAG with ``render_template_as_native_obj=True`` from reading text as Python.
 
-    Native rendering evaluates what every template gives, and every plain string too: of the ids
-    ``["1e5", "{{ params.id }}"]`` it would make ``[100000.0, 31]`` where the parameter is ``0x1f``, and
-    another vector would be deleted. Here a string without any of Jinja's marks is passed on as it is, and
-    what stands in a list is rendered to text. A template that is the whole field may still give a list,
-    unless the field is a text by nature: of the prefix ``'a'`` the quotes are part, and ``2024`` is a tenant.
+    Native rendering evaluates the result of every template and every plain string. It would turn the ids
+    ``["1e5", "{{ params.id }}"]`` into ``[100000.0, 31]`` if the parameter is ``0x1f``, and the task would
+    delete another vector. Here, a string without Jinja's marks stays unchanged, and the items of a list are
+    rendered to text. A template that is the whole field may still give a list, unless the field is always
+    text: the quotes are part of the prefix ``'a'``, and ``2024`` is a tenant.
     """
 
-    #: Fields that are text by nature, and rendered to text in any DAG.
+    #: Fields that are always text. They are rendered to text in every DAG.
     text_fields: ClassVar[frozenset[str]] = frozenset(
         {
             "account_id",
@@ -58,7 +59,7 @@ class VerbatimStringsMixin:
             "vectors_path",
         }
     )
-    #: Parameters that are True or False.
+    #: Parameters that must be True or False.
     flags: ClassVar[frozenset[str]] = frozenset(
         {
             "allow_empty",
@@ -74,31 +75,31 @@ class VerbatimStringsMixin:
             "wait_for_completion",
         }
     )
-    #: The arguments for template fields that Airflow has made a mapped task with; None in any other task.
+    #: The arguments for template fields with which Airflow made a mapped task; None in any other task.
     mapped_with: Mapping[str, Any] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note what a mapped task is made with."""
+        """Save the arguments with which Airflow makes a mapped task."""
         self = super().__new__(cls)
-        # A mapped operator is made on the worker, of values. None among them is no absence, and looks like
-        # one to each constructor; and what came out of XCom looks like a template.
+        # The worker makes a mapped operator from values. A constructor cannot distinguish a None among them
+        # from a missing argument, nor a value from XCom from a template.
         if kwargs.get("_airflow_from_mapped"):
             fields = cls.template_fields  # type: ignore[attr-defined]
-            # Not by setattr, for which Airflow's base class is not ready yet.
+            # Not setattr: Airflow's base class is not ready for it yet.
             vars(self)["mapped_with"] = {name: kwargs[name] for name in fields if name in kwargs}
         return self
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # To the end: in 2.11, a copy of a task is made attribute by attribute, Airflow's own first.
+        # Moved to the end: Airflow 2.11 copies a task attribute by attribute, Airflow's own first.
         self.mapped_with = vars(self).pop("mapped_with", None)
 
     def render_template(
         self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
     ) -> Any:
-        """Render a template, or a structure of them."""
+        """Render a template or a structure of templates."""
         if content is None or isinstance(content, int | float):
-            # There may be hundreds of thousands of these, in vectors that stand in the DAG.
+            # Vectors in a DAG file may hold hundreds of thousands of numbers.
             return content
         if isinstance(content, str) and not any(mark in content for mark in MARKS):
             return content
@@ -114,20 +115,20 @@ class VerbatimStringsMixin:
         jinja_env: Any,
         seen_oids: set[int],
     ) -> None:
-        # The one place, of mapped tasks too, where Airflow has both the fields' names and the environment.
+        # Only here does Airflow have both the fields' names and the environment, also for mapped tasks.
         render = super()._do_render_template_fields  # type: ignore[misc]
         if parent is not self:
             render(parent, template_fields, context, jinja_env, seen_oids)
             return
         names = template_fields
         if self.mapped_with is not None:
-            # Not with what Airflow has seen: that has values of the DAG file among those out of XCom.
+            # Not Airflow's own seen_oids: they hold values of the DAG file beside values from XCom.
             names, seen_oids = fields_to_render(self, names, context), set()
         text_env = self._text_env(jinja_env)
         for name in names:
             env, template = jinja_env, getattr(self, name)
             if name in self.text_fields:
-                # Of path objects, Airflow renders some, leaves some, and fails at some.
+                # Airflow renders some path objects, leaves others unchanged, and fails at others.
                 env, template = text_env, path_text(template)
                 setattr(self, name, template)
             render(self, [name], context, env, seen_oids)
@@ -135,18 +136,18 @@ class VerbatimStringsMixin:
                 # Before 3.3, Airflow keeps the template if it renders to nothing.
                 setattr(self, name, self.render_template(template, context, env, seen_oids))
             elif env is not jinja_env and isinstance(template, str) and getattr(self, name) == "None":
-                # What gives None stays None in such a DAG.
+                # A template that gives None stays None in such a DAG.
                 setattr(self, name, None)
 
     def _text_env(self, jinja_env: Any) -> Any:
-        """Return an environment that renders to text: the one at hand if it does, for making one is slow."""
+        """Return an environment that renders to text; reuse the given one if possible, making one is slow."""
         from jinja2.nativetypes import NativeEnvironment
 
         dag = self.get_dag() if isinstance(jinja_env, NativeEnvironment) else None  # type: ignore[attr-defined]
         return jinja_env if dag is None else dag.get_template_env(force_sandboxed=True)
 
     def _render(self, template: Any, context: Any, dag: Any = None) -> Any:
-        # Airflow goes by the DAG's option, whatever environment the template is of.
+        # Airflow reads the DAG's option, whatever the template's environment is.
         from jinja2.nativetypes import NativeEnvironment
 
         if isinstance(template.environment, NativeEnvironment):
@@ -160,16 +161,16 @@ class VerbatimStringsMixin:
 
 def mapped_arguments(task: Any) -> tuple[Any, Mapping[str, Any]]:
     """
-    Return what a task of a DAG is mapped over, None if it is not mapped, and its other arguments.
+    Return the arguments that a task is mapped over (None if it is not mapped) and its other arguments.
 
-    :param task: what the DAG has: an operator or a mapped operator.
+    :param task: the task in the DAG: an operator or a mapped operator.
     """
     over = getattr(getattr(task, "expand_input", None), "value", None)
     return over, getattr(task, "partial_kwargs", vars(task))
 
 
 def has_marks(value: object) -> bool:
-    """Say whether rendering a value would change it."""
+    """Return whether rendering would change a value."""
     if isinstance(value, Mapping):
         return any(map(has_marks, value.values()))
     if isinstance(value, list | tuple | set | frozenset):
@@ -180,13 +181,14 @@ def has_marks(value: object) -> bool:
 
 def fields_to_render(operator: Any, names: Iterable[str], context: Any) -> Iterator[str]:
     """
-    Yield the template fields that stand in the DAG file; what came out of XCom is data and is not rendered.
+    Yield the template fields whose values are in the DAG file. Values from XCom are data; never render them.
 
-    Airflow itself renders what ``expand_kwargs()`` takes out of XCom.
+    Airflow itself would render the values that ``expand_kwargs()`` reads from XCom.
 
-    :param operator: made by Airflow of a mapped operator, with the arguments as ``mapped_with``.
-    :raises VectorizeInputError: a field has Jinja's marks, and may be of either origin: the constructor of a
-        subclass has made it.
+    :param operator: an operator that Airflow made from a mapped operator, with the arguments as
+        ``mapped_with``.
+    :raises VectorizeInputError: a field has Jinja's marks and its origin is unknown, because the constructor
+        of a subclass made it.
     """
     given = operator.mapped_with
     written, is_all = _find_written(operator, context)
@@ -200,13 +202,13 @@ def fields_to_render(operator: Any, names: Iterable[str], context: Any) -> Itera
             continue
         raise VectorizeInputError(
             f"{name} is {show(value, 200)}, made by the constructor of {type(operator).__name__}. It may be "
-            "a template of the DAG file, or text out of XCom that looks like one: it is not rendered. Pass "
-            f"{name} itself to partial(), expand() or expand_kwargs(), and do not change it there"
+            "a template of the DAG file, or text from XCom that looks like one, so it is not rendered. Pass "
+            f"{name} to partial(), expand() or expand_kwargs() and do not change it in the constructor"
         )
 
 
 def _find_written(operator: Any, context: Any) -> tuple[set[str], bool]:
-    """Return the names of the arguments that stand in the DAG file, and whether all do."""
+    """Return the names of the arguments that are in the DAG file, and whether all are."""
     dag = operator.get_dag()
     mapped: Any = dag.task_dict.get(operator.task_id) if dag is not None else None
     if not hasattr(mapped, "expand_input"):
@@ -216,16 +218,16 @@ def _find_written(operator: Any, context: Any) -> tuple[set[str], bool]:
         names = {name for name, value in values.items() if isinstance(value, Mapping | Sequence)}
     else:
         instance = values[context["ti"].map_index] if isinstance(values, Sequence) else None
-        # What resolves to XCom within it is resolved by rendering, which ends there.
+        # Rendering resolves an XCom inside it and does not render the result.
         names, values = (set(instance), instance) if isinstance(instance, Mapping) else (set(), (None,))
-    # Where both have a name, what is mapped counts.
+    # A mapped argument overrides a partial one.
     given = operator.mapped_with
     partial = {name for name, value in mapped.partial_kwargs.items() if given.get(name) is value}
     return names | partial, len(names) == len(values)
 
 
 def _is_default(operator: Any, name: str, value: object) -> bool:
-    """Say whether nothing was passed and this is a default, of the DAG, the task group or the class."""
+    """Return whether a value is a default of the DAG, the task group or the class, and was not passed."""
     if name in operator.mapped_with:
         return False
     parameter = inspect.signature(type(operator).__init__).parameters.get(name)
