@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all operators have in common, and those that write: the receipt, and the wait for it."""
+"""The base classes of the operators: requests for all, receipt and wait for those that write."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-#: More than any count of ids or seconds can sensibly be: thirty years.
+#: The limit of numbers of ids and seconds; 10**9 seconds are thirty years.
 MOST: Final = 10**9
 
 
@@ -68,9 +68,9 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
     ui_color = "#f6d5c3"
     operator_extra_links = (VectorizeIndexLink(),)
 
-    #: The account that the task talks to, as soon as it does; for the link and the lineage.
+    #: The account that the task uses, set before the first request; for the link and the lineage.
     used_account: str | None = None
-    #: What the task has done to the index itself, rather than to vectors in it.
+    #: The change to the index itself, not to its vectors.
     change: Change | None = None
 
     def __init__(
@@ -90,11 +90,11 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         self._killed = False
 
     def on_kill(self) -> None:
-        """Note that the task is to stop; this runs in a signal handler, so the main loop does the rest."""
+        """Set the flag that the main loop checks; this method runs in a signal handler."""
         self._killed = True
 
     def is_killed(self) -> bool:
-        """Say whether the task is to stop."""
+        """Return whether the task must stop."""
         return self._killed
 
     def check_number(
@@ -111,7 +111,7 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
 
     def check_choice(self, name: str, *choices: str) -> None:
         """
-        Check a parameter that is one of a few words.
+        Check that a parameter is one of a few words.
 
         :param choices: the words, at least two.
         """
@@ -122,15 +122,15 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
 
     def make_hook(self) -> CloudflareVectorizeHook:
         """
-        Return a hook; nothing is looked up yet.
+        Return a hook, without reading the connection yet.
 
-        :raises VectorizeInputError: an account was given and came to nothing.
+        :raises VectorizeInputError: ``account_id`` renders to nothing.
         """
         from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
         check_account(self, self._given_account)
         hook = CloudflareVectorizeHook(self.conn_id, self.account_id)
-        # What a write has been answered counts for the wait after it.
+        # The responses to a write count for the wait after it.
         hook.history = self._history
         return hook
 
@@ -147,54 +147,52 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
     @contextmanager
     def open_client(self, *, max_connections: int) -> Iterator[VectorizeClient]:
         """
-        Yield a client that sends nothing any more when the block has ended.
+        Yield a client that sends nothing after the end of the block.
 
-        :raises VectorizeInputError: there can be no such index, or the connection cannot be used.
+        :raises VectorizeInputError: the index name or the connection is invalid.
         """
         check_path_name(self.index_name)
         client = self.make_client(max_connections=max_connections)
         try:
             yield client
         finally:
-            # Also wakes threads that wait to send, when Airflow ends the task from a signal handler.
+            # Wakes threads that wait to send, also when Airflow ends the task from a signal handler.
             client.session.stop()
             client.close()
 
     def ask(
         self, method: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        """Send a single request, which a kill ends the wait for: a throttle can make it last many minutes."""
+        """Send one request. A kill ends the wait for it, since a throttle can delay it for many minutes."""
         from airflow_provider_cfvectorize.client.workers import Stopped, attend
 
         try:
             return attend(lambda: method(*args, **kwargs), self.is_killed)
         except Stopped:
-            raise VectorizeInterrupted(
-                "told to stop: a request that was under way may be carried out all the same"
-            ) from None
+            raise VectorizeInterrupted("told to stop: a request in flight may still take effect") from None
 
     @abstractmethod
     def flow(self, *, failed: bool) -> Flow:
         """
-        Return what the task has read and written, once it has ended.
+        Return the index and files that the ended task has read and written.
 
-        :param failed: it has not ended well, and may have written what nobody acknowledged.
+        :param failed: the task failed, and may have written more than the service acknowledged.
         """
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Return what the task has read and written; Airflow's OpenLineage provider asks, if there is one."""
+        """Return the read and written datasets, for Airflow's OpenLineage provider."""
         from airflow_provider_cfvectorize.lineage import to_openlineage
 
         return to_openlineage(self.used_account, self.index_name, self.flow(failed=False))
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Return what the task has read, and what it may have written."""
+        """Return the read and possibly written datasets, for Airflow's OpenLineage provider."""
         from airflow_provider_cfvectorize.lineage import to_openlineage
 
         return to_openlineage(self.used_account, self.index_name, self.flow(failed=True))
 
     def push(self, context: Context, key: str, value: dict[str, Any]) -> None:
-        """Push an XCom, whatever ``do_xcom_push`` says: what waits downstream depends on it."""
+        """Push an XCom even if ``do_xcom_push`` is False: tasks downstream depend on it."""
         context["ti"].xcom_push(key=key, value=value)
 
 
@@ -202,21 +200,21 @@ class VectorizeWriteOperator(VectorizeOperator):
     """
     The base of operators that write to an index.
 
-    A subclass writes in ``execute`` and ends it with ``return self.hand_on(context, receipt)``.
+    A subclass writes in ``execute`` and ends it with ``return self.push_and_wait(context, receipt)``.
 
     :param index_name: the index. (templated)
-    :param wait_for_completion: end only when the write is applied.
-    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
-    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
-        ``VectorizeWaitTimeout``, and is retried if it has retries.
-    :param deferrable: wait in the triggerer, without a worker's slot.
+    :param wait_for_completion: wait until the write is applied.
+    :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
+    :param wait_timeout: the longest wait, in seconds or as a ``timedelta``. After it the task fails with
+        ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.
+    :param deferrable: wait in the triggerer, without occupying a worker slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
 
-    #: Keep progress for a retry; see :meth:`open_checkpoint`.
+    #: Save progress for a retry; see :meth:`open_checkpoint`.
     durable: bool = False
-    #: Whether the service has acknowledged a write, and of how many vectors or ids, if the task knows.
+    #: Whether the service has acknowledged a write, and the number of vectors or ids, if it is known.
     has_written: bool = False
     acknowledged: int | None = None
 
@@ -239,17 +237,17 @@ class VectorizeWriteOperator(VectorizeOperator):
         self.deferrable = deferrable
 
     def check_wait(self) -> None:
-        """Check the flags, and the numbers of the wait."""
+        """Check the flags and the numbers of the wait."""
         check_flags(self)
         self.check_number("poll_interval", 0)
         self.check_number("wait_timeout", 0)
 
-    def hand_on(self, context: Context, receipt: Receipt) -> str | None:
+    def push_and_wait(self, context: Context, receipt: Receipt) -> str | None:
         """
         Push the receipt and, with ``wait_for_completion``, wait.
 
         :return: the mutation id, None if nothing was sent.
-        :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        :raises VectorizeWaitTimeout: the write was not observed as applied in time.
         :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
         """
         from airflow_provider_cfvectorize.client.bulk.checkpoint import kept_evidence
@@ -264,15 +262,15 @@ class VectorizeWriteOperator(VectorizeOperator):
             return self._end(context, evidence_of_nothing(receipt))
         store = self.progress_store(context)
         if store is not None and (evidence := kept_evidence(store, receipt.mutation_id)) is not None:
-            self.log.info("An earlier try saw that the write is applied; this one does not wait again.")
+            self.log.info("Applied: an earlier try has the evidence; no further wait.")
             return self._finish(context, evidence)
         return self._end(context, self.wait_until_applied(context, receipt))
 
     def wait_until_applied(self, context: Context, receipt: Receipt) -> dict[str, Any]:
         """
-        Wait for a write that was accepted, and return the evidence; a deferrable task defers instead.
+        Wait for an accepted write and return the evidence; a deferrable task defers instead.
 
-        :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        :raises VectorizeWaitTimeout: the write was not observed as applied in time.
         :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
         """
         from airflow_provider_cfvectorize.client.mutations.wait import Wait
@@ -286,7 +284,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         try:
             return wait.until(self.wait_timeout, interval=self.poll_interval, stopped=self.is_killed)
         except VectorizeWaitTimeout as e:
-            self._forget_what_is_lost(context, e)
+            self._forget_lost_mutation(context, e)
             raise
         finally:
             wait.close()
@@ -313,14 +311,14 @@ class VectorizeWriteOperator(VectorizeOperator):
         )
 
     def flow(self, *, failed: bool) -> Flow:
-        """Return what the task has written."""
+        """Return the index that the task has written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         writes = self.has_written or self.change is not None or failed
         return Flow(writes_index=writes, change=self.change)
 
     def to_resume(self) -> dict[str, Any]:
-        """Return what the subclass's ``execute_complete`` must know again after a deferral, as JSON."""
+        """Return the further arguments of the subclass's ``execute_complete``, as JSON values."""
         return {}
 
     def execute_complete(
@@ -329,10 +327,10 @@ class VectorizeWriteOperator(VectorizeOperator):
         """
         End the task after a deferred wait.
 
-        :param done: what was acknowledged before it. Unknown in ``dag.test()``, which drops what a task wants
-            back after a deferral, and if an older version of this provider has deferred the task.
+        :param done: the acknowledged write. None in ``dag.test()``, which drops the arguments of a deferral,
+            and if an older version of this provider deferred the task.
         :return: the mutation id.
-        :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        :raises VectorizeWaitTimeout: the write was not observed as applied in time.
         """
         if done is not None and is_of_an_earlier_try(context, done.get("try_number")):
             mutation_id: str | None = start_over(self, context)
@@ -343,7 +341,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         """
         Return the evidence of a deferred wait.
 
-        :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        :raises VectorizeWaitTimeout: the write was not observed as applied in time.
         """
         self.has_written = True
         if done is not None:
@@ -353,7 +351,7 @@ class VectorizeWriteOperator(VectorizeOperator):
             evidence = read_event(event)
         except VectorizeWaitTimeout as e:
             check_execution_timeout(e, self.execution_timeout, "wait_timeout", self.wait_timeout)
-            self._forget_what_is_lost(context, e)
+            self._forget_lost_mutation(context, e)
             raise
         self.used_account = evidence.get("account_id")
         # The trigger has read the index with the same connection.
@@ -370,7 +368,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         return mutation_id
 
     def _finish(self, context: Context, evidence: dict[str, Any]) -> str | None:
-        # Before the task may fail over it: what was seen is worth the most then.
+        # Push first: the evidence is most useful if the report fails the task.
         from airflow_provider_cfvectorize.client.mutations.receipts import EVIDENCE_KEY
 
         self.push(context, EVIDENCE_KEY, evidence)
@@ -380,22 +378,22 @@ class VectorizeWriteOperator(VectorizeOperator):
 
     def progress_store(self, context: Context) -> Any:
         """
-        Return where the task's progress outlives a try: Airflow's ``task_state_store``, from 3.3 on.
+        Return the store of the task's progress: Airflow's ``task_state_store``, since Airflow 3.3.
 
-        :return: None where there is no such place, or the task keeps no progress.
+        :return: None if there is no store, or the task saves no progress.
         """
         return context.get("task_state_store") if self.durable else None
 
     def open_checkpoint(self, context: Context, client: VectorizeClient, *parts: object) -> Checkpoint | None:
         """
-        Return the progress of a write; None where none is kept.
+        Return the progress of a write; None if the task saves none.
 
-        Progress counts only for the same work: the same kind of operator, account, index, time the index was
-        created, and parts, in a task that was not cleared since. Airflow 3.3 keeps the state of a cleared
-        task. Clearing raises the task instance's ``max_tries``, which a retry leaves alone; and the run's
-        ``clear_number``, unless the run is not reset.
+        Saved progress is valid for one work only: operator class, account, index, creation time of the index
+        and ``parts`` must be equal, and nobody may have cleared the task since. Airflow 3.3 keeps the state
+        of a cleared task. Clearing raises the task instance's ``max_tries``, which a retry does not change,
+        and the run's ``clear_number`` if the run is reset.
 
-        :param parts: what else tells this work from other work; values of JSON.
+        :param parts: further JSON values that identify this work.
         """
         from airflow_provider_cfvectorize.client.bulk.checkpoint import Checkpoint, fingerprint_of
 
@@ -408,7 +406,7 @@ class VectorizeWriteOperator(VectorizeOperator):
             if is_permanent(e, "write"):
                 raise
             self.log.warning(
-                "No progress is kept, so a retry sends everything again: asking for the index failed: %s", e
+                "Progress is not saved, so a retry sends everything again: reading the index failed: %s", e
             )
             return None
         fingerprint = fingerprint_of(
@@ -423,20 +421,20 @@ class VectorizeWriteOperator(VectorizeOperator):
         )
         return Checkpoint(store, fingerprint, self.log)
 
-    def _forget_what_is_lost(self, context: Context, timeout: VectorizeWaitTimeout) -> None:
-        # Else every further try would only wait again for a mutation that may never come.
+    def _forget_lost_mutation(self, context: Context, timeout: VectorizeWaitTimeout) -> None:
+        # Without this, every retry would wait again for a mutation that may never come.
         from airflow_provider_cfvectorize.client.bulk.checkpoint import forget
 
         if timeout.is_unseen and (store := self.progress_store(context)) is not None:
-            self.log.warning("No sign of the mutation: the next try sends everything again.")
+            self.log.warning("The mutation was never observed; a retry sends everything again.")
             forget(store, self.log)
 
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
-        """Add what the subclass knows to the evidence."""
+        """Return the evidence with the additions of the subclass."""
         return evidence
 
     def report(self, evidence: dict[str, Any]) -> None:
-        """Say in the log how the wait ended."""
+        """Log the outcome of the wait."""
         from airflow_provider_cfvectorize.client.mutations.evidence import report_evidence
 
         report_evidence(evidence, self.log)

@@ -27,44 +27,44 @@ if TYPE_CHECKING:
 
 class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
     """
-    Delete vectors by id, and hand on the id of the last mutation.
+    Delete vectors by id, in batches of 100.
 
-    The service applies deletes some seconds to minutes after it accepted them. Wait for that with a
-    :class:`~airflow_provider_cfvectorize.sensors.mutation.VectorizeMutationSensor` downstream, or here with
-    ``wait_for_completion``.
+    The service applies deletes seconds to minutes after it accepts them. Wait for that with a
+    :class:`~airflow_provider_cfvectorize.sensors.mutation.VectorizeMutationSensor` downstream, or in this
+    task with ``wait_for_completion``.
 
-    The return value is the id of a mutation that comes after all others of this task, so that waiting for it
-    is waiting for all; None if there was nothing to delete. The XCom ``receipt`` is always pushed, as soon as
-    the service accepted the last batch; the XCom ``evidence`` if this task waited.
+    The return value is the id of the task's last mutation: once it is applied, all are. It is None if there
+    was nothing to delete. The task always pushes the XCom ``receipt``, as soon as the service has accepted
+    the last batch, and the XCom ``evidence`` if it waited.
 
-    Deleting the same ids again is harmless, so the task can be retried. If somebody has written one of them
-    again meanwhile, a retry deletes that too.
+    Retries are safe, since deleting an id again is harmless. A retry also deletes a vector that was written
+    again meanwhile.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/delete-vectors-by-ids`
 
     :param index_name: the index. (templated)
-    :param ids: the ids: a list, an upstream task's output, a Jinja expression that gives a list, or a single
-        id. Integers become strings. Give this or ``ids_path``. (templated)
-    :param ids_path: a file of ids, for more than fit into an XCom: one id a line, or (``.ndjson``,
-        ``.jsonl``) one JSON object with an ``id`` a line. A local path, or a URL of object storage.
+    :param ids: the ids: a list, an upstream task's output, a Jinja expression that gives a list, or one id.
+        Integers become strings. Pass either this or ``ids_path``. (templated)
+    :param ids_path: a file of ids, for more ids than fit into an XCom: one id a line, or in a ``.ndjson`` or
+        ``.jsonl`` file one JSON object with an ``id`` a line. A local path or a URL of object storage.
         (templated)
-    :param wait_for_completion: end only when the delete is applied.
-    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
-    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
-        ``VectorizeWaitTimeout``, and is retried if it has retries.
-    :param deferrable: wait in the triggerer, without a worker's slot.
-    :param durable: on Airflow 3.3 or newer, keep how far the task came, so that a retry goes on after the
-        last acknowledged batch, or straight to the wait. Other ids, a cleared task or an index that was
-        created anew start afresh. On an older Airflow, or without, every try sends all ids.
-    :param verify: ``sample`` asks about a few ids before and after, which proves the delete even if somebody
-        else writes to the index meanwhile; ``none`` asks nothing; ``all`` also reads every id back at the end
-        (20 a request: five times the requests of the delete), for which it must wait.
-    :param concurrency: requests in flight at once.
-    :param max_ids: fail, before anything is sent, if there are more ids than this.
-    :param dry_run: check and count the ids, ask about a few of them, and delete nothing.
-    :param fail_if_none_exist: fail, before anything is sent, if none of the ids asked about exists. Without,
-        the log warns. It needs ``verify="sample"`` or ``"all"``.
+    :param wait_for_completion: wait until the delete is applied.
+    :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
+    :param wait_timeout: the longest wait, in seconds or as a ``timedelta``. After it the task fails with
+        ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.
+    :param deferrable: wait in the triggerer, without occupying a worker slot.
+    :param durable: on Airflow 3.3 or newer, save progress, so that a retry continues after the last
+        acknowledged batch or at the wait. Different ids, a cleared task or a recreated index start over. On
+        an older Airflow, or with False, every try sends all ids.
+    :param verify: ``sample`` reads a few ids before and after the delete, which proves it even if others
+        write to the index meanwhile; ``none`` reads none; ``all`` also reads every id back at the end (20 a
+        request, five times the requests of the delete) and needs ``wait_for_completion``.
+    :param concurrency: the most requests in flight at once.
+    :param max_ids: fail before the delete if there are more ids than this.
+    :param dry_run: check and count the ids, read a few of them, and delete nothing.
+    :param fail_if_none_exist: fail before the delete if none of the ids that ``verify`` reads exists. With
+        False, the task logs a warning. It needs ``verify="sample"`` or ``"all"``.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -108,20 +108,20 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         self.verify = verify
         self.concurrency = concurrency
         self.max_ids = max_ids
-        # Not dry_run: that is a method of Airflow's base class.
+        # Not dry_run: Airflow's base class has a method of that name.
         self.is_dry_run = dry_run
         self.fail_if_none_exist = fail_if_none_exist
-        #: What tells the ids that were sent from others, kept over a deferral.
+        #: The fingerprint of the sent ids, saved over a deferral.
         self._sent = ""
 
     def execute(self, context: Context) -> str | None:
         """
-        Delete, push the receipt and, with ``wait_for_completion``, wait.
+        Delete the vectors, push the receipt and, with ``wait_for_completion``, wait.
 
         :return: the id of the last mutation, None if nothing was sent.
-        :raises VectorizeInputError: something passed or configured cannot work; nothing was sent.
-        :raises VectorizeBatchError: not all ids were accepted; says how many were.
-        :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
+        :raises VectorizeInputError: a parameter or the connection is invalid; nothing was sent.
+        :raises VectorizeBatchError: the service accepted only a part; says how many ids.
+        :raises VectorizeWaitTimeout: the delete was not observed as applied in time.
         """
         from airflow_provider_cfvectorize.client.bulk.delete import delete_ids
 
@@ -144,10 +144,10 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
                 log=self.log,
             )
         self.log.info("%s", receipt.acceptance("id"))
-        return self.hand_on(context, receipt)
+        return self.push_and_wait(context, receipt)
 
     def to_resume(self) -> dict[str, Any]:
-        """Return what the task must know again after a deferral."""
+        """Return the further arguments of ``execute_complete``."""
         return {"sent": self._sent}
 
     def execute_complete(
@@ -156,15 +156,15 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         """
         End the task after a deferred wait.
 
-        :param sent: what tells the ids that were sent from others.
+        :param sent: the fingerprint of the sent ids.
         :return: the mutation id.
-        :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
+        :raises VectorizeWaitTimeout: the delete was not observed as applied in time.
         """
         self._sent = sent
         return super().execute_complete(context, event, done)
 
     def flow(self, *, failed: bool) -> Flow:
-        """Return what the task has read and written."""
+        """Return the index and files that the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(
@@ -174,7 +174,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         )
 
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
-        """With ``verify="all"``, read every id back."""
+        """With ``verify="all"``, read every id back and add the result to the evidence."""
         if self.verify != "all" or evidence["mutation_id"] is None:
             return evidence
         from airflow_provider_cfvectorize.client.bulk.delete import read_back_all
@@ -182,12 +182,12 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
 
         with self.open_client(max_connections=self.concurrency) as client:
             ids = self._read_ids()
-            # Unknown only after a deferral in dag.test(), which drops what a task wants back.
+            # Empty only after a deferral in dag.test(), which drops the arguments of a deferral.
             if self._sent and ids.fingerprint != self._sent:
                 raise VectorizeInputError(
-                    "verify='all': the ids are others now than those that were deleted: reading them back "
-                    "would prove nothing. The delete itself is applied. Keep what ids or ids_path names as "
-                    "it is until the task has ended"
+                    "verify='all': the ids have changed since the delete, so reading them back would prove "
+                    "nothing. The delete itself is applied. Do not change the ids or the file before the "
+                    "task has ended"
                 )
             found = read_back_all(
                 client,
@@ -206,11 +206,11 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
         self.check_choice("verify", "sample", "all", "none")
         if self.verify == "all" and not (self.wait_for_completion or self.is_dry_run):
             raise VectorizeInputError(
-                "verify='all' reads every id back when the delete is applied: set wait_for_completion=True"
+                "verify='all' reads every id back after the delete is applied: set wait_for_completion=True"
             )
         if self.fail_if_none_exist and self.verify == "none":
             raise VectorizeInputError(
-                "fail_if_none_exist asks about a few of the ids, and verify='none' asks nothing: set "
+                "fail_if_none_exist=True needs a sample of the ids, and verify='none' reads none: set "
                 "verify='sample'"
             )
         self.check_number("concurrency", 1, whole=True)
@@ -241,7 +241,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
             )
             asked = counted(sample.asked, "id")
             verb = "exists" if sample.exist == 1 else "exist"
-            self.log.info("Dry run: of %s asked about, %d %s now.", asked, sample.exist, verb)
+            self.log.info("Dry run: of %s read, %d %s.", asked, sample.exist, verb)
         receipt = Receipt(
             None, self.index_name, client.account_id, sampled=sample.asked, existing=sample.exist
         )

@@ -33,45 +33,45 @@ REPORT_KEY = "report"
 
 class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
     """
-    Delete the vectors that a filter, a namespace or both select, and wait until that is applied.
+    Delete the vectors that a filter, a namespace or both select, and wait until the deletes are applied.
 
-    The service deletes by id only, and a query returns at most 100 ids. So this task works in rounds: it
-    queries with different vectors until ``probes`` queries in a row show no new id, deletes what it found,
-    waits until the delete is applied, and begins again. It ends when ``probes`` queries find nothing.
+    The service deletes by id only, and a query returns at most 100 ids. This task therefore works in rounds.
+    A round queries with different vectors until ``probes`` queries in a row find no new id, deletes the found
+    ids, and waits until the delete is applied. The task ends when ``probes`` queries find nothing.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/delete-vectors-by-filter`
 
-    Search is approximate: the task says how it searched, and never that no vector is left. A filter does not
-    find vectors that were written before the metadata indexes of its properties.
+    Search is approximate: the report says how the task searched, and never that no vector is left. A
+    filter does not find vectors that were written before the metadata indexes of its properties.
 
-    The return value is the id of the last mutation; None, with a warning, if nothing was found. XComs:
+    The return value is the id of the last mutation. It is None, with a warning, if nothing was found. XComs:
 
-    - ``receipt``: of the last round's delete; ``evidence``: of its wait.
-    - ``report``, after every round: ``outcome`` (``none_found`` at the end, ``dry_run``, or None before),
-      ``probes``, the number of queries that found nothing at the end; ``rounds``; ``queries``; ``found`` and
-      ``deleted``, numbers of ids; ``waits``, the number of waits by outcome; ``filter``; ``namespace``; and a
-      ``note`` of what a search cannot show. After a dry run also ``ids``, the first 10.
+    - ``receipt``: the receipt of the last round's delete; ``evidence``: the evidence of its wait.
+    - ``report``, after every round: ``outcome`` (``none_found`` at the end, ``dry_run``, or None before the
+      end); ``probes``, the number of queries that found nothing at the end; ``rounds``; ``queries``;
+      ``found`` and ``deleted``, numbers of ids; ``waits``, the number of waits by outcome; ``filter``;
+      ``namespace``; and ``note``, the limits of a search. After a dry run also ``ids``, the first 10.
 
-    A retry begins with a query, so nothing is kept for it. What is written meanwhile and is selected may be
-    deleted too.
+    A retry begins with a query and needs no saved progress. The task may also delete selected vectors that
+    are written while it runs.
 
     :param index_name: the index. (templated)
-    :param filter: only vectors with such metadata, such as ``{"doc_id": "a17"}``, or a Jinja expression that
-        gives a mapping. Each property needs a metadata index. A template within a mapping gives text, which
-        is not documented to equal a number, unless the DAG renders natively; for a number, render the whole,
-        as in ``filter='{"year": {{ params.year }} }'``. None, and what a template renders to nothing, is an
-        error. (templated)
-    :param namespace: only vectors of this namespace. (templated)
-    :param max_ids: the most ids that the task may find in all its rounds. If there are more, it deletes none
-        of the round in which it finds that, and fails.
-    :param probes: number of queries in a row that must show no new id to end a round, and must find nothing
-        to end the task.
-    :param dry_run: search as the first round does, ask about a few of the ids, and delete nothing.
-    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
-    :param wait_timeout: seconds, or a ``timedelta``, that the wait of one round takes at most; then the task
-        fails with ``VectorizeWaitTimeout``, and is retried if it has retries.
-    :param deferrable: wait in the triggerer, without a worker's slot.
+    :param filter: select vectors with this metadata, such as ``{"doc_id": "a17"}``, or a Jinja expression
+        that gives a mapping. Each property needs a metadata index. Unless the DAG renders natively, a
+        template within a mapping gives text, which is not documented to equal a number. For a number, render
+        the whole filter, as in ``filter='{"year": {{ params.year }} }'``. None and a template that renders to
+        nothing are errors. (templated)
+    :param namespace: select vectors of this namespace. (templated)
+    :param max_ids: the most ids that the task may find in all its rounds. If a round exceeds it, the task
+        fails before the delete of that round.
+    :param probes: the number of queries in a row that must find no new id to end a round, and must find
+        nothing to end the task.
+    :param dry_run: search as the first round does, read a few of the found ids, and delete nothing.
+    :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
+    :param wait_timeout: the longest wait of one round, in seconds or as a ``timedelta``. After it the task
+        fails with ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.
+    :param deferrable: wait in the triggerer, without occupying a worker slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -109,11 +109,11 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         self.namespace = namespace
         self.max_ids = max_ids
         self.probes = probes
-        # Not dry_run: that is a method of Airflow's base class.
+        # Not dry_run: Airflow's base class has a method of that name.
         self.is_dry_run = dry_run
         self._given = {"filter": filter, "namespace": namespace}
         self._may_be_empty = _count_empty(filter) if isinstance(filter, Mapping) else 0
-        #: How far the task came, kept over a deferral.
+        #: The progress of the task, saved over a deferral.
         self._deletion: Deletion | None = None
 
     def execute(self, context: Context) -> str | None:
@@ -123,9 +123,9 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         :return: the id of the last mutation, None if nothing was found.
         :raises VectorizeInputError: filter and namespace select nothing in particular, a property has no
             metadata index, or there are more ids than ``max_ids``.
-        :raises VectorizeStillVisibleError: two rounds in a row found nothing but ids whose delete is applied.
-        :raises VectorizeBatchError: not all ids were accepted; says how many were.
-        :raises VectorizeWaitTimeout: a delete was not seen to be applied in time.
+        :raises VectorizeStillVisibleError: two rounds in a row found only ids whose delete is applied.
+        :raises VectorizeBatchError: the service accepted only a part; says how many ids.
+        :raises VectorizeWaitTimeout: a delete was not observed as applied in time.
         """
         self.check_wait()
         deletion = self._begin()
@@ -135,7 +135,7 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         return self._go_on(context, deletion)
 
     def to_resume(self) -> dict[str, Any]:
-        """Return what the task must know again after a deferral."""
+        """Return the further arguments of ``execute_complete``."""
         return {"deletion": None if self._deletion is None else self._deletion.as_dict()}
 
     def execute_complete(
@@ -146,14 +146,14 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         deletion: dict[str, Any] | None = None,
     ) -> str | None:
         """
-        Go on after the deferred wait of a round.
+        Continue after the deferred wait of a round.
 
         :param context: the task's context.
-        :param event: what the trigger sent.
-        :param done: what was acknowledged before it.
-        :param deletion: how far the task came.
+        :param event: the trigger's event.
+        :param done: the acknowledged write.
+        :param deletion: the progress of the task.
         :return: the id of the last mutation.
-        :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
+        :raises VectorizeWaitTimeout: the delete was not observed as applied in time.
         """
         from airflow_provider_cfvectorize.client.bulk.delete_by_filter import Deletion
 
@@ -167,7 +167,7 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         return self._go_on(context, so_far)
 
     def flow(self, *, failed: bool) -> Flow:
-        """Return what the task has read and written."""
+        """Return the index and files that the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         writes = (self.has_written or failed) and not self.is_dry_run
@@ -229,7 +229,7 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         self.push(context, REPORT_KEY, {**deletion.report("dry_run", self.probes), "ids": ids})
 
     def _recall(self, context: Context, evidence: Mapping[str, Any]) -> Deletion:
-        # dag.test() drops what a task wants back after a deferral. The report has the numbers.
+        # dag.test() drops the arguments of a deferral. The report has the numbers.
         ti = context["ti"]
         report = ti.xcom_pull(task_ids=ti.task_id, key=REPORT_KEY, map_indexes=ti.map_index) or {}
         names = ("rounds", "queries", "found", "deleted", "waits")
@@ -254,7 +254,7 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         return read_given(self, name, self._given[name], harm)
 
     def _read_filter(self) -> Any:
-        # Here, on the task's main thread: what mapped tasks returned is asked of Airflow when it is read.
+        # On the task's main thread: reading the results of mapped tasks sends requests to Airflow.
         read = plain(read_structure(self._read("filter"), "filter"))
         given = self._given["filter"]
         is_template = isinstance(given, Mapping) or (isinstance(given, str) and has_marks(given))
@@ -268,7 +268,7 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
 
 
 def _count_empty(value: object) -> int:
-    """Return how many texts within a value count as nothing."""
+    """Return the number of texts in a value that count as nothing."""
     if isinstance(value, Mapping):
         return sum(map(_count_empty, value.values()))
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Where the values of an operator come from: parameters, and files on a disk or in object storage.
+Reads and writes the operators' files, local or in object storage, and reads ids from parameter or file.
 
-A ``path`` may be a URL of object storage; ``name`` is the parameter that names it, for errors.
+Files: :func:`path_of`, :func:`place_of`, :func:`open_file`, :func:`write_file`. Ids:
+:func:`read_id_source`, and :func:`origin_of` for its errors. A ``path`` may be a URL of object storage;
+``name`` is the parameter that has it, for errors.
 """
 
 from __future__ import annotations
@@ -34,9 +36,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_cfvectorize.client.inputs.ids import IdSource
 
-#: What a parameter that names a file takes.
+#: The accepted types of a parameter that names a file.
 FilePath: TypeAlias = "str | os.PathLike[str] | ObjectStoragePath"
-#: A template's expression that takes a param, or an upstream task's XCom.
+#: An expression in a template that reads a param or an upstream task's XCom.
 _SOURCE: Final = re.compile(
     r"""\{\{\s*(?:params(?:\.|\[['"])(\w+)|(?:ti|task_instance)\.xcom_pull\((?:task_ids=)?['"]([\w.-]+))"""
 )
@@ -46,7 +48,7 @@ def path_of(value: object, name: str) -> str:
     """
     Return a path as text.
 
-    :raises VectorizeInputError: it is something else, or nothing.
+    :raises VectorizeInputError: the value is no path, or empty.
     """
     text = path_text(value)
     if not isinstance(text, str) or text in ("", "None"):
@@ -58,9 +60,9 @@ def path_of(value: object, name: str) -> str:
 
 def place_of(path: str, name: str) -> str:
     """
-    Return what is equal for two spellings of one place, as far as that can be seen.
+    Return a path in a normal form, to compare two spellings of one place as far as possible.
 
-    :raises VectorizeInputError: it is no path, or one that holds no files of data.
+    :raises VectorizeInputError: the path is invalid, or no place for data files.
     """
     if not has_scheme(path):
         return local_path(path, name)
@@ -68,22 +70,22 @@ def place_of(path: str, name: str) -> str:
     try:
         found = _path(path, name, "found")
     except VectorizeInputError:
-        # No such store here, which whoever opens the file says better.
+        # The store is not installed; opening the file reports it better.
         return f"{scheme.lower()}://{rest}"
     if isinstance(found, str):
         return local_path(found, name)
-    # One bucket's name can be two buckets by two connections.
+    # With two connections, one bucket name can mean two buckets.
     conn_id = rest.partition("/")[0].rpartition("@")[0]
     names = found.fs.protocol
-    # Of a store with several names (gs, gcs) they come in one order.
+    # A store with several names (gs, gcs) lists them in a fixed order.
     return f"{names if isinstance(names, str) else names[0]}://{conn_id}@{found.path}"
 
 
 def open_file(path: str, name: str) -> BinaryIO:
     """
-    Open a file for reading: a local one, or one in object storage.
+    Open a file for reading, local or in object storage.
 
-    :raises VectorizeFileError: it cannot be read.
+    :raises VectorizeFileError: the file cannot be read.
     """
     return open_object(path, name) if has_scheme(path) else open_local(path, name)
 
@@ -93,8 +95,8 @@ def open_object(url: str, name: str) -> BinaryIO:
     Open a file in object storage for reading, with Airflow's own connections.
 
     :param url: such as ``s3://conn_id@bucket/ids.txt``; see Airflow's documentation of object storage.
-    :param name: the parameter that names it, for errors.
-    :raises VectorizeFileError: no such store is installed, or the file cannot be read.
+    :param name: the parameter that has it, for errors.
+    :raises VectorizeFileError: the store's provider is not installed, or the file cannot be read.
     """
     path = _path(url, name, "read")
     if isinstance(path, str):
@@ -106,9 +108,9 @@ def open_object(url: str, name: str) -> BinaryIO:
 @contextmanager
 def write_file(path: str, name: str) -> Iterator[BinaryIO]:
     """
-    Yield a file to write bytes to, which stands at the path when the block has ended well.
+    Yield a file to write bytes to, and move it to the path after the block succeeds.
 
-    :raises VectorizeFileError: it cannot be written.
+    :raises VectorizeFileError: the file cannot be written.
     """
     target = _path(path, name, "written") if has_scheme(path) else path
     if isinstance(target, str):
@@ -124,7 +126,7 @@ def write_file(path: str, name: str) -> Iterator[BinaryIO]:
 
 
 def _upload(file: BinaryIO, target: Any) -> None:
-    # By way of Airflow's path and not of its store alone, so that Airflow's lineage has the file.
+    # With Airflow's path instead of its store, so that Airflow's lineage has the file.
     remote = target.open("wb")
     try:
         shutil.copyfileobj(file, remote, CHUNK_BYTES)
@@ -138,25 +140,24 @@ def _abandon(remote: Any) -> None:
     with suppress(Exception):
         remote.discard()
     try:
-        # Closing it, as the end of a with statement or its finalizer would, makes a whole file of what was
-        # sent so far.
+        # Closing it, as a with statement or its finalizer does, would publish the incomplete file.
         remote.closed = True
     except AttributeError:
-        # What it has written is there already, and why it ended is more than that it cannot be closed.
+        # The written part is published already, and the original error matters more than one of close().
         with suppress(Exception):
             remote.close()
 
 
 def _path(url: str, name: str, verb: str) -> Any:
-    """Return a path in object storage, or of a URL that is another spelling of a local path, that path."""
+    """Return a path in object storage, or the local path if the URL is one."""
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     with _explained(url, name, verb):
-        # A scheme is the same in capitals, which Airflow 2 does not know.
+        # Airflow 2 does not know schemes in capitals.
         scheme, _, rest = url.partition("://")
         path = ObjectStoragePath(f"{scheme.lower()}://{rest}")
         protocols = path.fs.protocol
-        # Another spelling of a local path does not go round the checks of one.
+        # A URL of a local path must pass the checks of local paths.
         is_local = {"file", "local"} & ({protocols} if isinstance(protocols, str) else set(protocols))
         return path.path if is_local else path
 
@@ -167,15 +168,15 @@ def _explained(url: str, name: str, verb: str) -> Iterator[None]:
         yield
     except Exception as e:
         raise VectorizeFileError(
-            f"{name} {show(url, 200)} cannot be {verb}: {type(e).__name__}: {show(str(e), 200)}. Is the "
-            "provider of that store installed, and its connection right?"
+            f"{name} {show(url, 200)} cannot be {verb}: {type(e).__name__}: {show(str(e), 200)}. Check that "
+            "the store's provider is installed and its connection is right"
         ) from None
 
 
 def origin_of(operator: Any, name: str) -> str | None:
-    """Return where a parameter's value comes from, None if the DAG does not tell."""
+    """Return the origin of a parameter's value, for errors; None if the DAG does not show it."""
     dag = operator.get_dag()
-    # What runs is a copy, whose templates are rendered; the DAG has the original, or a mapped operator.
+    # The running task is a copy with rendered templates; the DAG has the original or a mapped operator.
     task = operator if dag is None else dag.get_task(operator.task_id)
     over, others = mapped_arguments(task)
     given: Any = others.get(name)
@@ -194,14 +195,14 @@ def read_id_source(
     ids: object, ids_path: object, *, max_ids: int | None = None, origin: str | None = None, log: Any
 ) -> IdSource:
     """
-    Return checked ids, out of either of two parameters.
+    Return the checked ids of one of two parameters.
 
     :param ids: see :func:`~airflow_provider_cfvectorize.client.inputs.ids.read_ids`.
     :param ids_path: a file; see :class:`~airflow_provider_cfvectorize.client.inputs.ids_file.IdsFile`.
-    :param max_ids: refuse more than so many.
-    :param origin: where ``ids`` come from, for errors.
-    :param log: where to say what a file has.
-    :raises VectorizeInputError: both are given, or what is given cannot be ids.
+    :param max_ids: the most ids to accept.
+    :param origin: the origin of ``ids``, for errors.
+    :param log: the log for the numbers of a file.
+    :raises VectorizeInputError: both parameters are given, or an id is invalid.
     """
     from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that create and delete indexes; the place to import those for metadata indexes from, too."""
+"""The operators for indexes; import them, and those for metadata indexes, from here."""
 
 from __future__ import annotations
 
@@ -48,45 +48,45 @@ __all__ = [
 
 class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
     """
-    Create an index, and its metadata indexes before anybody can write the first vector.
+    Create an index and its metadata indexes.
 
-    A metadata index knows the vectors that are written after it, and no others. Writes are applied in the
-    order of their acceptance, so a task that writes vectors can follow at once: it need not wait for the
-    metadata indexes to be applied.
+    A metadata index covers only vectors that are written after it. The service applies writes in the order of
+    their acceptance, so a task that writes vectors can follow at once, without waiting for the metadata
+    indexes.
 
-    The return value is the mutation id of the last metadata index, waiting for which is waiting for all; None
-    without ``metadata_indexes``. The XCom ``receipt`` is always pushed; the XCom ``index`` is the index as
-    the service describes it (``name``, ``description``, ``created_on``, ``modified_on`` and ``config``); the
-    XCom ``evidence`` is pushed if this task waited.
+    The return value is the mutation id of the last metadata index: once it is applied, all are. It is None
+    without ``metadata_indexes``. The task always pushes the XCom ``receipt`` and the XCom ``index``, the
+    service's description of the index (``name``, ``description``, ``created_on``, ``modified_on`` and
+    ``config``). It pushes the XCom ``evidence`` if it waited.
 
-    Creating is not sent again after a timeout, since it may have been carried out. With ``if_exists="skip"``
-    a retry of the task finds what is there, and creates what is missing; with ``"fail"`` it fails, also where
-    an earlier try has created the index itself. So a task that has retries takes ``"skip"``.
+    The task does not resend the request after a timeout, since the index may exist already. With
+    ``if_exists="skip"``, a retry finds the index and creates missing metadata indexes. With ``"fail"``, a
+    retry fails, even if an earlier try created the index. Pass ``"skip"`` to a task with retries.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/create-index`
 
-    :param index_name: the index: 2 to 64 characters, a lower-case letter first, then lower-case letters,
-        digits, ``_`` and ``-``, a letter or digit last. The name of an index that was deleted can be used
-        again. (templated)
-    :param dimensions: values in each vector, 32 to 1536. With ``metric``, instead of ``preset``. (templated)
+    :param index_name: the index: 2 to 64 lower-case letters, digits, ``_`` and ``-``, with a letter first and
+        a letter or digit last. You can reuse the name of a deleted index. (templated)
+    :param dimensions: the number of values in each vector, 32 to 1536. Pass it with ``metric``, or pass
+        ``preset``. (templated)
     :param metric: ``cosine``, ``euclidean`` or ``dot-product``. (templated)
-    :param preset: the name of an embedding model that fixes both, such as ``@cf/baai/bge-base-en-v1.5``.
+    :param preset: the name of an embedding model that sets both, such as ``@cf/baai/bge-base-en-v1.5``.
         (templated)
-    :param description: a text; of an index that exists it is not compared. (templated)
+    :param description: a text. The task does not compare it with that of an existing index. (templated)
     :param metadata_indexes: the properties of the metadata that queries can filter by, at most 10: a mapping
-        of properties (``.`` for nested ones) to ``string``, ``number`` or ``boolean``, or a text of one. Of a
-        mapping, the types are rendered and the properties are not. (templated)
-    :param if_exists: ``fail``, or ``skip`` to take an index that exists. It must have the same configuration.
-        Metadata indexes it lacks are created as long as it shows no vectors, since vectors would not be found
-        by them; those it has are created all the same, which changes nothing unless their deletion is on the
-        way; those it has beyond these are left alone. (templated)
-    :param wait_for_completion: end only when the metadata indexes are applied, and have the types wanted. A
-        task that does not wait does not see that somebody else has just created one of another type.
-    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
-    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
-        ``VectorizeWaitTimeout``, and is retried if it has retries.
-    :param deferrable: wait in the triggerer, without a worker's slot.
+        of properties (``.`` for nested ones) to ``string``, ``number`` or ``boolean``, or its text. In a
+        mapping, types are templated and properties are not. (templated)
+    :param if_exists: ``fail``, or ``skip`` to accept an existing index of equal configuration. With
+        ``skip``, the task creates missing metadata indexes only if the index has no vectors, since they would
+        not cover those. It sends existing ones again, which has an effect only if their deletion is in
+        flight. It does not touch further ones. (templated)
+    :param wait_for_completion: wait until the metadata indexes are applied, and check their types. A task
+        that does not wait cannot observe that someone else has just created one of another type.
+    :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
+    :param wait_timeout: the longest wait, in seconds or as a ``timedelta``. After it the task fails with
+        ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.
+    :param deferrable: wait in the triggerer, without occupying a worker slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -142,15 +142,15 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
 
     def execute(self, context: Context) -> str | None:
         """
-        Create what is missing, push receipt and index and, with ``wait_for_completion``, wait.
+        Create the index, push the XComs and, with ``wait_for_completion``, wait.
 
         :return: the mutation id of the last metadata index, None without ``metadata_indexes``.
-        :raises VectorizeInputError: something passed or configured cannot work, or the index exists with
-            another configuration; nothing was created. After a wait: somebody else has created a metadata
-            index of another type first.
-        :raises VectorizeResponseError: the index exists (code 3002), or another refusal.
-        :raises VectorizeTransportError: the answer was lost; the index may have been created.
-        :raises VectorizeWaitTimeout: the metadata indexes were not seen to be applied in time.
+        :raises VectorizeInputError: a parameter or the connection is invalid, or the index exists with
+            another configuration; nothing was created. After a wait: someone else created a metadata index
+            of another type first.
+        :raises VectorizeResponseError: the index exists (code 3002), or the service refuses the request.
+        :raises VectorizeTransportError: the response was lost; the index may exist.
+        :raises VectorizeWaitTimeout: the metadata indexes were not observed as applied in time.
         """
         from airflow_provider_cfvectorize.client.inputs.indexes import index_config
 
@@ -174,13 +174,13 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
                 self._compare(client, index, config, wanted)
             self.push(context, "index", {**index})
             receipt = self._create_metadata_indexes(client, wanted)
-        return self.hand_on(context, receipt)
+        return self.push_and_wait(context, receipt)
 
     def wanted_types(self) -> Mapping[str, IndexType]:
         """Return the types of the metadata indexes, by property."""
         from airflow_provider_cfvectorize.client.inputs.indexes import check_metadata_indexes
 
-        harm = "The index would have none, and one that is created later does not find earlier vectors"
+        harm = "The index would have none, and a later metadata index does not cover earlier vectors"
         wanted = read_given(self, "metadata_indexes", self._given_metadata_indexes, harm)
         return check_metadata_indexes(read_structure(wanted, "metadata_indexes"))
 
@@ -193,13 +193,13 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         try:
             return self.ask(client.get_index, self.index_name)
         except VectorizeNotFoundError as e:
-            # A wrong account is not found either, and creates nothing.
+            # The service answers a wrong account with another code.
             if e.code not in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
                 raise
             return None
 
     def _create(self, client: VectorizeClient, config: Mapping[str, Any]) -> Index | None:
-        """Create the index; None if there is one that may be taken."""
+        """Create the index; return None if it exists and ``if_exists`` is ``skip``."""
         from airflow_provider_cfvectorize.client.http.responses import INDEX_EXISTS_CODE, is_server_fault
 
         try:
@@ -208,24 +208,23 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         except (VectorizeResponseError, VectorizeTransportError) as e:
             if isinstance(e, VectorizeResponseError) and e.code == INDEX_EXISTS_CODE:
                 if self.if_exists == "skip":
-                    # Somebody else has created it since it was looked for.
+                    # Someone else has created it since the task read the index.
                     return None
                 raise VectorizeResponseError(
-                    f"{e}. If an earlier try of this task has created it, its metadata indexes may be "
-                    "missing. With if_exists='skip' this task checks that the index is as it should be, and "
-                    "creates what is missing; to begin anew, delete the index first "
-                    "(DeleteVectorizeIndexOperator) or take another index_name",
+                    f"{e}. If an earlier try of this task created it, its metadata indexes may be missing. "
+                    "To check the index and create the missing ones, set if_exists='skip'. To start over, "
+                    "delete the index first (DeleteVectorizeIndexOperator) or pass another index_name",
                     status=e.status,
                     code=e.code,
                 ) from None
             if isinstance(e, VectorizeTransportError) or is_server_fault(e):
                 self.log.warning(
-                    "Index %s may have been created all the same, so this is not sent again. A retry with "
-                    "if_exists='skip' finds out, and goes on from there.",
+                    "Index %s may exist although the request failed, so this try does not send it again. A "
+                    "retry with if_exists='skip' checks the index and continues from there.",
                     self.index_name,
                 )
             raise
-        self.log.info("Index %s is created.", self.index_name)
+        self.log.info("Created index %s.", self.index_name)
         return index
 
     def _compare(
@@ -235,7 +234,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         config: Mapping[str, Any],
         wanted: Mapping[str, IndexType],
     ) -> None:
-        """Check that an index that exists is the one wanted, or can be made so."""
+        """Check that an existing index has the wanted configuration or can get it."""
         from airflow_provider_cfvectorize.client.inputs.indexes import (
             config_differences,
             describe_config,
@@ -247,15 +246,15 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         differences = config_differences(index, config) + type_differences(there, wanted)
         if differences:
             raise VectorizeInputError(
-                f"index {show(self.index_name)} exists, and not as it should be: {'; '.join(differences)}. "
-                "An index cannot be changed: pass what it has, take another index_name, or delete it first "
-                "(DeleteVectorizeIndexOperator). A metadata index can be deleted and, when that is applied, "
-                "created again, and the vectors upserted after that"
+                f"index {show(self.index_name)} exists with another configuration: {'; '.join(differences)}. "
+                "An index cannot be changed. Pass its configuration, pass another index_name, or delete it "
+                "first (DeleteVectorizeIndexOperator). To change a metadata index, delete it, wait until "
+                "that is applied, create it again, and then upsert the vectors"
             )
         if "preset" in config and not tells_preset(index):
             self.log.warning(
-                "Index %s exists, and the service does not say whether it was created with preset %s: its "
-                "metric is not checked. Its configuration is %s; pass that to have it checked.",
+                "Index %s exists, and the service does not say whether it was created with preset %s, so its "
+                "metric is not checked. To check it, pass its configuration: %s.",
                 self.index_name,
                 show(config["preset"]),
                 describe_config(index),
@@ -264,9 +263,8 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         missing = {name: index_type for name, index_type in wanted.items() if name not in properties}
         further = [show(name) for name in properties if name not in wanted]
         self.log.info(
-            "Index %s exists, with this configuration. Metadata indexes it lacks: %s; there beyond those "
-            "asked for: %s. Those it has are created all the same, which changes nothing unless their "
-            "deletion is on the way.",
+            "Index %s exists with this configuration. Missing metadata indexes: %s; further ones: %s. The "
+            "task sends existing ones again, which has an effect only if their deletion is in flight.",
             self.index_name,
             ", ".join(map(show, missing)) or "none",
             ", ".join(further) or "none",
@@ -275,19 +273,18 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
             return
         if len(properties) + len(missing) > MAX_METADATA_INDEXES:
             raise VectorizeInputError(
-                f"index {show(self.index_name)} has {len(properties)} metadata indexes, and "
-                f"{', '.join(map(show, missing))} would make it more than {MAX_METADATA_INDEXES}, the most "
-                f"that an index has. There beyond those asked for: {', '.join(further)}. Delete some of them "
-                "first, and wait for that (DeleteVectorizeMetadataIndexOperator, wait_for_completion=True)"
+                f"index {show(self.index_name)} has {len(properties)} metadata indexes, and with "
+                f"{', '.join(map(show, missing))} it would have more than {MAX_METADATA_INDEXES}, the most "
+                f"of an index. Delete some of {', '.join(further)} first, with "
+                "DeleteVectorizeMetadataIndexOperator and wait_for_completion=True"
             )
         vectors = self.ask(client.info, self.index_name).get("vectorCount")
         if vectors != 0:
             raise VectorizeInputError(
-                f"index {show(self.index_name)} has vectors ({show(vectors)}), and no metadata index of "
-                f"{', '.join(map(show, missing))}: no filter by it would find vectors that were written "
-                "before it was created. If that is meant, create it with "
-                "CreateVectorizeMetadataIndexOperator and upsert the vectors again; otherwise leave it out "
-                "of metadata_indexes"
+                f"index {show(self.index_name)} has vectors ({show(vectors)}), but no metadata index of "
+                f"{', '.join(map(show, missing))}. A filter by it would not find vectors that were written "
+                "before it was created. Create it with CreateVectorizeMetadataIndexOperator and upsert the "
+                "vectors again, or remove it from metadata_indexes"
             )
 
     def _create_metadata_indexes(self, client: VectorizeClient, wanted: Mapping[str, IndexType]) -> Receipt:
@@ -297,8 +294,8 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
                 mutation = self.ask(client.create_metadata_index, self.index_name, name, index_type)
             except VectorizeError:
                 self.log.error(
-                    "Index %s is there with %d of the %d metadata indexes that were to be created. A retry "
-                    "with if_exists='skip' creates the rest.",
+                    "Index %s exists with %d of the %d wanted metadata indexes. A retry with "
+                    "if_exists='skip' creates the rest.",
                     self.index_name,
                     done,
                     len(wanted),
@@ -316,17 +313,17 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
 
 class DeleteVectorizeIndexOperator(VectorizeOperator):
     """
-    Delete an index with all its vectors and metadata indexes, at once and for good.
+    Delete an index with all its vectors and metadata indexes.
 
-    This is no mutation that could be waited for: the index is gone when the task ends, and nothing brings it
-    back. The name can be used again.
+    The delete is immediate and permanent: the index is gone when the task ends, without a mutation to wait
+    for. You can reuse the name.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/delete-index`
 
     :param index_name: the index. (templated)
-    :param if_missing: ``fail`` if there is no such index, or it was deleted before; ``skip`` to take that as
-        done. (templated)
+    :param if_missing: ``fail`` if the index does not exist or was deleted before; ``skip`` to succeed.
+        (templated)
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -349,8 +346,8 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
         """
         Delete the index.
 
-        :raises VectorizeInputError: something passed or configured cannot work; nothing was sent.
-        :raises VectorizeNotFoundError: there is no such index, or no such account.
+        :raises VectorizeInputError: a parameter or the connection is invalid; nothing was sent.
+        :raises VectorizeNotFoundError: the index or the account does not exist.
         """
         from airflow_provider_cfvectorize.client.http.responses import (
             INDEX_DELETED_CODE,
@@ -358,7 +355,7 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
         )
 
         self.check_choice("if_missing", "fail", "skip")
-        # What Jinja makes of nothing is the name of no index, which with "skip" would look like a success.
+        # A name that renders to nothing would succeed with "skip".
         check_path_name(read_nothing(self.index_name))
         with self.open_client(max_connections=1) as client:
             try:
@@ -368,19 +365,19 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
                     raise
                 if self.if_missing == "fail":
                     raise VectorizeNotFoundError(
-                        f"{e}. An earlier try of this task may have deleted it. To take an index that is not "
-                        "there as done, set if_missing='skip'",
+                        f"{e}. An earlier try of this task may have deleted it. To succeed if the index does "
+                        "not exist, set if_missing='skip'",
                         status=e.status,
                         code=e.code,
                     ) from None
-                how = "was deleted before" if e.code == INDEX_DELETED_CODE else "is not there and never was"
-                self.log.info("Index %s %s: nothing was deleted.", self.index_name, how)
+                how = "was deleted before" if e.code == INDEX_DELETED_CODE else "never existed"
+                self.log.info("Nothing to delete: index %s %s.", self.index_name, how)
                 return
         self.change = "DROP"
-        self.log.info("Index %s is deleted with all its vectors.", self.index_name)
+        self.log.info("Deleted index %s with all its vectors.", self.index_name)
 
     def flow(self, *, failed: bool) -> Flow:
-        """Return what the task has done to the index."""
+        """Return the change of the index."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(writes_index=self.change is not None or failed, change=self.change)

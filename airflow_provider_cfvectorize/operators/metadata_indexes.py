@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that create and delete metadata indexes; import them from ``operators.indexes``."""
+"""The operators for metadata indexes; import them from ``operators.indexes``."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 
 def make_receipt(client: VectorizeClient, index_name: str, mutation: Mutation | None, count: int) -> Receipt:
-    """Return the receipt of so many metadata indexes, each created or deleted by a request of its own."""
+    """Return the receipt of ``count`` requests that create or delete 1 metadata index each."""
     from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 
     return Receipt.of(mutation, index_name, client.account_id, count=count, batches=count)
 
 
 class MetadataIndexOperator(VectorizeWriteOperator):
-    """The base of operators that wait for metadata indexes, which are seen where they are listed."""
+    """The base of operators that wait until the index lists certain metadata indexes, or does not."""
 
     def watch_listed(self, lack: Callable[[list[MetadataIndex]], str], *, seconds: float) -> None:
         """
-        Look at what is listed until it is as it should be, in this process.
+        Poll the list of metadata indexes until it is right, in this process.
 
-        :param lack: says what is not as it should be, with an empty text if nothing.
+        :param lack: returns what is wrong with a list, or an empty text.
         """
         from airflow_provider_cfvectorize.client.mutations.wait import WatchingClient, watch_metadata_indexes
 
@@ -62,39 +62,37 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
     """
     The base of operators that create metadata indexes.
 
-    Only what is applied is listed, and what counts is what is accepted before: the service acknowledges the
-    creation of a metadata index whose property has one already, of whatever type, and leaves that as it is.
-    So one that is listed is created all the same, since its deletion may be on the way; and whether the type
-    is the one wanted can be seen only when the creation is applied.
+    The service lists only applied metadata indexes. It acknowledges the creation of a metadata index whose
+    property has one, of any type, and does not change the existing one. The task therefore also creates a
+    listed one, since its deletion may be in flight. Only after the creation is applied can it check the type.
     """
 
     @abstractmethod
     def wanted_types(self) -> Mapping[str, IndexType]:
-        """Return the types of the metadata indexes that this task creates, by property."""
+        """Return the wanted types of the metadata indexes, by property."""
 
-    def hand_on(self, context: Context, receipt: Receipt) -> str | None:
+    def push_and_wait(self, context: Context, receipt: Receipt) -> str | None:
         """Push the receipt and, with ``wait_for_completion``, wait."""
         if receipt.mutation_id is not None and not self.wait_for_completion:
             self.log.info(
-                "Not waited for, and so not confirmed: a metadata index of another type that somebody else "
-                "has created just now, and that is not listed yet, would stay. wait_for_completion=True "
-                "looks at the types in the end."
+                "Type not confirmed: someone else may just have created a metadata index of another type, "
+                "which would stay. To check the types, set wait_for_completion=True."
             )
-        return super().hand_on(context, receipt)
+        return super().push_and_wait(context, receipt)
 
     def report(self, evidence: dict[str, Any]) -> None:
         """
-        Say in the log how the wait ended, and see that the metadata indexes are of the types wanted.
+        Log the outcome of the wait, and check the types of the metadata indexes.
 
-        :raises VectorizeInputError: there is one of another type.
-        :raises VectorizeWaitTimeout: one is not listed.
+        :raises VectorizeInputError: a metadata index has another type.
+        :raises VectorizeWaitTimeout: a metadata index is not listed.
         """
         from airflow_provider_cfvectorize.client.mutations.decide import VISIBILITY_PATIENCE
 
         super().report(evidence)
         if evidence["mutation_id"] is None:
             return
-        # Applied and listed are two views of the index, and one of them may lag.
+        # The list may lag behind the watermark.
         patience = min(self.wait_timeout, VISIBILITY_PATIENCE.total_seconds())
         self.watch_listed(self._lack, seconds=patience)
 
@@ -105,51 +103,49 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
         if differences := type_differences(listed, wanted):
             raise VectorizeInputError(
                 f"index {show(self.index_name)} has a metadata index of another type: "
-                f"{'; '.join(differences)}. Somebody else has created it first, and the service leaves it as "
-                "it is. Pass that type; or delete the metadata index and wait for that "
-                "(DeleteVectorizeMetadataIndexOperator, wait_for_completion=True), create it again and "
-                "upsert the vectors"
+                f"{'; '.join(differences)}. Someone else created it first, and the service does not change "
+                "it. Pass that type; or delete it with DeleteVectorizeMetadataIndexOperator and "
+                "wait_for_completion=True, create it again, and upsert the vectors"
             )
         there = [one["propertyName"] for one in listed]
         absent = [show(name) for name in wanted if name not in there]
         if not absent:
             return ""
         return (
-            f"the metadata indexes of index {show(self.index_name)} are applied, and these are not listed: "
-            f"{', '.join(absent)}. Either that view of the index lags, or somebody has deleted them since"
+            f"the metadata indexes of index {show(self.index_name)} are applied, but not listed: "
+            f"{', '.join(absent)}. Either the list lags, or someone has deleted them since"
         )
 
 
 class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
     """
-    Let queries filter by a property of the metadata, for vectors that are written from now on.
+    Create a metadata index, so that queries can filter by a property of the metadata.
 
-    Vectors that were written before are found by no filter on the property until they are upserted again; the
-    log says so where there are any. For a new index, pass ``metadata_indexes`` to
+    A filter by the property does not find vectors that were written before, until they are upserted again.
+    The log says so if the index has vectors. For a new index, pass ``metadata_indexes`` to
     :class:`CreateVectorizeIndexOperator` instead.
 
-    The return value is the mutation id. The XCom ``receipt`` is always pushed, the XCom ``evidence`` if this
-    task waited.
+    The return value is the mutation id. The task always pushes the XCom ``receipt``, and the XCom
+    ``evidence`` if it waited.
 
-    A metadata index that is listed already is created all the same. That changes nothing, unless its deletion
-    was accepted before and is not applied yet; then there is one again in the end. In the same way somebody
-    else may just have created one of another type, and that one stays: a task that waits sees that when it is
-    applied, and fails; one that does not wait cannot.
+    The task also sends the creation if the metadata index is listed. This has an effect only if its deletion
+    is accepted and not applied yet: then the metadata index exists again. If someone else has just created
+    one of another type, that one stays. A task that waits observes it and fails; other tasks cannot.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/create-metadata-index`
 
     :param index_name: the index. (templated)
     :param property_name: the property, ``.`` for nested ones. (templated)
-    :param index_type: ``string`` (of which the first 64 bytes are indexed), ``number`` or ``boolean``.
+    :param index_type: ``string`` (the service indexes its first 64 bytes), ``number`` or ``boolean``.
         (templated)
-    :param if_exists: ``skip`` to take a metadata index of that type, or ``fail`` if one is listed. One of
-        another type is an error in any case. (templated)
-    :param wait_for_completion: end only when the metadata index is applied, and has the type wanted.
-    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
-    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
-        ``VectorizeWaitTimeout``, and is retried if it has retries.
-    :param deferrable: wait in the triggerer, without a worker's slot.
+    :param if_exists: ``skip`` to accept a listed metadata index of that type, or ``fail``. One of another
+        type is always an error. (templated)
+    :param wait_for_completion: wait until the metadata index is applied, and check its type.
+    :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
+    :param wait_timeout: the longest wait, in seconds or as a ``timedelta``. After it the task fails with
+        ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.
+    :param deferrable: wait in the triggerer, without occupying a worker slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -197,36 +193,36 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
         Create the metadata index, push the receipt and, with ``wait_for_completion``, wait.
 
         :return: the mutation id.
-        :raises VectorizeInputError: something passed or configured cannot work, or the index has this
-            metadata index with another type, or ten others; nothing was created. After a wait: somebody else
-            has created one of another type first.
-        :raises VectorizeNotFoundError: there is no such index.
-        :raises VectorizeWaitTimeout: it was not seen to be applied in time.
+        :raises VectorizeInputError: a parameter or the connection is invalid, or the index has this
+            metadata index with another type, or ten others; nothing was created. After a wait: someone else
+            created one of another type first.
+        :raises VectorizeNotFoundError: the index does not exist.
+        :raises VectorizeWaitTimeout: the creation was not observed as applied in time.
         """
         self.check_wait()
         self.check_choice("if_exists", "skip", "fail")
         ((name, index_type),) = self.wanted_types().items()
         with self.open_client(max_connections=1) as client:
-            # Before, so that what is told is not about vectors written since.
+            # Count before the creation: the warning is about earlier vectors only.
             vectors = None if self._is_listed(client, name, index_type) else self._count(client)
             mutation = self.ask(client.create_metadata_index, self.index_name, name, index_type)
             self.change = "ALTER"
             self.log.info("Accepted: the metadata index, as mutation %s.", mutation["mutationId"])
             if vectors:
                 self.log.warning(
-                    "Index %s has vectors (%s), which no filter by %s finds until they are upserted again.",
+                    "Index %s has vectors (%s). A filter by %s finds them only after you upsert them again.",
                     self.index_name,
                     show(vectors),
                     show(name),
                 )
             receipt = make_receipt(client, self.index_name, mutation, 1)
-        return self.hand_on(context, receipt)
+        return self.push_and_wait(context, receipt)
 
     def wanted_types(self) -> Mapping[str, IndexType]:
-        """Return the type of the metadata index, by property."""
+        """Return the wanted type of the metadata index, by property."""
         from airflow_provider_cfvectorize.client.inputs.indexes import check_index_type, check_property_name
 
-        # What Jinja makes of nothing is a property that no vector has.
+        # A name that renders to nothing is a property that no vector has.
         name = check_property_name(read_nothing(self.property_name))
         return {name: cast("IndexType", check_index_type(self.index_type))}
 
@@ -240,26 +236,26 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
         if found is None:
             if len(types) >= MAX_METADATA_INDEXES:
                 raise VectorizeInputError(
-                    f"index {show(self.index_name)} has {len(types)} metadata indexes, the most it can have: "
-                    f"{', '.join(map(show, types))}. Delete one of them first, and wait for that "
-                    "(DeleteVectorizeMetadataIndexOperator, wait_for_completion=True)"
+                    f"index {show(self.index_name)} has {len(types)} metadata indexes, the most of an index: "
+                    f"{', '.join(map(show, types))}. Delete one of them first, with "
+                    "DeleteVectorizeMetadataIndexOperator and wait_for_completion=True"
                 )
             return False
         if found != index_type:
             raise VectorizeInputError(
                 f"index {show(self.index_name)} has a metadata index of {show(name)} of another type: "
-                f"expected {show(index_type)}, found {show(found)}. Pass that type; or delete the metadata "
-                "index first and wait for that (DeleteVectorizeMetadataIndexOperator, "
-                "wait_for_completion=True), and upsert the vectors after creating the new one"
+                f"expected {show(index_type)}, found {show(found)}. Pass that type; or delete it first "
+                "with DeleteVectorizeMetadataIndexOperator and wait_for_completion=True, create the new one, "
+                "and then upsert the vectors"
             )
         if self.if_exists == "fail":
             raise VectorizeInputError(
                 f"index {show(self.index_name)} has a metadata index of {show(name)} already. An earlier try "
-                "of this task may have created it. To take it as done, set if_exists='skip'"
+                "of this task may have created it. To accept it, set if_exists='skip'"
             )
         self.log.info(
-            "Index %s has this metadata index of %s already. It is created all the same, which changes "
-            "nothing unless its deletion is on the way.",
+            "Index %s has this metadata index of %s already. The task sends it again, which has an effect "
+            "only if its deletion is in flight.",
             self.index_name,
             show(name),
         )
@@ -268,28 +264,27 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
 
 class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
     """
-    Let queries filter by a property no more; the vectors keep their metadata.
+    Delete a metadata index; the vectors keep their metadata.
 
-    The return value is the mutation id, None if there was no such metadata index. The XCom ``receipt`` is
-    always pushed, the XCom ``evidence`` if this task waited.
+    The return value is the mutation id, or None if the metadata index did not exist. The task always pushes
+    the XCom ``receipt``, and the XCom ``evidence`` if it waited.
 
-    There is no such metadata index any more, for the service, as soon as it has accepted a deletion: one of
-    somebody else, or one of this task whose answer was lost. Its mutation id is not known then. A task that
-    takes this as done and waits looks, in the worker (also if ``deferrable``), until the metadata index is
-    not listed any more; one that does not wait may end while it is.
+    For the service, a metadata index does not exist as soon as its deletion is accepted. The deletion may be
+    another client's, or this task's with a lost response, and its mutation id is then unknown. With
+    ``if_missing="skip"`` and ``wait_for_completion``, the task then polls in the worker (also if
+    ``deferrable``) until the metadata index is not listed. A task that does not wait may end earlier.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/delete-metadata-index`
 
     :param index_name: the index. (templated)
     :param property_name: the property, ``.`` for nested ones. (templated)
-    :param if_missing: ``fail`` if the index has no such metadata index; ``skip`` to take that as done.
-        (templated)
-    :param wait_for_completion: end only when the deletion is applied.
-    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
-    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
-        ``VectorizeWaitTimeout``, and is retried if it has retries.
-    :param deferrable: wait in the triggerer, without a worker's slot.
+    :param if_missing: ``fail`` if the metadata index does not exist; ``skip`` to succeed. (templated)
+    :param wait_for_completion: wait until the deletion is applied.
+    :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
+    :param wait_timeout: the longest wait, in seconds or as a ``timedelta``. After it the task fails with
+        ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.
+    :param deferrable: wait in the triggerer, without occupying a worker slot.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -327,18 +322,18 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
         """
         Delete the metadata index, push the receipt and, with ``wait_for_completion``, wait.
 
-        :return: the mutation id, None if it was not there.
-        :raises VectorizeInputError: something passed or configured cannot work; nothing was sent.
-        :raises VectorizeResponseError: there is no such metadata index (code 40005), or another refusal.
-        :raises VectorizeNotFoundError: there is no such index.
-        :raises VectorizeWaitTimeout: the deletion was not seen to be applied in time.
+        :return: the mutation id, None if the metadata index did not exist.
+        :raises VectorizeInputError: a parameter or the connection is invalid; nothing was sent.
+        :raises VectorizeResponseError: the metadata index does not exist (code 40005), or another refusal.
+        :raises VectorizeNotFoundError: the index does not exist.
+        :raises VectorizeWaitTimeout: the deletion was not observed as applied in time.
         """
         from airflow_provider_cfvectorize.client.http.responses import METADATA_INDEX_NOT_FOUND_CODE
         from airflow_provider_cfvectorize.client.inputs.indexes import check_property_name
 
         self.check_wait()
         self.check_choice("if_missing", "fail", "skip")
-        # What Jinja makes of nothing has no metadata index, which with "skip" would look like a success.
+        # A name that renders to nothing would succeed with "skip".
         name = check_property_name(read_nothing(self.property_name))
         with self.open_client(max_connections=1) as client:
             mutation = None
@@ -349,22 +344,24 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
                     raise
                 if self.if_missing == "fail":
                     raise type(e)(
-                        f"{e}. To take one that is not there as done, set if_missing='skip'",
+                        f"{e}. To succeed if the metadata index does not exist, set if_missing='skip'",
                         status=e.status,
                         code=e.code,
                     ) from None
-                self.log.info("Index %s has no metadata index of %s.", self.index_name, show(name))
+                self.log.info(
+                    "Nothing to delete: index %s has no metadata index of %s.", self.index_name, show(name)
+                )
             else:
                 self.change = "ALTER"
                 self.log.info("Accepted: the deletion, as mutation %s.", mutation["mutationId"])
             receipt = make_receipt(client, self.index_name, mutation, 0 if mutation is None else 1)
-        return self.hand_on(context, receipt)
+        return self.push_and_wait(context, receipt)
 
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:
         """
-        Where no mutation is known, look until the metadata index is gone.
+        If the mutation is unknown, poll until the metadata index is not listed.
 
-        :raises VectorizeWaitTimeout: it was still listed in the end.
+        :raises VectorizeWaitTimeout: it was still listed at the end of the wait.
         """
         if evidence["mutation_id"] is None:
             self.watch_listed(self._lack, seconds=self.wait_timeout)
@@ -375,5 +372,5 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
             return ""
         return (
             f"index {show(self.index_name)} still lists the metadata index of {show(self.property_name)}: "
-            "its deletion was accepted before and is not applied yet, or somebody has created it again"
+            "its deletion is accepted and not applied yet, or someone has created it again"
         )

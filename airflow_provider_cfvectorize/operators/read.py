@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators that read: by id, by nearness, and all ids of an index."""
+"""The operators that read: vectors by id, nearest vectors, and all ids of an index."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from airflow_provider_cfvectorize.lineage import Flow
     from airflow_provider_cfvectorize.operators.files import FilePath
 
-#: Bytes of JSON that a task returns at most. An XCom is a row of Airflow's database, which keeps it for every
-#: run, and it is passed whole between worker, API server and every task that reads it. This is 10,000 ids of
-#: 22 characters, or eight vectors of 1,536 values; what is larger belongs into a file.
+#: The most bytes of JSON that a task returns. Airflow stores an XCom as a row of its database for every run,
+#: and passes it whole between worker, API server and every task that reads it. The limit is 10,000 ids of 22
+#: characters, or eight vectors of 1,536 values. Larger results belong in a file.
 MAX_XCOM_BYTES: Final = 256 * 1024
 
 #: Ids without a vector that a report names.
@@ -50,30 +50,29 @@ SHOWN_MISSING: Final = 100
 
 class GetVectorsByIdsOperator(VectorizeOperator):
     """
-    Read vectors by their ids, into an XCom or a file.
+    Read vectors by id into an XCom or a file, 20 ids a request.
 
-    Returns those that exist, in the order of the ids, each with its id, values, namespace and metadata. They
-    must be few: more than 256 KiB as JSON is an error, and 1,536 values take 30 KB. With ``path``, any number
-    goes into a file, one vector a line as JSON, and the return value is the path; the vectors of a few
-    requests are held at a time. An upsert takes such a file, if the vectors have their values.
+    The return value is the list of the existing vectors, in the order of the ids, each with its id, values,
+    namespace and metadata. More than 256 KiB as JSON is an error; 1,536 values need 30 KB. With ``path``, the
+    task writes any number of vectors to a file, one JSON object a line, and returns the path. It holds the
+    vectors of a few requests in memory. An upsert accepts such a file if the vectors have values.
 
-    The XCom ``report`` has the numbers ``asked``, ``found`` and ``missing``, and under ``missing_ids`` the
-    first 100 ids without a vector.
+    The XCom ``report`` has the numbers ``asked``, ``found`` and ``missing``, and ``missing_ids``, the first
+    100 ids without a vector.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/get-vectors-by-ids`
 
     :param index_name: the index. (templated)
-    :param ids: the ids, any number, of which 20 make a request: a list, an upstream task's output, a Jinja
-        expression that gives a list, or a single id. Integers become strings. Each counts once. Give this or
-        ``ids_path``. (templated)
-    :param ids_path: a file of ids: one id a line, or (``.ndjson``, ``.jsonl``) one JSON object with an ``id``
-        a line. An id counts once among the next hundred. A local path, or a URL of object storage.
+    :param ids: the ids: a list, an upstream task's output, a Jinja expression that gives a list, or one id.
+        Integers become strings. Duplicates count once. Pass either this or ``ids_path``. (templated)
+    :param ids_path: a file of ids: one id a line, or in a ``.ndjson`` or ``.jsonl`` file one JSON object with
+        an ``id`` a line. Duplicates within a hundred ids count once. A local path or a URL of object storage.
         (templated)
-    :param path: the file to write; what is there is replaced when all is read. Its name ends in ``.ndjson``
-        or ``.jsonl``. A local path, or a URL of object storage. (templated)
-    :param return_values: with the values; the service sends them all the same.
-    :param concurrency: requests in flight at once.
+    :param path: the file to write, with a name that ends in ``.ndjson`` or ``.jsonl``. The task replaces an
+        existing file after it has read all vectors. A local path or a URL of object storage. (templated)
+    :param return_values: return the values. The service sends them in any case.
+    :param concurrency: the most requests in flight at once.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -100,7 +99,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         self.path = path
         self.return_values = return_values
         self.concurrency = concurrency
-        #: Whether there were ids to ask about.
+        #: Whether there were ids to read.
         self._asked = False
 
     def execute(self, context: Context) -> list[dict[str, Any]] | str:
@@ -108,7 +107,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         Read the vectors.
 
         :return: the vectors, or with ``path`` that path.
-        :raises VectorizeInputError: something passed or configured cannot work, or the vectors are too large
+        :raises VectorizeInputError: a parameter or the connection is invalid, or the vectors are too large
             for an XCom.
         """
         self.check_number("concurrency", 1, whole=True)
@@ -125,13 +124,13 @@ class GetVectorsByIdsOperator(VectorizeOperator):
             else:
                 result, found = path, self._write(vectors, path)
         lack = ids.count - found
-        self.log.info("Asked for %s: %d with a vector, %d without.", counted(ids.count, "id"), found, lack)
+        self.log.info("Read %s: %d with a vector, %d without.", counted(ids.count, "id"), found, lack)
         report = {"asked": ids.count, "found": found, "missing": lack, "missing_ids": missing}
         self.push(context, "report", report)
         return result
 
     def flow(self, *, failed: bool) -> Flow:
-        """Return what the task has read and written."""
+        """Return the index and files that the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(
@@ -146,14 +145,14 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         path = path_of(self.path, "path")
         if not is_ndjson(path):
             raise VectorizeInputError(
-                f"path {show(path, 200)} is going to have one JSON object a line: name it .ndjson or .jsonl"
+                f"invalid path {show(path, 200)}: expected a name that ends in .ndjson or .jsonl"
             )
         if self.ids_path is not None and place_of(path, "path") == place_of(
             path_of(self.ids_path, "ids_path"), "ids_path"
         ):
             raise VectorizeInputError(
-                f"path and ids_path are both {show(path, 200)}: a retry would find other ids in it. Name "
-                "another file"
+                f"path and ids_path are both {show(path, 200)}: a retry would read other ids from it. Pass "
+                "two different files"
             )
         return path
 
@@ -169,7 +168,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
                 missing.append(id_)
 
     def _collect(self, vectors: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-        advice = "pass path='...ndjson' to write them to a file, or fewer ids"
+        advice = "pass path='...ndjson' to write them to a file, or pass fewer ids"
         small = _SmallList("vectors", f"{advice}, or return_values=False" if self.return_values else advice)
         for vector in vectors:
             small.append(vector)
@@ -187,33 +186,33 @@ class GetVectorsByIdsOperator(VectorizeOperator):
 
 class QueryVectorsOperator(VectorizeOperator):
     """
-    Return the vectors nearest to a vector, by the index's metric.
+    Query the vectors nearest to a vector, by the metric of the index.
 
-    Returns ``{"count": ..., "matches": [...]}``, the nearest first; a match has an ``id`` and a ``score``
-    and, if asked for, ``values`` and ``metadata``. More than 256 KiB as JSON is an error.
+    The return value is ``{"count": ..., "matches": [...]}``, with the nearest match first. A match has an
+    ``id`` and a ``score``, and ``values`` and ``metadata`` if the parameters request them. More than 256 KiB
+    as JSON is an error.
 
-    A ``filter`` or ``namespace`` that is given and renders to nothing is an error, and not a query without;
-    ``filter={}`` in the DAG is no filter.
+    A ``filter`` or ``namespace`` that renders to nothing is an error, not a query without it. ``filter={}``
+    in the DAG means no filter.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/query-vectors`
 
     :param index_name: the index. (templated)
     :param vector: the values to compare with, as many as the index has dimensions: a list, an upstream
-        task's output, or a Jinja expression that gives a list. Give this or ``vector_id``. (templated)
-    :param vector_id: the id of a vector in the index, whose values are taken. (templated)
-    :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata. (templated)
-    :param filter: only vectors with such metadata, such as ``{"lang": "en", "year": {"$gte": 2020}}``, or a
-        Jinja expression that gives a mapping. A template within a mapping gives text, which
-        is not documented to equal a number, unless the DAG renders natively (in a list
-        in it, in any DAG); a number is passed by rendering the whole, as in
-        ``filter='{"year": {"$gte": {{ params.year }} }}'``. A value that is None only after rendering is an
-        error: null equals nothing, and differs from everything. The properties need a metadata index that was
-        there before the vectors were written. (templated)
-    :param namespace: only vectors of this namespace. (templated)
-    :param return_values: with the matches' values; the scores are exact then, and else approximate.
-    :param return_metadata: with the matches' metadata: ``none``, ``indexed`` (what has a metadata index) or
-        ``all``. (templated)
+        task's output, or a Jinja expression that gives a list. Pass either this or ``vector_id``. (templated)
+    :param vector_id: the id of a vector in the index whose values the query uses. (templated)
+    :param top_k: the most matches to return: 1 to 100, or 1 to 50 with values or all metadata. (templated)
+    :param filter: select vectors with this metadata, such as ``{"lang": "en", "year": {"$gte": 2020}}``, or a
+        Jinja expression that gives a mapping. Each property needs a metadata index that existed before the
+        vectors were written. Unless the DAG renders natively, a template within a mapping gives text, which
+        is not documented to equal a number; within a list it gives text in every DAG. For a number, render
+        the whole filter, as in ``filter='{"year": {"$gte": {{ params.year }} }}'``. A value that is None only
+        after rendering is an error: null equals nothing and differs from everything. (templated)
+    :param namespace: select vectors of this namespace. (templated)
+    :param return_values: return the values of the matches. The scores are then exact instead of approximate.
+    :param return_metadata: return the metadata of the matches: ``none``, ``indexed`` (only properties with a
+        metadata index) or ``all``. (templated)
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -259,10 +258,10 @@ class QueryVectorsOperator(VectorizeOperator):
 
     def execute(self, context: Context) -> QueryResult:
         """
-        Query.
+        Send the query.
 
-        :return: what was found.
-        :raises VectorizeInputError: something passed or configured cannot work, or the matches are too large
+        :return: the number of matches and the matches.
+        :raises VectorizeInputError: a parameter or the connection is invalid, or the matches are too large
             for an XCom.
         """
         check_flags(self)
@@ -277,23 +276,23 @@ class QueryVectorsOperator(VectorizeOperator):
         }
         with self.open_client(max_connections=1) as client:
             result = self.ask(client.query, self.index_name, **question)
-        self.log.info("%s.", counted(len(result["matches"]), "match"))
+        self.log.info("Found %s.", counted(len(result["matches"]), "match"))
         _check_size(
             _size(result),
-            f"what the query found ({counted(len(result['matches']), 'match')}) has",
-            "ask for less with a lower top_k, return_values=False, or return_metadata='indexed' or 'none', "
-            "and get the rest by the matches' ids into a file (GetVectorsByIdsOperator)",
+            f"the result of the query ({counted(len(result['matches']), 'match')}) has",
+            "pass a lower top_k, return_values=False, or return_metadata='indexed' or 'none', and read the "
+            "rest by the matches' ids into a file with GetVectorsByIdsOperator",
         )
         return result
 
     def flow(self, *, failed: bool) -> Flow:
-        """Return that the task has read the index."""
+        """Return the index that the task has read."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(reads_index=True)
 
     def _read_filter(self) -> Any:
-        # Here, on the task's main thread: what mapped tasks returned is asked of Airflow when it is read.
+        # On the task's main thread: reading the results of mapped tasks sends requests to Airflow.
         read = plain(read_structure(self._narrowing.read(self, "filter"), "filter"))
         is_written_out = self._nones is not None and "filter" not in (self.mapped_with or ())
         if read == {} and not is_written_out:
@@ -311,35 +310,35 @@ class QueryVectorsOperator(VectorizeOperator):
 
     def _read_vector(self) -> Any:
         vector = read_structure(read_nothing(self.vector), "vector")
-        # What mapped tasks returned comes as a sequence of Airflow's own.
+        # The results of mapped tasks are a lazy sequence of Airflow.
         is_lazy = isinstance(vector, Sequence) and not isinstance(vector, str | bytes | list | tuple)
         return list(vector) if is_lazy else vector
 
 
 class ListVectorsOperator(VectorizeOperator):
     """
-    List the ids of an index, into an XCom or a file.
+    List the ids of an index into an XCom or a file, 1,000 ids a request.
 
-    Returns the ids. They must be few: more than ``max_ids``, or than 256 KiB as JSON, is an error. With
-    ``path``, any number goes into a file, and the return value is the path; a page of ids is held at a time.
-    :class:`~airflow_provider_cfvectorize.operators.delete.DeleteVectorsByIdsOperator` takes either, as
-    ``ids`` or ``ids_path``.
+    The return value is the list of ids. More than ``max_ids`` or 256 KiB as JSON is an error. With
+    ``path``, the task writes any number of ids to a file and returns the path. It holds one page of ids in
+    memory. :class:`~airflow_provider_cfvectorize.operators.delete.DeleteVectorsByIdsOperator` accepts both,
+    as ``ids`` or ``ids_path``.
 
-    The ids are those that the index had when the first page was read. A listing that the service gives up on
-    the way is started again, at most three times.
+    The list has the ids of the index at the time of the first page. The task restarts a listing that expires
+    before its last page, at most three times.
 
-    The XCom ``report`` has the numbers ``listed`` (all ids of the index) and ``matched`` (those returned).
+    The XCom ``report`` has the numbers ``listed`` (all ids of the index) and ``matched`` (the returned ids).
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/list-vectors`
 
     :param index_name: the index. (templated)
-    :param prefix: only ids that begin so; all are read all the same, since the service cannot select. One
-        that is given and renders to nothing is an error, and not a list of all ids. (templated)
-    :param path: the file to write; what is there is replaced when all is listed. One id a line or, if the
-        name ends in ``.ndjson`` or ``.jsonl``, one JSON object with an ``id`` a line. A local path, or a URL
-        of object storage. (templated)
-    :param max_ids: fail if there are more ids than this; not with ``path``.
+    :param prefix: return only ids with this prefix. The task reads all ids, since the service cannot select
+        by prefix. A prefix that renders to nothing is an error, not a list of all ids. (templated)
+    :param path: the file to write: one id a line, or one JSON object with an ``id`` a line if the name ends
+        in ``.ndjson`` or ``.jsonl``. The task replaces an existing file after it has listed all ids. A local
+        path or a URL of object storage. (templated)
+    :param max_ids: fail if there are more ids than this. It has no effect with ``path``.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -368,9 +367,9 @@ class ListVectorsOperator(VectorizeOperator):
         List the ids.
 
         :return: the ids, or with ``path`` that path.
-        :raises VectorizeInputError: something passed or configured cannot work, there are more ids than
-            ``max_ids``, or an id cannot stand in a file of that kind.
-        :raises VectorizeListingExpired: the service gave the listing up four times.
+        :raises VectorizeInputError: a parameter or the connection is invalid, there are more ids than
+            ``max_ids``, or an id cannot be written to a file of one id a line.
+        :raises VectorizeListingExpired: the listing expired four times before its last page.
         """
         from airflow_provider_cfvectorize.client.bulk.list import repeat_listing
 
@@ -381,12 +380,12 @@ class ListVectorsOperator(VectorizeOperator):
         path = None if self.path is None else path_of(self.path, "path")
         with self.open_client(max_connections=1) as client:
             listing = repeat_listing(lambda: self._list(client, prefix, path), log=self.log)
-        self.log.info("Listed %s, %d of them asked for.", counted(listing.listed, "id"), listing.matched)
+        self.log.info("Listed %s; %d matched.", counted(listing.listed, "id"), listing.matched)
         self.push(context, "report", {"listed": listing.listed, "matched": listing.matched})
         return listing.ids if path is None else path
 
     def flow(self, *, failed: bool) -> Flow:
-        """Return what the task has read and written."""
+        """Return the index and files that the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(reads_index=True, output_paths=() if failed else (self.path,))
@@ -415,7 +414,7 @@ class _Listing:
         from airflow_provider_cfvectorize.client.bulk.list import iter_ids
 
         operator = self._operator
-        # The prefix is looked for here, where all are counted.
+        # Compare the prefix here, where all ids are counted.
         for id_ in iter_ids(self._client, operator.index_name, stopped=operator.is_killed, log=operator.log):
             self.listed += 1
             if id_.startswith(self._prefix):
@@ -423,7 +422,7 @@ class _Listing:
                 yield id_
 
     def collect(self, max_ids: int) -> None:
-        """Keep the ids."""
+        """Collect the ids in memory."""
         begin = f" that begin with {show(self._prefix)}" if self._prefix else ""
         advice = "pass path to write them to a file"
         small = _SmallList(f"ids{begin}", advice)
@@ -431,7 +430,7 @@ class _Listing:
             if self.matched > max_ids:
                 raise VectorizeInputError(
                     f"index {show(self._operator.index_name)} has more than {counted(max_ids, 'id')}{begin}: "
-                    f"{self.matched} were found when {self.listed} were listed, and there may be more. "
+                    f"{self.matched} of the first {self.listed} listed ids match. "
                     f"{advice.capitalize()}, or raise max_ids"
                 )
             small.append(id_)
@@ -447,7 +446,7 @@ class _Listing:
 
 
 class _SmallList:
-    """A list that stays small enough for an XCom, and says so before it is complete."""
+    """A list that raises an error as soon as it is too large for an XCom."""
 
     def __init__(self, what: str, advice: str) -> None:
         self.items: list[Any] = []
@@ -465,11 +464,10 @@ class _SmallList:
 def _check_size(size: int, what: str, advice: str) -> None:
     if size > MAX_XCOM_BYTES:
         raise VectorizeInputError(
-            f"{what} {size:,} bytes as JSON, and an XCom of this operator has at most {MAX_XCOM_BYTES:,}: "
-            f"{advice}"
+            f"{what} {size:,} bytes as JSON, expected at most {MAX_XCOM_BYTES:,} for an XCom: {advice}"
         )
 
 
 def _size(value: object) -> int:
-    # As Airflow writes it: with spaces, and with escapes for all that is not ASCII.
+    # As Airflow writes it: with spaces and ASCII escapes.
     return len(json.dumps(value))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator that makes an index hold no id outside a desired set."""
+"""The operator that deletes every vector whose id is not in the desired set."""
 
 from __future__ import annotations
 
@@ -41,90 +41,93 @@ if TYPE_CHECKING:
 
 #: The parameters that say which ids a task may delete.
 SCOPE: Final = ("index_name", "id_prefix", "conn_id", "account_id")
-#: A template that may give each instance of a mapped task something else.
+#: A template whose value may differ between the instances of a mapped task.
 _OF_INSTANCE: Final = re.compile(r"\{[{%].*\b(ti|task_instance|task)\b", re.DOTALL)
-#: Missing ids that the report has in it.
+#: The most missing ids in the report.
 SHOWN_MISSING: Final = 100
 
 
 class ReconcileVectorsOperator(VectorizeWriteOperator):
     """
-    Make an index hold no id outside a desired set: list it, delete the surplus, wait until that is applied.
+    Delete every vector whose id is not in the desired set, and wait until the delete is applied.
 
-    Ids that are desired and not in the index are counted and handed on; this task writes no vectors.
+    The task lists the index, compares the listing with the desired ids, and deletes the surplus. It reports
+    missing ids, which are desired but not in the index. It writes no vectors.
 
-    With an ``id_prefix``, only ids that begin so are compared, and only those can be deleted: what is not of
-    this task stays. Without, the task owns the whole index, which the log says, and deletes whatever is not
-    desired, whoever wrote it. To delete everything of a tenant, pass ``ids=[]``, the tenant's prefix as
-    ``id_prefix`` and ``allow_empty=True``.
+    With an ``id_prefix``, the task compares and deletes only ids with this prefix. Without one, it owns the
+    whole index and deletes every id that is not desired, whoever wrote it; the log says so. To delete
+    everything of a tenant, pass ``ids=[]``, the tenant's prefix as ``id_prefix`` and ``allow_empty=True``.
 
-    Instances of a mapped task that share a scope would delete each other's ids. A mapped task (or one in a
-    mapped task group) without ``id_prefix`` is refused, unless it is mapped over ``index_name`` alone and
-    all names differ; so is one that gives all its instances one ``id_prefix`` of one index.
-    ``owns_index=True`` says that each instance has an index of its own, where this cannot be told.
+    Instances of a mapped task that share a scope would delete each other's ids. The task therefore refuses to
+    run in a mapped task or mapped task group without ``id_prefix``, unless the task is mapped over
+    ``index_name`` alone and all names differ. It also refuses one ``id_prefix`` and index for all instances.
+    If the task cannot see that each instance has its own index, pass ``owns_index=True``.
 
-    Three guards stand before the delete; a refusal is a ``VectorizeInputError`` that says how to go on, and
-    then nothing was deleted. An empty desired set needs ``allow_empty=True``. No surplus id may look like a
-    missing one, which a damaged list of ids would explain: they differ in white space, byte order marks and
-    NULs at the ends or in Unicode normalization only, or the surplus id begins with the last line of
-    ``ids_path``; ``allow_lookalikes=True`` goes on. And no more than ``max_delete_fraction`` of the listed
-    ids may be surplus (with an empty desired set the fraction is not looked at, since ``allow_empty`` has
-    said it).
+    Three guards can refuse the delete with a ``VectorizeInputError`` that says how to continue:
 
-    A vector that is written after the listing has begun is not in the listing and stays. Where others delete
-    and write meanwhile, or where a listing lags, ``confirm_after`` lists a second time and deletes only what
-    was surplus both times. Neither helps a vector written before the listing and after the desired set was
-    made: it is surplus, so nobody may write in scope between those two.
+    - An empty desired set needs ``allow_empty=True``.
+    - A surplus id must not look like a missing one, which is a sign of a damaged list of ids. Two ids look
+      alike if they differ only in white space, byte order marks and NULs at the ends or in Unicode
+      normalization, or if the surplus id begins with the last line of ``ids_path``.
+      ``allow_lookalikes=True`` turns this guard off.
+    - At most ``max_delete_fraction`` of the listed ids may be surplus. This guard does not apply to an empty
+      desired set with ``allow_empty=True``.
 
-    The return value is the id of a mutation that comes after all others of this task, None if there was
-    nothing to delete. The XCom ``report`` is pushed before the wait, also when a guard refuses:
+    A vector that is written after the start of the listing is not in the listing and stays. If others delete
+    and write meanwhile, or if listings lag, pass ``confirm_after``: the task lists a second time and deletes
+    only ids that were surplus both times. A vector that is written after the desired set was made and before
+    the listing is surplus. Nobody may write in scope between the two.
 
-    - ``listed``: number of ids in scope of the last listing; ``desired``: number of distinct desired ids;
-      ``surplus``: number of ids to delete; ``deleted``: number of ids whose delete is acknowledged;
-    - ``missing``: number of ids that are desired and were not listed; ``missing_ids``: the first 100;
-    - ``surplus_path``, ``missing_path``: the files that were written, or None;
+    The return value is the id of the task's last mutation: once it is applied, all are. It is None if there
+    was nothing to delete. The task pushes the XCom ``report`` before the wait, also if a guard refuses:
+
+    - ``listed``: the number of ids in scope in the last listing; ``desired``: the number of distinct desired
+      ids; ``surplus``: the number of ids to delete; ``deleted``: the number of acknowledged deletes;
+    - ``missing``: the number of desired ids that are not in the listing; ``missing_ids``: the first 100;
+    - ``surplus_path``, ``missing_path``: the written files, or None;
     - ``refused``: why a guard refuses, or None; ``dry_run``; ``id_prefix``.
 
-    The XCom ``receipt`` is pushed as soon as the service accepted the last batch, the XCom ``evidence`` if
-    this task waited. A retry lists anew and deletes what is surplus then, so the task can be retried.
+    The task pushes the XCom ``receipt`` as soon as the service has accepted the last batch, and the XCom
+    ``evidence`` if it waited. Retries are safe: a retry lists again and deletes the surplus at that time.
 
-    Desired ids and listing are compared in a temporary database on the worker's disk, of up to 250 bytes an
-    id; memory does not grow with their number, apart from ``ids`` themselves. A listing takes a request for
-    1,000 ids, of which one process starts at most 50 a second.
+    The task compares ids in a temporary database on the worker's disk, which needs up to 250 bytes an id.
+    Memory does not grow with their number, except for ``ids``. A listing needs 1 request for 1,000 ids; one
+    process starts at most 50 of these requests a second.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/reconcile-vectors`
 
     :param index_name: the index. (templated)
-    :param ids: the ids that may stay: a list, an upstream task's output, a Jinja expression that gives a
-        list, or a single id. Integers become strings. Give this or ``ids_path``. (templated)
-    :param ids_path: a file of them, of any size: one id a line, or (``.ndjson``, ``.jsonl``) one JSON object
-        with an ``id`` a line. A local path, or a URL of object storage. (templated)
-    :param id_prefix: limit the task to ids that begin so; all desired ids must. End it with a delimiter:
-        ``tenant-1`` takes the ids of ``tenant-10`` too, ``tenant-1/`` does not. (templated)
-    :param owns_index: the task owns the whole index, and each instance of a mapped task an index of its own.
-    :param max_delete_fraction: the most of the listed ids that may be deleted, 0 to 1.
-    :param allow_empty: accept an empty desired set, and delete everything in scope then.
-    :param allow_lookalikes: delete ids that look like desired ones which are missing.
-    :param confirm_after: seconds, or a ``timedelta``, after which to list again; None lists once.
-    :param dry_run: delete nothing, and write the surplus to a file; the guards do not end the task, the
-        report says whether they would have.
-    :param surplus_path: a file for the surplus, written before anything is deleted, in a form that
-        ``ids_path`` takes; what is there is replaced. In a dry run without it, a new file in the worker's
-        temporary directory, which the log and the report name. (templated)
-    :param missing_path: a file for all missing ids, likewise. (templated)
-    :param wait_for_completion: end only when the delete is applied. By default, unlike in other operators,
-        because what this task promises is the state of the index.
-    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
-    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
-        ``VectorizeWaitTimeout``, and is retried if it has retries.
-    :param deferrable: wait in the triggerer, without a worker's slot.
-    :param durable: on Airflow 3.3 or newer, keep how far the task came: a retry lists again, and does not
-        send what was acknowledged of the same surplus; or goes straight to the wait, if all was. Other ids,
-        a cleared task or an index that was created anew start afresh.
-    :param verify: ``sample`` asks about a few ids before and after, which proves the delete even if somebody
-        else writes to the index meanwhile; ``none`` asks nothing.
-    :param concurrency: requests in flight at once while deleting.
+    :param ids: the desired ids: a list, an upstream task's output, a Jinja expression that gives a list, or
+        one id. Integers become strings. Pass either this or ``ids_path``. (templated)
+    :param ids_path: a file of desired ids, of any size: one id a line, or in a ``.ndjson`` or ``.jsonl`` file
+        one JSON object with an ``id`` a line. A local path or a URL of object storage. (templated)
+    :param id_prefix: limit the task to ids with this prefix, which all desired ids must have. End it with a
+        delimiter: ``tenant-1`` includes the ids of ``tenant-10``, ``tenant-1/`` does not. (templated)
+    :param owns_index: the task owns the whole index; each instance of a mapped task has its own index.
+    :param max_delete_fraction: the largest part of the listed ids that the task may delete, from 0 to 1.
+    :param allow_empty: accept an empty desired set and delete every id in scope.
+    :param allow_lookalikes: delete surplus ids that look like missing ones.
+    :param confirm_after: seconds, or a ``timedelta``, before a second listing; None lists once.
+    :param dry_run: delete nothing and write the surplus to a file. A guard does not fail the task; the report
+        says whether one would refuse.
+    :param surplus_path: the file for the surplus, which the task writes before the delete, in a format that
+        ``ids_path`` accepts. The task replaces an existing file. A dry run without this parameter writes a
+        new file in the worker's temporary directory; the log and the report have its path. (templated)
+    :param missing_path: the file for all missing ids, in a format that ``ids_path`` accepts. The task
+        replaces an existing file. (templated)
+    :param wait_for_completion: wait until the delete is applied. True by default, unlike in other operators,
+        because this task promises the state of the index.
+    :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
+    :param wait_timeout: the longest wait, in seconds or as a ``timedelta``. After it the task fails with
+        ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.
+    :param deferrable: wait in the triggerer, without occupying a worker slot.
+    :param durable: on Airflow 3.3 or newer, save progress: a retry lists again and skips acknowledged batches
+        of an equal surplus, or continues at the wait if all were acknowledged. Different ids, a cleared task
+        or a recreated index start over.
+    :param verify: ``sample`` reads a few ids before and after the delete, which proves it even if others
+        write to the index meanwhile; ``none`` reads none.
+    :param concurrency: the most deletes in flight at once.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -185,14 +188,14 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.allow_empty = allow_empty
         self.allow_lookalikes = allow_lookalikes
         self.confirm_after = None if confirm_after is None else to_seconds(confirm_after)
-        # Not dry_run: that is a method of Airflow's base class.
+        # Not dry_run: Airflow's base class has a method of that name.
         self.is_dry_run = dry_run
         self.surplus_path = surplus_path
         self.missing_path = missing_path
         self.durable = durable
         self.verify = verify
         self.concurrency = concurrency
-        # With native rendering a template may give None, which must not become "the whole index".
+        # A natively rendered template may give None, which must not mean the whole index.
         self._given_prefix = id_prefix
         self._has_files = False
 
@@ -201,11 +204,11 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         List, compare, delete the surplus, push report and receipt and, with ``wait_for_completion``, wait.
 
         :return: the id of the last mutation, None if nothing was sent.
-        :raises VectorizeInputError: something passed or configured cannot work, or a guard refuses; nothing
+        :raises VectorizeInputError: a parameter or the connection is invalid, or a guard refuses; nothing
             was deleted.
-        :raises VectorizeListingExpired: the listing expired for the fourth time; nothing was deleted.
-        :raises VectorizeBatchError: not all deletes were accepted; says how many were.
-        :raises VectorizeWaitTimeout: the delete was not seen to be applied in time.
+        :raises VectorizeListingExpired: the listing expired four times; nothing was deleted.
+        :raises VectorizeBatchError: the service accepted only a part; says how many ids.
+        :raises VectorizeWaitTimeout: the delete was not observed as applied in time.
         """
         from airflow_provider_cfvectorize.client.bulk.reconcile import Comparison
 
@@ -219,17 +222,17 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             checkpoint = None
             if self.durable and not self.is_dry_run:
                 checkpoint = self.open_checkpoint(context, client, desired.fingerprint, self.id_prefix)
-            receipt = self._take_up(context, checkpoint)
+            receipt = self._earlier_receipt(context, checkpoint)
             if receipt is None:
                 self._compare(client, comparison, desired)
                 receipt = self._act(context, client, comparison, checkpoint)
-        return None if self.is_dry_run else self.hand_on(context, receipt)
+        return None if self.is_dry_run else self.push_and_wait(context, receipt)
 
     def flow(self, *, failed: bool) -> Flow:
-        """Return what the task has read and written."""
+        """Return the index and files that the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
-        # Files come before the delete, and so before any wait.
+        # The task writes files before the delete and the wait.
         has_files = self._has_files or self.has_written or not failed
         return Flow(
             reads_index=True,
@@ -244,8 +247,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.check_wait()
         if self.id_prefix is None and is_given(self, "id_prefix", self._given_prefix):
             raise VectorizeInputError(
-                "id_prefix was given and became None: a template or an upstream task gave nothing, and the "
-                "task will not take that for the whole index"
+                "id_prefix is None after rendering, and without a prefix the task would own the whole index. "
+                "Check the template or upstream task that gives it. To run without id_prefix, do not pass it"
             )
         check_prefix(self.id_prefix)
         self.check_choice("verify", "sample", "none")
@@ -253,7 +256,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             "max_delete_fraction",
             0,
             1,
-            hint=": the part of the listed ids that may be deleted, 0.2 for 20 %",
+            hint=": the largest part of the listed ids to delete, such as 0.2 for 20 %",
         )
         if self.confirm_after is not None:
             self.check_number("confirm_after", 0)
@@ -261,19 +264,19 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self._check_paths()
 
     def _check_scope(self, context: Context) -> None:
-        """Refuse an instance of a mapped task that may delete what another instance keeps."""
+        """Refuse an instance of a mapped task that may delete the desired ids of another instance."""
         if self.owns_index or context["ti"].map_index in (None, -1):
             return
-        # In a mapped task group the task itself is not mapped, and has no such input.
+        # A task in a mapped task group is not mapped itself and has no such input.
         dag: Any = self.get_dag()
         over, others = mapped_arguments(dag.get_task(self.task_id))
         if self.id_prefix is None:
             if isinstance(over, dict) and over.keys() == {"index_name"}:
                 names = over["index_name"]
                 names = list(names.resolve(context) if hasattr(names, "resolve") else names)
-                # Two templates may give one name.
-                told = all(isinstance(name, str) and "{" not in name for name in names)
-                if told and len(set(names)) == len(names):
+                # Two templates may render to one name.
+                is_literal = all(isinstance(name, str) and "{" not in name for name in names)
+                if is_literal and len(set(names)) == len(names):
                     return
             scope = "no id_prefix"
         else:
@@ -282,11 +285,11 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             given = [others.get(name) for name in SCOPE]
             if any(isinstance(value, str) and _OF_INSTANCE.search(value) for value in given):
                 return
-            scope = f"the same id_prefix {show(self.id_prefix)} in each instance"
+            scope = f"one id_prefix {show(self.id_prefix)} for all instances"
         raise VectorizeInputError(
-            f"this mapped task has {scope}, so it would delete what its other instances keep in index "
-            f"{show(self.index_name)}: nothing was deleted. Pass the ids of all instances to one task, or "
-            "map over id_prefix. If each instance has an index of its own, set owns_index=True"
+            f"this mapped task has {scope}, so it would delete the desired ids of its other instances in "
+            f"index {show(self.index_name)}. Nothing was deleted. Pass the ids of all instances to one task, "
+            "or map over id_prefix. If each instance has its own index, set owns_index=True"
         )
 
     def _check_paths(self) -> None:
@@ -299,41 +302,41 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             place = place_of(path, name)
             if place in names:
                 raise VectorizeInputError(
-                    f"{names[place]} and {name} are both {show(path, 200)}: one would replace the other"
+                    f"{names[place]} and {name} are both {show(path, 200)}: pass different files"
                 )
             names[place] = name
 
-    def _take_up(self, context: Context, checkpoint: Checkpoint | None) -> Receipt | None:
-        """Return the receipt of an earlier try that had everything acknowledged, None if there is none."""
+    def _earlier_receipt(self, context: Context, checkpoint: Checkpoint | None) -> Receipt | None:
+        """Return the receipt of an earlier try whose delete was acknowledged; None if there is none."""
         if checkpoint is None:
             return None
-        kept = checkpoint.load()
-        report = (kept.details or {}).get("report")
-        if kept.receipt is None or not isinstance(report, dict):
+        saved = checkpoint.load()
+        report = (saved.details or {}).get("report")
+        if saved.receipt is None or not isinstance(report, dict):
             return None
-        count = counted(kept.receipt.count, "id")
-        self.log.info("The delete of %s was acknowledged in an earlier try.", count)
+        count = counted(saved.receipt.count, "id")
+        self.log.info("Acknowledged in an earlier try: the delete of %s.", count)
         self.push(context, "report", report)
-        return kept.receipt
+        return saved.receipt
 
     def _compare(self, client: VectorizeClient, comparison: Comparison, desired: IdSource) -> None:
         from airflow_provider_cfvectorize.client.bulk.reconcile import pause, see_index
 
         comparison.want(desired, of_file=self.ids_path is not None)
         if desired.count == 0 and not self.is_dry_run:
-            # Whatever is listed would be refused.
+            # A guard would refuse any listing.
             self._raise(self._refusal(comparison))
         if self.id_prefix is None and not self.owns_index:
             self.log.warning(
-                "Without id_prefix this task owns the whole index %s: whatever is not among the %d desired "
-                "ids counts as surplus, whoever wrote it. If it does, set owns_index=True.",
+                "Without id_prefix, this task owns the whole index %s: every id that is not among the %d "
+                "desired ids is surplus, whoever wrote it. If that is right, set owns_index=True.",
                 self.index_name,
                 comparison.desired,
             )
         if self.id_prefix is not None and self.id_prefix[-1].isalnum():
             self.log.warning(
-                "The id_prefix %s ends without a delimiter, so ids that begin with %s are in scope too. "
-                "End it with one, as in %s.",
+                "The id_prefix %s ends without a delimiter, so its scope includes ids that begin with %s. "
+                "End it with a delimiter, as in %s.",
                 *(show(self.id_prefix + end) for end in ("", "0", "/")),
             )
         see_index(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
@@ -342,7 +345,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             return
         if self._refusal(comparison) and not self.is_dry_run:
             return
-        self.log.info("Listing again in %g s, to confirm the surplus.", self.confirm_after)
+        self.log.info("Waiting %g s before a second listing that confirms the surplus.", self.confirm_after)
         pause(self.confirm_after, self.is_killed)
         see_index(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
         self._tell(comparison)
@@ -409,7 +412,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             show(report["surplus_path"], 200),
         )
         if report["refused"]:
-            self.log.warning("Without dry_run the task would fail: %s.", report["refused"])
+            self.log.warning("Without dry_run, the task would fail: %s.", report["refused"])
         self.push(context, "report", report)
         rehearsed = {"dry_run": True, "would_delete": report["surplus"]}
         self.push(context, RECEIPT_KEY, {**receipt.as_dict(), **rehearsed})
@@ -428,7 +431,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             log=self.log,
         )
         if receipt.mutation_id is None:
-            self.log.info("No surplus, so nothing was sent.")
+            self.log.info("No surplus; nothing to delete.")
         else:
             self.log.info(
                 "Accepted: the delete of %s in %s; the last mutation is %s.",
@@ -475,7 +478,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.log.info("Wrote %s to the %s %s.", counted(ids.count, "id"), name, show(path, 200))
 
     def _write_temporary(self, ids: IdSource) -> str:
-        # NDJSON, since any id can stand in it; made so that only its owner can read it.
+        # NDJSON accepts any id. Only the file's owner can read it.
         from airflow_provider_cfvectorize.client.inputs.ids_file import write_ids
 
         handle, path = tempfile.mkstemp(prefix="cfvectorize-surplus-", suffix=".ndjson")

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that write and read vectors: the place to import them from."""
+"""
+The operators for vectors; import them from here.
+
+To add an operator, edit three places of this module: the imports for type checkers, ``__all__`` and
+``_MODULES``.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +46,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import an operator when it is asked for: Airflow takes a millisecond or two to make each class."""
+    """Import an operator on first use: Airflow needs a millisecond or two to make each class."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__package__}.{_MODULES[name]}"), name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators that fill an index."""
+"""The operators that upsert and insert vectors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class _FillOperator(VectorizeWriteOperator):
-    """What the operators that fill an index share: all but the endpoint."""
+    """The base of upsert and insert, which differ in the endpoint only."""
 
     template_fields: Sequence[str] = (
         "index_name",
@@ -85,13 +85,13 @@ class _FillOperator(VectorizeWriteOperator):
 
     def execute(self, context: Context) -> str | None:
         """
-        Write, push the receipt and, with ``wait_for_completion``, wait.
+        Write the vectors, push the receipt and, with ``wait_for_completion``, wait.
 
         :return: the id of the last mutation, None if there was nothing to write.
-        :raises VectorizeInputError: something passed or configured cannot work, or a vector cannot be one;
-            says where it stands and how many before it are acknowledged.
-        :raises VectorizeBatchError: not all were accepted; says how many were.
-        :raises VectorizeWaitTimeout: the write was not seen to be applied in time.
+        :raises VectorizeInputError: a parameter, the connection or a vector is invalid. The error has the
+            position of the vector and the number of acknowledged vectors before it.
+        :raises VectorizeBatchError: the service accepted only a part; says how many vectors.
+        :raises VectorizeWaitTimeout: the write was not observed as applied in time.
         """
         self._check_options()
         with self.open_client(max_connections=1) as client:
@@ -99,7 +99,7 @@ class _FillOperator(VectorizeWriteOperator):
         report = {key: getattr(written, key) for key in ("vectors", "requests", "discarded")}
         self.push(context, "report", report)
         self.log.info("%s", receipt.acceptance("vector"))
-        return self.hand_on(context, receipt)
+        return self.push_and_wait(context, receipt)
 
     def _fill(self, context: Context, client: VectorizeClient) -> tuple[Receipt, Written]:
         from airflow_provider_cfvectorize.client.bulk.write import InputChanged, fill
@@ -127,22 +127,22 @@ class _FillOperator(VectorizeWriteOperator):
                 except InputChanged:
                     if checkpoint is None:
                         raise
-                    self.log.info("What an earlier try sent is not in the file any more: starting afresh.")
+                    self.log.info("Saved progress belongs to a different file content; starting over.")
                     checkpoint.start_afresh()
 
     def report(self, evidence: dict[str, Any]) -> None:
-        """Say in the log how the wait ended."""
+        """Log the outcome of the wait."""
         from airflow_provider_cfvectorize.client.mutations.evidence import report_evidence
 
         report_evidence(evidence, self.log, require_equal=self.require_equal)
 
     def flow(self, *, failed: bool) -> Flow:
-        """Return what the task has read and written."""
+        """Return the index and files that the task has read and written."""
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(
             writes_index=self.has_written or failed,
-            # An insert is acknowledged for what it leaves alone as well.
+            # An insert's acknowledged number includes skipped vectors.
             rows=self.acknowledged if self.route == "upsert" else None,
             input_paths=(self.vectors_path,),
         )
@@ -153,7 +153,7 @@ class _FillOperator(VectorizeWriteOperator):
         self.check_choice("verify", "sample", "none")
         if self.require_equal and (self.verify == "none" or not self.wait_for_completion):
             raise VectorizeInputError(
-                "require_equal compares what was written with what can be read when the wait ends: it needs "
+                "require_equal=True compares written with read vectors at the end of the wait: set "
                 "wait_for_completion=True and verify='sample'"
             )
         names = ("vectors", "vectors_path", "vectors_callable")
@@ -161,97 +161,101 @@ class _FillOperator(VectorizeWriteOperator):
         if len(given) != 1:
             raise VectorizeInputError(
                 f"{' and '.join(given) if given else 'none of ' + ', '.join(names)} given: pass one of "
-                f"{', '.join(names)}. An upstream task that returned nothing, or was skipped, gives None"
+                f"{', '.join(names)}. An upstream task that returned nothing or was skipped gives None"
             )
         if self.vectors_callable is not None and not callable(self.vectors_callable):
             raise VectorizeInputError(
                 f"vectors_callable is {show(self.vectors_callable)}, expected a function that returns "
-                "vectors; vectors themselves go into vectors"
+                "vectors. Pass a list of vectors as vectors"
             )
         if self.vectors_kwargs and self.vectors_callable is None:
-            raise VectorizeInputError("vectors_kwargs are for vectors_callable, which is not given")
+            raise VectorizeInputError(
+                "vectors_kwargs is given without vectors_callable: pass both or neither"
+            )
 
     def _source(self, stack: ExitStack) -> tuple[Vectors, str]:
-        """Return the vectors, and what errors call them."""
+        """Return the vectors and their name in errors."""
         if self.vectors_path is not None:
             path = path_of(self.vectors_path, "vectors_path")
             return stack.enter_context(open_file(path, "vectors_path")), f"vectors_path {show(path, 200)}"
         if self.vectors_callable is not None:
             vectors = self.vectors_callable(**self._kwargs())
-            # A generator is closed when the write ends, and not when somebody collects it.
+            # Close a generator when the write ends, not when it is garbage-collected.
             if callable(close := getattr(vectors, "close", None)):
                 stack.callback(close)
             return vectors, "vectors_callable"
         given = read_structure(read_nothing(self.vectors), "vectors")
         if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
             raise VectorizeInputError(
-                f"vectors: got {show(given)}, expected a list of vectors such as "
-                '{"id": "a", "values": [0.5, ...]}. A file goes into vectors_path, a generator into '
+                f"vectors is {show(given)}, expected a list of vectors such as "
+                '{"id": "a", "values": [0.5, ...]}. Pass a file as vectors_path and a generator as '
                 "vectors_callable"
             )
         return _each(given), "vectors"
 
     def _kwargs(self) -> dict[str, Any]:
-        harm = "vectors_callable would be called without arguments"
+        harm = "Without it, vectors_callable would get no arguments"
         given = read_given(self, "vectors_kwargs", self._given_kwargs, harm)
         kwargs = read_structure(given, "vectors_kwargs")
         if kwargs is None:
             return {}
         if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
             raise VectorizeInputError(
-                f"vectors_kwargs: got {show(kwargs)}, expected a mapping of names to what vectors_callable "
-                "is called with"
+                f"vectors_kwargs is {show(kwargs)}, expected a mapping of the names of vectors_callable's "
+                "arguments to their values"
             )
         return dict(kwargs)
 
 
 def _each(vectors: Iterable[Any]) -> Iterable[Any]:
-    # A lazy sequence of XComs gives one item after the other, and has no other methods.
+    # A lazy sequence of XComs can only be iterated.
     yield from vectors
 
 
 class UpsertVectorsOperator(_FillOperator):
     """
-    Write vectors into an index, replacing those whose id exists already whole, and hand on the mutation id.
+    Write vectors to an index, replacing those whose ids exist, in requests of up to 5,000 vectors or 32 MB.
 
-    Vectors are checked and sent as they are read, 5,000 or 32 MB a request and one request after the other:
-    the order of the input is the order of effects, so of two vectors with one id the later one counts. Each
-    is checked (id, number of values, namespace, metadata) before it costs a request; an error tells its line
-    or position, and how many vectors before it were acknowledged. Writing the same again is harmless, so the
-    task can be retried.
+    The task checks and sends vectors as it reads them, one request after another. The order of the input is
+    the order of effects: of two vectors with one id, the later one counts. It checks the id, the number of
+    values, the namespace and the metadata of each vector before it sends it. An error has the line or
+    position of the vector and the number of acknowledged vectors before it. Retries are safe, since writing a
+    vector again is harmless.
 
-    The return value is the id of the last mutation, so that waiting for it is waiting for all; None if there
-    was nothing to write. XComs: ``receipt``, always; ``report`` with the numbers of ``vectors``, ``requests``
-    and ``discarded`` lines; ``evidence``, if this task waited.
+    The return value is the id of the task's last mutation: once it is applied, all are. It is None if there
+    was nothing to write. The task always pushes the XCom ``receipt`` and the XCom ``report`` with the numbers
+    of ``vectors``, ``requests`` and ``discarded`` lines, and the XCom ``evidence`` if it waited.
 
-    Presence alone does not prove that a vector was replaced. So the receipt carries digests of up to 5
-    vectors of the last request that were not so before (asked with up to three requests). If somebody else's
-    write hides the mutation, they are read back and compared. If they are there, and neither as they were
-    written nor as they were before, until the end of the wait, it ends with the outcome ``present_differs``
-    and a warning.
+    Presence alone does not prove that a vector was replaced. The receipt therefore has digests of up to 5
+    witnesses: vectors of the last request that were observed absent or different before the write, with up to
+    three requests. If the write of another writer hides the mutation, the wait reads the witnesses back and
+    compares them. If they exist but equal neither the written nor the earlier vectors until the end of the
+    wait, the outcome is ``present_differs``, with a warning.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/upsert-vectors`
 
     :param index_name: the index. (templated)
     :param vectors: a few vectors: a list, an upstream task's output, or a Jinja expression that gives a list.
-        Give this, ``vectors_path`` or ``vectors_callable``. (templated)
-    :param vectors_path: a file of NDJSON, one vector a line. A local path, or a URL of object storage.
+        Pass either this, ``vectors_path`` or ``vectors_callable``. (templated)
+    :param vectors_path: a file of NDJSON, one vector a line. A local path or a URL of object storage.
         (templated)
-    :param vectors_callable: a function that returns vectors, best as a generator; called on the worker.
-    :param vectors_kwargs: what it is called with. (templated)
-    :param on_unparsable: ``error``, or ``discard`` to leave out, count and log lines that are no vectors. A
-        vector beyond a cap of the service is an error in any case.
-    :param wait_for_completion: end only when the write is applied.
-    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
-    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
-        ``VectorizeWaitTimeout``, and is retried if it has retries.
-    :param deferrable: wait in the triggerer, without a worker's slot.
-    :param durable: on Airflow 3.3 or newer and with ``vectors_path``, keep how far the task came, so that a
-        retry goes on after the last acknowledged request, or straight to the wait. Another file content, a
-        cleared task or an index that was created anew start afresh. Else every try sends everything.
-    :param verify: ``sample`` takes witnesses as described; ``none`` asks nothing.
-    :param require_equal: fail with ``VectorizeDiffersError`` where witnesses differ, rather than warn.
+    :param vectors_callable: a function that returns vectors, preferably a generator; it runs on the worker.
+    :param vectors_kwargs: the keyword arguments of ``vectors_callable``. (templated)
+    :param on_unparsable: ``error`` to fail at a line that is no vector; ``discard`` to skip, count and log
+        it. A vector above a limit of the service is always an error.
+    :param wait_for_completion: wait until the write is applied.
+    :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
+    :param wait_timeout: the longest wait, in seconds or as a ``timedelta``. After it the task fails with
+        ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.
+    :param deferrable: wait in the triggerer, without occupying a worker slot.
+    :param durable: on Airflow 3.3 or newer and with ``vectors_path``, save progress, so that a retry
+        continues after the last acknowledged request or at the wait. A different file content, a cleared
+        task or a recreated index start over. On an older Airflow, without a file, or with False, every try
+        sends all vectors.
+    :param verify: ``sample`` reads a few ids before the write to choose witnesses; ``none`` reads none.
+    :param require_equal: fail with ``VectorizeDiffersError``, instead of logging a warning, if witnesses
+        differ.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """
@@ -261,35 +265,36 @@ class UpsertVectorsOperator(_FillOperator):
 
 class InsertVectorsOperator(_FillOperator):
     """
-    Write vectors into an index, leaving those whose id exists already, and hand on the mutation id.
+    Write vectors to an index, skipping those whose ids exist, in requests of up to 5,000 vectors or 32 MB.
 
-    Of two vectors with one id the earlier one counts. The service acknowledges what it leaves alone as well,
-    and does not tell it apart. In all else this is as
-    :class:`~airflow_provider_cfvectorize.operators.vectors.UpsertVectorsOperator`; its witnesses are vectors
-    whose ids did not exist before.
+    Of two vectors with one id, the earlier one counts. The service does not distinguish skipped vectors from
+    inserted ones. The witnesses are vectors whose ids did not exist before. In everything else, this operator
+    works like :class:`~airflow_provider_cfvectorize.operators.vectors.UpsertVectorsOperator`.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/insert-vectors`
 
     :param index_name: the index. (templated)
     :param vectors: a few vectors: a list, an upstream task's output, or a Jinja expression that gives a list.
-        Give this, ``vectors_path`` or ``vectors_callable``. (templated)
-    :param vectors_path: a file of NDJSON, one vector a line. A local path, or a URL of object storage.
+        Pass either this, ``vectors_path`` or ``vectors_callable``. (templated)
+    :param vectors_path: a file of NDJSON, one vector a line. A local path or a URL of object storage.
         (templated)
-    :param vectors_callable: a function that returns vectors, best as a generator; called on the worker.
-    :param vectors_kwargs: what it is called with. (templated)
-    :param on_unparsable: ``error``, or ``discard`` to leave out, count and log lines that are no vectors. A
-        vector beyond a cap of the service is an error in any case.
-    :param wait_for_completion: end only when the write is applied.
-    :param poll_interval: seconds, or a ``timedelta``, between two looks while waiting.
-    :param wait_timeout: seconds, or a ``timedelta``, to wait at most; then the task fails with
-        ``VectorizeWaitTimeout``, and is retried if it has retries.
-    :param deferrable: wait in the triggerer, without a worker's slot.
-    :param durable: on Airflow 3.3 or newer and with ``vectors_path``, keep how far the task came, so that a
-        retry goes on after the last acknowledged request, or straight to the wait. Another file content, a
-        cleared task or an index that was created anew start afresh. Else every try sends everything.
-    :param verify: ``sample`` takes witnesses as described; ``none`` asks nothing.
-    :param require_equal: fail with ``VectorizeDiffersError`` where witnesses differ, rather than warn.
+    :param vectors_callable: a function that returns vectors, preferably a generator; it runs on the worker.
+    :param vectors_kwargs: the keyword arguments of ``vectors_callable``. (templated)
+    :param on_unparsable: ``error`` to fail at a line that is no vector; ``discard`` to skip, count and log
+        it. A vector above a limit of the service is always an error.
+    :param wait_for_completion: wait until the write is applied.
+    :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
+    :param wait_timeout: the longest wait, in seconds or as a ``timedelta``. After it the task fails with
+        ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.
+    :param deferrable: wait in the triggerer, without occupying a worker slot.
+    :param durable: on Airflow 3.3 or newer and with ``vectors_path``, save progress, so that a retry
+        continues after the last acknowledged request or at the wait. A different file content, a cleared
+        task or a recreated index start over. On an older Airflow, without a file, or with False, every try
+        sends all vectors.
+    :param verify: ``sample`` reads a few ids before the write to choose witnesses; ``none`` reads none.
+    :param require_equal: fail with ``VectorizeDiffersError``, instead of logging a warning, if witnesses
+        differ.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
     """

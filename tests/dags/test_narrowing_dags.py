@@ -120,7 +120,7 @@ def test_a_copy_of_a_mapped_task_knows_as_much(vectorize: Vectorize) -> None:
     with make_dag("copied"):
         mapped = ListVectorsOperator.partial(task_id="list", index_name=INDEX).expand(prefix=[None])
     copied = copy.deepcopy(mapped.unmap({"prefix": None}))
-    with pytest.raises(VectorizeInputError, match="prefix was given"):
+    with pytest.raises(VectorizeInputError, match="prefix is None after rendering"):
         copied.execute(make_context())
 
 

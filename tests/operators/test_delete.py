@@ -245,7 +245,7 @@ def test_a_dry_run_sends_nothing(
     receipt = context["ti"].pushed["receipt"]
     assert (receipt["mutation_id"], receipt["count"], receipt["would_delete"]) == (None, 0, 3)
     assert vectorize.ids() == {"a", "b"}
-    assert "of 3 ids asked about, 2 exist now" in caplog.text + capfd.readouterr().out
+    assert "of 3 ids read, 2 exist" in caplog.text + capfd.readouterr().out
 
 
 def test_a_dry_run_tells_what_would_fail(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +270,7 @@ def test_verify_all_of_other_ids_proves_nothing(
         path.write_text("c\n")
 
     monkeypatch.setattr(FakeTaskInstance, "xcom_push", push_and_replace)
-    with pytest.raises(VectorizeInputError, match="others now than those that were deleted"):
+    with pytest.raises(VectorizeInputError, match="the ids have changed since the delete"):
         delete(ids_path=str(path), wait_for_completion=True, deferrable=deferrable, verify="all")
 
 
@@ -415,7 +415,7 @@ def test_a_token_that_is_refused(
     context = make_context() | {"task_state_store": Store()}
     with pytest.raises(VectorizeAuthError, match=f"GET .*/{INDEX}: HTTP 401"):
         make(ids=["a"], wait_for_completion=True).execute(context)
-    assert "No progress is kept" not in caplog.text
+    assert "Progress is not saved" not in caplog.text
 
 
 def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -436,7 +436,7 @@ def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     # One patience, one error and one warning, where there were three requests with one each.
     warnings = [r for r in caplog.records if r.levelname == "WARNING" and "client" in r.name]
     assert len(warnings) == 1
-    assert "No progress is kept" not in caplog.text
+    assert "Progress is not saved" not in caplog.text
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
@@ -528,7 +528,7 @@ def test_nothing_is_sent_if_none_exists(vectorize: Vectorize, dry_run: bool) -> 
     receipt = context["ti"].pushed["receipt"]
     assert (receipt["sampled"], receipt["existing"]) == (2, 1)
     delete(ids=[], **options)
-    with pytest.raises(VectorizeInputError, match="verify='none' asks nothing"):
+    with pytest.raises(VectorizeInputError, match="verify='none' reads none"):
         delete(ids=["a"], verify="none", **options)
 
 

@@ -185,15 +185,15 @@ def test_keys_that_no_vector_has_are_told(
             {"vectors": None, "vectors_callable": None},
             "An upstream task that returned nothing",
         ),
-        ({"vectors": "None"}, "got None, expected a list of vectors"),
-        ({"vectors": ""}, "got None, expected a list of vectors"),
+        ({"vectors": "None"}, "vectors is None, expected a list of vectors"),
+        ({"vectors": ""}, "vectors is None, expected a list of vectors"),
         ({"vectors": "[1"}, "begins like a list or an object, but is neither"),
-        ({"vectors": "/data/x.ndjson"}, "A file goes into vectors_path"),
-        ({"vectors": {"id": "a"}}, "got a dict, expected a list of vectors"),
+        ({"vectors": "/data/x.ndjson"}, "Pass a file as vectors_path"),
+        ({"vectors": {"id": "a"}}, "vectors is a dict, expected a list of vectors"),
         ({"vectors": b"{}"}, "expected a list of vectors"),
-        ({"vectors": (x for x in "ab")}, "a generator into vectors_callable"),
+        ({"vectors": (x for x in "ab")}, "a generator as vectors_callable"),
         ({"vectors_callable": [1]}, "vectors_callable is a list, expected a function"),
-        ({"vectors": [], "vectors_kwargs": {"a": 1}}, "vectors_kwargs are for vectors_callable"),
+        ({"vectors": [], "vectors_kwargs": {"a": 1}}, "vectors_kwargs is given without vectors_callable"),
         (
             {"vectors_path": "/nowhere/vectors.ndjson"},
             "vectors_path '/nowhere/vectors.ndjson' cannot be read",
@@ -202,7 +202,7 @@ def test_keys_that_no_vector_has_are_told(
         ({"vectors_path": "nostore://bucket/x.ndjson"}, "cannot be read"),
         ({"vectors": [], "on_unparsable": "ignore"}, "on_unparsable is 'ignore', expected 'error' or"),
         ({"vectors": [], "verify": "all"}, "verify is 'all', expected 'sample' or 'none'"),
-        ({"vectors": [], "require_equal": True}, "it needs wait_for_completion=True"),
+        ({"vectors": [], "require_equal": True}, "set wait_for_completion=True"),
         ({"vectors": [], "poll_interval": -1}, "poll_interval is -1"),
         ({"vectors": [], "wait_timeout": "9"}, "wait_timeout is '9'"),
         ({"vectors": [], "index_name": "a/b"}, "a/b"),
@@ -367,14 +367,14 @@ def make_overtaken(vectorize: Vectorize) -> Callable[..., dict[str, Any]]:
 
         def make_one() -> Any:
             made.append(make(route, deferrable=deferrable, wait_for_completion=True, **kwargs))
-            hand_on = made[-1].hand_on
+            push_and_wait = made[-1].push_and_wait
 
             def after_sending(context: Any, receipt: Any) -> Any:
                 vectorize.settle()
                 after()
-                return hand_on(context, receipt)
+                return push_and_wait(context, receipt)
 
-            made[-1].hand_on = after_sending
+            made[-1].push_and_wait = after_sending
             return made[-1]
 
         run_task(make_one, context)

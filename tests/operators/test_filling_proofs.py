@@ -61,8 +61,11 @@ class World:
             operator = cls(
                 **{"task_id": "t", "index_name": INDEX, "poll_interval": 0.05, "wait_timeout": 0.5, **kwargs}
             )
-            hand_on = operator.hand_on
-            operator.hand_on = lambda c, r: (self.forward(seconds) if seconds else None, hand_on(c, r))[1]
+            push_and_wait = operator.push_and_wait
+            operator.push_and_wait = lambda c, r: (
+                self.forward(seconds) if seconds else None,
+                push_and_wait(c, r),
+            )[1]
             return operator
 
         run_task(make, context)
@@ -244,7 +247,7 @@ def test_vectors_kwargs_that_are_no_mapping(vectorize: Vectorize, kwargs: Any) -
         task_id="t", index_name=INDEX, vectors_callable=lambda: [vector("a")], vectors_kwargs=kwargs
     )
     with pytest.raises(
-        VectorizeInputError, match=r"vectors_kwargs(: got .*, expected a mapping| was given, and)"
+        VectorizeInputError, match=r"vectors_kwargs is .*(, expected a mapping| after rendering)"
     ):
         operator.execute(make_context())
 

@@ -54,7 +54,7 @@ def test_a_create_that_is_lost(
     with pytest.raises(error):
         create(metadata_indexes=TYPES)
     assert relay.routes == ["POST"]
-    assert "may have been created all the same" in told()
+    assert "may exist although the request failed" in told()
     if instead == "lost":
         with pytest.raises(VectorizeResponseError, match="an earlier try of this task"):
             create(metadata_indexes=TYPES)
@@ -71,7 +71,7 @@ def test_a_crash_between_the_metadata_indexes(relay: Relay, client: VectorizeCli
     context = make_context()
     with pytest.raises(VectorizeResponseError):
         create(context, metadata_indexes=TYPES, if_exists="skip")
-    assert "is there with 1 of the 3 metadata indexes" in told()
+    assert "exists with 1 of the 3 wanted metadata indexes" in told()
     assert context["ti"].pushed["index"]["name"] == INDEX
     relay.meddle = lambda route, request: None
     create(metadata_indexes=TYPES, if_exists="skip")
@@ -129,14 +129,14 @@ def test_deleting_what_is_not_there(server: LocalVectorize, client: VectorizeCli
         delete()
     assert error.value.code == 3000
     assert delete(if_missing="skip") is None
-    assert "is not there and never was: nothing was deleted" in told()
+    assert "never existed" in told()
     client.create_index(INDEX, dimensions=32, metric="cosine")
     client.delete_index(INDEX)
     with pytest.raises(VectorizeNotFoundError, match="An earlier try of this task may have") as error:
         delete()
     assert error.value.code == 3005
     assert delete(if_missing="skip") is None
-    assert "was deleted before: nothing was deleted" in told()
+    assert "was deleted before" in told()
 
 
 def test_a_delete_whose_answer_is_lost(relay: Relay, vectorize: Vectorize) -> None:

@@ -185,7 +185,7 @@ def test_more_than_max_ids(vectorize: Vectorize, tmp_path: Path) -> None:
         list_ids(prefix="v", max_ids=999)
     for text in (
         "index 'docs' has more than 999 ids that begin with 'v'",
-        "1000 were found when 1000 were listed",
+        "1000 of the first 1000 listed ids match",
         "Pass path to write them to a file, or raise max_ids",
     ):
         assert text in str(error.value)
@@ -203,7 +203,7 @@ def test_too_many_bytes_for_an_xcom(vectorize: Vectorize) -> None:
         list_ids(context)
     # 64 characters, two quotation marks, a comma and a space.
     assert "the first 3,856 ids have 262,208 bytes as JSON" in str(error.value)
-    assert "at most 262,144: pass path" in str(error.value)
+    assert "at most 262,144 for an XCom: pass path" in str(error.value)
     assert context["ti"].pushed == {}
 
 
@@ -263,7 +263,7 @@ def test_a_prefix_that_was_given_and_became_none(server: LocalVectorize) -> None
     # As native rendering, or an upstream task that returned nothing, leaves it.
     operator = ListVectorsOperator(task_id="list", index_name=INDEX, prefix="{{ params.tenant }}")
     operator.prefix = None
-    with pytest.raises(VectorizeInputError, match="prefix was given"):
+    with pytest.raises(VectorizeInputError, match="prefix is None after rendering"):
         operator.execute(make_context())
     assert sum(server.stats().values()) == 0
 

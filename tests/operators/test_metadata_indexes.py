@@ -127,7 +127,7 @@ def test_vectors_that_are_there_already_are_warned_of(
     create(property_name="lang")
     text = told()
     assert ("has vectors" in text) is has_vectors
-    assert ("(2), which no filter by 'lang' finds until they are upserted again" in text) is has_vectors
+    assert ("(2). A filter by 'lang' finds them only after you upsert them again" in text) is has_vectors
 
 
 # --- what is there already, or is not there -----------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_one_that_is_there_already(vectorize: Vectorize, told: Told, wait: bool,
     mutation_id = create(context, wait_for_completion=wait, deferrable=deferrable)
     check_receipt(context, mutation_id)
     text = told()
-    assert "already. It is created all the same" in text
+    assert "already. The task sends it again" in text
     # They know it already.
     assert "has vectors" not in text
     if wait:
@@ -169,7 +169,7 @@ def test_one_of_another_type(vectorize: Vectorize, if_exists: str) -> None:
 
 def test_an_eleventh(vectorize: Vectorize) -> None:
     give(vectorize, **{f"p{i}": "string" for i in range(10)})
-    with pytest.raises(VectorizeInputError, match="has 10 metadata indexes, the most it can have: 'p0', "):
+    with pytest.raises(VectorizeInputError, match="has 10 metadata indexes, the most of an index: 'p0', "):
         create()
     create(property_name="p9", wait_for_completion=True)
     assert vectorize.server.stats()["create_metadata_index"] == 11

@@ -74,5 +74,5 @@ def test_what_is_no_duration(name: str, value: Any) -> None:
     ],
 )
 def test_what_renders_to_nothing(vectorize: Vectorize, cls: Any, kwargs: dict[str, Any], name: str) -> None:
-    with pytest.raises(VectorizeInputError, match=f"^{name} was given, and is 'None' now"):
+    with pytest.raises(VectorizeInputError, match=f"^{name} is 'None' after rendering"):
         make(cls, **kwargs, **{name: "None"}).execute(make_context())

@@ -153,7 +153,7 @@ def test_one_of_another_type_that_is_being_created(slow: Slow, how: str, wait: d
     context = make_context()
     with pytest.raises(VectorizeInputError, match="expected 'number', found 'string'") as error:
         slow.create(how, "number", context, **wait)
-    assert "Somebody else has created it first" in str(error.value)
+    assert "Someone else created it first" in str(error.value)
     # What was waited for is applied, and that is kept.
     assert context["ti"].pushed["evidence"]["outcome"] == "watermark"
     assert slow.types() == {"lang": "string"}
@@ -163,7 +163,7 @@ def test_one_of_another_type_that_is_being_created(slow: Slow, how: str, wait: d
 def test_without_a_wait_the_type_is_not_confirmed(slow: Slow, told: Told, how: str) -> None:
     slow.client.create_metadata_index(INDEX, "lang", "string")
     assert slow.create(how, "number")
-    assert "Not waited for, and so not confirmed" in told()
+    assert "Type not confirmed" in told()
     assert slow.relay.routes.count(LIST) == 1
 
 
@@ -184,7 +184,7 @@ def test_one_that_is_deleted_before_it_is_seen(slow: Slow, wait: dict[str, Any])
         return applied(route, request)
 
     slow.relay.meddle = meddle
-    with pytest.raises(VectorizeWaitTimeout, match=r"not listed: 'lang'.*somebody has deleted them since"):
+    with pytest.raises(VectorizeWaitTimeout, match=r"not listed: 'lang'.*someone has deleted them since"):
         slow.create("metadata index", "string", **wait, wait_timeout=1)
 
 

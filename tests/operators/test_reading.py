@@ -205,7 +205,7 @@ def test_a_file_of_vectors_is_never_held(script: Script, tmp_path: Path) -> None
         ({"ids": ["a"], "ids_path": "x"}, "both ids and ids_path"),
         ({"ids_path": "/does/not/exist"}, "cannot be read"),
         ({"ids_path": "None"}, "ids_path is 'None'"),
-        ({"ids": ["a"], "path": "v.txt"}, "path 'v.txt' is going to have one JSON object a line"),
+        ({"ids": ["a"], "path": "v.txt"}, "invalid path 'v.txt': expected a name that ends in"),
         ({"ids": ["a"], "path": ""}, "path is ''"),
         ({"ids": ["a"], "path": "None"}, "path is 'None'"),
         ({"ids": ["a"], "path": 5}, "path is 5"),
@@ -435,7 +435,7 @@ def test_what_was_given_and_became_none(server: LocalVectorize, name: str) -> No
     template: dict[str, Any] = {name: "{{ params.tenant }}"}
     operator = QueryVectorsOperator(task_id="query", index_name=INDEX, vector_id="a", **template)
     setattr(operator, name, None)
-    with pytest.raises(VectorizeInputError, match=f"{name} was given"):
+    with pytest.raises(VectorizeInputError, match=f"{name} is None after rendering"):
         operator.execute(make_context())
     assert sum(server.stats().values()) == 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator that makes an index hold no id outside a desired set, against a real local server."""
+"""The operator that deletes every id outside a desired set, against a real local server."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_prefix_without_a_delimiter(
 ) -> None:
     vectorize.fill(["tenant-1/a"])
     reconcile(ids=["tenant-1/a"], id_prefix=prefix)
-    assert ("begin with 'tenant-10' are in scope too. End it with one, as in 'tenant-1/'" in told()) == warned
+    assert ("that begin with 'tenant-10'. End it with a delimiter, as in 'tenant-1/'" in told()) == warned
 
 
 # --- guards -------------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_a_dry_run_writes_the_surplus_and_deletes_nothing(
         path.unlink()
     text = told()
     assert str(path) in text
-    assert "Without dry_run the task would fail: 2 of 3 ids" in text
+    assert "Without dry_run, the task would fail: 2 of 3 ids" in text
     assert report["refused"].startswith("2 of 3 ids")
     assert (report["dry_run"], report["surplus"], report["deleted"], report["missing"]) == (True, 2, 0, 1)
     receipt = xcoms["receipt"]

@@ -48,7 +48,7 @@ CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
         ({"surplus_path": "None"}, "surplus_path is 'None'"),
         ({"missing_path": 7}, "missing_path is 7"),
         ({"surplus_path": "/proc/self/x"}, "/proc"),
-        ({"surplus_path": "/tmp/x", "missing_path": "file:///tmp/../tmp/x"}, "one would replace the other"),
+        ({"surplus_path": "/tmp/x", "missing_path": "file:///tmp/../tmp/x"}, "pass different files"),
         ({"ids": None, "ids_path": "s3://b/x", "missing_path": "S3://b/x"}, "ids_path and missing_path"),
         ({"id_prefix": ""}, "for the whole index, leave id_prefix out"),
         ({"id_prefix": 2024}, "id_prefix is 2024"),
@@ -82,7 +82,7 @@ def test_a_prefix_that_became_none_is_not_the_whole_index(server: LocalVectorize
     operator = make(ids=[], allow_empty=True, id_prefix="{{ params.prefix }}")
     # What native rendering makes of a param that is not set.
     operator.id_prefix = None
-    with pytest.raises(VectorizeInputError, match="id_prefix was given and became None"):
+    with pytest.raises(VectorizeInputError, match="id_prefix is None after rendering"):
         operator.execute(make_context())
     assert sum(server.stats().values()) == 0
 

@@ -414,7 +414,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
     ),
     ("mutation_id is", "VectorizeInputError", lambda b: b.sense(mutation_id="None")),
     ("never_fail is True", "VectorizeInputError", lambda b: b.sense(never_fail=True)),
-    ("mutation_id: got", "VectorizeInputError", lambda b: b.sense(mutation_id=5)),
+    ("mutation_id is ..., expected a task", "VectorizeInputError", lambda b: b.sense(mutation_id=5)),
     ("unknown event from the trigger", "VectorizeError", lambda b: read_event({"status": "done"})),
     (
         "POST ...: HTTP 400, code 40007",
@@ -491,5 +491,5 @@ def test_what_the_command_says_where_the_test_is_off() -> None:
 def test_what_is_said_where_no_progress_is_kept() -> None:
     from airflow_provider_cfvectorize.operators import base
 
-    (shown,) = (one for one in messages(PAGE) if one.startswith("No progress"))
+    (shown,) = (one for one in messages(PAGE) if one.startswith("Progress is not"))
     assert shown.removesuffix("...") in Path(base.__file__).read_text()

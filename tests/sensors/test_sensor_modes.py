@@ -381,10 +381,10 @@ def test_trouble_that_passes_does_not_end_the_wait(mode: str, make_server: Any) 
     ("kwargs", "text"),
     [
         ({"index_name": "a/b", "mutation_id": "m"}, "index name 'a/b'"),
-        ({"mutation_id": 5}, "mutation_id: got 5"),
+        ({"mutation_id": 5}, "mutation_id is 5"),
         ({"mutation_id": "two words"}, "cannot be one"),
         ({"mutation_id": b"bytes"}, "expected a task's output"),
-        ({"mutation_id": "[broken"}, "neither in JSON nor in Python"),
+        ({"mutation_id": "[broken"}, "neither valid JSON nor a Python literal"),
         ({"receipt": {"count": 1}}, "expected the dict that an operator pushes"),
         ({"receipt": {"mutation_id": "m", "accepted_at": "yesterday"}}, "accepted_at is 'yesterday'"),
     ],

@@ -284,5 +284,5 @@ def test_an_event_of_another_version_is_no_success(event: Any) -> None:
     from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 
     sensor = VectorizeMutationSensor(task_id="wait", index_name=INDEX, mutation_id="m")
-    with pytest.raises(VectorizeError, match="of one version"):
+    with pytest.raises(VectorizeError, match="Install one version"):
         sensor.execute_complete({}, event)  # type: ignore[arg-type]
