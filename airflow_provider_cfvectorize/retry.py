@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Which failed tasks are worth another try, for the ``retry_policy`` of Airflow 3.3 and newer.
+Decide which failed tasks Airflow retries: the ``retry_policy`` of Airflow 3.3 and newer.
+
+Requests are retried in ``client/http/session.py``.
 
 .. code-block:: python
 
@@ -8,8 +10,8 @@ Which failed tasks are worth another try, for the ``retry_policy`` of Airflow 3.
 
     with DAG("forget", default_args={"retries": 5, "retry_policy": retry_policy}): ...
 
-Before Airflow 3.3 there is no such argument, and ``retry_policy`` is None. In ``default_args`` (of a DAG, a
-task group or a task) it may stand all the same: operators that do not know the argument do not get it.
+Before Airflow 3.3 this argument does not exist, and ``retry_policy`` is None. You can still set it in the
+``default_args`` of a DAG, a task group or a task: Airflow drops arguments that an operator does not know.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from airflow_provider_cfvectorize.client.http.responses import (
     read_page,
     read_vectors,
 )
-from airflow_provider_cfvectorize.client.http.session import RetryPolicy, VectorizeSession
+from airflow_provider_cfvectorize.client.http.session import RetryLimits, VectorizeSession
 from airflow_provider_cfvectorize.client.http.transport import RequestsTransport
 from airflow_provider_cfvectorize.client.http.urls import (
     DEFAULT_BASE_URL,
@@ -94,7 +94,7 @@ class VectorizeClient:
         rate_reserve: float = 0.2,
         max_connections: int = 4,
         user_agent: str = "airflow-provider-cfvectorize",
-        retry: RetryPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
+        retry: RetryLimits | None = RetryLimits(),  # noqa: B008 - frozen
         history: CredentialHistory | None = None,
         conn_id: str | None = None,
     ) -> None:
@@ -166,12 +166,12 @@ class VectorizeClient:
         :param repeatable: whether it does no harm to carry the request out twice, as a retry may.
         """
         if not isinstance(method, str) or not _METHOD.fullmatch(method):
-            raise VectorizeInputError(f"method {show(method)} cannot be one: expected GET, POST or the like")
+            raise VectorizeInputError(f"invalid method {show(method)}: expected GET, POST or the like")
         if content_type is not None and not (content_type.isascii() and content_type.isprintable()):
             raise VectorizeInputError(f"content_type {show(content_type)} cannot be sent in a header")
         if not isinstance(path, str) or len(path) > 1000 or not _PATH.fullmatch(path):
             raise VectorizeInputError(
-                f"path {show(path)} cannot be one: expected segments of A-Z, a-z, 0-9, '_' and '-', such as "
+                f"invalid path {show(path)}: expected segments of A-Z, a-z, 0-9, '_' and '-', such as "
                 "'indexes/my-index/query'; parameters go into params"
             )
         path = path.lstrip("/")
@@ -224,7 +224,7 @@ class VectorizeClient:
 
     def delete_index(self, index_name: str) -> None:
         """Delete an index with all its vectors."""
-        self._send("DELETE", self._at(index_name), gone_is_done=True)
+        self._send("DELETE", self._at(index_name), missing_ok_on_retry=True)
 
     def info(self, index_name: str) -> IndexInfo:
         """Return the number of vectors and the watermark."""

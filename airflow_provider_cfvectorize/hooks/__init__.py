@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The hook: makes a client from an Airflow connection."""

@@ -29,7 +29,7 @@ from airflow_provider_cfvectorize.client.bulk.read import iter_vectors
 from airflow_provider_cfvectorize.client.bulk.write import write_vectors
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
-from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.session import RetryLimits
 from airflow_provider_cfvectorize.client.inputs.ids import read_ids
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.client.inputs.vectors import Vectors
@@ -69,7 +69,7 @@ def client_of(
     *,
     account_id: str | None = None,
     max_connections: int = DEFAULT_CONCURRENCY,
-    retry: RetryPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
+    retry: RetryLimits | None = RetryLimits(),  # noqa: B008 - frozen
     history: CredentialHistory | None = None,
 ) -> VectorizeClient:
     """

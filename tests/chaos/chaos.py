@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import harness
 from airflow_provider_cfvectorize.client.bulk import write
-from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.session import RetryLimits
 from airflow_provider_cfvectorize.exceptions import VectorizeBatchError, VectorizeError
 from airflow_provider_cfvectorize.hooks import vectorize
 from airflow_provider_cfvectorize.local import LocalVectorize
@@ -44,9 +44,9 @@ SHORT_TIMEOUT = 1.0
 WAIT: dict[str, Any] = {"wait_for_completion": True, "poll_interval": POLL_INTERVAL, "wait_timeout": 60}
 
 #: Goes on for as long as a busy machine may take, with pauses that a test can afford.
-PATIENT = RetryPolicy(backoff_total=60, first_backoff=0.002, longest_backoff=0.05, throttle_total=60)
+PATIENT = RetryLimits(backoff_total=60, first_backoff=0.002, longest_backoff=0.05, throttle_total=60)
 #: Leaves every fault to the next try of the task.
-IMPATIENT = RetryPolicy(backoff_total=0, throttle_total=0, refusal_total=0)
+IMPATIENT = RetryLimits(backoff_total=0, throttle_total=0, refusal_total=0)
 
 #: Of each kind that fails a request, what an error that comes of it says.
 NAMES = {
@@ -66,7 +66,7 @@ NAMES = {
 DONE_ALL_THE_SAME = ("reset-after", "truncated", "hang")
 
 
-def set_policy(monkeypatch: Any, policy: RetryPolicy) -> None:
+def set_policy(monkeypatch: Any, policy: RetryLimits) -> None:
     """Let the clients of operators retry by this policy, which no connection can say."""
     monkeypatch.setattr(vectorize, "client_of", partial(vectorize.client_of, retry=policy))
 

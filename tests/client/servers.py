@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.session import RetryLimits
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 TOKEN = "S3cret-Token_that-nobody-may-see_0123456"
@@ -24,7 +24,7 @@ MUTATION = "7f11d6e5-d126-4f76-936e-fbfec079e0be"
 DATE = "Sat, 31 Jan 2026 23:59:59 GMT"
 
 #: Retries at once, so that what is retried can be seen without waiting for it.
-AT_ONCE = RetryPolicy(backoff_total=5, first_backoff=0.001, longest_backoff=0.002, throttle_total=5)
+AT_ONCE = RetryLimits(backoff_total=5, first_backoff=0.001, longest_backoff=0.002, throttle_total=5)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from airflow_provider_cfvectorize.client.http.budget import (
 )
 from airflow_provider_cfvectorize.client.http.pacer import PROCESS_GATE, StartGate
 from airflow_provider_cfvectorize.client.http.poll_pacer import PollPacer, Turn
-from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.session import RetryLimits
 from airflow_provider_cfvectorize.exceptions import VectorizeTransportError
 from client.servers import make_client
 
@@ -87,14 +87,14 @@ class Refused(Exception):
 @pytest.mark.parametrize(
     ("base_url", "retry", "passed"),
     [
-        ("https://127.0.0.1:9/client/v4", RetryPolicy(), [PROCESS_GATE]),
+        ("https://127.0.0.1:9/client/v4", RetryLimits(), [PROCESS_GATE]),
         # A server of one's own has no limit but what it tells of, and a single attempt waits for nothing.
-        ("http://127.0.0.1:9/client/v4", RetryPolicy(backoff_total=0), []),
+        ("http://127.0.0.1:9/client/v4", RetryLimits(backoff_total=0), []),
         ("https://127.0.0.1:9/client/v4", None, []),
     ],
 )
 def test_which_requests_pass_the_gate_of_the_process(
-    base_url: str, retry: RetryPolicy | None, passed: list[StartGate], monkeypatch: pytest.MonkeyPatch
+    base_url: str, retry: RetryLimits | None, passed: list[StartGate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gates: list[object] = []
 

@@ -18,7 +18,7 @@ from airflow_provider_cfvectorize.client.bulk.delete import delete_ids, read_bac
 from airflow_provider_cfvectorize.client.bulk.list import iter_ids
 from airflow_provider_cfvectorize.client.bulk.read import iter_vectors
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.session import RetryLimits
 from airflow_provider_cfvectorize.client.inputs.ids import IdList, read_ids
 from airflow_provider_cfvectorize.client.inputs.ids_file import IdsFile
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
@@ -268,7 +268,7 @@ def test_a_delete_that_is_told_to_stop(
         return None
 
     index.refuse = refuse
-    client = connect(serve(index), retry=RetryPolicy())
+    client = connect(serve(index), retry=RetryLimits())
     with pytest.raises(VectorizeInterrupted, match="200 of 900 ids are acknowledged, 600 were not sent"):
         delete_ids(
             client,
@@ -291,7 +291,7 @@ def test_a_question_that_is_throttled_can_be_stopped(
     server = serve([refused(429, 971, Retry_After="500")])
     with pytest.raises(VectorizeInterrupted, match="before anything was deleted"):
         delete_ids(
-            connect(server, retry=RetryPolicy()),
+            connect(server, retry=RetryLimits()),
             "docs",
             read_ids(["a"]),
             stopped=lambda: len(server.requests) > 0,

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_provider_cfvectorize.client.client import VectorizeClient
-from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.session import RetryLimits
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeFileError,
     VectorizeInputError,
@@ -279,7 +279,7 @@ def tls_url(certificate: Path, serve: Callable[..., ScriptedServer]) -> str:
 def test_an_unknown_certificate_is_refused_at_once(
     connect: Connect, tls_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = connect(tls_url, retry=RetryPolicy(), conn_id="vectors")
+    client = connect(tls_url, retry=RetryLimits(), conn_id="vectors")
     with pytest.raises(
         VectorizeTransportError,
         match=r"of connection 'vectors': no trusted TLS connection to 127\.0\.0\.1.*self.signed.*name the "

@@ -17,7 +17,7 @@ from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.pacer import Pacer
 from airflow_provider_cfvectorize.client.http.refusals import refusal_passes
 from airflow_provider_cfvectorize.client.http.responses import RawResponse
-from airflow_provider_cfvectorize.client.http.session import RetryPolicy, VectorizeSession
+from airflow_provider_cfvectorize.client.http.session import RetryLimits, VectorizeSession
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,
@@ -72,7 +72,7 @@ class Service:
 
     def session(
         self,
-        retry: RetryPolicy | None = RetryPolicy(),  # noqa: B008
+        retry: RetryLimits | None = RetryLimits(),  # noqa: B008
         **options: Any,
     ) -> VectorizeSession:
         clock = lambda: self.now  # noqa: E731
@@ -263,9 +263,11 @@ def test_an_attempt_that_reached_nobody_has_deleted_nothing() -> None:
     unreached = VectorizeTransportError("no connection", sent=False)
     service = Service(unreached, refused(404, 3000))
     with pytest.raises(VectorizeNotFoundError):
-        service.ask(gone_is_done=True)
+        service.ask(missing_ok_on_retry=True)
     # Of several attempts, one that may have been carried out is enough.
-    assert Service(LOST, unreached, refused(429, 971), refused(404, 3000)).ask(gone_is_done=True) is None
+    assert (
+        Service(LOST, unreached, refused(429, 971), refused(404, 3000)).ask(missing_ok_on_retry=True) is None
+    )
 
 
 def test_a_retry_that_finds_no_account_is_no_success(serve: Serve, connect: Connect) -> None:
@@ -296,7 +298,7 @@ def test_an_error_after_a_retry_is_the_last_one(serve: Serve, connect: Connect) 
 
 def test_stop_wakes_who_sleeps(serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     server = serve([refused(429, 971, Retry_After="500")])
-    client = connect(server, retry=RetryPolicy())
+    client = connect(server, retry=RetryLimits())
     ended: list[BaseException] = []
 
     def ask() -> None:
@@ -320,7 +322,7 @@ def test_stop_wakes_who_sleeps(serve: Serve, connect: Connect, caplog: pytest.Lo
 def test_who_is_woken_first_is_told_of_the_stop(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = connect(serve([refused(429, 971, Retry_After="500")]), retry=RetryPolicy())
+    client = connect(serve([refused(429, 971, Retry_After="500")]), retry=RetryLimits())
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(client.list_indexes)
         while "Waiting 500 s" not in caplog.text:
@@ -334,7 +336,7 @@ def test_who_is_woken_first_is_told_of_the_stop(
 
 def test_after_stop_nothing_is_sent(serve: Serve, connect: Connect) -> None:
     server = serve([ok([])])
-    for retry in (None, RetryPolicy()):
+    for retry in (None, RetryLimits()):
         client = connect(server, retry=retry)
         client.session.stop()
         with pytest.raises(VectorizeInterrupted):

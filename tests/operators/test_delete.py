@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
-from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.session import RetryLimits
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeBatchError,
@@ -419,7 +419,7 @@ def test_a_token_that_is_refused(
 
 
 def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    policy = RetryPolicy(backoff_total=0.3, first_backoff=0.01, longest_backoff=0.05)
+    policy = RetryLimits(backoff_total=0.3, first_backoff=0.01, longest_backoff=0.05)
     monkeypatch.setattr(hook_module, "client_of", partial(hook_module.client_of, retry=policy))
     connection = {"conn_type": "cloudflare_vectorize", "login": "a" * 32, "password": "token"}
     with socket.socket() as unused:

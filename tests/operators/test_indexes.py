@@ -131,7 +131,7 @@ def test_the_name_of_a_deleted_index_can_be_used_again(vectorize: Vectorize, if_
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({"index_name": "Docs"}, "cannot be given to a new index"),
+        ({"index_name": "Docs"}, "invalid name for a new index"),
         ({"index_name": "a/b"}, "index name 'a/b'"),
         ({"index_name": "a" * 65}, "1 to 64 characters"),
         ({"dimensions": None}, "either dimensions and metric, or a preset, and not both; got metric"),

@@ -156,8 +156,8 @@ def test_a_delete_that_was_throttled_is_no_lost_one(relay: Relay) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({"index_name": "None"}, "index name None cannot be one"),
-        ({"index_name": ""}, "index name None cannot be one"),
+        ({"index_name": "None"}, "invalid index name None"),
+        ({"index_name": ""}, "invalid index name None"),
         ({"index_name": "../docs"}, "index name '../docs'"),
         ({"if_missing": "ignore"}, "if_missing is 'ignore', expected 'fail' or 'skip'"),
         ({"account_id": "x"}, "32 hexadecimal digits"),

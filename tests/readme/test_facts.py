@@ -19,7 +19,7 @@ from environments import ENVIRONMENTS, constraints_of
 from airflow_provider_cfvectorize import connection, exceptions
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.http import budget
-from airflow_provider_cfvectorize.client.http.session import RetryPolicy
+from airflow_provider_cfvectorize.client.http.session import RetryLimits
 from airflow_provider_cfvectorize.client.http.transport import MAX_RESPONSE_BYTES, TOTAL_TIME_FACTOR
 from airflow_provider_cfvectorize.client.mutations import decide as mutations
 from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES
@@ -207,7 +207,7 @@ def test_the_faults_of_the_local_server() -> None:
 
 def test_the_numbers_of_the_cases() -> None:
     text = words("docs/cases.md")
-    policy = RetryPolicy()
+    policy = RetryLimits()
     assert policy.backoff_total == 2 * 60
     for phrase in (
         f"more than {limits.MAX_DELETE_IDS} ids",
@@ -257,7 +257,7 @@ def test_the_numbers_of_the_other_documents() -> None:
 
 def test_the_numbers_of_the_retries() -> None:
     text = words("docs/retries.md")
-    policy = RetryPolicy()
+    policy = RetryLimits()
     parameters = inspect.signature(DeleteVectorsByIdsOperator).parameters
     concurrency = parameters["concurrency"].default
     requests = limits.ACCOUNT_REQUESTS * (1 - connection.DEFAULT_RATE_RESERVE)

@@ -363,7 +363,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
         lambda b: b.delete(ids_path="nostore://bucket/ids.txt"),
     ),
     ("ids_path ... changed", "VectorizeFileError", a_file_that_changes),
-    ("index name ... cannot be one", "VectorizeInputError", lambda b: b.delete(ids=["a"], index_name="")),
+    ("invalid index name ...", "VectorizeInputError", lambda b: b.delete(ids=["a"], index_name="")),
     (
         "account_id is empty",
         "VectorizeInputError",

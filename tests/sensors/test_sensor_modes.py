@@ -382,7 +382,7 @@ def test_trouble_that_passes_does_not_end_the_wait(mode: str, make_server: Any) 
     [
         ({"index_name": "a/b", "mutation_id": "m"}, "index name 'a/b'"),
         ({"mutation_id": 5}, "mutation_id is 5"),
-        ({"mutation_id": "two words"}, "cannot be one"),
+        ({"mutation_id": "two words"}, "invalid mutation_id"),
         ({"mutation_id": b"bytes"}, "expected a task's output"),
         ({"mutation_id": "[broken"}, "neither valid JSON nor a Python literal"),
         ({"receipt": {"count": 1}}, "expected the dict that an operator pushes"),

@@ -184,7 +184,7 @@ def delete_ids(
     :raises VectorizeBatchError: a batch failed for good; says how many ids are acknowledged and how many not
         sent.
     :raises VectorizeInterrupted: it was told to stop; likewise.
-    :raises VectorizeInputError: the index name cannot be one, a file changed while it was read, or none of
+    :raises VectorizeInputError: the index name is invalid, a file changed while it was read, or none of
         the ids asked about exists, with ``fail_if_none_exist``.
     """
     check_path_name(index_name)

@@ -153,7 +153,7 @@ def write_vectors(
     :param before_last: told of the last request before it is sent, on this thread, with what says of an id
         whether it stands in the input only once.
     :param progress: keeps what is acknowledged; what an earlier try had acknowledged is not sent again.
-    :raises VectorizeInputError: a vector cannot be one; says where it stands and how many before it were
+    :raises VectorizeInputError: a vector is invalid; says where it stands and how many before it were
         acknowledged.
     :raises VectorizeBatchError: a request failed for good; says which vectors were in it and how many before
         it were acknowledged.

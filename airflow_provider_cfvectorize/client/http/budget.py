@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-When a request may start: pure functions.
+The request budget: pure functions that decide when a request may start without a throttle by the service.
 
 An account has one budget of requests for everything that its owner runs (1,200 in five minutes), and going
 over blocks all of it for five minutes. Every answer says what is left, so any number of tasks on any number

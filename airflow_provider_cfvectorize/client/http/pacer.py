@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds requests back until they may start, by the rule of ``budget.py``."""
+"""Throttles requests on this side: delays each until the request budget (``budget.py``) lets it start."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ _MOST_DOUBLINGS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryLimits:
     """
     How long a call goes on.
 
@@ -89,7 +89,7 @@ def may_retry(error: BaseException, *, repeatable: bool = True) -> bool:
 
 def pause_before_retry(
     error: VectorizeError,
-    policy: RetryPolicy,
+    policy: RetryLimits,
     *,
     attempts: int,
     spent: float,
@@ -172,7 +172,7 @@ class VectorizeSession:
         base_url: str,
         user_agent: str,
         secrets: Collection[str] = (),
-        retry: RetryPolicy | None,
+        retry: RetryLimits | None,
         pacer: Pacer | None = None,
         gate: StartGate | None = None,
         history: CredentialHistory | None = None,
@@ -224,17 +224,17 @@ class VectorizeSession:
         body: bytes | None = None,
         content_type: str | None = None,
         repeatable: bool = True,
-        gone_is_done: bool = False,
+        missing_ok_on_retry: bool = False,
     ) -> Answer:
         """
-        Send one request, again where that helps, and return the answer.
+        Send one request, retry it where that helps, and return the answer.
 
         :param json_body: a value to send as JSON.
         :param body: bytes to send as they are, instead.
-        :param repeatable: whether carrying the request out twice has the effect of once; if not, it is only
-            sent again after a throttle, which carries nothing out.
-        :param gone_is_done: a retry that finds nothing there any more is a success of an earlier attempt
-            whose answer was lost (deleting an index); where none was lost, it is an error as ever.
+        :param repeatable: whether two executions of the request have the effect of one. If not, it is retried
+            only after a throttle, which executes nothing.
+        :param missing_ok_on_retry: a retry that finds nothing is a success if the response to an earlier
+            attempt was lost, since that attempt deleted the index. If no response was lost, it is an error.
         :raises VectorizeError: as :func:`read_answer`, :class:`VectorizeTransportError`, and
             :class:`VectorizeInputError` for a value of which no JSON can be made.
         """
@@ -250,7 +250,11 @@ class VectorizeSession:
             try:
                 return self._once(call)
             except VectorizeNotFoundError as e:
-                if gone_is_done and perhaps_done and e.code in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
+                if (
+                    missing_ok_on_retry
+                    and perhaps_done
+                    and e.code in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE)
+                ):
                     return Answer(None, None, {})
                 raise
             except VectorizeError as e:

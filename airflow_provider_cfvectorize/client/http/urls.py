@@ -59,8 +59,7 @@ def check_path_name(name: object) -> str:
     """
     if not isinstance(name, str) or not _PATH_NAME.fullmatch(name):
         raise VectorizeInputError(
-            f"index name {show(name)} cannot be one: expected 1 to 64 characters of A-Z, a-z, 0-9, '_' "
-            "and '-'"
+            f"invalid index name {show(name)}: expected 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'"
         )
     return name
 
@@ -77,7 +76,7 @@ def check_new_index_name(name: object) -> str:
     # The published pattern ^([a-z]+[a-z0-9_-]*[a-z0-9]+)$ backtracks catastrophically; this accepts the same.
     if not re.fullmatch(r"[a-z][a-z0-9_-]*[a-z0-9]", checked, re.ASCII):
         raise VectorizeInputError(
-            f"index name {show(name)} cannot be given to a new index: expected 2 to 64 characters, a "
+            f"invalid name for a new index {show(name)}: expected 2 to 64 characters, a "
             "lower-case letter first, then lower-case letters, digits, '_' and '-', a letter or digit last"
         )
     return checked

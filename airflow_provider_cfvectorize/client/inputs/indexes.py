@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an index is created with, and what one that exists has that is otherwise."""
+"""Settings for a new index, and how an existing one differs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text from outside (ids, bodies, names) as logs and errors show it, and values as compact JSON."""
+"""Safe text for logs and errors (``show``), plurals (``counted``), and compact JSON (``write_json``)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Receipts of writes: what was acknowledged, and what is needed to tell later whether it is applied."""
+"""
+Receipts of writes: the acknowledged mutations and the data that later decides whether they are applied.
+
+The operators push them to XCom in ``operators/base.py``.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +172,7 @@ class Receipt:
         """
         if not is_mutation_id(mutation_id):
             raise VectorizeInputError(
-                f"mutation_id {show(mutation_id)} cannot be one: expected the text that an upstream task "
+                f"invalid mutation_id {show(mutation_id)}: expected the text that an upstream task "
                 "returned, such as delete.output, or its receipt"
             )
         return cls(mutation_id, bare=True)
