@@ -134,7 +134,7 @@ class VectorizeBatchThrottledError(VectorizeBatchError, VectorizeThrottledError)
 
 class VectorizeListingExpired(VectorizeError):  # noqa: N818 - the listing expired, nothing erred
     """
-    The snapshot of a listing was given up by the service before all of its pages were read.
+    The snapshot of a listing expired before every page was read.
 
     What is idempotent can list again from the start; see
     :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.

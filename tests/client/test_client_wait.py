@@ -221,6 +221,14 @@ def test_what_is_still_visible_is_a_warning_or_an_error(caplog: pytest.LogCaptur
             "5 witnesses were read.",
         ),
         (
+            evidence("watermark", index_name="n" * 44),
+            f"Applied (watermark): mutation 4a495fae of index {'n' * 44}; 5 of 5 witnesses are gone.",
+        ),
+        (
+            evidence("present_differs", index_name="n" * 64, differing=[], mutation_count=1),
+            f"Applied (present_differs): mutation 4a495fae of index {'n' * 64}.",
+        ),
+        (
             evidence("nothing_to_do", mutation_id=None, accepted_at=None, witnesses_checked=0),
             "Nothing to do: nothing was sent, so there is nothing to wait for.",
         ),

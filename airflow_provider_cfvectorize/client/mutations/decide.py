@@ -33,7 +33,7 @@ CLOCK_TOLERANCE: Final = timedelta(seconds=2)
 #: below two minutes (Cloudflare's changelog, 2026-06-30), and the views lag less than that.
 VISIBILITY_PATIENCE: Final = timedelta(seconds=120)
 #: After so long, plus :data:`INFERENCE_TIME_PER_JOB` for each full job's worth of batches or vectors, a
-#: mutation is taken as applied if later ones were: more than twice the p99 of applying.
+#: mutation is assumed applied if later ones already are: more than twice the p99 of applying.
 INFERENCE_TIME: Final = timedelta(seconds=300)
 INFERENCE_TIME_PER_JOB: Final = timedelta(seconds=60)
 #: A receipt younger than this is not worth a look: the median of applying is below 30 s (same changelog).

@@ -25,6 +25,8 @@ from airflow_provider_cfvectorize.exceptions import (
 
 #: Mutations that evidence of several lists.
 LISTED_MUTATIONS: Final = 100
+#: Columns of a screen, which the last line of a wait fits.
+_COLUMNS: Final = 120
 
 
 class WaitLog:
@@ -138,7 +140,11 @@ def summarize(evidence: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def describe_evidence(evidence: Mapping[str, Any]) -> str:
-    """Return the line of the log that says how a wait ended well, how soon, and what proves it."""
+    """
+    Return the log line of a successful wait: the outcome, the time it took, and the proof.
+
+    With a long index name, the line omits the time and then the proof; the evidence has both.
+    """
     if evidence["outcome"] == "nothing_to_do":
         return "Nothing to do: nothing was sent, so there is nothing to wait for."
     count = evidence.get("mutation_count", 1)
@@ -148,7 +154,10 @@ def describe_evidence(evidence: Mapping[str, Any]) -> str:
     if accepted_at is not None and decided_at is not None:
         seconds = max(0.0, (decided_at - accepted_at).total_seconds())
         after = f", {seconds:.0f} s after {'it' if count == 1 else 'the last'} was accepted"
-    return f"Applied ({evidence['outcome']}): {what}{after}; {_describe_proof(evidence, count)}."
+    outcome = f"Applied ({evidence['outcome']}): {what}"
+    proof = f"; {_describe_proof(evidence, count)}"
+    lines = [f"{outcome}{after}{proof}.", f"{outcome}{proof}.", f"{outcome}."]
+    return next((line for line in lines if len(line) <= _COLUMNS), lines[-1])
 
 
 def _describe_proof(evidence: Mapping[str, Any], count: int) -> str:
