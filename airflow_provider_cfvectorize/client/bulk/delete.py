@@ -326,10 +326,10 @@ def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:
             log.info("Saved progress belongs to different ids; starting over.")
             return checkpoint.start_afresh()
     if kept.receipt is not None:
-        log.info("Nothing is sent again: an earlier try sent all of it (%s).", counted(ids.count, "id"))
+        log.info("Nothing left to send: an earlier attempt sent everything (%s).", counted(ids.count, "id"))
     else:
         log.info(
-            "%d of %s acknowledged in an earlier try: going on with the others.",
+            "%d of %s acknowledged in an earlier attempt; sending the rest.",
             kept.done - len(_missing(kept)),
             counted(ids.batches, "batch", "were"),
         )

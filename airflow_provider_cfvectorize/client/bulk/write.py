@@ -74,7 +74,9 @@ class FillProgress:
             self._to_skip = kept.done
             self._digest_of_kept = kept.details["digest"]
             self._receipt = kept.receipt
-            log.info("Going on after an earlier try: it sent %s.", counted(kept.done, "request"))
+            log.info(
+                "Continuing from saved progress: an earlier attempt sent %s.", counted(kept.done, "request")
+            )
 
     def was_sent(self, batch: VectorBatch) -> bool:
         """
