@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Looking at an index on behalf of waits: what to read, and what was found.
+One poll of an index for any number of waits: which requests it sends, and what they show.
 
-Whether a mutation is applied is decided in :mod:`airflow_provider_cfvectorize.client.mutations.decide`.
+:mod:`airflow_provider_cfvectorize.client.mutations.decide` decides whether a mutation is applied.
 """
 
 from __future__ import annotations
@@ -30,28 +30,27 @@ from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, form
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector, found_among
 from airflow_provider_cfvectorize.exceptions import VectorizeIndexRecreatedError
 
-#: Read-back requests of one look that may find nothing new before the rest is left to the next look.
+#: Read-back requests without a new result after which a poll leaves the rest to the next poll.
 FRUITLESS_READS: Final = 3
 
 
 class Look:
     """
-    One look at an index on behalf of any number of waits: which witnesses to read, and what follows.
+    One poll of an index for any number of waits: it chooses the witnesses to read and decides.
 
-    It sends nothing itself: :func:`look_at` does, for the wait in a worker and the shared poll alike.
+    It sends nothing itself. :func:`look_at` sends the requests, for waits in a worker and in the triggerer.
 
-    A wait is over when all its receipts are applied *in this look*; nothing is remembered from earlier ones,
-    so a wait that is moved between processes ends as one that is not.
+    A wait is over when all its receipts are applied *in this poll*. Nothing is remembered from earlier polls,
+    so that a wait ends alike in whichever process it runs.
 
-    To spare requests, witnesses of several receipts are packed into one; of a wait, the newest receipts are
-    read first (if they are not applied, it is not over, whatever the older ones are); and after
-    :data:`FRUITLESS_READS` that found nothing applied, the rest is left to the next look, so that a thousand
-    waits behind a backlog do not cost hundreds of requests a look. The order of waits is random, so that none
-    is left out for long.
+    It saves requests in three ways. One request reads the witnesses of several receipts. The newest receipts
+    of a wait come first, because the wait is not over while they are pending. After :data:`FRUITLESS_READS`
+    without a result, the rest waits for the next poll; a thousand waits behind a backlog would cost hundreds
+    of requests a poll. The order of waits is random, so that no wait is left out for long.
 
     :param waits: the receipts of each wait, by any key.
-    :param state: what ``info`` said.
-    :param last: keys of waits for which this is the last look: their witnesses are read in any case.
+    :param state: the result of ``info``.
+    :param last: keys of the waits whose last poll this is; it always reads their witnesses.
     """
 
     def __init__(
@@ -82,18 +81,18 @@ class Look:
         wanted = [i for i, decision in enumerate(decisions) if decision.verdict is Verdict.READ_BACK]
         pending = [i for i, decision in enumerate(decisions) if decision.verdict is Verdict.PENDING]
         receipts = self._waits[key]
-        # What a later mutation may settle is no reason not to look at that.
+        # A receipt that a later one may settle does not stop reading the later one.
         lost = [i for i in pending if not any(is_later(receipts[k], receipts[i]) for k in wanted)]
         if lost and key not in self._last:
             return []
-        # At the end, also what the error will tell: which witnesses are still there.
+        # At the deadline, the error lists the witnesses that still exist.
         if key in self._last:
             pending += [i for i, decision in enumerate(decisions) if decision.verdict is Verdict.CREATION]
         wanted += [i for i in pending if receipts[i].to_read_back][:EXPLAINED_WAITS]
         return sorted(wanted, key=lambda i: receipts[i].accepted_at or LONG_AGO)
 
     def next_read(self) -> list[str]:
-        """Return up to 20 ids to read back; none when the look is over."""
+        """Return up to 20 ids to read back; none when the poll is over."""
         ids: dict[str, None] = {}
         self._reading = []
         for key in self._order:
@@ -109,7 +108,7 @@ class Look:
         return list(ids)
 
     def feed(self, found: Mapping[str, WitnessVector]) -> None:
-        """Take in what the last read found."""
+        """Accept the result of the last read."""
         for key, i in self._reading:
             self._found[key][i] = found
         for key in dict.fromkeys(key for key, _ in self._reading):
@@ -125,7 +124,7 @@ class Look:
         return self._decisions[key][i].verdict is Verdict.PENDING
 
     def needs_creation(self) -> bool:
-        """Say whether the end of a wait depends on when the index was created; ask when all is read."""
+        """Return whether a wait depends on when the index was created; call it after all reads."""
         return self.state.created_on is None and any(map(self._needs_creation, self._waits))
 
     def _needs_creation(self, key: Any) -> bool:
@@ -135,7 +134,7 @@ class Look:
 
     def feed_creation(self, created_on: datetime) -> None:
         """
-        Take in when the index was created.
+        Accept the time at which the index was created.
 
         :param created_on: the time, by the server's clock; see :func:`created_on`.
         """
@@ -144,11 +143,11 @@ class Look:
             self._decisions[key] = self._decide(key)
 
     def decisions(self, key: Any) -> list[Decision]:
-        """Return what was decided on each receipt of a wait, in their order."""
+        """Return the decision on each receipt of a wait, in order."""
         return self._decisions[key]
 
     def is_over(self, key: Any) -> bool:
-        """Say whether all receipts of a wait are applied."""
+        """Return whether all receipts of a wait are applied."""
         return all(decision.verdict is Verdict.APPLIED for decision in self._decisions[key])
 
     def loss(self, key: Any, index_name: str) -> VectorizeIndexRecreatedError | None:
@@ -171,10 +170,10 @@ def look_at(
     waits: Mapping[Any, Sequence[Receipt]], index_name: str, last: Collection[Any] = ()
 ) -> Generator[Callable[[Any], Any], Any, Look]:
     """
-    Look at an index once: yield each request, to be sent what it returns, and return the look.
+    Poll an index once: yield each request, accept its result, and return the :class:`Look`.
 
-    The parameters are those of :class:`Look`. A request is a function of a client; a worker sends it as it
-    is, and the triggerer from a thread.
+    The parameters are those of :class:`Look`. A request is a function of a client. A worker calls it, and the
+    triggerer calls it in a thread.
     """
     state = read_state((yield lambda client: client.ask_info(index_name)))
     look = Look(waits, state, last)
@@ -186,11 +185,11 @@ def look_at(
 
 
 def read_state(answer: Answer) -> IndexState:
-    """Return what an ``info`` request said, by the server's clock or, where it shows none, this machine's."""
+    """Return the state that ``info`` shows, by the server's clock or else by this machine's."""
     info = answer.result if isinstance(answer.result, dict) else {}
     return IndexState.from_info(info, answer.date or datetime.now(UTC))
 
 
 def created_on(index: Mapping[str, Any]) -> datetime:
-    """Return when an index was created; an index of which the service does not tell counts as old."""
+    """Return when an index was created; an index without that time counts as old."""
     return parse_time(index.get("created_on")) or LONG_AGO

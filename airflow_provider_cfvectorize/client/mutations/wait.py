@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting in a worker: single looks (a sensor's), and looking until a deadline (a waiting operator's)."""
+"""Waits in a worker: single polls for a sensor, and polls until a deadline for a waiting operator."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _INTERRUPTED: Final = "told to stop while waiting; the write itself is accepted 
 
 
 def pause_after(error: VectorizeError) -> float:
-    """Return the seconds for which a wait does not look again, after a look that failed."""
+    """Return the seconds that a wait pauses after a failed poll."""
     return min(getattr(error, "retry_after", None) or 0.0, LONGEST_BLOCK)
 
 
 class WatchingClient:
     """
-    A client of a wait, which takes up new credentials when those it has are refused.
+    The client of a wait. It uses the connection's new credentials after a refusal of the old ones.
 
     :param client: makes single attempts.
-    :param renew: makes a client from the connection as it is now; None if that is not to be asked.
+    :param renew: creates a client from the current connection; None to keep the first client.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class WatchingClient:
         self._read_at = -math.inf
 
     def ask(self, call: Callable[[VectorizeClient], Result]) -> Result:
-        """Return what a call returns; after a refusal, call again if the connection has new credentials."""
+        """Return the result of a call. After a refusal, repeat it if the connection has new credentials."""
         try:
             return call(self.current)
         except VectorizeAuthError:
@@ -73,7 +73,7 @@ class WatchingClient:
         try:
             fresh = self._renew()
         except Exception as e:
-            # The refusal is what the wait ends with, not that.
+            # The wait ends with the refusal, not with this error.
             self._log.debug("Reading the connection again failed: %s", type(e).__name__)
             return False
         stale = self.current
@@ -81,7 +81,7 @@ class WatchingClient:
             fresh.close()
             return False
         self._log.info("The connection has new credentials; the wait goes on with them.")
-        # What was answered to the other ones says nothing of these.
+        # Responses to the old credentials say nothing about the new ones.
         fresh.session.history = CredentialHistory()
         self.current = fresh
         stale.close()
@@ -106,14 +106,14 @@ def watch_metadata_indexes(
     log: Any,
 ) -> None:
     """
-    Look at the metadata indexes of an index until they are as they should be.
+    List the metadata indexes of an index until they are as expected.
 
-    :param client: asks; the next look is the retry.
-    :param lack: says of the metadata indexes what is not as it should be, with an empty text if nothing; may
-        raise what ends the wait.
-    :param seconds: how long at most; there is one look in any case.
-    :param interval: seconds between two looks.
-    :param stopped: says whether to stop; asked while a request is under way, too.
+    :param client: sends the requests without retries; the next poll is the retry.
+    :param lack: returns what differs from the expectation, or an empty text. It may raise an error
+        that ends the wait.
+    :param seconds: the most seconds to wait; there is at least one poll.
+    :param interval: seconds between two polls.
+    :param stopped: returns whether to stop; also called while a request is in flight.
     """
     deadline = time.monotonic() + seconds
     told = ""
@@ -147,10 +147,9 @@ class Wait:
     """
     A wait for mutations of one index, from a worker.
 
-    :param client: asks; makes single attempts, since the next look is the retry.
-    :param receipts: what is waited for; at least one.
-    :param renew: makes a client from the connection as it is now, for when the credentials are refused; asked
-        once a minute at most.
+    :param client: makes single attempts, because the next poll is the retry.
+    :param receipts: the receipts of the mutations; at least one.
+    :param renew: creates a client from the current connection after a refusal, at most once a minute.
     """
 
     def __init__(
@@ -165,9 +164,9 @@ class Wait:
         self._index_name = index_name
         self._receipts = receipts
         self._seen = WaitLog(receipts, index_name, log)
-        #: Seconds for which the service does not want to be asked again, after the last look.
+        #: Seconds that the service asked for after the last poll.
         self.pause = 0.0
-        #: The last look was refused, which may pass.
+        #: Whether the service refused the last poll, which may pass.
         self.is_refused = False
 
     def close(self) -> None:
@@ -175,7 +174,7 @@ class Wait:
         self._client.close()
 
     def look(self, *, last: bool = False) -> dict[str, Any] | None:
-        """Look once and return the evidence, or None if it is not applied yet."""
+        """Poll once and return the evidence, None while a mutation is pending."""
         self.pause = 0.0
         self.is_refused = False
         try:
@@ -197,14 +196,14 @@ class Wait:
         return evidence
 
     def timeout(self, seconds: float) -> VectorizeWaitTimeout:
-        """Return the error at the end of the wait, from the last look."""
+        """Return the error at the deadline, with the state of the last poll."""
         return self._seen.timeout(seconds)
 
     def until(self, seconds: float, *, interval: float, stopped: Callable[[], bool]) -> dict[str, Any]:
         """
-        Look until it is applied and return the evidence.
+        Poll until every mutation is applied and return the evidence.
 
-        :param interval: seconds between two looks.
+        :param interval: seconds between two polls.
         """
         deadline = time.monotonic() + seconds
         while True:
