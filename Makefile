@@ -8,8 +8,8 @@ VENV_SCALE := .venv-scale
 VENV_CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 BIN2 := $(VENV2)/bin
-# Two processes, because the tests wait more than they compute.
-PYTEST_ARGS ?= -n 2
+# Four processes, also on two cores: the tests wait more than they compute.
+PYTEST_ARGS ?= -n 4
 
 MATRIX_ARGS ?=
 

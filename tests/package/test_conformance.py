@@ -27,6 +27,8 @@ from conformance.sources import LOCAL_SERVER, MARKS, ROOT, documented_switches
 from package.accounts import ACCOUNT, TOKEN, account_variables, make_service
 from readme.markdown import read
 
+pytestmark = pytest.mark.long
+
 SUITE = ROOT / "tests" / "conformance"
 #: Switches that no probe asks for, since it would take thousands of requests.
 NOT_ASKED = {"deleted_ids_fill_jobs"}

@@ -19,6 +19,8 @@ import pytest
 from airflow_provider_cfvectorize import __version__
 from readme.markdown import ROOT, read
 
+pytestmark = pytest.mark.long
+
 ADDRESS = "https://forge.example/owner/name"
 #: What a build reads.
 READ = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "scripts", "airflow_provider_cfvectorize")

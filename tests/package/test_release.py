@@ -16,6 +16,8 @@ import pytest
 import release
 import yaml
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 TODAY = date(2026, 12, 1)
 CHANGELOG = """# Changelog

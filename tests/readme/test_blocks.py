@@ -52,6 +52,8 @@ from readme import (
 from readme.bench import Bench
 from readme.markdown import ROOT, Block, documents, read
 
+pytestmark = pytest.mark.long
+
 BLOCKS = {block.key: block for path in documents() for block in read(path).blocks}
 CONN_ID = "cloudflare_vectorize_default"
 POOL = "cloudflare_vectorize"
