@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,16 @@ from harness import DIMENSIONS, INDEX, Vectorize
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
 
+class AnyPath(os.PathLike[str]):
+    """A path object whose text is not its path, as that of `os.DirEntry`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __fspath__(self) -> str:
+        return str(self._path)
+
+
 def test_path_objects(vectorize: Vectorize, object_storage: str, tmp_path: Path) -> None:
     bucket = ObjectStoragePath(object_storage)
     for name in ("a", "b", "c"):
@@ -37,7 +48,7 @@ def test_path_objects(vectorize: Vectorize, object_storage: str, tmp_path: Path)
         often = UpsertVectorsOperator.partial(
             task_id="often", vectors_path=bucket / "c.ndjson", durable=False, **waits
         ).expand(poll_interval=[timedelta(seconds=0.05)])
-        listed = ListVectorsOperator(task_id="list", path=tmp_path / "{{ params.id }}.txt", **kwargs)
+        listed = ListVectorsOperator(task_id="list", path=AnyPath(tmp_path / "{{ params.id }}.txt"), **kwargs)
         got = GetVectorsByIdsOperator(
             task_id="get", ids_path=tmp_path / "b.txt", path=bucket / "got.ndjson", **kwargs
         )
@@ -49,7 +60,9 @@ def test_path_objects(vectorize: Vectorize, object_storage: str, tmp_path: Path)
             dry_run=True,
             **kwargs,
         )
-        delete = DeleteVectorsByIdsOperator(task_id="delete", ids_path=tmp_path / "surplus.txt", **waits)
+        delete = DeleteVectorsByIdsOperator.partial(task_id="delete", **waits).expand(
+            ids_path=[AnyPath(tmp_path / "surplus.txt")]
+        )
         [filled, often] >> listed >> got >> reconcile >> delete
     run = run_dag(dag)
     assert run.state == "success", run.states

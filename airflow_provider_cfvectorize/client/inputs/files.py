@@ -31,8 +31,11 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def path_text(value: object) -> object:
-    """Return a path object, one of object storage too, as text; all else as it is."""
-    return str(value) if isinstance(value, os.PathLike) or hasattr(value, "protocol") else value
+    """Return the text of a path object, local or in object storage; return anything else unchanged."""
+    # A path in object storage may be PathLike, and its __fspath__ lacks the scheme.
+    if hasattr(value, "protocol"):
+        return str(value)
+    return os.fsdecode(value) if isinstance(value, os.PathLike) else value
 
 
 def has_scheme(path: str) -> bool:
