@@ -29,6 +29,8 @@ SHOWN_PROBLEMS: Final = 10
 DIGEST_BYTES: Final = 16
 #: Batches that may be asked for witnesses (at the most; fewer where there are fewer batches).
 SAMPLED_BATCHES: Final = 3
+#: From here on, a float does not have every integer.
+INEXACT: Final = 2**53
 
 _ADVICE = (
     "Pass a list of strings, each of 1 to 64 bytes: an upstream task's .output, a template that gives a list "
@@ -144,7 +146,8 @@ def text_of_key(value: Any) -> str | None:
     Return the text of a key, whichever type a database or a data frame gives it; None if it is no key.
 
     :param value: a string, an integer (whatever has ``__index__``, such as numpy's), a UUID, or a Decimal
-        without a fraction. A boolean or a float is no key: 1.0 and 1 would be one id.
+        without a fraction that cannot have lost digits (:func:`may_be_rounded`). A boolean or a float is no
+        key: 1.0 and 1 would be one id.
     """
     if isinstance(value, str):
         return value
@@ -153,7 +156,7 @@ def text_of_key(value: Any) -> str | None:
     if isinstance(value, Decimal):
         # The exponent first: Decimal("1E+999999") has a million digits.
         is_whole = value.is_finite() and value.adjusted() <= limits.MAX_ID_BYTES and value == int(value)
-        return str(int(value)) if is_whole else None
+        return str(int(value)) if is_whole and not may_be_rounded(value) else None
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     try:
@@ -162,6 +165,16 @@ def text_of_key(value: Any) -> str | None:
         return None
     # Python refuses to write integers of more than 4,300 digits.
     return str(number) if number.bit_length() < 8 * limits.MAX_ID_BYTES else None
+
+
+def may_be_rounded(value: Decimal) -> bool:
+    """
+    Return whether a Decimal may have lost digits in an XCom.
+
+    Airflow passes a Decimal through an XCom as an integer if its exponent is 0, and as a float if it is not:
+    ``Decimal("9007199254740993.0")`` arrives as another number.
+    """
+    return value.is_finite() and value.as_tuple().exponent != 0 and abs(value) >= INEXACT
 
 
 def read_id(value: object) -> str:
@@ -174,6 +187,8 @@ def read_id(value: object) -> str:
     text = text_of_key(value)
     if text is None and isinstance(value, int) and not isinstance(value, bool):
         raise ValueError("has too many digits")
+    if text is None and isinstance(value, Decimal) and may_be_rounded(value):
+        raise ValueError("may have been rounded by an XCom: cast the column to text in the query")
     if text is None:
         raise ValueError("is neither a string nor an integer, a UUID or a Decimal without a fraction")
     if problem := problem_with_id(text):

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Final
+from uuid import UUID
 
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
@@ -18,7 +20,7 @@ def show(value: object, limit: int = 80) -> str:
 
     Control characters, line breaks and whatever else could forge a log line arrive escaped.
 
-    :param value: the value; only strings, bytes and numbers are shown, of the rest the type alone.
+    :param value: the value; only strings, bytes, numbers and UUIDs are shown, of the rest the type alone.
     :param limit: the most characters to show of it.
     """
     if isinstance(value, str | bytes):
@@ -26,6 +28,8 @@ def show(value: object, limit: int = 80) -> str:
         return f"{shown}... ({len(value)} long)" if len(value) > limit else shown
     if value is None or isinstance(value, bool | float):
         return repr(value)
+    if isinstance(value, Decimal | UUID):
+        return repr(value)[:limit]
     if isinstance(value, int):
         return repr(value) if value.bit_length() <= 256 else "an integer of more than 77 digits"
     return f"a {type(value).__name__}"
