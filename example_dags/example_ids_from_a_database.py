@@ -4,7 +4,8 @@ Delete the vectors of rows that a database marks as deleted, and record the proo
 
 The table has the columns `id`, `deleted_at`, `erased_at` and `erasure`. The application sets `deleted_at`.
 This DAG deletes the vectors, reads every id back, and only then sets `erased_at` and stores the evidence in
-`erasure`. A row that is marked while the DAG runs keeps its empty `erased_at`; the next run erases it.
+`erasure`. A row that is marked while the DAG runs, for the first or the second time, keeps its empty
+`erased_at`; the next run erases it.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ with DAG(
     marked = SQLExecuteQueryOperator(
         task_id="marked",
         conn_id="documents_db",
-        sql="SELECT id FROM documents WHERE deleted_at IS NOT NULL AND erased_at IS NULL ORDER BY id",
+        # As text, deleted_at passes unchanged through the XCom.
+        sql="SELECT id, CAST(deleted_at AS VARCHAR(40)) FROM documents "
+        "WHERE deleted_at IS NOT NULL AND erased_at IS NULL ORDER BY id",
     )
     delete = DeleteVectorsByIdsOperator(
         task_id="delete",
         index_name="{{ params.index_name }}",
-        ids=marked.output,
+        ids=marked.output.map(lambda row: row[0]),
         verify="all",
         wait_for_completion=True,
         deferrable=True,
@@ -51,12 +54,15 @@ with DAG(
         mark = hook.placeholder
         sql = (
             f"UPDATE documents SET erased_at = CURRENT_TIMESTAMP, erasure = {mark} "  # noqa: S608
-            f"WHERE id = {mark} AND deleted_at IS NOT NULL"
+            f"WHERE id = {mark} AND CAST(deleted_at AS VARCHAR(40)) = {mark} AND erased_at IS NULL"
         )
+        recorded = 0
         with closing(hook.get_conn()) as connection:
             with closing(connection.cursor()) as cursor:
-                cursor.executemany(sql, [(json.dumps(evidence), id_) for (id_,) in rows])
+                for id_, deleted_at in rows:
+                    cursor.execute(sql, (json.dumps(evidence), id_, deleted_at))
+                    recorded += cursor.rowcount
             connection.commit()
-        return len(rows)
+        return recorded
 
     record(marked.output, delete.output["evidence"])

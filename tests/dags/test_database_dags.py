@@ -76,13 +76,15 @@ def test_the_example_erases_exactly_what_is_marked(database: sqlalchemy.Engine, 
             database,
             "UPDATE documents SET deleted_at = CURRENT_TIMESTAMP WHERE id = 'doc-125'",
             "UPDATE documents SET deleted_at = NULL WHERE id = 'doc-0'",
+            # Restored and marked again: its vector may be a new one.
+            "UPDATE documents SET deleted_at = '2030-01-01 00:00:00' WHERE id = 'doc-1'",
         )
 
     dag.get_task("delete")._pre_execute_hook = change_meanwhile
     run = run_dag(dag, run_conf={"index_name": INDEX})
     assert run.state == "success", run.states
     assert vectorize.ids() == {f"doc-{i}" for i in range(120, 130)}
-    assert {id_ for (id_,) in run_sql(database, erased)} == {f"doc-{i}" for i in range(1, 120)}
+    assert {id_ for (id_,) in run_sql(database, erased)} == {f"doc-{i}" for i in range(2, 120)}
     ((stored,),) = run_sql(database, "SELECT erasure FROM documents WHERE id = 'doc-7'")
     assert json.loads(stored) == run.pull("delete", "evidence")
     assert json.loads(stored)["ids_visible"] == 0
@@ -90,7 +92,7 @@ def test_the_example_erases_exactly_what_is_marked(database: sqlalchemy.Engine, 
     dag.get_task("delete")._pre_execute_hook = None
     assert run_dag(dag, run_conf={"index_name": INDEX}).state == "success"
     assert "doc-125" not in vectorize.ids()
-    assert ("doc-125",) in run_sql(database, erased)
+    assert {("doc-1",), ("doc-125",)} <= set(run_sql(database, erased))
     # And once more, with nothing to do.
     assert run_dag(dag, run_conf={"index_name": INDEX}).state == "success"
 
