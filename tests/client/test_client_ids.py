@@ -215,6 +215,12 @@ def test_a_row_has_one_column(value: Any) -> None:
         ids_of(value)
 
 
+def test_errors_of_rows_say_where_they_come_from() -> None:
+    for value in ([("a", 1)], [("a",), "b"]):
+        with pytest.raises(VectorizeInputError, match='They come from the param "ids"'):
+            read_ids(value, origin='the param "ids"')
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [

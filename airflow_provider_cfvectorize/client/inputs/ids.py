@@ -225,6 +225,7 @@ def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = 
     problems: list[str] = []
     bad = 0
     has_rows: bool | None = None
+    source = f" They come from {origin}." if origin else ""
     for position, item in enumerate(value):
         is_row = isinstance(item, Sequence) and not isinstance(item, str | bytes | bytearray)
         if has_rows is None:
@@ -232,12 +233,13 @@ def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = 
         elif has_rows is not is_row:
             raise VectorizeInputError(
                 f"ids: rows and bare ids are mixed: ids[{position}] is {show(item)}, and those before it are "
-                f"{'rows' if has_rows else 'ids'}. {_ADVICE}"
+                f"{'rows' if has_rows else 'ids'}.{source} {_ADVICE}"
             )
         if is_row and len(item) != 1:
             raise VectorizeInputError(
-                f"ids[{position}] is a row of {counted(len(item), 'column')}, expected 1 column: query the "
-                "column of the ids alone, or take it from each row: query.output.map(lambda row: row[0]). "
+                f"ids[{position}] is a row of {counted(len(item), 'column')}, expected 1 column "
+                f"(of {len(value)}, counted from ids[0]).{source} Query the column of the ids alone, or take "
+                "it from each row: query.output.map(lambda row: row[0]). "
                 "Lists of ids must be flattened, or mapped over with .expand(ids=...)"
             )
         key = item[0] if is_row else item
