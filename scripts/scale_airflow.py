@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from playground import Airflow, process
+from progress import step
 from scale_services import ObjectStorage
 
 STORE_CONN_ID = "object_storage"
@@ -118,7 +119,8 @@ class CeleryAirflow(Airflow):
         self._run("triggerer", "triggerer", "--skip-serve-logs")
         for name in WORKERS:
             self._run(name, "celery", "worker", "--skip-serve-logs", "--celery-hostname", f"{name}@{name}")
-        self.wait_for_dag(dag_id, self._parts["api-server"])
+        with step("Airflow: API server and DAG processor") as running:
+            self.wait_for_dag(dag_id, self._parts["api-server"], running)
         deadline = time.monotonic() + 120
         while not all(self._is_ready(name) for name in WORKERS):
             self.check_alive()
