@@ -133,9 +133,13 @@ def empty_list(bench: Bench) -> None:
     assert sum(vectorize.server.stats().values()) == before
 
 
-def nothing(bench: Bench) -> None:
-    vectorize = bench.vectorize()
+def no_ids(bench: Bench) -> None:
+    bench.vectorize()
     assert "skipped" in str(bench.delete(ids=None))
+
+
+def no_mutation_id(bench: Bench) -> None:
+    vectorize = bench.vectorize()
     assert bench.sense(mutation_id=None)["outcome"] == "nothing_to_do"
     receipt = vectorize.delete(IDS)
     evidence = bench.sense(make_context({"delete": [receipt]}), mutation_id=None)
@@ -255,16 +259,17 @@ CASES: dict[str, Callable[[Bench], None]] = {
     "more ids than `max_ids`": too_many_ids,
     "an invalid id": bad_ids,
     "an empty list": empty_list,
-    "None": nothing,
+    "None as `ids`": no_ids,
+    "None as a sensor's `mutation_id`": no_mutation_id,
     "the sensor's `timeout` passes": sensor_timeout,
     "a waiting operator's `wait_timeout` passes": operator_timeout,
     "another writer's mutation overtakes yours": overtaken,
-    "somebody inserts the ids again during the wait": inserted_again,
+    "another client inserts the ids again during the wait": inserted_again,
     "a wrong token, or one without the permission": wrong_token,
-    "a single refusal of a token that was accepted before": refused_once,
+    "a refusal of a token that was accepted before": refused_once,
     "an index that does not exist or was deleted": no_index,
     "a retry of the delete": retry,
-    "a kill of the task": kill,
+    "Airflow stops the task": kill,
 }
 ROWS = {row[0]: row[1] for row in read("docs/cases.md").rows("cases-of-a-delete")}
 

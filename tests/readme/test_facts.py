@@ -19,6 +19,7 @@ from environments import ENVIRONMENTS, constraints_of
 from airflow_provider_cfvectorize import connection, exceptions
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.http import budget
+from airflow_provider_cfvectorize.client.http.refusals import REFUSED_SECONDS, UNPROVEN_SECONDS
 from airflow_provider_cfvectorize.client.http.session import RetryLimits
 from airflow_provider_cfvectorize.client.http.transport import MAX_RESPONSE_BYTES, TOTAL_TIME_FACTOR
 from airflow_provider_cfvectorize.client.mutations import decide as mutations
@@ -155,8 +156,8 @@ def test_the_fields_of_the_connection() -> None:
     assert names == ["login", "password", "host", *connection.EXTRAS]
     text = " | ".join(" ".join(row) for row in rows)
     assert f"`{connection.PLACEHOLDERS['host']}`" in text
-    assert f"{connection.DEFAULT_TIMEOUT:g} if not given" in text
-    assert f"{connection.DEFAULT_RATE_RESERVE:g} if not given" in text
+    assert f"Default: {connection.DEFAULT_TIMEOUT:g}." in text
+    assert f"Default: {connection.DEFAULT_RATE_RESERVE:g}." in text
     for name in ("login", "host"):
         assert f"{name} ({connection.RELABELING[name]})" in text
     for page in ("README.md", "docs/connection.md"):
@@ -216,7 +217,6 @@ def test_the_numbers_of_the_cases() -> None:
         "for up to two minutes",
         f"for up to {policy.throttle_total / 60:g} minutes",
         f"the delete is {mutations.INFERENCE_TIME.total_seconds():g} seconds old",
-        f"applied for {mutations.INFERENCE_TIME.total_seconds():g} seconds",
     ):
         assert phrase in text, phrase
     assert f"1 to {limits.MAX_ID_BYTES} bytes of UTF-8" in words("docs/ids.md")
@@ -264,16 +264,19 @@ def test_the_numbers_of_the_retries() -> None:
     per_second = requests / limits.ACCOUNT_WINDOW_SECONDS
     assert (connection.DEFAULT_RATE_RESERVE, policy.backoff_total) == (1 / 5, 2 * 60)
     assert timedelta(days=1) == LONGEST_DELAY
+    assert (REFUSED_SECONDS, UNPROVEN_SECONDS) == (3 * 60, 5)
     for phrase in (
-        f"throttles up to {policy.throttle_total / 60:g} minutes in all",
+        "| Three minutes. |",
+        "| Five seconds. ",
+        f"| {policy.throttle_total / 60:g} minutes of waiting |",
         f"Add {policy.throttle_total / 60:g} minutes for throttles",
         f"{limits.ACCOUNT_REQUESTS:,} requests in {limits.ACCOUNT_WINDOW_SECONDS} s",
         f"leaves {requests:g}, or {per_second:.1f} a second",
-        f"{limits.MAX_DELETE_IDS} ids a request are {limits.MAX_DELETE_IDS * per_second:.0f} ids a second",
+        f"{limits.MAX_DELETE_IDS} ids per request are {limits.MAX_DELETE_IDS * per_second:.0f} ids a second",
         f"A million ids take {1_000_000 / limits.MAX_DELETE_IDS:,.0f} requests",
         f"{1_000_000 / limits.MAX_DELETE_IDS / per_second / 60:.0f} minutes",
         f"`concurrency` requests in flight, {concurrency} unless",
-        f"At 0.25 s a request it could send {concurrency / 0.25:g} a second",
+        f"At 0.25 s per request, it could send {concurrency / 0.25:g} a second",
         f"if a request takes up to {concurrency / per_second:.2f} s",
         f"With 2 tasks sharing {per_second:.1f} requests a second, 10,000 ids take "
         f"{math.ceil(10_000 / limits.MAX_DELETE_IDS / (per_second / 2)):g} s",
@@ -330,12 +333,12 @@ def test_the_table_of_the_retry_policy() -> None:
         if not isinstance(error, type) or not issubclass(error, exceptions.VectorizeError):
             continue
         said = rows.pop(f"`{name}`", "")
-        assert exceptions.is_permanent(error("why"), "retry") is said.startswith("It fails at once"), name
+        assert exceptions.is_permanent(error("why"), "retry") is said.startswith("It fails immediately"), name
         if issubclass(error, exceptions.VectorizeBatchError):
             after_a_part = exceptions.is_permanent(error("why", acknowledged=1), "retry")
-            assert after_a_part is (said == "It fails at once."), name
+            assert after_a_part is (said == "It fails immediately."), name
         if issubclass(error, exceptions.VectorizeThrottledError):
-            assert said.startswith("It is retried after the seconds that the service asks for"), name
+            assert said.startswith("It is retried after the time that the service requires"), name
     assert not rows
 
 
