@@ -378,10 +378,10 @@ class CloudflareVectorizeHook(BaseHook):
         request after another. Of two vectors with one id, the later one counts.
 
         :param index_name: the index.
-        :param vectors: an iterable of vectors, such as a list or a generator; or NDJSON, one vector a line,
+        :param vectors: an iterable of vectors, such as a list or a generator; or NDJSON, one vector per line,
             as bytes or as a file opened in binary mode.
-        :param unparsable_behavior: ``error`` (the default) ends the call at a line or item that is no vector;
-            ``discard`` skips it. A vector above a limit of the service is always an error.
+        :param unparsable_behavior: ``error`` (the default) ends the call at a line or item that is not a
+            vector; ``discard`` skips it. A vector above a limit of the service is always an error.
         :return: the receipt, for which a sensor can wait, and the number of ``discarded`` lines. The
             ``mutation_id`` is None if there was nothing to send.
         :raises VectorizeInputError: a vector is invalid. The error has its position (from 0) or line (from 1)
@@ -495,7 +495,7 @@ class CloudflareVectorizeHook(BaseHook):
         Return the existing vectors with these ids, with values and metadata, in the order of the ids.
 
         :param index_name: the index.
-        :param ids: the ids, any number, 20 a request. Duplicates count once. See
+        :param ids: the ids, any number, 20 per request. Duplicates count once. See
             :func:`~airflow_provider_cfvectorize.client.inputs.ids.read_ids`.
         :param concurrency: the most requests in flight at once.
         """
@@ -522,7 +522,7 @@ class CloudflareVectorizeHook(BaseHook):
         :param index_name: the index.
         :param prefix: return only ids with this prefix. The hook reads all ids, since the service cannot
             select by prefix.
-        :param page_size: ids a request, 1 to 1,000.
+        :param page_size: ids per request, 1 to 1,000.
         :raises VectorizeListingExpired: while iterating: the listing expired before every page was read. To
             repeat it, see :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.
         """

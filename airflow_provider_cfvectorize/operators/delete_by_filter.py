@@ -49,9 +49,9 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
 
     - ``receipt``: the receipt of the last round's delete; ``evidence``: the evidence of its wait.
     - ``report``, after every round: ``outcome`` (``none_found`` at the end, ``dry_run``, or None before the
-      end); ``probes``, the number of queries that found nothing at the end; ``rounds``; ``queries``;
-      ``found`` and ``deleted``, numbers of ids; ``waits``, the number of waits by outcome; ``filter``;
-      ``namespace``; and ``note``, the limits of a search. After a dry run also ``ids``, the first 10.
+      end); ``rounds`` and ``queries``, their numbers so far; ``found`` and ``deleted``, numbers of ids;
+      ``waits``, the number of waits for each outcome; ``probes``, ``filter`` and ``namespace``, the
+      parameters; and ``note``, the limits of a search. After a dry run also ``ids``, the first 10.
 
     A retry begins with a query and needs no saved progress. The task may also delete selected vectors that
     are written while it runs.

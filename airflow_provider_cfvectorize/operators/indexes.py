@@ -51,8 +51,8 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
     Create an index and its metadata indexes.
 
     A metadata index covers only vectors that are written after it. The service applies writes in the order of
-    their acceptance, so a task that writes vectors can follow at once, without waiting for the metadata
-    indexes.
+    their acceptance, so a task that writes vectors can follow immediately, without waiting for the
+    metadata indexes.
 
     The return value is the mutation id of the last metadata index: once it is applied, all are. It is None
     without ``metadata_indexes``. The task always pushes the XCom ``receipt`` and the XCom ``index``, the
@@ -79,8 +79,8 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         mapping, types are templated and properties are not. (templated)
     :param if_exists: ``fail``, or ``skip`` to accept an existing index of equal configuration. With
         ``skip``, the task creates missing metadata indexes only if the index has no vectors, since they would
-        not cover those. It sends existing ones again, which has an effect only if their deletion is in
-        flight. It does not touch further ones. (templated)
+        not cover those. It sends existing ones again, which restores them if their deletion is pending. It
+        does not touch further ones. (templated)
     :param wait_for_completion: wait until the metadata indexes are applied, and check their types. A task
         that does not wait cannot observe that someone else has just created one of another type.
     :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.

@@ -128,9 +128,9 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
     The return value is the mutation id. The task always pushes the XCom ``receipt``, and the XCom
     ``evidence`` if it waited.
 
-    The task also sends the creation if the metadata index is listed. This has an effect only if its deletion
-    is accepted and not applied yet: then the metadata index exists again. If someone else has just created
-    one of another type, that one stays. A task that waits observes it and fails; other tasks cannot.
+    The task also sends the creation if the metadata index is listed. This restores it if its deletion is
+    pending. If another client has just created a metadata index of another type, the service keeps that one.
+    A task that waits observes this and fails; other tasks cannot.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/create-metadata-index`
@@ -271,7 +271,7 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
 
     For the service, a metadata index does not exist as soon as its deletion is accepted. The deletion may be
     another client's, or this task's with a lost response, and its mutation id is then unknown. With
-    ``if_missing="skip"`` and ``wait_for_completion``, the task then polls in the worker (also if
+    ``if_missing="skip"`` and ``wait_for_completion``, the task then polls on the worker (even if
     ``deferrable``) until the metadata index is not listed. A task that does not wait may end earlier.
 
     .. seealso::

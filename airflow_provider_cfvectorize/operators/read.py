@@ -50,11 +50,11 @@ SHOWN_MISSING: Final = 100
 
 class GetVectorsByIdsOperator(VectorizeOperator):
     """
-    Read vectors by id into an XCom or a file, 20 ids a request.
+    Read vectors by id into an XCom or a file, 20 ids per request.
 
     The return value is the list of the existing vectors, in the order of the ids, each with its id, values,
     namespace and metadata. More than 256 KiB as JSON is an error; 1,536 values need 30 KB. With ``path``, the
-    task writes any number of vectors to a file, one JSON object a line, and returns the path. It holds the
+    task writes any number of vectors to a file, one JSON object per line, and returns the path. It holds the
     vectors of a few requests in memory. An upsert accepts such a file if the vectors have values.
 
     The XCom ``report`` has the numbers ``asked``, ``found`` and ``missing``, and ``missing_ids``, the first
@@ -66,12 +66,12 @@ class GetVectorsByIdsOperator(VectorizeOperator):
     :param index_name: the index. (templated)
     :param ids: the ids: a list, an upstream task's output, a Jinja expression that gives a list, or one id.
         Integers become strings. Duplicates count once. Pass either this or ``ids_path``. (templated)
-    :param ids_path: a file of ids: one id a line, or in a ``.ndjson`` or ``.jsonl`` file one JSON object with
-        an ``id`` a line. Duplicates within a hundred ids count once. A local path or a URL of object storage.
-        (templated)
+    :param ids_path: a file of ids: one id per line, or in a ``.ndjson`` or ``.jsonl`` file one JSON object
+        with an ``id`` per line. Duplicates within a hundred ids count once. A local path or a URL of object
+        storage. (templated)
     :param path: the file to write, with a name that ends in ``.ndjson`` or ``.jsonl``. The task replaces an
         existing file after it has read all vectors. A local path or a URL of object storage. (templated)
-    :param return_values: return the values. The service sends them in any case.
+    :param return_values: include the values in the result. The service sends them in any case.
     :param concurrency: the most requests in flight at once.
     :param conn_id: the connection. (templated)
     :param account_id: the account; the connection's login if not given. (templated)
@@ -317,7 +317,7 @@ class QueryVectorsOperator(VectorizeOperator):
 
 class ListVectorsOperator(VectorizeOperator):
     """
-    List the ids of an index into an XCom or a file, 1,000 ids a request.
+    List the ids of an index into an XCom or a file, 1,000 ids per request.
 
     The return value is the list of ids. More than ``max_ids`` or 256 KiB as JSON is an error. With
     ``path``, the task writes any number of ids to a file and returns the path. It holds one page of ids in
@@ -333,10 +333,10 @@ class ListVectorsOperator(VectorizeOperator):
         The guide, with examples: :doc:`/docs/operators/list-vectors`
 
     :param index_name: the index. (templated)
-    :param prefix: return only ids with this prefix. The task reads all ids, since the service cannot select
+    :param prefix: return only ids with this prefix. The task reads all ids, since the service cannot filter
         by prefix. A prefix that renders to nothing is an error, not a list of all ids. (templated)
-    :param path: the file to write: one id a line, or one JSON object with an ``id`` a line if the name ends
-        in ``.ndjson`` or ``.jsonl``. The task replaces an existing file after it has listed all ids. A local
+    :param path: the file to write: one id per line, or in a ``.ndjson`` or ``.jsonl`` file one JSON object
+        with an ``id`` per line. The task replaces an existing file after it has listed all ids. A local
         path or a URL of object storage. (templated)
     :param max_ids: fail if there are more ids than this. It has no effect with ``path``.
     :param conn_id: the connection. (templated)
@@ -368,7 +368,7 @@ class ListVectorsOperator(VectorizeOperator):
 
         :return: the ids, or with ``path`` that path.
         :raises VectorizeInputError: a parameter or the connection is invalid, there are more ids than
-            ``max_ids``, or an id cannot be written to a file of one id a line.
+            ``max_ids``, or an id cannot be written to a file of one id per line.
         :raises VectorizeListingExpired: the listing expired four times before its last page.
         """
         from airflow_provider_cfvectorize.client.bulk.list import repeat_listing

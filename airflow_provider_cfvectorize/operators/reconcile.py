@@ -54,9 +54,9 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     The task lists the index, compares the listing with the desired ids, and deletes the surplus. It reports
     missing ids, which are desired but not in the index. It writes no vectors.
 
-    With an ``id_prefix``, the task compares and deletes only ids with this prefix. Without one, it owns the
-    whole index and deletes every id that is not desired, whoever wrote it; the log says so. To delete
-    everything of a tenant, pass ``ids=[]``, the tenant's prefix as ``id_prefix`` and ``allow_empty=True``.
+    With an ``id_prefix``, the task compares and deletes only ids with this prefix. Without a prefix, it
+    deletes every id of the index that is not desired, and the log warns. To delete all vectors of a tenant,
+    pass ``ids=[]``, the tenant's prefix as ``id_prefix`` and ``allow_empty=True``.
 
     Instances of a mapped task that share a scope would delete each other's ids. The task therefore refuses to
     run in a mapped task or mapped task group without ``id_prefix``, unless the task is mapped over
@@ -73,13 +73,14 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     - At most ``max_delete_fraction`` of the listed ids may be surplus. This guard does not apply to an empty
       desired set with ``allow_empty=True``.
 
-    A vector that is written after the start of the listing is not in the listing and stays. If others delete
-    and write meanwhile, or if listings lag, pass ``confirm_after``: the task lists a second time and deletes
-    only ids that were surplus both times. A vector that is written after the desired set was made and before
-    the listing is surplus. Nobody may write in scope between the two.
+    A vector that is written after the start of the listing is not in the listing and stays. If others
+    delete ids and write them again meanwhile, or if listings lag, pass ``confirm_after``: the task lists a
+    second time and deletes only ids that were surplus both times. A vector that is written after the desired
+    set was made and before the listing is surplus. Do not write ids with the prefix between the two.
 
     The return value is the id of the task's last mutation: once it is applied, all are. It is None if there
-    was nothing to delete. The task pushes the XCom ``report`` before the wait, also if a guard refuses:
+    was nothing to delete. The task pushes the XCom ``report`` before the wait, and also if one of the last
+    two guards refuses:
 
     - ``listed``: the number of ids in scope in the last listing; ``desired``: the number of distinct desired
       ids; ``surplus``: the number of ids to delete; ``deleted``: the number of acknowledged deletes;
@@ -100,11 +101,13 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
     :param index_name: the index. (templated)
     :param ids: the desired ids: a list, an upstream task's output, a Jinja expression that gives a list, or
         one id. Integers become strings. Pass either this or ``ids_path``. (templated)
-    :param ids_path: a file of desired ids, of any size: one id a line, or in a ``.ndjson`` or ``.jsonl`` file
-        one JSON object with an ``id`` a line. A local path or a URL of object storage. (templated)
-    :param id_prefix: limit the task to ids with this prefix, which all desired ids must have. End it with a
-        delimiter: ``tenant-1`` includes the ids of ``tenant-10``, ``tenant-1/`` does not. (templated)
-    :param owns_index: the task owns the whole index; each instance of a mapped task has its own index.
+    :param ids_path: a file of desired ids, of any size: one id per line, or in a ``.ndjson`` or ``.jsonl``
+        file one JSON object with an ``id`` per line. A local path or a URL of object storage. (templated)
+    :param id_prefix: compare and delete only ids with this prefix, which all desired ids must have. End it
+        with a delimiter: ``tenant-1`` also selects the ids of ``tenant-10``, ``tenant-1/`` does not.
+        (templated)
+    :param owns_index: confirm that the task may delete any id of the index. Without ``id_prefix``, this
+        avoids a warning. In a mapped task, it confirms that each instance has its own index.
     :param max_delete_fraction: the largest part of the listed ids that the task may delete, from 0 to 1.
     :param allow_empty: accept an empty desired set and delete every id in scope.
     :param allow_lookalikes: delete surplus ids that look like missing ones.
@@ -116,8 +119,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         new file in the worker's temporary directory; the log and the report have its path. (templated)
     :param missing_path: the file for all missing ids, in a format that ``ids_path`` accepts. The task
         replaces an existing file. (templated)
-    :param wait_for_completion: wait until the delete is applied. True by default, unlike in other operators,
-        because this task promises the state of the index.
+    :param wait_for_completion: wait until the delete is applied. Unlike other operators, this one waits by
+        default.
     :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
     :param wait_timeout: the longest wait, in seconds or as a ``timedelta``. After it the task fails with
         ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.

@@ -214,10 +214,10 @@ def _each(vectors: Iterable[Any]) -> Iterable[Any]:
 
 class UpsertVectorsOperator(_FillOperator):
     """
-    Write vectors to an index, replacing those whose ids exist, in requests of up to 5,000 vectors or 32 MB.
+    Write vectors to an index, replacing those whose ids exist, in requests of up to 5,000 vectors and 32 MB.
 
     The task checks and sends vectors as it reads them, one request after another. The order of the input is
-    the order of effects: of two vectors with one id, the later one counts. It checks the id, the number of
+    the order of effects: if it contains an id twice, the last vector wins. It checks the id, the number of
     values, the namespace and the metadata of each vector before it sends it. An error has the line or
     position of the vector and the number of acknowledged vectors before it. Retries are safe, since writing a
     vector again is harmless.
@@ -238,11 +238,11 @@ class UpsertVectorsOperator(_FillOperator):
     :param index_name: the index. (templated)
     :param vectors: a few vectors: a list, an upstream task's output, or a Jinja expression that gives a list.
         Pass either this, ``vectors_path`` or ``vectors_callable``. (templated)
-    :param vectors_path: a file of NDJSON, one vector a line. A local path or a URL of object storage.
+    :param vectors_path: a file of NDJSON, one vector per line. A local path or a URL of object storage.
         (templated)
     :param vectors_callable: a function that returns vectors, preferably a generator; it runs on the worker.
     :param vectors_kwargs: the keyword arguments of ``vectors_callable``. (templated)
-    :param on_unparsable: ``error`` to fail at a line that is no vector; ``discard`` to skip, count and log
+    :param on_unparsable: ``error`` to fail at a line that is not a vector; ``discard`` to skip, count and log
         it. A vector above a limit of the service is always an error.
     :param wait_for_completion: wait until the write is applied.
     :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
@@ -265,10 +265,10 @@ class UpsertVectorsOperator(_FillOperator):
 
 class InsertVectorsOperator(_FillOperator):
     """
-    Write vectors to an index, skipping those whose ids exist, in requests of up to 5,000 vectors or 32 MB.
+    Write vectors to an index, skipping those whose ids exist, in requests of up to 5,000 vectors and 32 MB.
 
-    Of two vectors with one id, the earlier one counts. The service does not distinguish skipped vectors from
-    inserted ones. The witnesses are vectors whose ids did not exist before. In everything else, this operator
+    If the input contains an id twice, the first vector wins. The service does not say which vectors it
+    skipped. The witnesses are vectors whose ids did not exist before. In everything else, this operator
     works like :class:`~airflow_provider_cfvectorize.operators.vectors.UpsertVectorsOperator`.
 
     .. seealso::
@@ -277,11 +277,11 @@ class InsertVectorsOperator(_FillOperator):
     :param index_name: the index. (templated)
     :param vectors: a few vectors: a list, an upstream task's output, or a Jinja expression that gives a list.
         Pass either this, ``vectors_path`` or ``vectors_callable``. (templated)
-    :param vectors_path: a file of NDJSON, one vector a line. A local path or a URL of object storage.
+    :param vectors_path: a file of NDJSON, one vector per line. A local path or a URL of object storage.
         (templated)
     :param vectors_callable: a function that returns vectors, preferably a generator; it runs on the worker.
     :param vectors_kwargs: the keyword arguments of ``vectors_callable``. (templated)
-    :param on_unparsable: ``error`` to fail at a line that is no vector; ``discard`` to skip, count and log
+    :param on_unparsable: ``error`` to fail at a line that is not a vector; ``discard`` to skip, count and log
         it. A vector above a limit of the service is always an error.
     :param wait_for_completion: wait until the write is applied.
     :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
