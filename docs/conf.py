@@ -60,7 +60,7 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = f"{project} {version}"
 # Furo's own styles come from a package that configures logging where it is imported.
-pygments_style = "friendly"
+pygments_style = "default"
 pygments_dark_style = "github-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

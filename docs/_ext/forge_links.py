@@ -29,8 +29,14 @@ PREFIX = "_files"
 _HEADING = re.compile(r"^#+ (.+)$")
 _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 #: A long name as code or as a title, and where it may break.
-_NAME = re.compile(r'(?:(?<=<span class="pre">)|(?<=<h1>))[^<]{12,}(?=<)')
+_NAME = re.compile(r'(?:(?<=<span class="pre">)|(?<=<h1>))[^<]{14,}(?=<)')
 _BREAK = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[_./])(?=\w)")
+#: A table of three columns or more whose last one is headed "what to do", "meaning" or "outcome".
+_STACKED = re.compile(
+    r'(<table class="docutils)((?: [\w-]+)*">\s*<thead>\s*<tr[^>]*>\s*(?:<th[^>]*><p>[^<]*</p></th>\s*){2,}'
+    r"<th[^>]*><p>(?:what to do|(meaning|outcome)))"
+)
+_IMAGE = re.compile(r'(<img [^>]*src="([^"]+)"[^>]*>)')
 _ITEM = re.compile(r"^[-|] \[`?([^`\]]*)`?\]\(([^)#\s]+)\.md\)")
 
 
@@ -123,10 +129,15 @@ def _listing(app: Sphinx, path: str, inside: list[str]) -> str:
     return f"<ul>{''.join(items)}</ul>"
 
 
-def break_names(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Let long names break between their words, which a phone needs."""
+def shape_body(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Fit names and tables to a phone, and link each picture to its full size."""
     if body := context.get("body"):
-        context["body"] = _NAME.sub(lambda name: _BREAK.sub("<wbr>", name[0]), body)
+        body = _NAME.sub(lambda name: _BREAK.sub("<wbr>", name[0]), body)
+        body = _STACKED.sub(r"\1 stacked \3\2", body)
+        context["body"] = _IMAGE.sub(r'<a href="\2">\1</a>', body)
+    for side in ("prev", "next"):
+        if link := context.get(side):
+            context[side] = {**link, "title": _WORD.sub("<wbr>", link["title"])}
 
 
 def forget_page(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
@@ -140,6 +151,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(LinkFiles)
     app.connect("source-read", add_toctrees)
     app.connect("html-collect-pages", make_pages)
-    app.connect("html-page-context", break_names)
+    app.connect("html-page-context", shape_body)
     app.connect("env-purge-doc", forget_page)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
