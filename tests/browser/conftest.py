@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from browser.pages import Ui
 
 TUTORIAL = "docs/getting-started.md"
-#: For the pictures; the server's own looks like a joke.
-ACCOUNT_ID = "0123456789abcdef0123456789abcdef"
 #: Where a test that fails leaves what it has seen.
 PICTURES = ROOT / "build" / "pictures"
 ARGUMENTS = [
@@ -66,7 +64,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def index(clock: Clock) -> Iterator[Vectorize]:
-    with LocalVectorize(apply_delay=0.5, account_id=ACCOUNT_ID, clock=clock) as server:
+    with LocalVectorize(apply_delay=0.5, clock=clock) as server:
         yield Vectorize(server)
 
 

@@ -17,8 +17,8 @@ from typing import Any, Self
 from playwright.sync_api import FloatRect, Locator, Page, Request, Route, expect
 
 VIEWPORT = {"width": 1280, "height": 900}
-#: Pixels around what a picture shows.
-MARGIN = 4
+#: Pixels of a dialog's edge, with its round corners, that a picture leaves out.
+EDGE = 8
 #: Milliseconds: for a page that a busy machine draws, and for a task that it starts.
 PAGE, TASK = 60_000, 180_000
 
@@ -39,20 +39,22 @@ class Ui:
         page.set_default_timeout(PAGE)
         expect.set_options(timeout=PAGE)
 
-    def picture(self, name: str, *shown: Locator) -> None:
+    def picture(self, name: str, *shown: Locator, dialog: bool = False) -> None:
         """
         Take a picture, when no toast covers anything.
 
         :param name: its name.
         :param shown: what it shows; the picture is cropped to them.
+        :param dialog: leave out the edge, since it shows a dialog.
         """
         self.page.mouse.move(0, VIEWPORT["height"] - 1)
         expect(self.page.get_by_role("status")).to_have_count(0)
         boxes = [self._box(locator.first) for locator in shown]
-        left = max(min(box["x"] for box in boxes) - MARGIN, 0)
-        top = max(min(box["y"] for box in boxes) - MARGIN, 0)
-        right = min(max(box["x"] + box["width"] for box in boxes) + MARGIN, VIEWPORT["width"])
-        bottom = min(max(box["y"] + box["height"] for box in boxes) + MARGIN, VIEWPORT["height"])
+        edge = EDGE if dialog else 0
+        left = min(box["x"] for box in boxes) + edge
+        top = min(box["y"] for box in boxes) + edge
+        right = min(max(box["x"] + box["width"] for box in boxes) - edge, VIEWPORT["width"])
+        bottom = min(max(box["y"] + box["height"] for box in boxes) - edge, VIEWPORT["height"])
         self.page.screenshot(
             path=self._pictures / f"{name}.png",
             animations="disabled",
@@ -224,7 +226,12 @@ class Run:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._url = page.url.rstrip("/")
-        self.tasks = page.get_by_role("table")
+        #: The corners of the list of tasks, from their ids to their operators.
+        self.corners = (
+            page.get_by_role("columnheader", name="Task ID"),
+            page.get_by_role("columnheader", name="Operator"),
+            page.get_by_role("row").last.get_by_role("cell").nth(1),
+        )
 
     def wait_for(self, task_id: str, state: str) -> None:
         """Wait until a task is shown in a state."""
@@ -252,7 +259,6 @@ class Task:
     def __init__(self, page: Page) -> None:
         self._page = page
         self.tab = page.get_by_role("link", name="Logs")
-        self.lines = page.locator("code")
         page.get_by_role("link", name="Audit Log").wait_for()
 
     def log(self, last: str) -> str:
@@ -264,8 +270,9 @@ class Task:
         self._page.get_by_role("link", name="Logs").click()
         self._page.get_by_role("button", name="Log Settings").click()
         self._page.get_by_role("menuitem", name="Wrap").click()
-        expect(self.lines.first).to_contain_text(last)
-        return " ".join(self.lines.first.inner_text().split())
+        lines = self._page.locator("code").first
+        expect(lines).to_contain_text(last)
+        return " ".join(lines.inner_text().split())
 
     def xcom(self, key: str) -> Any:
         """Return one of its XComs, as the page gives it to whoever copies it; all are unfolded afterwards."""

@@ -7,7 +7,16 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
+from airflow_provider_cfvectorize.client.mutations.decide import IndexState, decide
+from airflow_provider_cfvectorize.client.mutations.evidence import (
+    describe_deferral,
+    describe_evidence,
+    make_evidence,
+)
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.local.__main__ import build_parser
 from dags.running import run_dag
@@ -68,6 +77,27 @@ def tests_the_first_dag(block: Block, bench: Bench) -> None:
     assert vectorize.ids() == {"chunk-0", "chunk-3"}
 
 
+def is_the_log_of_the_wait(block: Block, bench: Bench) -> None:
+    """Not run: it would take 10 s and more. Its lines are those that the package logs."""
+    at, before, mutation = datetime.now(UTC), datetime.now(UTC) - timedelta(minutes=1), str(uuid4())
+    receipt = Receipt(mutation, "docs", "0" * 32, at, 4, 1, tuple("abcd"))
+    states = [IndexState(str(uuid4()), before, at), IndexState(mutation, at, at)]
+    pending, applied = (decide(receipt, state, {}) for state in states)
+    evidence = make_evidence(receipt, applied, states[1], account_id="0" * 32, index_name="docs")
+    lines = [
+        describe_deferral([receipt], "docs", interval=10, seconds=900),
+        f"Not applied yet: {pending.reason}",
+        describe_evidence(evidence),
+    ]
+
+    def shape(text: str) -> str:
+        text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-[\d:T.-]+Z", "x", text)
+        return re.sub(r"mutation \w{8} |\b\d+ s after", "x", text)
+
+    shown = " ".join(block.text.split()).split("INFO - ")[1:]
+    assert [shape(line.strip()) for line in shown] == [shape(line) for line in lines]
+
+
 def deletes_by_files(block: Block, bench: Bench) -> None:
     vectorize = Vectorize(bench.server)
     vectorize.fill([f"chunk-{i}" for i in range(30)])
@@ -99,6 +129,7 @@ RULES: Mapping[str, Callable[[Block, Bench], None]] = {
     f"{START}#an-index-to-delete-from/1": fills_the_index,
     f"{START}#a-dag/1": is_the_first_dag,
     f"{START}#trigger-it/1": tests_the_first_dag,
+    f"{START}#trigger-it/2": is_the_log_of_the_wait,
     f"{SCALE}#chunks-in-files-one-wait/1": deletes_by_files,
     "docs/design.md#the-layers/1": names_what_is_there,
     "docs/design.md#one-delete/1": names_what_is_there,

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.operators import indexes, vectors
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 from dags.running import Run, query, run_dag
@@ -95,6 +96,11 @@ def names_what_is_pushed(path: str, task_id: str, task_type: str, run: Run) -> N
             assert set(value) <= named | spans(f"{FOLDER}/index.md") | {"witness_ids"}
         elif key != "evidence" and isinstance(value, dict):
             assert set(value) <= named
+
+
+def is_a_receipt(block: Block, bench: Bench) -> None:
+    shown = json.loads(block.text)
+    assert list(Receipt.from_dict(shown).as_dict().items()) == list(shown.items())
 
 
 def forgets(stage: Stage) -> None:
@@ -345,6 +351,7 @@ def names_what_is_there(block: Block, bench: Bench) -> None:
 
 
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
+    f"{FOLDER}/delete-vectors-by-ids.md#result/1": is_a_receipt,
     "docs/index.md#cloudflare-vectorize-in-apache-airflow/1": as_rule(forgets),
     **{
         f"{FOLDER}/{page}.md#examples/{number}": as_rule(check)

@@ -26,6 +26,11 @@ def digests_as_the_evidence_does(block: Block, bench: Bench) -> None:
     assert (len(set(IDS)), bench.load(block).sha256_of(IDS)) == DIGEST
 
 
+def fields_of_the_proof() -> set[str]:
+    rows = read(ERASE).rows("what-to-hand-over")
+    return {cell for row in rows for cell in re.findall(r"`(\w+)`", row[0])}
+
+
 def keeps_the_proof(block: Block, bench: Bench) -> None:
     vectorize = Vectorize(bench.server)
     vectorize.fill([*IDS, "other"])
@@ -42,10 +47,7 @@ def keeps_the_proof(block: Block, bench: Bench) -> None:
     assert path.stem == kept["evidence"]["mutation_id"]
     assert (kept["evidence"]["ids_verified"], kept["evidence"]["ids_sha256"]) == DIGEST
     # The page tells of each field.
-    fields = {
-        cell for row in read(ERASE).rows("what-to-hand-over") for cell in re.findall(r"`(\w+)`", row[0])
-    }
-    assert fields == set(kept["receipt"]) | set(kept["evidence"])
+    assert fields_of_the_proof() == set(kept["receipt"]) | set(kept["evidence"])
     # What can still be read fails it, and is kept.
     keep = dag.get_task("keep_proof").python_callable
     visible = {**kept["evidence"], "mutation_id": "other", "ids_visible": 1}
@@ -56,6 +58,15 @@ def keeps_the_proof(block: Block, bench: Bench) -> None:
         with pytest.raises(ValueError, match=why):
             keep(kept["receipt"], evidence, conf)
     assert {file.stem for file in proofs.iterdir()} == {kept["evidence"]["mutation_id"], "other"}
+
+
+def is_a_proof(block: Block, bench: Bench) -> None:
+    shown = json.loads(block.text)
+    receipt, evidence = shown["receipt"], shown["evidence"]
+    # Of the DAG's own file: see above.
+    assert set(receipt) | set(evidence) == fields_of_the_proof()
+    assert sha256_of_sorted([receipt["witness_ids"]]) == (evidence["ids_verified"], evidence["ids_sha256"])
+    assert receipt["accepted_at"] < evidence["processed_up_to"] < evidence["decided_at"]
 
 
 def leaves_no_id(block: Block, bench: Bench) -> None:
@@ -87,6 +98,7 @@ def cleans_the_database(block: Block, bench: Bench) -> None:
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
     f"{GONE}#what-verifyall-adds/1": digests_as_the_evidence_does,
     f"{ERASE}#the-dag/1": keeps_the_proof,
+    f"{ERASE}#what-to-hand-over/1": is_a_proof,
     "docs/ids-in-airflow.md#how-to-keep-them-out/1": leaves_no_id,
     "docs/ids-in-airflow.md#how-long-it-stays/1": cleans_the_database,
 }
