@@ -169,7 +169,7 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         try:
             return attend(lambda: method(*args, **kwargs), self.is_killed)
         except Stopped:
-            raise VectorizeInterrupted("told to stop: a request in flight may still take effect") from None
+            raise VectorizeInterrupted("interrupted: a request in flight may still take effect") from None
 
     @abstractmethod
     def flow(self, *, failed: bool) -> Flow:

@@ -289,7 +289,7 @@ def test_a_question_that_is_throttled_can_be_stopped(
     monkeypatch.setattr(workers, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(workers, "_PATIENCE_WHEN_STOPPED", 0.01)
     server = serve([refused(429, 971, Retry_After="500")])
-    with pytest.raises(VectorizeInterrupted, match="before anything was deleted"):
+    with pytest.raises(VectorizeInterrupted, match="interrupted: nothing was deleted"):
         delete_ids(
             connect(server, retry=RetryLimits()),
             "docs",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading any number of vectors: in their order, in few requests at a time, and until told to stop."""
+"""Reading any number of vectors: in their order, in few requests at a time, and until interrupted."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_read_that_fails(serve: Serve, connect: Connect, refusal: Reply, kind:
 
 
 def test_a_read_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
-    with pytest.raises(VectorizeInterrupted, match="told to stop: 0 of 1 id "):
+    with pytest.raises(VectorizeInterrupted, match="interrupted: 0 of 1 id "):
         next(
             iter_vectors(
                 connect(serve([ok([])])), "docs", read_ids(["a"]), concurrency=1, stopped=lambda: True
@@ -125,7 +125,7 @@ def test_a_request_that_is_not_answered_does_not_hold_up_a_stop(
     silent: ScriptedServer, connect: Connect
 ) -> None:
     ids = read_ids([str(i) for i in range(99)])
-    with pytest.raises(VectorizeInterrupted, match="told to stop: 0 of 99 ids"):
+    with pytest.raises(VectorizeInterrupted, match="interrupted: 0 of 99 ids"):
         next(
             iter_vectors(
                 connect(silent, timeout=60),
@@ -138,7 +138,7 @@ def test_a_request_that_is_not_answered_does_not_hold_up_a_stop(
 
 
 def test_a_page_that_does_not_come_does_not_hold_up_a_stop(silent: ScriptedServer, connect: Connect) -> None:
-    with pytest.raises(VectorizeInterrupted, match="told to stop: 0 ids of index 'docs' had been listed"):
+    with pytest.raises(VectorizeInterrupted, match="interrupted: 0 ids of index 'docs' had been listed"):
         list(iter_ids(connect(silent, timeout=60), "docs", stopped=lambda: bool(silent.requests)))
 
 
@@ -148,6 +148,6 @@ def test_a_listing_is_stopped_between_two_pages(serve: Serve, connect: Connect) 
     seen: list[str] = []
     listing = iter_ids(connect(server), "docs", stopped=lambda: bool(seen))
     seen.append(next(listing))
-    with pytest.raises(VectorizeInterrupted, match="told to stop: 1 id "):
+    with pytest.raises(VectorizeInterrupted, match="interrupted: 1 id "):
         next(listing)
     assert (seen, len(server.requests)) == (["a"], 1)

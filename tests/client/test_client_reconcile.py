@@ -252,7 +252,7 @@ def test_a_stop_between_two_pages(serve: Serve, connect: Connect) -> None:
     server = serve([page("a", cursor="x"), page("b")])
     with (
         Comparison() as comparison,
-        pytest.raises(VectorizeInterrupted, match="while index 'docs' was listed: nothing was deleted"),
+        pytest.raises(VectorizeInterrupted, match="during the listing of index 'docs': nothing was deleted"),
     ):
         see_index(comparison, connect(server), "docs", stopped=lambda: len(server.requests) > 0)
     assert len(server.requests) == 1

@@ -165,7 +165,7 @@ def test_told_to_stop(serve: Serve, connect: Connect) -> None:
             time.sleep(0.5)
         return accepted()
 
-    with pytest.raises(VectorizeInterrupted, match=r"told to stop: \d+ vectors in [12] requests? are ack"):
+    with pytest.raises(VectorizeInterrupted, match=r"interrupted: \d+ vectors in [12] requests? are ack"):
         write_vectors(connect(serve(answer)), "upsert", "docs", some(20_000), stopped=stop.is_set)
 
 

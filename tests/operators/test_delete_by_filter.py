@@ -366,7 +366,7 @@ def test_a_kill_and_a_retry(relay: Relay, indexed: Vectorize, route: str) -> Non
             task.on_kill()
 
     relay.meddle = kill
-    with pytest.raises(VectorizeInterrupted, match="told to stop"):
+    with pytest.raises(VectorizeInterrupted, match="interrupted"):
         task.execute(make_context())
     first, asked[:] = asked[:], []
     indexed.settle()

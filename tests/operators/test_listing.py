@@ -327,7 +327,7 @@ def test_a_kill_ends_a_listing(script: Script, tmp_path: Path, prefix: str | Non
     killer = threading.Thread(target=kill_at_work)
     killer.start()
     try:
-        with pytest.raises(VectorizeInterrupted, match=r"told to stop: \d+ ids? of index 'docs'"):
+        with pytest.raises(VectorizeInterrupted, match=r"interrupted: \d+ ids? of index 'docs'"):
             operator.execute(make_context())
     finally:
         killer.join()

@@ -297,7 +297,7 @@ def test_a_kill_is_heard_while_an_answer_is_awaited(script: Script, tmp_path: Pa
     killer = threading.Thread(target=kill_at_work)
     killer.start()
     try:
-        with pytest.raises(VectorizeInterrupted, match="told to stop"):
+        with pytest.raises(VectorizeInterrupted, match="interrupted"):
             operator.execute(make_context())
     finally:
         killer.join()

@@ -228,7 +228,7 @@ def test_a_kill_between_two_listings(vectorize: Vectorize, monkeypatch: pytest.M
 
     monkeypatch.setattr(reconcile_module, "rest", note)
     said = killed(make(ids=["a"], confirm_after=3600), resting.is_set)
-    assert said == "told to stop between two listings: nothing was deleted"
+    assert said == "interrupted between two listings: nothing was deleted"
     assert vectorize.ids() == {"a", "b"}
 
 
@@ -251,5 +251,5 @@ def test_a_kill_while_the_index_is_listed(monkeypatch: pytest.MonkeyPatch) -> No
             said = killed(make(ids=["v1"]), listed.is_set)
         finally:
             go_on.set()
-        assert "told to stop while index 'docs' was listed: nothing was deleted" in said
+        assert "interrupted during the listing of index 'docs': nothing was deleted" in said
         assert (server.stats()["list_vectors"], server.stats()["delete_by_ids"]) == (1, 0)

@@ -208,7 +208,7 @@ def a_bad_vector_is_refused(bench: Bench) -> None:
     CloudflareVectorizeHook().upsert(INDEX, [{"id": "a", "values": [0.5]}])
 
 
-def told_to_stop(bench: Bench) -> None:
+def interrupted(bench: Bench) -> None:
     Vectorize(bench.server)
     made: list[Any] = []
 
@@ -388,7 +388,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
         lambda b: b.delete(ids=["a", "b"], verify="none"),
     ),
     ("... vectors in ... are acknowledged", "VectorizeBatchError", a_bad_vector_is_refused),
-    ("told to stop", "VectorizeInterrupted", told_to_stop),
+    ("interrupted", "VectorizeInterrupted", interrupted),
     ("the listing of index", "VectorizeListingExpired", a_listing_that_expires),
     (
         "not seen to be applied within ... s: mutation ...: inconclusive",

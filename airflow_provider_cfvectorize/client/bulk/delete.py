@@ -102,7 +102,7 @@ def take_sample(
             vectors = attend(partial(client.get_by_ids, index_name, some), stopped)
         except Stopped:
             client.session.stop()
-            raise VectorizeInterrupted("told to stop before anything was deleted") from None
+            raise VectorizeInterrupted("interrupted: nothing was deleted") from None
         except VectorizeError as e:
             if is_permanent(e, "write"):
                 raise
@@ -259,7 +259,7 @@ def delete_ids(
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"told to stop: {progress.done} of {counted(ids.count, 'id', 'are')} acknowledged, "
+            f"interrupted: {progress.done} of {counted(ids.count, 'id', 'are')} acknowledged, "
             f"{not_sent()} were not sent. Deleting them again is harmless"
         ) from None
     except VectorizeInputError as e:
@@ -428,7 +428,7 @@ def _read_back(
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"told to stop: {progress.done} of {counted(ids.count, 'id', 'were')} read back. The delete "
+            f"interrupted: {progress.done} of {counted(ids.count, 'id', 'were')} read back. The delete "
             "itself is complete"
         ) from None
     if dispatcher.failed:

@@ -319,7 +319,7 @@ def search(
             result = attend(ask, stopped)
         except Stopped:
             client.session.stop()
-            raise VectorizeInterrupted(f"told to stop while searching: {_so_far(deletion)}") from None
+            raise VectorizeInterrupted(f"interrupted during the search: {_so_far(deletion)}") from None
         deletion.queries += 1
         this.feed(match["id"] for match in result["matches"])
         if time.monotonic() - told >= SECONDS_BETWEEN_LINES:

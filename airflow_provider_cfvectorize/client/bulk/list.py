@@ -93,7 +93,7 @@ def _iterate(
             page = read() if stopped is None else attend(read, stopped)
         except Stopped:
             raise VectorizeInterrupted(
-                f"told to stop: {counted(count, 'id')} of index {show(index_name)} had been listed"
+                f"interrupted: {counted(count, 'id')} of index {show(index_name)} had been listed"
             ) from None
         except VectorizeResponseError as e:
             if cursor is None or not is_cursor_refusal(e):

@@ -60,5 +60,5 @@ def iter_vectors(
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"told to stop: {progress.done} of {counted(ids.count, 'id')} had been asked for"
+            f"interrupted: {progress.done} of {counted(ids.count, 'id')} had been asked for"
         ) from None

@@ -345,7 +345,7 @@ def see_index(
     except VectorizeInterrupted:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"told to stop while index {show(index_name)} was listed: {_NOTHING_DELETED}"
+            f"interrupted during the listing of index {show(index_name)}: {_NOTHING_DELETED}"
         ) from None
 
 
@@ -354,7 +354,7 @@ def pause(seconds: float, stopped: Callable[[], bool]) -> None:
     try:
         rest(seconds, stopped)
     except Stopped:
-        raise VectorizeInterrupted(f"told to stop between two listings: {_NOTHING_DELETED}") from None
+        raise VectorizeInterrupted(f"interrupted between two listings: {_NOTHING_DELETED}") from None
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:

@@ -188,7 +188,7 @@ def write_vectors(
 
     def interrupted(under_way: str = "") -> VectorizeInterrupted:
         client.session.stop()
-        return VectorizeInterrupted(f"told to stop: {acknowledged()}{under_way}. {_HARMLESS}")
+        return VectorizeInterrupted(f"interrupted: {acknowledged()}{under_way}. {_HARMLESS}")
 
     source = iter(batches)
     while True:

@@ -396,7 +396,7 @@ class VectorizeSession:
 
     def _raise_if_stopped(self, what: str) -> None:
         if self._stopped.is_set():
-            raise VectorizeInterrupted(f"{what}: not sent, the task is being stopped")
+            raise VectorizeInterrupted(f"interrupted: {what} was not sent")
 
 
 @dataclass(slots=True)

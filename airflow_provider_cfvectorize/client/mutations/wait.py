@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _KEY: Final = "wait"
-_INTERRUPTED: Final = "told to stop while waiting; the write itself is accepted and will be applied"
+_INTERRUPTED: Final = "interrupted: the wait ended early, but the write is accepted and will be applied"
 
 
 def pause_after(error: VectorizeError) -> float:
