@@ -108,7 +108,7 @@ class AccountRequests:
     async def turn(self, turn: Turn) -> None:
         """Wait until a request may start. Send it at once, with :meth:`send`."""
         start = self._starts[turn] = asyncio.get_running_loop().create_future()
-        self._pacer.ask(turn)
+        self._pacer.enqueue(turn)
         self.reconsider()
         try:
             await start

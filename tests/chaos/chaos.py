@@ -50,8 +50,8 @@ IMPATIENT = RetryLimits(backoff_total=0, throttle_total=0, refusal_total=0)
 
 #: Of each kind that fails a request, what an error that comes of it says.
 NAMES = {
-    "reset-before": r"no answer from .*([Rr]eset|closed|aborted)",
-    "reset-after": r"no answer from .*([Rr]eset|closed|aborted)",
+    "reset-before": r"no response from .*([Rr]eset|closed|aborted)",
+    "reset-after": r"no response from .*([Rr]eset|closed|aborted)",
     "429": r"HTTP 429, code 10100: the account's request budget is used up",
     "40041": r"HTTP 400, code 40041: the account's request budget is used up",
     "500": r"HTTP 500 with a body that is not the API's JSON",
@@ -60,7 +60,7 @@ NAMES = {
     "refuse": r"HTTP 403, code 10000: 'Authentication error'",
     "challenge": r"HTTP 403 with a body that is not the API's JSON",
     "truncated": r"HTTP 200 with a body that is not the API's JSON",
-    "hang": r"no complete answer from .* s between two reads",
+    "hang": r"no complete response from .* s between two reads",
 }
 #: Kinds after which the work is done all the same.
 DONE_ALL_THE_SAME = ("reset-after", "truncated", "hang")

@@ -137,7 +137,7 @@ def test_the_next_try_goes_on_where_the_server_was_killed(
     thread.join()
     (error,) = first.errors
     assert isinstance(error, VectorizeBatchError)
-    assert "no answer from 127.0.0.1" in str(error)
+    assert "no response from 127.0.0.1" in str(error)
     assert 0 < error.acknowledged < len(job.ids)
     assert "receipt" not in first.pushed
     process.start()

@@ -222,8 +222,8 @@ def test_when_a_poll_may_send(standing: Standing | None, changed: dict[str, Any]
 def test_how_long_a_throttle_keeps_polls_from_asking(retry_after: float | None, pause: float) -> None:
     clock = Clock()
     pacer = PollPacer(assumed=None, clock=clock)
-    pacer.ask(Turn())
+    pacer.enqueue(Turn())
     assert pacer.start_next()[0] is not None
     pacer.end(clock.now, None, throttled=True, retry_after=retry_after)
-    pacer.ask(Turn(last_at=clock.now + 1000))
+    pacer.enqueue(Turn(last_at=clock.now + 1000))
     assert pacer.start_next() == (None, pause)

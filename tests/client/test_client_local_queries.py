@@ -108,7 +108,7 @@ def test_metadata_indexes(filled: Index, applied: Callable[[Any], None]) -> None
     assert listed() == {("lang", "string"), ("meta.year", "number"), ("seen", "boolean")}
     applied(client.delete_metadata_index(name, "lang"))
     assert listed() == {("meta.year", "number"), ("seen", "boolean")}
-    with pytest.raises(VectorizeResponseError, match=r"code 40005: .*list_metadata_indexes says") as e:
+    with pytest.raises(VectorizeResponseError, match=r"code 40005: .*list_metadata_indexes lists") as e:
         client.delete_metadata_index(name, "lang")
     assert e.value.code == 40005
 

@@ -282,12 +282,12 @@ def test_an_unknown_certificate_is_refused_at_once(
     client = connect(tls_url, retry=RetryLimits(), conn_id="vectors")
     with pytest.raises(
         VectorizeTransportError,
-        match=r"of connection 'vectors': no trusted TLS connection to 127\.0\.0\.1.*self.signed.*name the "
-        "file of that CA's certificate in REQUESTS_CA_BUNDLE, on every worker",
+        match=r"of connection 'vectors': no trusted TLS connection to 127\.0\.0\.1.*self.signed.*set "
+        "REQUESTS_CA_BUNDLE to the file of that CA's certificate, on every worker",
     ) as e:
         client.list_indexes()
     assert (e.value.is_final, is_permanent(e.value, "poll")) == (True, True)
-    assert "Trying again" not in caplog.text
+    assert "Retrying" not in caplog.text
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])

@@ -317,11 +317,11 @@ def test_an_answer_without_metadata_indexes_is_an_error(
 @pytest.mark.parametrize(
     ("code", "advice"),
     [
-        (40005, "list_metadata_indexes says which there are"),
+        (40005, "list_metadata_indexes lists those that exist"),
         (40006, "as many values as the index has dimensions"),
         (40008, "at most 64 bytes"),
         (40012, "Nothing of this request was written"),
-        (40016, "Keep what is large elsewhere"),
+        (40016, "Store large values elsewhere"),
         (40023, "NDJSON is one JSON object a line"),
         (40025, "at most 50 matches"),
     ],

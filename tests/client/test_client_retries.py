@@ -159,7 +159,7 @@ def test_a_throttle_until_a_date() -> None:
 
 def test_throttles_are_waited_for_900_seconds_in_sum() -> None:
     service = Service(refused(429, 971, Retry_After="300"))
-    with pytest.raises(VectorizeThrottledError, match="asks to wait 300 s") as e:
+    with pytest.raises(VectorizeThrottledError, match="retry after 300 s") as e:
         service.ask()
     assert service.sleeps == [300, 300, 300]
     assert e.value.retry_after == 300
@@ -369,7 +369,7 @@ def test_a_refusal_after_a_success_passes(
     assert session.request("POST", "/x", repeatable=repeatable).result == "there"
     assert service.sent == 4
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "The service has accepted these credentials before. Trying again" in warning.getMessage()
+    assert "The service has accepted these credentials before. Retrying" in warning.getMessage()
 
 
 def test_a_refusal_that_stays_is_final_after_three_minutes() -> None:
@@ -422,13 +422,13 @@ def test_a_token_that_may_only_read_is_refused_after_seconds() -> None:
 
 
 def test_patience_is_that_of_the_task(caplog: pytest.LogCaptureFixture) -> None:
-    service = Service(VectorizeTransportError("no answer from api.example", sent=False))
+    service = Service(VectorizeTransportError("no response from api.example", sent=False))
     session = service.session(conn_id="vectors")
     with pytest.raises(VectorizeTransportError) as e:
         session.request("GET", "/x")
     assert e.value.is_final
     assert re.fullmatch(
-        r"GET /x: no answer from api\.example\. Nothing has answered for 1\d\d s\. Check the host of "
+        r"GET /x: no response from api\.example\. Nothing has responded for 1\d\d s\. Check the host of "
         r"connection 'vectors' and, on this worker, its network, firewall, proxies and CA bundle",
         str(e.value),
     )
@@ -436,7 +436,7 @@ def test_patience_is_that_of_the_task(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelno for record in caplog.records].count(logging.WARNING) == 1
     # The next request of the task does not wait for as long again.
     sent, sleeps = service.sent, len(service.sleeps)
-    with pytest.raises(VectorizeTransportError, match="Nothing has answered for"):
+    with pytest.raises(VectorizeTransportError, match="Nothing has responded for"):
         session.request("GET", "/y")
     assert (service.sent, len(service.sleeps)) == (sent + 1, sleeps)
 

@@ -127,7 +127,7 @@ def test_the_kind_of_error(reply: Reply, kind: type, code: int | None) -> None:
         (refused(400, 40007), "Send fewer ids"),
         (refused(400, 3002), "exists already"),
         (refused(400, 1005), "Send NDJSON"),
-        (refused(429, 971, Retry_After="17"), "it asks to wait 17 s.*shared by everything"),
+        (refused(429, 971, Retry_After="17"), "retry after 17 s.*owner share the budget"),
         (refused(200, 1), r"success: false"),
     ],
 )
@@ -216,7 +216,7 @@ def test_an_acknowledged_write_without_a_mutation_id_is_an_error(
     serve: Serve, connect: Connect, reply: Reply
 ) -> None:
     server = serve([reply])
-    with pytest.raises(VectorizeResponseError, match=r"without a mutationId.*Send it again|was expected"):
+    with pytest.raises(VectorizeResponseError, match=r"without a mutationId.*Send it again|, expected an "):
         connect(server).delete_by_ids("docs", ["a"])
 
 
@@ -234,16 +234,16 @@ def test_accepted_at_without_a_date_is_this_machines_clock(serve: Serve, connect
 @pytest.mark.parametrize("result", [{}, "x", None, 3, [1], [{}], [{"id": 5}], [None]])
 def test_something_else_than_vectors_is_an_error(serve: Serve, connect: Connect, result: object) -> None:
     client = connect(serve([ok(result), ok({"vectors": result})]))
-    with pytest.raises(VectorizeResponseError, match=r"was expected|were expected"):
+    with pytest.raises(VectorizeResponseError, match=", expected "):
         client.get_by_ids("docs", ["a"])
-    with pytest.raises(VectorizeResponseError, match="were expected"):
+    with pytest.raises(VectorizeResponseError, match="is invalid, expected "):
         client.list_vectors("docs")
 
 
 def test_something_else_than_an_object_is_an_error(serve: Serve, connect: Connect) -> None:
     client = connect(serve([ok("text")]))
     for call in (client.list_indexes, lambda: client.info("docs"), lambda: client.get_index("docs")):
-        with pytest.raises(VectorizeResponseError, match=r"of type str, where an .* was expected"):
+        with pytest.raises(VectorizeResponseError, match="of type str, expected an "):
             call()
 
 

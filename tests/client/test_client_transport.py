@@ -117,7 +117,7 @@ def test_gzip_is_read(serve: Serve, connect: Connect) -> None:
 
 def test_broken_gzip_is_no_answer(serve: Serve, connect: Connect) -> None:
     server = serve([Reply(200, b"not packed at all", {"Content-Encoding": "gzip"})])
-    with pytest.raises(VectorizeTransportError, match="no answer from"):
+    with pytest.raises(VectorizeTransportError, match="no response from"):
         connect(server).list_indexes()
 
 
@@ -234,7 +234,7 @@ def test_the_password_of_a_malformed_proxy_is_not_shown(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     monkeypatch.setenv("https_proxy", proxy)
-    with pytest.raises(VectorizeInputError, match=r"proxy for vectorize\.invalid is no address") as e:
+    with pytest.raises(VectorizeInputError, match=r"proxy for vectorize\.invalid is not an address") as e:
         connect("https://vectorize.invalid/v4")
     assert "proxy-password" not in f"{e.value!r} {e.value.__context__!r}"
 
@@ -251,14 +251,14 @@ def test_no_proxy_is_heeded(serve: Serve, connect: Connect, monkeypatch: pytest.
 def test_connection_refused(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    refusal = rf"no answer from 127\.0\.0\.1:{port}: .*refused"
+    refusal = rf"no response from 127\.0\.0\.1:{port}: .*refused"
     with pytest.raises(VectorizeTransportError, match=refusal) as e:
         connect(f"http://127.0.0.1:{port}").list_indexes()
     assert not e.value.sent
 
 
 def test_reset_before_the_answer(serve: Serve, connect: Connect) -> None:
-    reset = r"^GET .*/indexes: no answer from 127\.0\.0\.1"
+    reset = r"^GET .*/indexes: no response from 127\.0\.0\.1"
     with pytest.raises(VectorizeTransportError, match=reset) as e:
         connect(serve(["reset"])).list_indexes()
     assert e.value.sent
@@ -279,7 +279,7 @@ def test_reset_before_the_answer(serve: Serve, connect: Connect) -> None:
 def test_an_incomplete_answer(connect: Connect, answer: bytes) -> None:
     with (
         raw_server(lambda connection, _: connection.sendall(answer)) as base_url,
-        pytest.raises(VectorizeTransportError, match="no answer from"),
+        pytest.raises(VectorizeTransportError, match="no response from"),
     ):
         connect(base_url).list_indexes()
 

@@ -136,7 +136,7 @@ def test_the_deadline_ends_a_wait_with_what_was_seen(serve: Serve, connect: Conn
 
 def test_a_last_look_that_fails_is_told(serve: Serve, connect: Connect) -> None:
     wait = Wait(connect(serve(["reset"])), "docs", [RECEIPT], log)
-    with pytest.raises(VectorizeWaitTimeout, match=r"The last look failed: GET .*info: no answer"):
+    with pytest.raises(VectorizeWaitTimeout, match=r"The last look failed: GET .*info: no response"):
         wait.until(0, interval=1, stopped=lambda: False)
 
 

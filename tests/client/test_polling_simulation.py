@@ -40,7 +40,7 @@ class Polls(Simulation):
             answered_at = looks[index][-1] if looks[index] else -math.inf
             turn = Turn(answered_at, last_at=deadline, reserve=RESERVE)
             turns[turn] = index
-            pacer.ask(turn)
+            pacer.enqueue(turn)
             pump()
 
         def ring() -> None:

@@ -429,7 +429,7 @@ def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
         operator = make(ids=["a"], wait_for_completion=True)
         with pytest.raises(
             VectorizeTransportError,
-            match=rf"^GET .*/{INDEX}: no answer from 127.*Nothing has answered for .*Check the host of "
+            match=rf"^GET .*/{INDEX}: no response from 127.*Nothing has responded for .*Check the host of "
             "connection 'cloudflare_vectorize_default' and, on this worker",
         ):
             operator.execute(make_context() | {"task_state_store": Store()})

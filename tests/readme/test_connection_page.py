@@ -96,7 +96,7 @@ CASES: dict[str, Change] = {
     },
     "GET ...: HTTP ..., code ...": plain(password=TOKEN),
     "Wrong account": plain(login="f" * 32),
-    "Unreachable: ...: no answer": lambda *_: {"host": f"http://127.0.0.1:{closed_port()}"},
+    "Unreachable: ...: no response": lambda *_: {"host": f"http://127.0.0.1:{closed_port()}"},
     "Unreachable: ...: no complete": lambda stack, _: {"host": silent(stack), "extra": {"timeout": 0.1}},
     "Unreachable: ...: no trusted TLS": lambda stack, _: {"host": with_tls(stack)},
     "Unreachable: ...: the proxy": through_a_closed_proxy,

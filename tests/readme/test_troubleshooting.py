@@ -312,12 +312,12 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
     ("GET ...: HTTP 403 with a body", "VectorizeResponseError", challenged),
     ("... ids are acknowledged, ... failed with code 10000", "VectorizeBatchAuthError", may_only_read),
     (
-        "GET ...: no answer",
+        "GET ...: no response",
         "VectorizeTransportError",
         lambda b: b.ask(host=f"http://127.0.0.1:{closed_port()}"),
     ),
     (
-        "GET ...: no complete answer",
+        "GET ...: no complete response",
         "VectorizeTransportError",
         lambda b: b.ask(host=silent(b.stack), extra={"timeout": 0.1}),
     ),

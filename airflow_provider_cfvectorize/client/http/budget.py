@@ -2,21 +2,22 @@
 """
 The request budget: pure functions that decide when a request may start without a throttle by the service.
 
-An account has one budget of requests for everything that its owner runs (1,200 in five minutes), and going
-over blocks all of it for five minutes. Every answer says what is left, so any number of tasks on any number
-of workers share the budget without a coordinator: each goes by the newest answer it has.
+An account has one budget of requests for everything that its owner runs (1,200 in five minutes). Exceeding it
+blocks the whole account for five minutes. Every response says how many requests remain. So any number of
+tasks on any number of workers share the budget without a coordinator: each uses its newest response.
 
-A share of what is not reserved is spread evenly over the window, along a line that falls to the reserve at
-the window's end. What is above the line is free for bursts. The share is three quarters while a process does
-not know yet who else uses the account, and while others use much of it. It falls to two fifths while nobody
-does. What others use shows in what is left: that falls faster than the process's own answers explain.
+A share of the unreserved requests is spread evenly over the window: the remaining requests must stay above a
+line that falls to the reserve at the window's end. Requests above the line are free for bursts. The share is
+three quarters while a process does not know yet who else uses the account, and while others use much of it.
+It falls to two fifths while nobody else does. A process detects others because the remaining requests fall
+faster than its own responses explain.
 
-The rule was chosen by simulation, which is a test: ``tests/client/test_pacing_simulation.py``. A foreign
-client that begins after a burst gets no throttle up to two fifths of the account's limit. A larger reserve
-protects one that sends more.
+A simulation chose the rule: ``tests/client/test_pacing_simulation.py``. A foreign client that begins after a
+burst gets no throttle up to two fifths of the account's limit. A larger reserve protects a client that sends
+more.
 
-In all of these functions, ``reserve`` is the share of the budget that is left to others, from 0 to below 1.
-Times are seconds of one monotonic clock.
+In all functions, ``reserve`` is the share of the budget that is left to others, from 0 to below 1. Times are
+seconds of one monotonic clock.
 """
 
 from __future__ import annotations
@@ -29,53 +30,53 @@ from typing import Final
 
 from airflow_provider_cfvectorize.client import limits
 
-#: Requests a second that one process starts at most: a quarter of what the service allows one IP address
+#: The most requests a second that a process starts: a quarter of the service's limit for an IP address
 #: (:data:`~airflow_provider_cfvectorize.client.limits.IP_REQUESTS_PER_SECOND`), which other workers and
-#: other programs behind the same address share.
+#: programs behind the address share.
 MAX_REQUESTS_PER_SECOND: Final = 50
 
-#: The bounds of the share of what is not reserved that is spread over a window; bursts may take the rest.
+#: The bounds of the share of the unreserved requests that is spread over a window. Bursts may use the rest.
 LEAST_SPREAD: Final = 0.4
 MOST_SPREAD: Final = 0.75
-#: The most is spread in the opening of a window, which is this share of its length.
+#: The opening of a window, as a share of its length. During the opening, the largest share is spread.
 OPENING_SHARE: Final = 1 / 30
-#: After that, so many times the share of what is not reserved that others use.
+#: After the opening, this many times the share of the unreserved requests that others use is spread.
 SPREAD_PER_FOREIGN: Final = 1.5
-#: So many requests above the line allow one more at a time.
+#: Requests above the line that allow one more request in flight.
 HEADROOM_PER_REQUEST: Final = 16
-#: More than one request at a time only while the newest answer is younger than so many round trips, or than
-#: this share of the window: who sends several goes by what may have changed since.
+#: Several requests are in flight only while the newest response is younger than this many round trips or than
+#: this share of the window: the budget may have changed since that response.
 FRESH_ROUND_TRIPS: Final = 3
 FRESH_SHARE: Final = 1 / 50
-#: The most by which a wait for the line is stretched at random, and one at the reserve.
+#: The largest random extension of a wait for the line, and of a wait at the reserve, as a share of the wait.
 LINE_JITTER: Final = 0.2
 RESERVE_JITTER: Final = 0.5
 
-#: The share of what is not reserved that the polls of a process use at most: half of it, and a quarter while
-#: others use as much as that.
+#: The largest share of the unreserved requests for the polls of a process: half, or a quarter while others
+#: use a quarter or more.
 POLL_SHARE: Final = 0.5
 POLL_SHARE_BESIDE_OTHERS: Final = 0.25
-#: What others use is measured over this share of the window: ten seconds of the account's.
+#: The use by others is measured over this share of the window: ten seconds of the account's window.
 OTHERS_SHARE: Final = 1 / 30
-#: By so much of the window may a look that has begun be ahead of the polls' pace.
+#: The share of the window by which a poll that has begun may be ahead of the polls' pace.
 CONTINUED_SHARE: Final = 1 / 30
-#: Requests of an account's polls that may be in flight at once.
+#: The most requests of an account's polls in flight.
 MOST_POLLS_IN_FLIGHT: Final = 4
-#: The most seconds for which a throttle keeps a wait from looking: three blocks of five minutes.
+#: The most seconds for which a throttle delays the polls of a wait: three blocks of five minutes.
 LONGEST_BLOCK: Final = 900.0
-#: The seconds of a throttle that does not say how long it lasts.
+#: The seconds of a throttle without ``Retry-After``.
 UNKNOWN_BLOCK: Final = 1.0
 
 _PARAMETER: Final = re.compile(r";\s*([a-z])\s*=\s*([0-9]{1,9})(?![0-9])")
 
 
-# --- what the service says ---------------------------------------------------------------------------------
+# --- the service's headers ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """
-    What is left of a request budget, as the service's headers say.
+    The state of a request budget, from the service's headers.
 
     :param remaining: requests left in this window.
     :param reset: seconds until the window ends, whole and rounded up.
@@ -91,11 +92,11 @@ class Budget:
 
 def read_budget(headers: Mapping[str, str]) -> Budget | None:
     """
-    Read ``Ratelimit`` and ``Ratelimit-Policy``; of several entries, the one with the least left.
+    Read ``Ratelimit`` and ``Ratelimit-Policy``; of several entries, return the one with the least left.
 
     :param headers: such as ``Ratelimit: "default";r=50;t=30`` and ``Ratelimit-Policy: "default";q=100;w=60``.
-    :return: None where there are none, none that can be read, or none that counts requests: an answer that
-        leaves the whole quota was not counted, as those of ``vectorize-local`` without ``--rate-limit``.
+    :return: None if no entry is present and readable, or if the whole quota is left: then the service counts
+        no requests, like ``vectorize-local`` without ``--rate-limit``.
     """
     limit = headers.get("Ratelimit")
     if not limit:
@@ -105,7 +106,7 @@ def read_budget(headers: Mapping[str, str]) -> Budget | None:
     budgets = []
     for position, (name, entry) in enumerate(_read_list(limit)):
         if "r" in entry and "t" in entry:
-            # They belong together by name; in Cloudflare's own example the names differ, so by position then.
+            # Match entries by name, or else by position: in Cloudflare's own example the names differ.
             policy = by_name.get(name) or (policies[position][1] if position < len(policies) else {})
             quota = policy.get("q") or limits.ACCOUNT_REQUESTS
             window = policy.get("w") or limits.ACCOUNT_WINDOW_SECONDS
@@ -122,24 +123,24 @@ def _read_list(header: str) -> list[tuple[str, dict[str, int]]]:
     ]
 
 
-# --- what is known of the budget ---------------------------------------------------------------------------
+# --- the state of the budget -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """
-    What is known of the budget since the newest answer. Times are seconds of one monotonic clock.
+    The state of the budget after the newest response.
 
-    :param remaining: requests left, as the newest answer said.
+    :param remaining: requests left, according to the newest response.
     :param quota: requests in a window.
     :param window: seconds of a window.
-    :param reset_at: when this window ends: never before it really does.
-    :param started_at: when the request started that the newest answer is for.
-    :param answered_at: when the newest answer came.
-    :param jitter: from 0 to below 1: where waits for this answer's sake end within their bounds.
-    :param first_remaining: requests left, as the first answer in this window said.
-    :param first_at: when the first answer came.
-    :param own_answers: answers of this process since the first one.
+    :param reset_at: the end of this window; may be too late, but never too early.
+    :param started_at: the start of the newest response's request.
+    :param answered_at: the arrival of the newest response.
+    :param jitter: a random number from 0 to below 1 for the waits that follow the newest response.
+    :param first_remaining: requests left, according to the first response in this window.
+    :param first_at: the arrival of the first response.
+    :param own_answers: responses to this process since the first one.
     """
 
     remaining: int
@@ -158,22 +159,22 @@ def learn(
     standing: Standing | None, budget: Budget, *, started_at: float, now: float, jitter: float
 ) -> Standing:
     """
-    Return what is known of the budget after an answer.
+    Return the state of the budget after a response.
 
-    :param standing: what was known before; None for nothing.
-    :param jitter: from 0 to below 1, drawn at random.
+    :param standing: the state before; None if unknown.
+    :param jitter: a random number from 0 to below 1.
     """
-    # The seconds are rounded up, and the answer was some time on its way: so never too early, and the
-    # earliest of a window's is the best.
+    # The header is rounded up, and the response took some time: the result is never too early. The earliest
+    # result for a window is the best.
     reset_at = now + budget.reset
     first_remaining, first_at, own_answers = budget.remaining, now, 0
     if standing is not None and (standing.quota, standing.window) == (budget.quota, budget.window):
-        # Of the same window, the estimate can be later by the second and the time on the way.
+        # Within one window, results differ by the rounding and the round trip at most.
         if reset_at <= standing.reset_at + 1 + (now - started_at):
             reset_at = min(reset_at, standing.reset_at)
             own_answers = standing.own_answers + 1
             if started_at < standing.started_at:
-                # Overtaken on its way by the answer to a later request, which knows more.
+                # The response to a later request came first and is more recent.
                 return replace(standing, reset_at=reset_at, own_answers=own_answers)
             first_remaining, first_at = standing.first_remaining, standing.first_at
         elif started_at < standing.started_at:
@@ -203,7 +204,7 @@ def foreign_rate(standing: Standing) -> float:
 
 
 def spread_share(standing: Standing, reserve: float, when: float) -> float:
-    """Return the share of what is not reserved that is spread over the window."""
+    """Return the share of the unreserved requests that is spread over the window."""
     if when < standing.first_at + OPENING_SHARE * standing.window:
         return MOST_SPREAD
     foreign = foreign_rate(standing) * standing.window / ((1 - reserve) * standing.quota)
@@ -212,49 +213,49 @@ def spread_share(standing: Standing, reserve: float, when: float) -> float:
 
 def line(standing: Standing, reserve: float, when: float) -> float:
     """Return how many requests must be left for one more to start."""
-    kept = reserve * standing.quota
+    reserved = reserve * standing.quota
     left = min(1.0, (standing.reset_at - when) / standing.window)
-    return kept + spread_share(standing, reserve, when) * (standing.quota - kept) * left
+    return reserved + spread_share(standing, reserve, when) * (standing.quota - reserved) * left
 
 
 def line_reached(standing: Standing, reserve: float, free: int) -> float:
     """
     Return when the line will have fallen to a number of requests.
 
-    :param free: the number of requests, less than the line is at the newest answer.
+    :param free: the number of requests, below the line at the newest response.
     """
-    kept = reserve * standing.quota
+    reserved = reserve * standing.quota
 
     def reached(since: float) -> float:
-        spread = spread_share(standing, reserve, since) * (standing.quota - kept)
-        return standing.reset_at - max(0.0, free - kept) / spread * standing.window
+        spread = spread_share(standing, reserve, since) * (standing.quota - reserved)
+        return standing.reset_at - max(0.0, free - reserved) / spread * standing.window
 
     opening = OPENING_SHARE * standing.window
     opened = standing.first_at + opening
     known = reached(standing.answered_at)
     if standing.answered_at >= opened or standing.first_at < standing.reset_at - standing.window + opening:
         return known
-    # Who came later than the window's own opening has had no burst yet, and learns of others from one answer.
+    # A process that came after the window's opening had no burst yet, and one response shows it the others.
     return min(known, max(opened, reached(opened)))
 
 
 def time_for(standing: Standing, requests: int, *, now: float, reserve: float) -> float:
-    """Return the seconds until so many more requests may have started, if others go on as in this window."""
+    """Return the seconds until this many more requests have started, if others send at their present rate."""
     own = standing.own_answers + 1
-    kept = reserve * standing.quota
-    window = standing.quota - kept
+    reserved = reserve * standing.quota
+    window = standing.quota - reserved
     foreign = foreign_rate(standing)
-    # While our own other processes have just had their bursts, their rate says nothing of the whole window.
+    # Right after the bursts of other processes, their rate says nothing about the whole window.
     part = max(
         own / (own + foreign * (standing.answered_at - standing.first_at)),
         1 - foreign * standing.window / window,
     )
-    # Not the opening's share: that ends within seconds.
+    # The opening is not counted, because it ends within seconds.
     when = max(now, standing.first_at + OPENING_SHARE * standing.window)
     waited = 0.0
     if now < standing.reset_at:
         left = standing.reset_at - now
-        most = part * max(0.0, standing.remaining - kept)
+        most = part * max(0.0, standing.remaining - reserved)
         at_once = part * max(0.0, standing.remaining - line(standing, reserve, when))
         if requests <= most:
             return left * max(0.0, requests - at_once) / (most - at_once) if requests > at_once else 0.0
@@ -272,21 +273,21 @@ def pause_before_start(
     """
     Return the seconds until one more request may start.
 
-    :param standing: what is known of the budget; None before the first answer, and after a throttle: then
-        one request goes ahead alone.
-    :param in_flight: requests of this process that are not answered yet.
-    :param concurrency: the most there may be.
-    :return: 0 for at once; infinity if it takes an answer to know.
+    :param standing: the state of the budget; None before the first response and after a throttle, when one
+        request goes ahead alone.
+    :param in_flight: requests of this process in flight.
+    :param concurrency: the most requests in flight.
+    :return: 0 to start at once; infinity if a response must come first.
     """
     alone = math.inf if in_flight else 0.0
     if standing is None:
         return alone
-    kept = reserve * standing.quota
-    if standing.remaining <= kept:
-        # The second is for windows that slide: how long it takes until so many have left it.
+    reserved = reserve * standing.quota
+    if standing.remaining <= reserved:
+        # The second value is for sliding windows: the time until enough requests have left the window.
         rest = max(
             standing.reset_at - standing.answered_at,
-            (kept - standing.remaining + 1) * standing.window / standing.quota,
+            (reserved - standing.remaining + 1) * standing.window / standing.quota,
         )
         wake = standing.answered_at + rest * (1 + RESERVE_JITTER * standing.jitter)
         return wake - now if now < wake else alone
@@ -328,19 +329,19 @@ def pause_before_poll(
     """
     Return the seconds until the polls of an account may send one more request.
 
-    They share one pace in a process. They take at most half of what is left and not reserved, spread evenly
-    over what is left of the window; the more others use, the less, down to a quarter. So a job that writes
-    finds most of the budget. See :func:`poll_gap`.
+    The polls of a process share one pace. They use at most half of the remaining unreserved requests, spread
+    evenly over the rest of the window. The more others use, the less the polls use, down to a quarter. This
+    leaves most of the budget to a job that writes. See :func:`poll_gap`.
 
-    :param standing: what is known of the budget; None before the first answer, and after a throttle: then one
+    :param standing: the state of the budget; None before the first response and after a throttle, when one
         request goes ahead alone.
-    :param spent_until: when the polls' share allows the next start; each start moves it on by the gap.
-    :param in_flight: requests of polls that are not answered yet.
+    :param spent_until: when the polls' share allows the next start; each start moves it by the gap.
+    :param in_flight: requests of polls in flight.
     :param others: requests a second that others have used lately.
-    :param is_last: a wait has reached its deadline. Its last look may use the reserve, but never draws a
-        throttle knowingly.
-    :param is_continued: the request reads back for a look that has begun: a few of these need not wait.
-    :return: 0 for at once; infinity if it takes an answer to know.
+    :param is_last: a wait has reached its deadline. Its last poll may use the reserve, but does not exceed
+        the budget knowingly.
+    :param is_continued: the request reads ids back for a poll that has begun. A few of these need not wait.
+    :return: 0 to start at once; infinity if a response must come first.
     """
     if in_flight >= MOST_POLLS_IN_FLIGHT:
         return math.inf
@@ -359,7 +360,7 @@ def pause_before_poll(
         return alone
     ahead = CONTINUED_SHARE * standing.window if is_continued else 0.0
     gap = poll_gap(standing, now=now, in_flight=in_flight, others=others, reserve=reserve, is_last=is_last)
-    # The gap, too: it may be shorter than when the last request started.
+    # The gap may have become shorter since the last request started.
     return max(0.0, min(spent_until - ahead, now + gap, standing.reset_at) - now)
 
 
@@ -367,17 +368,17 @@ def poll_gap(
     standing: Standing, *, now: float, in_flight: int, others: float, reserve: float, is_last: bool = False
 ) -> float:
     """
-    Return the seconds that the polls of an account leave between two starts.
+    Return the seconds between two starts of an account's polls.
 
-    :param in_flight: requests of polls that are not answered yet.
+    :param in_flight: requests of polls in flight.
     :param others: requests a second that others have used lately.
     :param is_last: a wait has reached its deadline.
     """
-    kept = reserve * standing.quota
-    even = (standing.quota - kept) / standing.window
+    reserved = reserve * standing.quota
+    even = (standing.quota - reserved) / standing.window
     if is_last:
         return 1 / even
     left = max(1.0, standing.reset_at - now)
     share = max(POLL_SHARE_BESIDE_OTHERS, POLL_SHARE - others / even)
-    rate = share * min(even, max(0.0, standing.remaining - in_flight - kept) / left)
+    rate = share * min(even, max(0.0, standing.remaining - in_flight - reserved) / left)
     return min(1 / rate if rate > 0 else math.inf, left)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Credentials: checked, as headers, and as something to compare that gives nothing away."""
+"""Credentials: their check, their headers, and a digest to compare them by."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
-#: Makes digests of credentials that mean nothing outside of this process.
+#: Makes the digests of credentials meaningless outside this process.
 _SALT = os.urandom(16)
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """
-    What a client shows the service to be let in.
+    Checked credentials of a client.
 
     :param headers: the headers to send.
-    :param secret: what no error and no log line may show.
-    :param identity: equal for credentials that could stand in for each other.
+    :param secret: the text that no error and no log line may show.
+    :param identity: equal for equal credentials.
     """
 
     headers: dict[str, str] = field(repr=False)
@@ -30,11 +30,11 @@ class Credentials:
 
 def read_credentials(api_token: str | None, api_email: str | None, api_key: str | None) -> Credentials:
     """
-    Return credentials that can be sent.
+    Check credentials and return them.
 
-    :param api_token: an API token, used where there is no ``api_email``.
+    :param api_token: an API token, used without ``api_email``.
     :param api_email: the e-mail address that belongs to ``api_key``.
-    :raises VectorizeInputError: what is needed is missing, or cannot be sent in a header.
+    :raises VectorizeInputError: a value is missing, or cannot be sent in a header.
     """
     if not api_email:
         secret = _check_header_value(api_token, "API token")

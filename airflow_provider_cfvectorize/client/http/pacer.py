@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Throttles requests on this side: delays each until the request budget (``budget.py``) lets it start."""
+"""Delays each request until the request budget (``budget.py``) allows its start."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from airflow_provider_cfvectorize.client.http.budget import (
 
 log = logging.getLogger(__name__)
 
-#: A request that is held back for longer than this is told to the log, once for all that wait with it.
+#: A delay of this many seconds or more is logged, once for all requests that wait.
 LOGGED_FROM_SECONDS: Final = 5.0
-#: The weight of the newest answer in the average of round trips.
+#: The weight of the newest round trip in the average.
 _TRIP_WEIGHT: Final = 1 / 8
 
 
 class StartGate:
-    """Spaces the starts of requests; one gate is shared by all threads it is to bind."""
+    """Spaces the starts of requests of all threads that share this gate."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
@@ -42,13 +42,13 @@ class StartGate:
 
     def wait(self, sleep: Callable[[float], object] = time.sleep) -> None:
         """
-        Return when the caller's request may start.
+        Wait until the caller's request may start.
 
-        :param sleep: waits for so many seconds; may return early if nothing is going to be sent after all.
+        :param sleep: waits for a number of seconds; may return early if the request will not be sent.
         """
         with self._lock:
             now = self._clock()
-            # Evenly spaced, so that no second ever sees more.
+            # Even spacing keeps the limit in every second.
             start = self._last_start = max(now, self._last_start + 1.0 / self._per_second)
         if start > now:
             sleep(start - now)
@@ -60,7 +60,7 @@ PROCESS_GATE: Final = StartGate(MAX_REQUESTS_PER_SECOND)
 
 class OwnCount:
     """
-    A budget that nobody tells of: the documented one, of which only one's own requests are known.
+    The documented budget, less the client's own requests, for a service that reports no budget.
 
     A window begins with the first request in it.
     """
@@ -77,17 +77,17 @@ class OwnCount:
         self._sent += 1
 
     def budget(self, now: float) -> Budget:
-        """Return what is left."""
+        """Return the budget."""
         left = math.ceil(max(0.0, self._began + limits.ACCOUNT_WINDOW_SECONDS - now))
         return Budget(max(0, limits.ACCOUNT_REQUESTS - self._sent), left)
 
 
 class Start(NamedTuple):
     """
-    How the wait for a request's start ended.
+    The end of the wait for a request's start.
 
-    :param refused: 0 if it may start; else the seconds it would still have to wait, which is too long.
-    :param blocked: the seconds it waited for the end of a block.
+    :param refused: 0 if the request may start, or the seconds of the further wait if it is too long.
+    :param blocked: the seconds of the wait for the end of a block.
     """
 
     refused: float
@@ -96,10 +96,9 @@ class Start(NamedTuple):
 
 class Pacer:
     """
-    Says when a request may start; safe to share between the threads of a client.
+    Decides when a request may start. The threads of a client share it.
 
-    :param own_count: what stands in for the service's headers where there are none; None for nothing: there
-        is no limit then.
+    :param own_count: the budget for responses without headers; None for no limit.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class Pacer:
         self._in_flight = 0
         self._trip: float | None = None
         self._stopped = False
-        self._told_until = -math.inf
+        self._logged_until = -math.inf
 
     def _try_start(self, now: float) -> float:
         pause = self._pause(now)
@@ -155,11 +154,11 @@ class Pacer:
         sleep: Callable[[float], object] | None = None,
     ) -> Start:
         """
-        Return when a request may start, which :meth:`end` must be told the end of.
+        Wait until a request may start. Call :meth:`end` when the request has ended.
 
-        :param deadline: where the caller's time ends, in seconds of the clock.
-        :param patience: the most seconds to wait for the end of a block, which a throttled request brings.
-        :param sleep: waits for so many seconds; None to wait so that an answer, or :meth:`stop`, wakes it.
+        :param deadline: the caller's deadline, in seconds of the clock.
+        :param patience: the most seconds to wait for the end of a block, which follows a throttled request.
+        :param sleep: waits for a number of seconds; None for a wait that a response or :meth:`stop` ends.
         """
         blocked = 0.0
         while True:
@@ -172,7 +171,7 @@ class Pacer:
                 if math.isfinite(pause):
                     if now + pause > deadline or (in_block and blocked + pause > patience):
                         return Start(pause, blocked)
-                    self._tell(now, pause)
+                    self._log_pause(now, pause)
                 if sleep is None:
                     self._changed.wait(pause if math.isfinite(pause) else None)
             if sleep is not None:
@@ -189,12 +188,12 @@ class Pacer:
         retry_after: float | None = None,
     ) -> None:
         """
-        Take note of the end of a request.
+        Record the end of a request.
 
-        :param started_at: when it started, in seconds of the clock.
-        :param headers: the answer's headers; None if none came.
+        :param started_at: the start of the request, in seconds of the clock.
+        :param headers: the response's headers; None without a response.
         :param throttled: the service refused it because of too many requests.
-        :param retry_after: for how many seconds it wants no more; None if it did not say.
+        :param retry_after: the seconds of ``Retry-After``; None without it.
         """
         with self._changed:
             now = self._clock()
@@ -217,7 +216,7 @@ class Pacer:
             self._changed.notify_all()
 
     def time_for(self, requests: int, *, concurrency: int) -> float | None:
-        """Return the seconds that so many more requests will take, None if no budget is known."""
+        """Return the seconds that this many more requests will take, None without a known budget."""
         with self._changed:
             if self._standing is None or self._unlimited or self._trip is None:
                 return None
@@ -225,32 +224,29 @@ class Pacer:
             return max(paced, requests * self._trip / concurrency)
 
     def stop(self) -> None:
-        """Let every thread go that waits, now and from now on."""
+        """End all waits, now and from now on."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
-    def _tell(self, now: float, pause: float) -> None:
-        if pause < LOGGED_FROM_SECONDS or now < self._told_until:
+    def _log_pause(self, now: float, pause: float) -> None:
+        if pause < LOGGED_FROM_SECONDS or now < self._logged_until:
             return
-        self._told_until = now + pause
+        self._logged_until = now + pause
         standing = None if now < self._blocked_until else self._standing
         text = describe_pause("sending", pause, standing)
-        kept = f", and {self._reserve:.0%} are for others (the connection's rate_reserve)" if standing else ""
-        log.info("%s%s.", text, kept)
+        reserved = f", {self._reserve:.0%} reserved (rate_reserve)" if standing else ""
+        log.info("%s%s.", text, reserved)
 
 
 def describe_pause(doing: str, pause: float, standing: Standing | None) -> str:
     """
-    Return for how long nothing is sent, and why.
+    Return the end of a pause and its reason.
 
-    :param standing: what is known of the budget that is waited for; None if the service asked for the pause.
+    :param standing: the state of the budget that causes the pause; None if a throttle causes it.
     """
     until = datetime.fromtimestamp(time.time() + pause, UTC).isoformat(timespec="seconds")
-    why = "the service asked for it"
+    why = "the service throttled a request"
     if standing is not None:
-        why = (
-            f"of the account's {standing.quota} requests in {standing.window:.0f} s, "
-            f"{standing.remaining} were left"
-        )
-    return f"Not {doing} for {pause:.0f} s, until {until}: {why}"
+        why = f"{standing.remaining} of {standing.quota} requests in {standing.window:.0f} s left"
+    return f"Paused {doing} for {pause:.0f} s, until {until}: {why}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one pace that all polls of an account share in a process, by the rule of ``budget.py``."""
+"""The pace that all polls of an account share in a process, by the rules of ``budget.py``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from airflow_provider_cfvectorize.client.http.pacer import LOGGED_FROM_SECONDS, 
 
 log = logging.getLogger(__name__)
 
-#: The documented budget, for a service that does not tell of one.
+#: The documented budget, for a service that reports no budget.
 DOCUMENTED: Final = Budget(limits.ACCOUNT_REQUESTS, limits.ACCOUNT_WINDOW_SECONDS)
 
 
@@ -38,12 +38,12 @@ class Turn:
     """
     A request of a poll that waits for its start. Times are seconds of the pacer's clock.
 
-    :param answered_at: when the index answered last; the oldest comes first.
-    :param last_at: when a wait reaches its deadline, from when on the request comes before all others.
-    :param ripe_at: until then every mutation that is waited for is too young to be applied, and the request
-        is not worth what it takes from a budget.
+    :param answered_at: the index's last response; the request with the oldest one comes first.
+    :param last_at: the deadline of a wait. From then on, the request comes before all others.
+    :param ripe_at: until then, all awaited mutations are too young to be applied, and a limited budget is not
+        spent on the request.
     :param reserve: share of the budget that is left to others.
-    :param is_continued: the request reads back for a look that has begun.
+    :param is_continued: the request reads ids back for a poll that has begun.
     """
 
     answered_at: float = -math.inf
@@ -55,9 +55,9 @@ class Turn:
 
 class PollPacer:
     """
-    Says which request of an account's polls starts next, and when. Not for use from several threads.
+    Decides which request of an account's polls starts next, and when. It is not thread-safe.
 
-    :param assumed: the budget to keep to where the service does not tell of one; None for no limit then.
+    :param assumed: the budget if the service reports none; None for no limit.
     """
 
     def __init__(
@@ -77,25 +77,25 @@ class PollPacer:
         self._spent_until = -math.inf
         self._in_flight = 0
         self._started = 0
-        #: Of the last answers of this window: when, what remained, and our own requests that were answered.
+        #: The last responses of this window: time, remaining requests, and our own requests with a response.
         self._seen: deque[tuple[float, int, int]] = deque()
         self._others = 0.0
         self._logged_until = -math.inf
 
-    def ask(self, turn: Turn) -> None:
-        """Let a request wait for its start."""
+    def enqueue(self, turn: Turn) -> None:
+        """Add a request that waits for its start."""
         self._waiting.append(turn)
 
     def withdraw(self, turn: Turn) -> None:
-        """Forget a request that waits no more."""
+        """Remove a waiting request."""
         self._waiting.remove(turn)
 
     def start_next(self) -> tuple[Turn | None, float]:
         """
         Start the next request, if one may start now.
 
-        :return: the request, to be ended with :meth:`end`; or None and the seconds until it is worth asking
-            again: infinity if it takes an answer, or another request, first.
+        :return: the request, for which the caller calls :meth:`end` later; or None and the seconds until the
+            next call is useful: infinity if a response or another request must come first.
         """
         if not self._waiting:
             return None, math.inf
@@ -110,11 +110,11 @@ class PollPacer:
         is_not_last, is_young, *_ = rank(turn)
         pause = self._pause(turn, now, not is_not_last)
         if pause > 0:
-            self._tell(now, pause)
+            self._log_pause(now, pause)
         if is_not_last and is_young:
             pause = max(pause, min(turn.ripe_at for turn in self._waiting) - now)
         if pause > 0:
-            # A deadline changes who is next.
+            # A deadline changes the order.
             return None, min(
                 pause, min(turn.last_at for turn in self._waiting) - now
             ) if is_not_last else pause
@@ -136,7 +136,7 @@ class PollPacer:
         if now < self._blocked_until:
             if not is_last:
                 return self._blocked_until - now
-            # What was refused to one request may be allowed to another; and there will be no later look.
+            # The service may accept another request, and no later poll follows.
             return math.inf if self._in_flight else 0.0
         if self._unlimited:
             return math.inf if self._in_flight >= MOST_POLLS_IN_FLIGHT else 0.0
@@ -160,12 +160,12 @@ class PollPacer:
         retry_after: float | None = None,
     ) -> None:
         """
-        Take note of the end of a request.
+        Record the end of a request.
 
-        :param started_at: when it started, in seconds of the clock.
-        :param headers: the answer's headers; None if none are known.
+        :param started_at: the start of the request, in seconds of the clock.
+        :param headers: the response's headers; None if unknown.
         :param throttled: the service refused it because of too many requests.
-        :param retry_after: for how many seconds it wants no more; None if it did not say.
+        :param retry_after: the seconds of ``Retry-After``; None without it.
         """
         now = self._clock()
         self._in_flight -= 1
@@ -186,7 +186,7 @@ class PollPacer:
 
     def _measure_others(self, standing: Standing) -> None:
         if self._seen and standing.remaining > self._seen[-1][1] + MOST_POLLS_IN_FLIGHT:
-            # A new window. Until it has shown enough, what was seen of the old one holds.
+            # In a new window, the old rate counts until there are two responses.
             self._seen.clear()
         self._seen.append((standing.answered_at, standing.remaining, self._started - self._in_flight))
         while (
@@ -195,11 +195,11 @@ class PollPacer:
             self._seen.popleft()
         at, remaining, answered = self._seen[0]
         if standing.answered_at > at:
-            # Those of ours that were in flight then, or are now, may be counted already, or not yet.
+            # The service may have counted our requests that were in flight then or are now, or not yet.
             used = remaining - standing.remaining - (self._started - answered)
             self._others = max(0, used) / (standing.answered_at - at)
 
-    def _tell(self, now: float, pause: float) -> None:
+    def _log_pause(self, now: float, pause: float) -> None:
         if not LOGGED_FROM_SECONDS <= pause < math.inf or now < self._logged_until:
             return
         self._logged_until = now + pause

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a refusal (HTTP 401 or 403) passes: the service sometimes refuses a credential that is good."""
+"""Retries of refusals (HTTP 401 or 403): the service sometimes refuses a valid credential."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-#: Seconds for which a refusal may pass. Refusals by mistake last for seconds; this leaves room for minutes.
+#: Seconds for which a refusal is retried. Mistaken refusals last for seconds; this leaves room for minutes.
 REFUSED_SECONDS: Final = 180.0
-#: The same for a write with credentials that were accepted for reading only. Most such tokens lack the
-#: permission to write, and a single refusal by mistake is over by then.
+#: Seconds for which a refused write is retried if the service accepted the credentials only for reading. Most
+#: such tokens lack the permission to write, and a single mistaken refusal is over by then.
 UNPROVEN_SECONDS: Final = 5.0
-#: Seconds between two readings of a connection whose credentials are refused.
+#: Seconds between two reads of a connection whose credentials are refused.
 REREAD_SECONDS: Final = 60.0
 
 
 def is_reading(method: str, path: str) -> bool:
-    """Say whether a request needs no more than the permission to read."""
+    """Return whether a request needs only the permission to read."""
     return method == "GET" or path.endswith(("/get_by_ids", "/query"))
 
 
@@ -24,12 +24,12 @@ def refusal_passes(
     *, accepted: bool, proven: bool, refused_for: float, patience: float = REFUSED_SECONDS
 ) -> bool:
     """
-    Decide whether a refusal is a passing fault.
+    Decide whether a refusal is temporary.
 
-    :param accepted: the service has accepted a request with the same credentials before.
-    :param proven: one of those needed the same permission.
+    :param accepted: the service has accepted a request with these credentials before.
+    :param proven: the service has accepted a request that needs the same permission.
     :param refused_for: seconds since the first refusal after that.
-    :param patience: seconds for which a refusal may pass.
+    :param patience: seconds for which a refusal is retried.
     """
     return accepted and refused_for < (patience if proven else min(patience, UNPROVEN_SECONDS))
 
@@ -37,12 +37,12 @@ def refusal_passes(
 @dataclass(slots=True)
 class CredentialHistory:
     """
-    What the service has answered to some credentials; all threads and clients of a task share one.
+    The service's responses to some credentials. All threads and clients of a task share it.
 
     :param accepted: the service has accepted a request with them.
-    :param accepted_to_write: one of those was a write.
-    :param refused_since: when the first refusal after that came, in seconds of a clock that is never set;
-        None if there was none.
+    :param accepted_to_write: the service has accepted a write with them.
+    :param refused_since: the first refusal after that, in seconds of a monotonic clock; None if there was
+        none.
     """
 
     accepted: bool = False
@@ -51,16 +51,16 @@ class CredentialHistory:
 
     def note_accepted(self, *, reading: bool) -> None:
         """
-        Note that a request succeeded.
+        Record an accepted request.
 
-        :param reading: it needed no more than the permission to read.
+        :param reading: it needed only the permission to read.
         """
         self.accepted = True
         self.accepted_to_write = self.accepted_to_write or not reading
         self.refused_since = None
 
     def note_refused(self, now: float) -> float:
-        """Note that a request was refused, and return the seconds since the first refusal."""
+        """Record a refused request, and return the seconds since the first refusal."""
         if self.refused_since is None:
             self.refused_since = now
         return now - self.refused_since

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a response means: a result whose shape is checked, or a typed error; pure functions."""
+"""The meaning of a response: a result of a checked shape, or a typed error. All functions are pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeThrottledError,
 )
 
-#: Vectorize's own write throttle, reported under HTTP 400 as well (observed).
+#: Vectorize's own write throttle, also with HTTP 400 (observed).
 THROTTLE_CODE: Final = 40041
 #: "Authentication error", "Invalid request headers", "Invalid access token" (observed), and the
 #: gateway's "Missing X-Auth-Key, X-Auth-Email or Authorization headers".
@@ -39,30 +39,30 @@ AUTH_CODES: Final = frozenset({10000, 6003, 9109, 9106})
 INDEX_NOT_FOUND_CODE: Final = 3000
 INDEX_DELETED_CODE: Final = 3005
 NO_ROUTE_CODE: Final = 7003
-#: The name is taken, and no metadata index of that property (observed).
+#: An index of that name exists; there is no metadata index of that property (observed).
 INDEX_EXISTS_CODE: Final = 3002
 METADATA_INDEX_NOT_FOUND_CODE: Final = 40005
 NOT_FOUND_CODES: Final = frozenset({INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE, NO_ROUTE_CODE})
 
-#: What to do about an error, by its code.
+#: The remedy of an error, by its code.
 _ADVICE: Final[Mapping[int, str]] = {
     INDEX_NOT_FOUND_CODE: "Check index_name and the account id, or create the index first",
     INDEX_DELETED_CODE: "The index was deleted: create it again, or check index_name",
     NO_ROUTE_CODE: "Check the account id and the connection's host",
     INDEX_EXISTS_CODE: "An index of that name exists already",
-    METADATA_INDEX_NOT_FOUND_CODE: "list_metadata_indexes says which there are. A retry says this too where "
-    "the attempt before, whose answer was lost, has deleted it",
-    40006: "A query's vector has as many values as the index has dimensions: was it made by the embedding "
-    "model that the index was filled with?",
+    METADATA_INDEX_NOT_FOUND_CODE: "list_metadata_indexes lists those that exist. A retry also ends like "
+    "this if an earlier attempt deleted it and the response was lost",
+    40006: "A query's vector needs as many values as the index has dimensions: use the embedding model that "
+    "filled the index",
     40007: "Send fewer ids in one request",
-    40008: "An id has at most 64 bytes of UTF-8: take a digest of what is longer",
-    40012: "Every vector has as many values as the index has dimensions (get_index says how many). Nothing "
-    "of this request was written",
-    40016: "Keep what is large elsewhere, and in the metadata what leads to it. Nothing of this request was "
+    40008: "An id has at most 64 bytes of UTF-8: use a digest of a longer id",
+    40012: "Every vector needs as many values as the index has dimensions (see get_index). Nothing of this "
+    "request was written",
+    40016: "Store large values elsewhere, and a reference in the metadata. Nothing of this request was "
     "written",
     40023: "NDJSON is one JSON object a line, UTF-8: id a string, values an array of finite numbers. Nothing "
     "of this request was written",
-    40025: "Ask for at most 50 matches, or for neither values nor all metadata",
+    40025: "Request at most 50 matches, or neither values nor all metadata",
     1005: "Send NDJSON as application/x-ndjson",
 }
 _AUTH_ADVICE: Final = (
@@ -71,20 +71,21 @@ _AUTH_ADVICE: Final = (
     "Global API Key)"
 )
 _PAGE_ADVICE: Final = (
-    "This says nothing about the API token: something before the API has answered, such as a proxy, a "
-    "firewall or a challenge for browsers. Check the connection's host, and the way to it from this worker"
+    "This says nothing about the API token: a proxy, a firewall or a challenge for browsers responded "
+    "instead of the API. Check the connection's host, and the path to it from this worker"
 )
-#: An error code is smaller than this; what is larger is none.
+#: A sentence for the errors about the budget.
+BUDGET_IS_SHARED: Final = "All programs of the account's owner share the budget"
+#: A number from here on is not an error code.
 _MOST_CODE: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:
     """
-    A response that nobody has interpreted yet.
+    A response that is not interpreted yet.
 
-    :param status: the HTTP status.
-    :param headers: the headers; look-ups ignore case.
+    :param headers: a mapping that ignores case.
     :param body: the whole body, decoded from its content encoding.
     """
 
@@ -96,11 +97,10 @@ class RawResponse:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What the service said.
+    The content of a successful response.
 
     :param result: the envelope's ``result``.
-    :param date: the server's clock, from the ``Date`` header (whole seconds), None without one.
-    :param headers: the response's headers.
+    :param date: the server's time in whole seconds, from the ``Date`` header; None without it.
     """
 
     result: Any
@@ -109,14 +109,14 @@ class Answer:
 
 
 def is_server_fault(error: BaseException) -> bool:
-    """Say whether an error is an answer that tells of the server's state and not of the request: 408, 5xx."""
+    """Return whether an error is a response about the server, not about the request: 408, 5xx."""
     return isinstance(error, VectorizeResponseError) and (
         error.status == 408 or (error.status is not None and error.status >= 500)
     )
 
 
 def read_date(headers: Mapping[str, str]) -> datetime | None:
-    """Return the ``Date`` header as an aware time, None where there is none that can be read."""
+    """Return the ``Date`` header as an aware time; None if it is missing or invalid."""
     return _read_http_date(headers.get("Date", ""))
 
 
@@ -129,7 +129,7 @@ def _read_http_date(text: str) -> datetime | None:
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of ``Retry-After``, given as a number or as a date; None where it does not say."""
+    """Return the seconds of ``Retry-After``, a number or a date; None if it is missing or invalid."""
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
         return float(value)
@@ -141,15 +141,14 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
 
 def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -> Answer:
     """
-    Say what a response means; a pure function.
+    Interpret a response.
 
-    :param raw: the response.
-    :param what: the request, for errors: method and path.
+    :param what: method and path of the request, for errors.
     :param secrets: texts that no error may show.
     :raises VectorizeThrottledError: the account's request budget is used up.
     :raises VectorizeAuthError: the API refuses the credentials.
-    :raises VectorizeNotFoundError: no such index or account.
-    :raises VectorizeResponseError: any other refusal, and any answer that is not the API's, such as a page
+    :raises VectorizeNotFoundError: the index or account does not exist.
+    :raises VectorizeResponseError: any other refusal, and any response that is not the API's, such as a page
         with HTTP 403.
     """
 
@@ -173,10 +172,10 @@ def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -
         return Answer(envelope.get("result"), read_date(raw.headers), raw.headers)
     if raw.status == 429 or code == THROTTLE_CODE:
         retry_after = read_retry_after(raw.headers)
-        until = "" if retry_after is None else f"; it asks to wait {retry_after:g} s"
+        until = "" if retry_after is None else f"; retry after {retry_after:g} s"
         raise VectorizeThrottledError(
-            f"{what}: HTTP {raw.status}, code {code}: the account's request budget is used up{until}. The "
-            "budget is shared by everything that the account's owner runs",
+            f"{what}: HTTP {raw.status}, code {code}: the account's request budget is used up{until}. "
+            f"{BUDGET_IS_SHARED}",
             status=raw.status,
             code=code,
             retry_after=retry_after,
@@ -185,7 +184,7 @@ def read_answer(raw: RawResponse, *, what: str, secrets: Collection[str] = ()) -
         advice = f". {_PAGE_ADVICE}" if raw.status in (401, 403) else ""
         raise VectorizeResponseError(
             f"{what}: HTTP {raw.status} with a body that is not the API's JSON: "
-            # All of it, since half of a secret at the end of a part would not be recognized.
+            # Decode the whole body: a secret that is cut in half would not be masked.
             f"{shown(raw.body.decode('utf-8', 'replace'))}{advice}",
             status=raw.status,
         )
@@ -215,31 +214,31 @@ def _parse(body: bytes) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-# --- what a result must look like: anything else is a VectorizeResponseError -------------------------------
+# --- the shape of a result: any other shape is a VectorizeResponseError ------------------------------------
 
 
 def expect(answer: Answer, kind: type) -> Any:
     """
-    Return a result of the kind that the API promises.
+    Return a result of the expected type.
 
     :param kind: ``dict`` or ``list``.
     """
     if not isinstance(answer.result, kind):
-        # The result itself is not shown: whatever sent it may have copied the credentials into it.
+        # The result itself is not shown: it may have a copy of the credentials.
         expected = "an array" if kind is list else "an object"
         raise VectorizeResponseError(
-            f"the service's result is of type {type(answer.result).__name__}, where {expected} was expected",
+            f"the service's result is of type {type(answer.result).__name__}, expected {expected}",
             status=200,
         )
     return answer.result
 
 
-def on_record(item: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+def known_fields(item: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     """
-    Return the fields of an item that its kind has, and no others.
+    Return the fields of an item that its type declares.
 
-    What an operator returns is kept in Airflow's database, for all to see who may see a task. A server that
-    adds something of its own, such as what it was sent, credentials among that, must not get it there.
+    Airflow's database saves an operator's result, for everybody who may see the task. A server may add
+    fields, such as a copy of the request with its credentials, which must not get there.
 
     :param kind: a typed dictionary of :mod:`~airflow_provider_cfvectorize.client.types`.
     """
@@ -247,35 +246,35 @@ def on_record(item: Mapping[str, Any], kind: Any) -> dict[str, Any]:
 
 
 def read_index(answer: Answer) -> Index:
-    """Return an index as the service describes it."""
-    index = on_record(expect(answer, dict), Index)
+    """Return an index."""
+    index = known_fields(expect(answer, dict), Index)
     if isinstance(index.get("config"), Mapping):
-        index["config"] = on_record(index["config"], IndexConfig)
+        index["config"] = known_fields(index["config"], IndexConfig)
     return cast(Index, index)
 
 
 def read_vectors(answer: Answer) -> list[Vector]:
-    """Return vectors of which each has an id."""
-    # What is read back decides whether a delete is applied, so it had better be what it is taken for.
+    """Return vectors, each with an id."""
+    # The vectors that are read back decide whether a delete is applied.
     vectors = _expect_texts(expect(answer, list), ["id"], "vectors with an id")
-    return cast("list[Vector]", [on_record(vector, Vector) for vector in vectors])
+    return cast("list[Vector]", [known_fields(vector, Vector) for vector in vectors])
 
 
 def read_page(answer: Answer) -> VectorPage:
     """Return a page of ids."""
-    page = on_record(expect(answer, dict), VectorPage)
+    page = known_fields(expect(answer, dict), VectorPage)
     vectors = _expect_texts(page.get("vectors"), ["id"], "vectors with an id")
     return cast(VectorPage, {**page, "vectors": [{"id": vector["id"]} for vector in vectors]})
 
 
 def read_mutation(answer: Answer) -> Mutation:
-    """Return the mutation that an answer acknowledges."""
+    """Return the acknowledged mutation."""
     mutation_id = expect(answer, dict).get("mutationId")
     if not is_mutation_id(mutation_id):
-        # The schema allows that there is none, and nothing could ever wait for such a write.
+        # The schema makes it optional, but nothing can wait for a write without it.
         raise VectorizeResponseError(
-            "the service acknowledged a write without a mutationId, so nobody can tell when it is "
-            "applied. Send it again: writes by id can be repeated",
+            "the service acknowledged a write without a mutationId, so it is unknown when the write is "
+            "applied. Send it again: repeating a write by id is harmless",
             status=200,
         )
     accepted_at = answer.date or datetime.now(UTC).replace(microsecond=0)
@@ -283,20 +282,20 @@ def read_mutation(answer: Answer) -> Mutation:
 
 
 def read_matches(answer: Answer) -> QueryResult:
-    """Return what a query found."""
+    """Return the matches of a query."""
     result = expect(answer, dict)
     matches = _expect_texts(result.get("matches"), ["id"], "matches with an id")
     if not all(isinstance(match.get("score"), int | float) for match in matches):
         raise VectorizeResponseError("the service's result has a match without a score", status=200)
-    found = [on_record(match, QueryMatch) for match in matches]
+    found = [known_fields(match, QueryMatch) for match in matches]
     return cast(QueryResult, {"count": result.get("count", len(matches)), "matches": found})
 
 
 def read_metadata_indexes(answer: Answer) -> list[MetadataIndex]:
-    """Return the metadata indexes of an answer, their types in lower case."""
+    """Return metadata indexes, their types in lower case."""
     names = ["propertyName", "indexType"]
     indexes = _expect_texts(expect(answer, dict).get("metadataIndexes"), names, "metadata indexes")
-    # The service takes "string" and lists it as "String" (seen in real output).
+    # The service accepts "string" and lists it as "String" (seen in real output).
     return [{"propertyName": one["propertyName"], "indexType": one["indexType"].lower()} for one in indexes]
 
 
@@ -304,7 +303,5 @@ def _expect_texts(items: Any, names: list[str], what: str) -> list[dict[str, Any
     if not isinstance(items, list) or not all(
         isinstance(item, dict) and all(isinstance(item.get(name), str) for name in names) for item in items
     ):
-        raise VectorizeResponseError(
-            f"the service's result has something else where {what} were expected", status=200
-        )
+        raise VectorizeResponseError(f"the service's result is invalid, expected {what}", status=200)
     return items

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request: paced, sent by a :class:`Transport`, answered, retried."""
+"""Sends one request: paces it, sends it through a :class:`Transport`, retries it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from airflow_provider_cfvectorize.client.http.refusals import (
     refusal_passes,
 )
 from airflow_provider_cfvectorize.client.http.responses import (
+    BUDGET_IS_SHARED,
     INDEX_DELETED_CODE,
     INDEX_NOT_FOUND_CODE,
     Answer,
@@ -42,24 +43,23 @@ from airflow_provider_cfvectorize.exceptions import (
 log = logging.getLogger(__name__)
 
 
-#: The most characters of what the transport says; it may show what came in an answer's place.
+#: The most characters of a transport's error, which may quote an invalid response.
 _MOST_SHOWN = 600
-#: The first pause doubles so often at most; more would not fit into a float.
+#: The most doublings of the first pause; more would not fit into a float.
 _MOST_DOUBLINGS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLimits:
     """
-    How long a call goes on.
+    The limits of a call's retries.
 
-    :param backoff_total: seconds within which passing errors (no connection, timeout, 408, 5xx) are retried.
-        Where nothing answers at all, they count from the first request that had no answer, whichever call of
-        the task sent it.
-    :param first_backoff: the bound of the first random pause, in seconds; it doubles each time.
+    :param backoff_total: seconds of retries after temporary errors (no connection, timeout, 408, 5xx). If
+        nothing responds at all, they count from the task's first request without a response.
+    :param first_backoff: the bound of the first random pause, in seconds; it doubles for each retry.
     :param longest_backoff: the most seconds of one pause.
-    :param throttle_total: the most seconds, in sum, that a call waits because it was throttled; the default
-        is three of the blocks of five minutes that follow on going over the account's limit.
+    :param throttle_total: the most seconds that throttles delay a call, in sum. The default is three of the
+        five-minute blocks that follow a request beyond the account's limit.
     :param refusal_total: seconds within which a refusal of an accepted credential is retried.
     """
 
@@ -72,9 +72,9 @@ class RetryLimits:
 
 def may_retry(error: BaseException, *, repeatable: bool = True) -> bool:
     """
-    Decide whether sending the same request again can help and can do no harm.
+    Decide whether a retry can help and is harmless.
 
-    :param repeatable: the request has the same effect whether it is carried out once or twice.
+    :param repeatable: the request has one effect, whether it is executed once or twice.
     """
     if isinstance(error, VectorizeThrottledError):
         return True
@@ -100,14 +100,14 @@ def pause_before_retry(
     draw: float = 1.0,
 ) -> float | None:
     """
-    Decide when a request is sent again; a pure function.
+    Decide when to retry a request; a pure function.
 
     :param attempts: attempts of this call so far, at least 1.
     :param spent: seconds since this call began, without waits for throttles.
-    :param throttled: seconds that this call has waited because it was throttled.
-    :param silent: seconds since the first request of the task after which nothing has answered.
-    :param time_left: seconds until the task's time ends.
-    :param repeatable: the request has the same effect whether it is carried out once or twice.
+    :param throttled: seconds that throttles have delayed this call.
+    :param silent: seconds since the task's first request after which nothing has responded.
+    :param time_left: seconds until the task's deadline.
+    :param repeatable: the request has one effect, whether it is executed once or twice.
     :param draw: a random number from 0 to 1.
     :return: seconds to wait; None if the error is final.
     """
@@ -116,7 +116,7 @@ def pause_before_retry(
     bound = policy.first_backoff * 2.0 ** min(attempts - 1, _MOST_DOUBLINGS)
     backoff = draw * min(bound, policy.longest_backoff)
     if isinstance(error, VectorizeThrottledError):
-        # Never less than the backoff: a Retry-After of 0 must not make a loop without an end.
+        # At least the backoff: a Retry-After of 0 must not cause an endless loop.
         pause = max(backoff, error.retry_after or 0.0)
         return pause if throttled + pause <= policy.throttle_total and pause <= time_left else None
     if isinstance(error, VectorizeResponseError) and error.is_passing:
@@ -126,7 +126,7 @@ def pause_before_retry(
 
 
 def may_be_done(error: BaseException) -> bool:
-    """Decide whether a request that ended so may have been carried out, its answer lost on the way."""
+    """Decide whether the service may have executed a request that ended in this error."""
     if isinstance(error, VectorizeThrottledError):
         return False
     if isinstance(error, VectorizeTransportError):
@@ -146,7 +146,7 @@ class Transport(Protocol):
         headers: Mapping[str, str],
         body: bytes | None,
     ) -> RawResponse:
-        """Send a request; raises :class:`VectorizeTransportError` when no complete answer comes."""
+        """Send a request; raises :class:`VectorizeTransportError` without a complete response."""
 
     def close(self) -> None:
         """Close all idle connections at once, and those in use when their request ends."""
@@ -154,15 +154,15 @@ class Transport(Protocol):
 
 class VectorizeSession:
     """
-    Sends requests until they are answered for good.
+    Sends requests, with retries.
 
     :param base_url: the API's address, without a slash at the end.
     :param secrets: texts that no error and no log line may show.
-    :param retry: how long to go on; None for a single attempt that never sleeps (for the triggerer).
-    :param pacer: says when a request may start; not used for single attempts.
-    :param gate: spaces the starts of requests beyond that; likewise.
-    :param history: what the service has answered to the credential; one of its own if not given.
-    :param sleep: waits for so many seconds; the default also wakes at :meth:`stop`.
+    :param retry: the limits of retries; None for a single attempt that never sleeps (for the triggerer).
+    :param pacer: decides when a request may start; not used for single attempts.
+    :param gate: spaces the starts of requests further; not used for single attempts.
+    :param history: the service's responses to the credentials; a new history if not given.
+    :param sleep: waits for a number of seconds; :meth:`stop` ends the default's wait.
     """
 
     def __init__(
@@ -187,17 +187,17 @@ class VectorizeSession:
         self._retry = retry
         self._pacer = pacer if retry is not None else None
         self._gate = gate if retry is not None else None
-        #: What the service has answered to the credentials; clients that have the same ones may share it.
+        #: The service's responses to the credentials; clients with equal credentials may share it.
         self.history = history or CredentialHistory()
         self._of = "" if conn_id is None else f" of connection {show(conn_id)}"
         self._clock = clock
-        # All threads share these: what one has an answer to, no other takes for silence.
+        # All threads share these, so a response to one thread ends the silence for all.
         self._answered_at = -math.inf
         self._silent_since: float | None = None
         self._stopped = threading.Event()
         self._given_sleep = sleep
         self._sleep: Callable[[float], Any] = sleep or self._stopped.wait
-        #: Where the caller's time ends, in seconds of the clock; no wait for a throttle goes past it.
+        #: The caller's deadline, in seconds of the clock; no wait for a throttle goes past it.
         self.deadline: float | None = None
 
     def stop(self) -> None:
@@ -207,7 +207,7 @@ class VectorizeSession:
             self._pacer.stop()
 
     def time_for(self, requests: int, *, concurrency: int) -> float | None:
-        """Return the seconds that so many more requests will take within the budget, None if unknown."""
+        """Return the seconds that this many more requests will take within the budget; None if unknown."""
         return self._pacer.time_for(requests, concurrency=concurrency) if self._pacer is not None else None
 
     def close(self) -> None:
@@ -227,16 +227,16 @@ class VectorizeSession:
         missing_ok_on_retry: bool = False,
     ) -> Answer:
         """
-        Send one request, retry it where that helps, and return the answer.
+        Send one request, retry it if that helps, and return the response.
 
         :param json_body: a value to send as JSON.
-        :param body: bytes to send as they are, instead.
-        :param repeatable: whether two executions of the request have the effect of one. If not, it is retried
-            only after a throttle, which executes nothing.
+        :param body: bytes to send instead of ``json_body``.
+        :param repeatable: the request has one effect, whether it is executed once or twice. If not, it is
+            retried only after a throttle, which executes nothing.
         :param missing_ok_on_retry: a retry that finds nothing is a success if the response to an earlier
             attempt was lost, since that attempt deleted the index. If no response was lost, it is an error.
-        :raises VectorizeError: as :func:`read_answer`, :class:`VectorizeTransportError`, and
-            :class:`VectorizeInputError` for a value of which no JSON can be made.
+        :raises VectorizeError: the errors of :func:`read_answer`, :class:`VectorizeTransportError`, and
+            :class:`VectorizeInputError` for a value that is not valid in JSON.
         """
         headers = dict(self._headers)
         if json_body is not None:
@@ -287,9 +287,9 @@ class VectorizeSession:
             until = datetime.fromtimestamp(time.time() + pause, UTC)
             log.warning("%s. Waiting %.0f s, until %s.", error, pause, until.isoformat(timespec="seconds"))
         else:
-            # Once: how often a request is sent again is nobody's task.
+            # Only the first retry is a warning: a person need not act on the others.
             level = logging.WARNING if call.attempts == 1 else logging.INFO
-            log.log(level, "%s. Trying again in %.1f s.", error, pause)
+            log.log(level, "%s. Retrying in %.1f s.", error, pause)
         return pause
 
     def _silent_for(self, now: float) -> float:
@@ -302,7 +302,7 @@ class VectorizeSession:
         if silent < self._retry.backoff_total:
             return error
         return VectorizeTransportError(
-            f"{error}. Nothing has answered for {silent:.0f} s. Check the host{self._of} and, on this "
+            f"{error}. Nothing has responded for {silent:.0f} s. Check the host{self._of} and, on this "
             "worker, its network, firewall, proxies and CA bundle",
             sent=error.sent,
             is_final=True,
@@ -318,12 +318,12 @@ class VectorizeSession:
             )
             call.throttled += blocked
             if refused:
-                # A call that stop() wakes has not waited as long as the throttle asks, and gets here first.
+                # stop() ends a retry's wait early, and the pacer then refuses the rest of it.
                 self._raise_if_stopped(call.what)
                 raise VectorizeThrottledError(
-                    f"{call.what}: not sent, since the account's request budget would let it start in "
-                    f"{refused:.0f} s at the earliest, which is longer than the task has, or than a throttle "
-                    "is waited for. The budget is shared by everything that the account's owner runs",
+                    f"{call.what}: not sent, because the account's request budget allows it in "
+                    f"{refused:.0f} s at the earliest. That is after the task's deadline, or longer than the "
+                    f"provider waits for a throttle. {BUDGET_IS_SHARED}",
                     retry_after=refused,
                 )
         started_at = self._clock()
@@ -365,18 +365,18 @@ class VectorizeSession:
             if self._silent_since is None:
                 self._silent_since = max(started_at, self._answered_at)
             of = self._of if e.is_final else ""
-            # What came may be in there, such as a status line that is none.
+            # The error may quote the response, such as an invalid status line.
             text = f"{call.what}{of}: {masked(str(e), self._secrets)[:_MOST_SHOWN]}"
             failure = VectorizeTransportError(text, sent=e.sent, is_final=e.is_final)
         else:
             self._answered_at = self._clock()
             self._silent_since = None
             return raw
-        # Not in the except block: the context of the new error would be the one that is not masked.
+        # Not in the except block: the unmasked error would become the context of this one.
         raise failure
 
     def _judged(self, refusal: VectorizeResponseError, reading: bool) -> VectorizeResponseError:
-        """Return a refusal as a passing fault, or as final with what there was before it."""
+        """Return a refusal, marked as temporary or final, whose text has the history of the credentials."""
         accepted = self.history.accepted
         proven = accepted and (reading or self.history.accepted_to_write)
         refused_for = self.history.note_refused(self._clock())
@@ -404,9 +404,9 @@ class _Call:
     """
     A request and the attempts to send it.
 
-    :param started: when the first attempt began.
-    :param attempts: how often it was sent.
-    :param throttled: seconds it has waited because it was throttled.
+    :param started: the start of the first attempt.
+    :param attempts: number of attempts.
+    :param throttled: seconds that throttles have delayed it.
     """
 
     method: str
@@ -420,10 +420,10 @@ class _Call:
 
     @property
     def what(self) -> str:
-        """The request, for errors."""
+        """Return method and path, for errors."""
         return f"{self.method} {self.path}"
 
     @property
     def is_reading(self) -> bool:
-        """Whether it needs no more than the permission to read."""
+        """Return whether the request needs only the permission to read."""
         return is_reading(self.method, self.path)

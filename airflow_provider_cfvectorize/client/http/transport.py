@@ -2,7 +2,7 @@
 """
 The HTTP library: :class:`RequestsTransport` sends a request with ``requests``.
 
-Everything that is particular to ``requests`` and ``urllib3`` is in this file.
+Everything specific to ``requests`` and ``urllib3`` is in this file.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeTransportError,
 )
 
-#: The most bytes of a response that are read. The largest honest one is ``get_by_ids`` of 20 vectors with
-#: 1,536 values and 10 KiB of metadata each: under 2 MB.
+#: The most bytes of a response. The service's largest response is ``get_by_ids`` of 20 vectors with 1,536
+#: values and 10 KiB of metadata each: under 2 MB.
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 #: A response may take this many times the timeout of one read, from its first byte to its last.
 TOTAL_TIME_FACTOR = 3
-#: Where the library looks for CA certificates other than its own.
+#: The environment variables that name CA certificates to use instead of the library's own.
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-#: A request's body of more bytes than this is sent in steps.
+#: A request body with more bytes is sent in steps.
 MAX_STEP_BYTES = 64 * 1024
 
 
 class _DeadlineReader(io.RawIOBase):
     """
-    The raw stream under a response, with an end to its patience.
+    The raw stream of a response, with a deadline.
 
-    A socket's timeout restarts at every byte, so a server that sends one byte now and then holds a reader for
-    ever. Here every read gets what is left of the whole response's time.
+    A socket's timeout restarts at every byte, so a server that sends a byte now and then would block a reader
+    forever. Here the deadline limits each read.
     """
 
     def __init__(self, raw: io.RawIOBase, sock: Any) -> None:
@@ -61,11 +61,11 @@ class _DeadlineReader(io.RawIOBase):
         )
 
     def readable(self) -> bool:
-        """Say that this stream can be read."""
+        """Return True: the stream is readable."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read into the buffer, within what is left of the time."""
+        """Read into the buffer before the deadline."""
         if self._deadline is not None:
             left = self._deadline - time.monotonic()
             if left <= 0:
@@ -74,13 +74,13 @@ class _DeadlineReader(io.RawIOBase):
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
-        """Close the stream under this one too."""
+        """Close this stream and the one that it wraps."""
         self._raw.close()
         super().close()
 
 
 class _BoundedHTTPResponse(http.client.HTTPResponse):
-    """A response whose total time is bounded, headers included."""
+    """A response whose total time is limited, including its headers."""
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -88,38 +88,38 @@ class _BoundedHTTPResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_DeadlineReader(raw, sock))
 
     def begin(self) -> None:
-        """Read the status line and the headers, and forget the lines that are no headers."""
+        """Read the status line and the headers, and discard malformed header lines."""
         super().begin()
-        # The library would log them as they are, and they may echo a credential.
+        # The library would log those lines, and they may echo a credential.
         self.msg.defects.clear()
         self.msg.set_payload("")
 
 
 @functools.cache
 def _bounded(connection: type) -> type:
-    """Return a class of connections that bounds the total time of a response."""
+    """Return a connection class that limits the total time of a response."""
     return type(f"Bounded{connection.__name__}", (connection,), {"response_class": _BoundedHTTPResponse})
 
 
 class _BoundedAdapter(requests.adapters.HTTPAdapter):
-    """An adapter whose connections, also those to a proxy, bound the total time of a response."""
+    """An adapter whose connections, also those to a proxy, limit the total time of a response."""
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the pool for a request, with bounded connections."""
+        """Return the pool for a request, with such connections."""
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         pool.ConnectionCls = _bounded(type(pool).ConnectionCls)
         return pool
 
 
 class _Session(requests.Session):
-    """A session that never prepares to follow a redirect: that reads a body without a bound."""
+    """A session that never prepares a redirect, which would read a body of any size."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Return None: no response leads elsewhere."""
+        """Return None: no response is a redirect."""
 
 
 class CredentialAuth(requests.auth.AuthBase):
-    """Puts the credentials into the headers of a request, and into nothing else."""
+    """Adds the credentials to the headers of a request, and to nothing else."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._headers = dict(headers)
@@ -139,11 +139,11 @@ class RequestsTransport:
 
     It follows no redirects, keeps no cookies and reads no ``.netrc``.
 
-    :param base_url: where the API is; decides whether a proxy is used.
-    :param auth_headers: the headers that carry the credentials.
+    :param base_url: the API's address; decides whether a proxy is used.
+    :param auth_headers: the headers with the credentials.
     :param timeout: seconds to connect, and for each read.
-    :param max_connections: how many requests may be in flight at once; more wait for a connection.
-    :raises VectorizeInputError: the environment's proxy or file of CA certificates cannot be used.
+    :param max_connections: the most requests in flight; more requests wait for a connection.
+    :raises VectorizeInputError: the environment's proxy or file of CA certificates is unusable.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class RequestsTransport:
     ) -> None:
         self._timeout = timeout
         self._session = session = _Session()
-        # The environment is read here, once. A session that trusts it reads it, and .netrc, for each request.
+        # Read the environment here, once. With trust_env, a session reads it and .netrc for each request.
         session.trust_env = False
         session.auth = CredentialAuth(auth_headers)
         session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
@@ -175,13 +175,13 @@ class RequestsTransport:
         body: bytes | None,
     ) -> RawResponse:
         """
-        Send a request and read the whole response, within bounds of time and size.
+        Send a request and read the whole response, within limits of time and size.
 
-        :raises VectorizeTransportError: no connection, a broken one, or a response that is too slow or too
+        :raises VectorizeTransportError: there is no connection, it broke, or the response is too slow or too
             large.
         """
-        # As a file, a large body is sent in steps, each of which may take as long as the timeout. Bytes must
-        # all be sent within one timeout: 32 MB in 30 s is more than many lines can do.
+        # A file is sent in steps, and the timeout limits each step. Bytes must be sent within one timeout:
+        # 32 MB in 30 s is too fast for many networks.
         data = io.BytesIO(body) if body is not None and len(body) > MAX_STEP_BYTES else body
         try:
             with self._session.request(
@@ -204,8 +204,8 @@ class RequestsTransport:
             failure = self._explain(e, url)
             sent = _was_sent(e)
             is_final = any(isinstance(layer, ssl.SSLCertVerificationError) for layer in _layers(e))
-        # Not in the except block, where "from None" would only hide it: as the context of the new exception,
-        # the library's own would live on, and it holds the request and so the credentials.
+        # Not in the except block: the library's exception holds the request with its credentials, and would
+        # become the context of this one, even with "from None".
         raise VectorizeTransportError(failure, sent=sent, is_final=is_final)
 
     def close(self) -> None:
@@ -219,15 +219,14 @@ class RequestsTransport:
             size += len(chunk)
             if size > MAX_RESPONSE_BYTES:
                 raise VectorizeTransportError(
-                    f"the response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB, which no answer of the "
-                    "service is: check that the connection's host is the Cloudflare API"
+                    f"the response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB, which is more than the "
+                    "service sends: check that the connection's host is the Cloudflare API"
                 )
             chunks.append(chunk)
         return b"".join(chunks)
 
     def _explain(self, error: BaseException, url: str) -> str:
-        # The library's own texts nest several layers and repeat URLs; of all that, the innermost says what
-        # happened. The exception itself is not chained: it holds the request, and so the credentials.
+        # The library's errors nest several layers and repeat URLs. The innermost one says what happened.
         inner = _layers(error)[-1]
         host = urlsplit(url).netloc
         if isinstance(error, requests.ConnectTimeout):
@@ -236,7 +235,7 @@ class RequestsTransport:
             inner, TimeoutError | urllib3.exceptions.TimeoutError
         ):
             return (
-                f"no complete answer from {host}: more than {self._timeout:g} s between two reads, or more "
+                f"no complete response from {host}: more than {self._timeout:g} s between two reads, or more "
                 f"than {TOTAL_TIME_FACTOR * self._timeout:g} s in all"
             )
         if isinstance(error, requests.exceptions.ProxyError):
@@ -245,15 +244,16 @@ class RequestsTransport:
             remedy = ""
             if isinstance(inner, ssl.SSLCertVerificationError):
                 remedy = (
-                    ". If a CA of your own, or a proxy's, has signed it, name the file of that CA's "
-                    f"certificate in {CA_VARIABLES[0]}, on every worker; else check the connection's host"
+                    ". If your own CA or a proxy's CA signed the certificate, set "
+                    f"{CA_VARIABLES[0]} to the file of that CA's certificate, on every worker. If not, check "
+                    "the connection's host"
                 )
             return f"no trusted TLS connection to {host}: {str(inner)!a}{remedy}"
-        return f"no answer from {host}: {type(inner).__name__}: {str(inner)!a}"
+        return f"no response from {host}: {type(inner).__name__}: {str(inner)!a}"
 
 
 def _check_ca_file(verify: str | bool) -> None:
-    """Check that CA certificates can be read from where the environment says, if it does."""
+    """Check that the CA certificates that the environment names can be read."""
     if not isinstance(verify, str):
         return
     try:
@@ -271,7 +271,7 @@ def _check_ca_file(verify: str | bool) -> None:
 
 
 def _check_proxy(base_url: str, proxies: MutableMapping[str, str]) -> None:
-    """Check that the environment's proxy, if it is used, has an address."""
+    """Check the address of the environment's proxy, if it is used."""
     proxy = requests.utils.select_proxy(base_url, proxies)
     if proxy is None:
         return
@@ -284,14 +284,14 @@ def _check_proxy(base_url: str, proxies: MutableMapping[str, str]) -> None:
     # The value itself is not shown: it may have a password in it.
     api = urlsplit(base_url)
     raise VectorizeInputError(
-        f"the environment's proxy for {api.hostname} is no address: write {api.scheme}_proxy (or all_proxy, "
-        "in small letters or capitals) like http://proxy.example:3128, with user:password@ before the host "
-        "where the proxy asks for it"
+        f"the environment's proxy for {api.hostname} is not an address: set {api.scheme}_proxy (or "
+        "all_proxy, in lower or upper case) to a URL such as http://proxy.example:3128, with user:password@ "
+        "before the host if the proxy requires it"
     )
 
 
 def _layers(error: BaseException) -> list[BaseException]:
-    """Return an exception of the library with those it wraps, the outermost first."""
+    """Return an exception and those that it wraps, the outermost first."""
     layers = [error]
     while True:
         inner = layers[-1]
@@ -305,6 +305,6 @@ def _layers(error: BaseException) -> list[BaseException]:
 
 
 def _was_sent(error: BaseException) -> bool:
-    """Say whether a request that ended so may have been sent; no is only said where it is sure."""
+    """Return whether a failed request may have been sent; False only if it certainly was not."""
     unconnected = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
     return not any(isinstance(layer, unconnected) for layer in _layers(error))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where requests may go: the checks of everything that becomes part of a URL."""
+"""Checks of everything that becomes part of a URL."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DEFAULT_BASE_URL = "https://api.cloudflare.com/client/v4"
 _ACCOUNT_ID = re.compile(r"[0-9A-Fa-f]{32}", re.ASCII)
 _PATH_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _HOST_NAME = re.compile(r"(?!.{254})[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
-# No "%": what it stands for is up to every proxy and server on the way, "%2e%2e" among others.
+# No "%": each proxy and server may decode it differently, such as "%2e%2e".
 _BASE_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*", re.ASCII)
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host name or address can only mean this machine."""
+    """Return whether a host name or address always means this machine."""
     if host.lower() == "localhost":
         return True
     try:
@@ -38,7 +38,7 @@ def check_account_id(account_id: object) -> str:
     :raises VectorizeInputError: it is not 32 hexadecimal digits.
     """
     if not isinstance(account_id, str) or not _ACCOUNT_ID.fullmatch(account_id):
-        # What is longer may be an API token in the wrong field.
+        # A longer text may be an API token in the wrong field.
         too_long = isinstance(account_id, str) and len(account_id) > 32
         shown = f"of {len(account_id)} characters" if too_long else show(account_id)  # type: ignore[arg-type]
         raise VectorizeInputError(
@@ -52,10 +52,9 @@ def check_path_name(name: object) -> str:
     """
     Return a name that is safe as one segment of a path.
 
-    Only what could leave the segment is refused; whether the service knows the name, it says itself. The
-    check is linear in the name's length.
+    The service itself decides whether it knows the name. The check is linear in the name's length.
 
-    :raises VectorizeInputError: it is anything but 1 to 64 of A-Z, a-z, 0-9, ``_`` and ``-``.
+    :raises VectorizeInputError: the name is not 1 to 64 characters of A-Z, a-z, 0-9, ``_`` and ``-``.
     """
     if not isinstance(name, str) or not _PATH_NAME.fullmatch(name):
         raise VectorizeInputError(
@@ -68,12 +67,12 @@ def check_new_index_name(name: object) -> str:
     """
     Return a name that the service accepts for a new index.
 
-    :param name: what was passed.
-    :raises VectorizeInputError: the API's pattern (openapi-vectorize.json, ``vectorize_index-name``) does not
-        fit: a lower-case letter, then lower-case letters, digits, ``_`` and ``-``, a letter or digit last.
+    :raises VectorizeInputError: the name does not match the API's pattern (openapi-vectorize.json,
+        ``vectorize_index-name``): a lower-case letter, then lower-case letters, digits, ``_`` and ``-``, a
+        letter or digit last.
     """
     checked = check_path_name(name)
-    # The published pattern ^([a-z]+[a-z0-9_-]*[a-z0-9]+)$ backtracks catastrophically; this accepts the same.
+    # Equivalent to the published ^([a-z]+[a-z0-9_-]*[a-z0-9]+)$, which backtracks catastrophically.
     if not re.fullmatch(r"[a-z][a-z0-9_-]*[a-z0-9]", checked, re.ASCII):
         raise VectorizeInputError(
             f"invalid name for a new index {show(name)}: expected 2 to 64 characters, a "
@@ -86,15 +85,15 @@ def check_base_url(host: str | None, *, allow_http_hosts: Collection[str] = ()) 
     """
     Return the API's base URL without a trailing slash.
 
-    :param host: URL, or host with an optional path (then ``https``); None or empty is Cloudflare's own.
-    :param allow_http_hosts: host names, beside the loopback ones, to which plain ``http`` is allowed.
+    :param host: URL, or host with an optional path (then ``https``); None or empty for Cloudflare's API.
+    :param allow_http_hosts: host names, besides loopback, to which plain ``http`` is allowed.
     :raises VectorizeInputError: the URL is malformed, has a user, query or fragment, or would send the
-        credentials in the clear.
+        credentials unencrypted.
     """
     if not host:
         return DEFAULT_BASE_URL
     url = host if "://" in host else f"https://{host}"
-    # Nothing of it is shown, by urlsplit's errors neither, where it may hold a password or a token.
+    # No error shows a host that may contain a password or a token, and urlsplit's errors would show it.
     shown = show(host, 120) if not re.search("[@?#]", host) else "(not shown: it may have a secret in it)"
     expected = f"expected something like {DEFAULT_BASE_URL}"
     parts = None
@@ -107,18 +106,18 @@ def check_base_url(host: str | None, *, allow_http_hosts: Collection[str] = ()) 
     if parts.username is not None or parts.password is not None or re.search("[?#]", url):
         raise VectorizeInputError(
             f"the connection's host {shown} must have no user, password, query or fragment; {expected}. "
-            "The API token belongs into the password"
+            "Put the API token into the password"
         )
     hostname = parts.hostname or ""
-    # urlsplit drops line breaks and tabs without a word.
+    # urlsplit drops line breaks and tabs silently.
     is_url = url.isascii() and url.isprintable() and " " not in url and parts.scheme in ("http", "https")
     is_host = _is_host(hostname) and ("[" in parts.netloc) == (":" in hostname)
     if not is_url or not is_host or parts.netloc.endswith(":"):
         raise VectorizeInputError(f"the connection's host {shown} is not an http(s) URL; {expected}")
     if not _BASE_PATH.fullmatch(parts.path) or any(part in (".", "..") for part in parts.path.split("/")):
         raise VectorizeInputError(
-            f"the connection's host {shown} must have no '.' or '..', and no '%' or other odd characters, in "
-            f"its path; {expected}"
+            f"the connection's host {shown} must have no '.' or '..', and no '%' or other special "
+            f"characters, in its path; {expected}"
         )
     http_allowed = is_loopback(hostname) or hostname in {allowed.lower() for allowed in allow_http_hosts}
     if parts.scheme == "http" and not http_allowed:
