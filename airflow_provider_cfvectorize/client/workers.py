@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sending many batches: a few at a time from threads, everything else on the caller's thread."""
+"""Sends many batches: a few at a time in threads, everything else on the caller's thread."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeThrottledError,
 )
 
-#: How often the caller's thread looks whether it was told to stop, in seconds.
-_LOOK_SECONDS: Final = 0.2
-#: How long batches in flight are waited for after that, in seconds: a worker gets five before it is killed.
-_PATIENCE_WHEN_STOPPED: Final = 2.0
-#: Between two lines of progress; a job that ends before the first one has none.
+#: Seconds between two checks of the caller's thread whether to stop.
+_CHECK_SECONDS: Final = 0.2
+#: The most seconds to wait for batches in flight after a stop: a worker gets five before it is killed.
+_DRAIN_SECONDS: Final = 2.0
+#: Seconds between two lines of progress; a shorter job has none.
 SECONDS_BETWEEN_LINES: Final = 10.0
-#: A rate is that since so many lines of progress before: a minute.
+#: A rate is measured over this many lines of progress: a minute.
 _LINES_FOR_RATE: Final = 6
 
 
@@ -40,11 +40,11 @@ Result = TypeVar("Result")
 
 
 class Stopped(Exception):  # noqa: N818 - a signal, not an error
-    """The caller was told to stop."""
+    """The task must stop."""
 
 
 def check_concurrency(concurrency: int) -> None:
-    """Check how many requests are to be in flight at once."""
+    """Check the number of requests in flight."""
     if concurrency < 1:
         raise VectorizeInputError(f"concurrency is {concurrency}, expected a whole number from 1")
 
@@ -53,9 +53,9 @@ class Progress:
     """
     Logs the progress of a long job: items and batches done, rate of the last minute, time left.
 
-    :param what: what is being done, such as ``deleting``.
-    :param time_for: says how many seconds so many more requests, one a batch, will take within the account's
-        budget; None where nothing is known of a budget.
+    :param what: the activity, such as ``deleting``.
+    :param time_for: returns the seconds that this many more requests, one a batch, will take within the
+        account's budget; None without a known budget.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class Progress:
         self._count = count
         self._batches = batches
         self._time_for = time_for
-        #: When the lines of the last minute were written, with the items done by then.
+        #: The times of the last minute's lines, each with the number of items done.
         self._lines = deque([(time.monotonic(), 0)], maxlen=_LINES_FOR_RATE)
         self.skipped = 0
         self.done = 0
         self.batches_done = 0
 
     def skip(self, items: int) -> None:
-        """Count a batch as done by an earlier try."""
+        """Count a batch as done by an earlier attempt."""
         self.skipped += items
         self.done += items
         self.batches_done += 1
@@ -112,13 +112,14 @@ class Progress:
 
 class Dispatcher(Generic[Batch, Result]):
     """
-    Runs one function over batches, several at a time, and hands the results back on the caller's thread.
+    Runs a function over batches, several at a time, and handles the results on the caller's thread.
 
-    Threads only send requests. The caller's thread takes the results, sees that it was told to stop, and is
-    never blocked for longer than a moment, so that a signal handler may run.
+    Threads only send requests. The caller's thread handles the results and checks whether to stop. It never
+    blocks for long, so that a signal handler can run.
 
     :param work: sends one batch; runs in a thread.
-    :param done: takes a batch and its result; runs on the caller's thread.
+    :param done: handles a batch and its result; runs on the caller's thread.
+    :param stopped: returns whether to stop.
     """
 
     def __init__(
@@ -135,16 +136,16 @@ class Dispatcher(Generic[Batch, Result]):
         self._concurrency = concurrency
         self._stopped = stopped
         self._in_flight: dict[Future[Result], Batch] = {}
-        # Not futures.wait, which makes a waiter of its own and hangs it on every future, each time.
+        # Each call of futures.wait would add a waiter to every future.
         self._finished: queue.SimpleQueue[Future[Result]] = queue.SimpleQueue()
         self.failed: list[tuple[Batch, VectorizeError]] = []
         self.sent = 0
 
     def run(self, batches: Iterable[Batch]) -> None:
         """
-        Send all batches; after one failed for good, start no more, await those in flight, and return.
+        Send all batches. After one fails for good, start no more, and return when those in flight end.
 
-        :raises Stopped: the caller was told to stop; batches in flight were waited for a moment.
+        :raises Stopped: the task must stop; batches in flight had two seconds to end.
         """
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="cfvectorize")
         try:
@@ -161,14 +162,14 @@ class Dispatcher(Generic[Batch, Result]):
             while self._in_flight:
                 self._take()
         except Stopped:
-            self._drain(_PATIENCE_WHEN_STOPPED)
+            self._drain(_DRAIN_SECONDS)
             raise
         except Exception:
-            # The batches' own source failed; what is in flight still counts.
+            # The source of the batches failed; batches in flight still count.
             self._drain(None)
             raise
         finally:
-            # Also on the errors that Airflow raises out of signal handlers; threads end with their request.
+            # Airflow's signal handlers may raise errors here too. A thread ends with its request.
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _check(self) -> None:
@@ -177,7 +178,7 @@ class Dispatcher(Generic[Batch, Result]):
 
     def _take(self) -> None:
         try:
-            self._collect([self._finished.get(timeout=_LOOK_SECONDS)])
+            self._collect([self._finished.get(timeout=_CHECK_SECONDS)])
         except queue.Empty:
             self._check()
 
@@ -204,71 +205,71 @@ def in_order(
     stopped: Callable[[], bool],
 ) -> Iterator[tuple[Item, Result]]:
     """
-    Run one function over items, several at a time, and iterate over the results in the order of the items.
+    Run a function over items in threads, and yield the items with their results, in order.
 
-    However slow the first of them is, no more items are at work or wait to be taken than run at a time. The
-    caller's thread is never blocked for longer than a moment, so that a signal handler may run.
+    At most ``concurrency`` items run or wait to be yielded, however slow the first one is. The caller's
+    thread never blocks for long, so that a signal handler can run.
 
-    :raises Stopped: the caller was told to stop; what is at work is not waited for.
+    :param stopped: returns whether to stop.
+    :raises Stopped: the task must stop; running items may still end later.
     """
     check_concurrency(concurrency)
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="cfvectorize")
-    at_work: deque[tuple[Item, Future[Result]]] = deque()
+    started: deque[tuple[Item, Future[Result]]] = deque()
     source = iter(items)
     try:
         while True:
             if stopped():
                 raise Stopped
-            for item in itertools.islice(source, concurrency - len(at_work)):
-                at_work.append((item, pool.submit(work, item)))
-            if not at_work:
+            for item in itertools.islice(source, concurrency - len(started)):
+                started.append((item, pool.submit(work, item)))
+            if not started:
                 return
-            while not wait([at_work[0][1]], timeout=_LOOK_SECONDS).done:
+            while not wait([started[0][1]], timeout=_CHECK_SECONDS).done:
                 if stopped():
                     raise Stopped
-            item, future = at_work.popleft()
+            item, future = started.popleft()
             yield item, future.result()
-            # What was taken is the taker's alone.
+            # Only the caller keeps a yielded result.
             del item, future
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def attend(work: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
+def stoppable_call(work: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
     """
-    Do something in a thread, so that this one sees meanwhile that it is told to stop.
+    Call a function in a thread, and check meanwhile whether to stop: a throttled request may take minutes.
 
-    A single request may take minutes, if it is throttled.
-
-    :raises Stopped: the caller was told to stop; the work is not waited for.
+    :raises Stopped: the task must stop; the call may still end later.
     """
     ((_, result),) = in_order(lambda _: work(), [None], concurrency=1, stopped=stopped)
     return result
 
 
-def rest(seconds: float, stopped: Callable[[], bool]) -> None:
+def stoppable_sleep(seconds: float, stopped: Callable[[], bool]) -> None:
     """
-    Do nothing for some time, and see meanwhile that this thread is told to stop.
+    Sleep, and check meanwhile whether to stop.
 
-    :param stopped: says whether to stop; not asked where there is no time to pass.
+    :param stopped: returns whether to stop; not called if ``seconds`` is 0.
+    :raises Stopped: the task must stop.
     """
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         if stopped():
             raise Stopped
-        time.sleep(min(left, _LOOK_SECONDS))
+        time.sleep(min(left, _CHECK_SECONDS))
 
 
 def batch_error(
     cause: VectorizeError, message: str, *, acknowledged: int, failed: int, not_sent: int | None
 ) -> VectorizeBatchError:
     """
-    Return the error of a write that ended early, of a kind that the handlers of its cause see as well.
+    Return the error of a write that ended early; handlers of its cause catch it too.
 
-    :param message: how far the write came, and what to do.
+    :param message: the progress of the write, and what to do.
     :param acknowledged: number of items that were accepted.
     :param failed: number of items in requests that failed.
-    :param not_sent: number of items that were never sent, None if that is unknown.
+    :param not_sent: number of items that were not sent; None if unknown.
     """
     numbers: dict[str, Any] = {"acknowledged": acknowledged, "failed": failed, "not_sent": not_sent}
     details: dict[str, Any] = {"status": getattr(cause, "status", None), "code": getattr(cause, "code", None)}

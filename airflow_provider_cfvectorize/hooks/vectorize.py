@@ -477,7 +477,7 @@ class CloudflareVectorizeHook(BaseHook):
                 evidence = wait.until(wait_timeout, interval=poll_interval, stopped=lambda: False)
             report_evidence(evidence, self.log)
             deletion.note_wait(evidence)
-        deletion.tell(probes, self.log)
+        deletion.log_end(probes, self.log)
         return {
             **deletion.report("none_found", probes),
             "receipt": receipt and receipt.as_dict(),

@@ -164,10 +164,10 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         self, method: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
         """Send one request. A kill ends the wait for it, since a throttle can delay it for many minutes."""
-        from airflow_provider_cfvectorize.client.workers import Stopped, attend
+        from airflow_provider_cfvectorize.client.workers import Stopped, stoppable_call
 
         try:
-            return attend(lambda: method(*args, **kwargs), self.is_killed)
+            return stoppable_call(lambda: method(*args, **kwargs), self.is_killed)
         except Stopped:
             raise VectorizeInterrupted("interrupted: a request in flight may still take effect") from None
 
@@ -250,7 +250,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         :raises VectorizeWaitTimeout: the write was not observed as applied in time.
         :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
         """
-        from airflow_provider_cfvectorize.client.bulk.checkpoint import kept_evidence
+        from airflow_provider_cfvectorize.client.bulk.checkpoint import saved_evidence
         from airflow_provider_cfvectorize.client.mutations.evidence import evidence_of_nothing
         from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY
 
@@ -261,7 +261,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         if receipt.mutation_id is None:
             return self._end(context, evidence_of_nothing(receipt))
         store = self.progress_store(context)
-        if store is not None and (evidence := kept_evidence(store, receipt.mutation_id)) is not None:
+        if store is not None and (evidence := saved_evidence(store, receipt.mutation_id)) is not None:
             self.log.info("Applied: an earlier try has the evidence; no further wait.")
             return self._finish(context, evidence)
         return self._end(context, self.wait_until_applied(context, receipt))
@@ -359,12 +359,12 @@ class VectorizeWriteOperator(VectorizeOperator):
         return evidence
 
     def _end(self, context: Context, evidence: dict[str, Any]) -> str | None:
-        from airflow_provider_cfvectorize.client.bulk.checkpoint import keep_evidence
+        from airflow_provider_cfvectorize.client.bulk.checkpoint import save_evidence
 
         evidence = self.complete_evidence(evidence)
         mutation_id = self._finish(context, evidence)
         if (store := self.progress_store(context)) is not None:
-            keep_evidence(store, evidence, self.log)
+            save_evidence(store, evidence, self.log)
         return mutation_id
 
     def _finish(self, context: Context, evidence: dict[str, Any]) -> str | None:

@@ -196,7 +196,7 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
             self.push(context, RECEIPT_KEY, nothing.as_dict())
             self._finish(context, evidence_of_nothing(nothing))
         self.push(context, REPORT_KEY, deletion.report("none_found", self.probes))
-        deletion.tell(self.probes, self.log)
+        deletion.log_end(self.probes, self.log)
         return deletion.mutation_id
 
     def _run_round(self, context: Context, deletion: Deletion) -> Receipt | None:

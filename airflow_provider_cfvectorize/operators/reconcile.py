@@ -323,9 +323,9 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         return saved.receipt
 
     def _compare(self, client: VectorizeClient, comparison: Comparison, desired: IdSource) -> None:
-        from airflow_provider_cfvectorize.client.bulk.reconcile import pause, see_index
+        from airflow_provider_cfvectorize.client.bulk.reconcile import list_into, pause
 
-        comparison.want(desired, of_file=self.ids_path is not None)
+        comparison.add_desired(desired, of_file=self.ids_path is not None)
         if desired.count == 0 and not self.is_dry_run:
             # A guard would refuse any listing.
             self._raise(self._refusal(comparison))
@@ -342,7 +342,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
                 "End it with a delimiter, as in %s.",
                 *(show(self.id_prefix + end) for end in ("", "0", "/")),
             )
-        see_index(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
+        list_into(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
         self._tell(comparison)
         if self.confirm_after is None or comparison.surplus.count == 0:
             return
@@ -350,7 +350,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             return
         self.log.info("Waiting %g s before a second listing that confirms the surplus.", self.confirm_after)
         pause(self.confirm_after, self.is_killed)
-        see_index(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
+        list_into(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
         self._tell(comparison)
 
     def _act(
@@ -387,7 +387,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             return receipt
         try:
             if checkpoint is not None:
-                checkpoint.keep_also({"report": {**report, "deleted": surplus.count}})
+                checkpoint.add_details({"report": {**report, "deleted": surplus.count}})
             receipt = self._delete(client, surplus, checkpoint)
         except VectorizeBatchError as e:
             self.push(context, "report", {**report, "deleted": e.acknowledged})

@@ -128,7 +128,7 @@ class _FillOperator(VectorizeWriteOperator):
                     if checkpoint is None:
                         raise
                     self.log.info("Saved progress belongs to a different file content; starting over.")
-                    checkpoint.start_afresh()
+                    checkpoint.start_over()
 
     def report(self, evidence: dict[str, Any]) -> None:
         """Log the outcome of the wait."""

@@ -148,8 +148,8 @@ def test_a_delete_of_the_last_batch_by_somebody_else_proves_nothing(serve: Serve
 @pytest.mark.parametrize(
     ("exist", "told"),
     [
-        (0, "None of 20 sampled ids exists in index docs; missing are, for example, 'id-0', 'id-5', 'id-10'"),
-        (1, "1 of 20 sampled ids exists in index docs; missing are, for example, 'id-5', 'id-10', 'id-16'"),
+        (0, "None of 20 sampled ids exists in index docs; examples of missing ids: 'id-0', 'id-5', 'id-10'"),
+        (1, "1 of 20 sampled ids exists in index docs; examples of missing ids: 'id-5', 'id-10', 'id-16'"),
         (100, ""),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_failed_question_costs_the_witnesses_only(
     receipt = delete_ids(connect(serve(index)), "docs", read_ids(numbered(100)), log=log)
     assert receipt.mutation_id == "mutation-id-0"
     assert receipt.witness_ids == ()
-    assert "No witnesses, and so a weaker proof later" in caplog.text
+    assert "No witnesses, so the evidence will be weaker" in caplog.text
 
 
 def test_nothing_is_sent_for_no_ids(connect: Connect) -> None:
@@ -256,8 +256,8 @@ def test_a_held_back_batch_that_fails(serve: Serve, connect: Connect) -> None:
 def test_a_delete_that_is_told_to_stop(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(workers, "_PATIENCE_WHEN_STOPPED", 0.01)
+    monkeypatch.setattr(workers, "_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "_DRAIN_SECONDS", 0.01)
     index = Index()
     killed: list[bool] = []
 
@@ -286,8 +286,8 @@ def test_a_delete_that_is_told_to_stop(
 def test_a_question_that_is_throttled_can_be_stopped(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(workers, "_PATIENCE_WHEN_STOPPED", 0.01)
+    monkeypatch.setattr(workers, "_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "_DRAIN_SECONDS", 0.01)
     server = serve([refused(429, 971, Retry_After="500")])
     with pytest.raises(VectorizeInterrupted, match="interrupted: nothing was deleted"):
         delete_ids(
@@ -427,7 +427,7 @@ def test_read_back_all(
         "still_visible": ["id-129", "id-5"],
     }
     assert sorted(len(asked) for asked in index.questions) == [11, *[20] * 6]
-    assert "five times those of the delete" in caplog.text
+    assert "five times as many as the delete needs" in caplog.text
 
 
 def test_what_is_still_visible_is_asked_for_again(serve: Serve, connect: Connect) -> None:
@@ -478,7 +478,7 @@ def test_reading_back_again_that_is_told_to_stop(
             IdList(numbered(5)),
             patience=3600,
             interval=3600,
-            stopped=lambda: "asking for them again" in caplog.text,
+            stopped=lambda: "reading them again" in caplog.text,
             log=log,
         )
 

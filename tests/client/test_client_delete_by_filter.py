@@ -14,10 +14,10 @@ from airflow_provider_cfvectorize.client.bulk.delete_by_filter import Deletion, 
 def take(deletion: Deletion, *ids: str, max_ids: int = 10_000) -> Round:
     """Run a round that finds these ids, and keep what it found as a deferral would."""
     this = Round(deletion, probes=1, max_ids=max_ids)
-    this.feed(ids)
-    this.feed(ids)
+    this.add(ids)
+    this.add(ids)
     assert this.is_over
-    deletion.take_in(this)
+    deletion.add_round(this)
     kept = Deletion(**json.loads(json.dumps(deletion.as_dict())))
     assert kept == deletion
     return this
@@ -34,9 +34,9 @@ def test_probe_vectors(dimensions: int) -> None:
 def test_a_round_ends_after_so_many_queries_without_a_new_id() -> None:
     this = Round(Deletion(None, "n", 32), probes=2, max_ids=5)
     for ids in (["a"], ["a"], ["a", "b"], ["b"]):
-        this.feed(ids)
+        this.add(ids)
         assert not this.is_over
-    this.feed([])
+    this.add([])
     assert this.is_over
     assert list(this.ids) == ["a", "b"]
 
@@ -45,9 +45,9 @@ def test_it_ends_as_soon_as_there_are_too_many() -> None:
     deletion = Deletion(None, "n", 32)
     take(deletion, "a", "b")
     this = Round(deletion, probes=3, max_ids=3)
-    this.feed(["a", "c"])
+    this.add(["a", "c"])
     assert not this.is_over
-    this.feed(["d"])
+    this.add(["d"])
     assert this.is_too_much
 
 

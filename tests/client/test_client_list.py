@@ -136,7 +136,9 @@ def test_a_page_with_an_open_end_is_an_error(serve: Serve, connect: Connect, ope
 
 def test_a_listing_in_a_circle_ends(serve: Serve, connect: Connect) -> None:
     server = serve([page("a", cursor="x")])
-    with pytest.raises(VectorizeResponseError, match="after 2 ids the service gave the same cursor again"):
+    with pytest.raises(
+        VectorizeResponseError, match="after 2 ids the service returned the same cursor again"
+    ):
         list(iter_ids(connect(server), "docs"))
     assert len(server.requests) == 2
 

@@ -66,7 +66,7 @@ def test_a_read_that_fails(serve: Serve, connect: Connect, refusal: Reply, kind:
 
 
 def test_a_read_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
-    with pytest.raises(VectorizeInterrupted, match="interrupted: 0 of 1 id "):
+    with pytest.raises(VectorizeInterrupted, match="interrupted: 0 of 1 id was read"):
         next(
             iter_vectors(
                 connect(serve([ok([])])), "docs", read_ids(["a"]), concurrency=1, stopped=lambda: True

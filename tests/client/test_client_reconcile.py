@@ -22,9 +22,9 @@ from airflow_provider_cfvectorize.client.bulk.reconcile import (
     Lookalikes,
     check_prefix,
     form_of,
+    list_into,
     pause,
     refusal,
-    see_index,
 )
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.inputs.ids import IdList
@@ -74,9 +74,9 @@ def test_what_is_surplus_in_every_listing_and_what_is_missing_in_the_last(
     desired = {id_ for id_ in POOL if id_.startswith(prefix) and chance.random() < share}
     listings = [[id_ for id_ in POOL * 2 if chance.random() < share] for share in shares]
     with Comparison(prefix or None) as comparison:
-        comparison.want(IdList(list(desired)))
+        comparison.add_desired(IdList(list(desired)))
         for listing in listings:
-            comparison.see(iter(listing))
+            comparison.add_listing(iter(listing))
         scopes = [{id_ for id_ in listing if id_.startswith(prefix)} for listing in listings]
         surplus = set.intersection(*scopes) - desired
         for stored, expected in (
@@ -104,28 +104,28 @@ def test_a_listing_that_ended_early_counts_for_nothing() -> None:
         raise VectorizeListingExpired("expired", count=2)
 
     with Comparison() as comparison:
-        comparison.want(IdList(["a"]))
+        comparison.add_desired(IdList(["a"]))
         with pytest.raises(VectorizeListingExpired):
-            comparison.see(ends_early())
-        comparison.see(["a", "b"])
+            comparison.add_listing(ends_early())
+        comparison.add_listing(["a", "b"])
         with pytest.raises(VectorizeListingExpired):
-            comparison.see(ends_early())
+            comparison.add_listing(ends_early())
         assert flat(comparison.surplus) == ["b"]
-        comparison.see(["b"])
+        comparison.add_listing(["b"])
         assert (flat(comparison.surplus), flat(comparison.missing)) == (["b"], ["a"])
 
 
 def test_desired_ids_outside_of_the_prefix() -> None:
     wanted = IdList([f"a{i}" for i in range(150)] + ["b\n" * 9, *"bcdefg"])
     with pytest.raises(VectorizeInputError) as e, Comparison("a") as comparison:
-        comparison.want(wanted)
+        comparison.add_desired(wanted)
     text = str(e.value)
     assert "7 of 157 desired ids do not begin with the id_prefix 'a': 'b\\nb" in text
     assert "at position 150, 'b' at position 151, " in text
     assert "'e' at position 154, ..." in text
     assert "'f'" not in text
     with pytest.raises(VectorizeInputError) as e, Comparison("x") as comparison:
-        comparison.want(IdList(["hunter2"]), of_file=True)
+        comparison.add_desired(IdList(["hunter2"]), of_file=True)
     assert "1 of 1 desired ids do not begin with the id_prefix 'x': at position 0 (counted from 0)" in str(
         e.value
     )
@@ -213,23 +213,23 @@ def test_an_expired_listing_starts_again(
     # What was only in the listing that expired is not there any more.
     server = serve([page("a", "gone", cursor="x"), EXPIRED, page("a", "b", cursor="y"), page("c", "b")])
     with Comparison() as comparison, caplog.at_level(logging.WARNING):
-        comparison.want(IdList(["a"]))
-        see_index(comparison, connect(server), "docs")
+        comparison.add_desired(IdList(["a"]))
+        list_into(comparison, connect(server), "docs")
         assert flat(comparison.surplus) == ["b", "c"]
         assert comparison.listed == 3
-    assert "Listing again, for the 1. of at most 3 times" in caplog.text
+    assert "Listing again, restart 1 of at most 3." in caplog.text
 
 
 def test_the_fourth_listing_that_expires_ends_it(serve: Serve, connect: Connect) -> None:
     server = serve(lambda request: EXPIRED if "cursor" in request.path else page("a", cursor="x"))
     with Comparison() as comparison, pytest.raises(VectorizeListingExpired):
-        see_index(comparison, connect(server), "docs")
+        list_into(comparison, connect(server), "docs")
     assert len(server.requests) == 8
 
 
 def test_other_errors_are_what_they_are(serve: Serve, connect: Connect) -> None:
     with Comparison() as comparison, pytest.raises(VectorizeNotFoundError):
-        see_index(comparison, connect(serve([refused(404, 3000)])), "docs")
+        list_into(comparison, connect(serve([refused(404, 3000)])), "docs")
 
 
 @pytest.mark.parametrize("total", [5, None, "5"])
@@ -243,7 +243,7 @@ def test_progress_is_told(
     monkeypatch.setattr(workers, "SECONDS_BETWEEN_LINES", 0.0)
     server = serve([page("a", "b", cursor="x", total=total), page("c", total=total)])
     with Comparison() as comparison, caplog.at_level(logging.INFO):
-        see_index(comparison, connect(server), "docs")
+        list_into(comparison, connect(server), "docs")
         assert comparison.listed == 3
     assert ("listing docs: 2 of 5 ids" in caplog.text) is (total == 5)
 
@@ -254,7 +254,7 @@ def test_a_stop_between_two_pages(serve: Serve, connect: Connect) -> None:
         Comparison() as comparison,
         pytest.raises(VectorizeInterrupted, match="during the listing of index 'docs': nothing was deleted"),
     ):
-        see_index(comparison, connect(server), "docs", stopped=lambda: len(server.requests) > 0)
+        list_into(comparison, connect(server), "docs", stopped=lambda: len(server.requests) > 0)
     assert len(server.requests) == 1
 
 
@@ -268,7 +268,7 @@ def test_a_stop_while_a_page_is_waited_for(serve: Serve, connect: Connect) -> No
     server = serve(answer)
     try:
         with Comparison() as comparison, pytest.raises(VectorizeInterrupted):
-            see_index(comparison, connect(server), "docs", stopped=lambda: len(server.requests) > 0)
+            list_into(comparison, connect(server), "docs", stopped=lambda: len(server.requests) > 0)
     finally:
         over.set()
 
@@ -311,7 +311,7 @@ reconciliation.CACHE_KIB = 64
 resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, 256 * 1024))
 try:
     with reconciliation.Comparison() as comparison:
-        comparison.see(f"{i:060}" for i in range(20_000))
+        comparison.add_listing(f"{i:060}" for i in range(20_000))
 except VectorizeError as e:
     print(e)
 """

@@ -176,7 +176,7 @@ def test_the_number_of_values() -> None:
     [
         (None, "got None, expected vectors such as"),
         (5, "got 5, expected"),
-        ("vectors.ndjson", r"of a path, pass open\(path, 'rb'\)"),
+        ("vectors.ndjson", r"for a path, pass open\(path, 'rb'\)"),
         (vector(), "got a dict, expected"),
     ],
 )
@@ -192,7 +192,9 @@ class NothingYet(io.BytesIO):
 
 @pytest.mark.parametrize("file", [io.StringIO("{}"), NothingYet()])
 def test_a_file_that_gives_no_bytes(file: Any) -> None:
-    with pytest.raises(VectorizeInputError, match=r"reading the file gave .*expected bytes: open it with"):
+    with pytest.raises(
+        VectorizeInputError, match=r"reading the file returned .*expected bytes: open it with"
+    ):
         cut(file)
 
 

@@ -141,7 +141,7 @@ def test_a_request_that_fails(serve: Serve, connect: Connect, refusal: Any, kind
     assert (e.value.acknowledged, e.value.failed, e.value.not_sent) == (10_000, 5000, None)
     assert str(e.value).startswith(
         f"10000 vectors in 2 requests are acknowledged (the last mutation is {LAST}), the 5000 of positions "
-        "10000 to 14999 failed, and what follows was not sent. Writing all of them again is harmless. The "
+        "10000 to 14999 failed, and the rest was not sent. Writing all of them again is harmless. The "
         "failure: "
     )
     assert e.value.__cause__ is not None

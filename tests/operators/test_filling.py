@@ -159,7 +159,7 @@ def test_lines_that_are_no_vectors_can_be_left_out(
         write("upsert", context, vectors_path=str(path), on_unparsable="discard", wait_for_completion=True)
     assert vectorize.ids() == {"a", "c"}
     assert context["ti"].pushed["report"] == {"vectors": 2, "requests": 1, "discarded": 3}
-    assert "left out 3" in caplog.text + capfd.readouterr().out
+    assert "skipped 3 unparsable items" in caplog.text + capfd.readouterr().out
 
 
 def test_keys_that_no_vector_has_are_told(
@@ -168,7 +168,7 @@ def test_keys_that_no_vector_has_are_told(
     with caplog.at_level(logging.WARNING):
         write("upsert", vectors=[vector("a"), vector("b", text="hello"), vector("c", text="hello")])
     text = caplog.text + capfd.readouterr().out
-    assert "vectors: at position 1, the vector has the key 'text'" in text
+    assert "vectors: at position 1, the vector has the unknown key 'text'" in text
     assert "hello" not in text
 
 
@@ -485,7 +485,7 @@ def test_a_question_that_fails_costs_the_witnesses_only(
     context = make_context()
     with caplog.at_level(logging.WARNING):
         assert write("upsert", context, vectors=[vector("a")])
-    assert "No witnesses, and so a weaker proof later" in caplog.text + capfd.readouterr().out
+    assert "No witnesses, so the evidence will be weaker" in caplog.text + capfd.readouterr().out
     assert "witness_vectors" not in context["ti"].pushed["receipt"]
 
 

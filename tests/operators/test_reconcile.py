@@ -165,7 +165,7 @@ def test_more_than_the_fraction_is_refused(vectorize: Vectorize, tmp_path: Path)
     report = report_of_failure(
         VectorizeInputError,
         r"index 'docs': 21 of 100 ids \(21 %\) would be deleted, which is more than max_delete_fraction=0.2 "
-        r"allows: nothing was deleted. Look at them with dry_run=True, .* raise max_delete_fraction",
+        r"allows: nothing was deleted. Check them with dry_run=True, .* raise max_delete_fraction",
         ids=ids[21:],
         max_delete_fraction=0.2,
         surplus_path=str(path),

@@ -123,7 +123,7 @@ def test_a_million(connection: tuple[str, dict[str, Any]], tmp_path: Path) -> No
 
     refused = reconcile(million, map(id_of, range(COUNT * 7 // 10)), tmp_path, airflow_connection)
     assert "300000 of 1000000 ids (30 %) would be deleted" in refused["error"]
-    assert "nothing was deleted. Look at them with dry_run=True" in refused["error"]
+    assert "nothing was deleted. Check them with dry_run=True" in refused["error"]
     assert "raise max_delete_fraction" in refused["error"]
     assert refused["peak_kib"] <= most
 

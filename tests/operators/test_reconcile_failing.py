@@ -50,7 +50,7 @@ CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
         ({"surplus_path": "/proc/self/x"}, "/proc"),
         ({"surplus_path": "/tmp/x", "missing_path": "file:///tmp/../tmp/x"}, "pass different files"),
         ({"ids": None, "ids_path": "s3://b/x", "missing_path": "S3://b/x"}, "ids_path and missing_path"),
-        ({"id_prefix": ""}, "for the whole index, leave id_prefix out"),
+        ({"id_prefix": ""}, "for the whole index, omit id_prefix"),
         ({"id_prefix": 2024}, "id_prefix is 2024"),
         ({"id_prefix": "b"}, "1 of 1 desired ids do not begin with the id_prefix 'b': 'a' at position 0"),
         ({"max_delete_fraction": 20}, "max_delete_fraction is 20, expected a number from 0 to 1"),
@@ -220,13 +220,13 @@ def killed(operator: ReconcileVectorsOperator, when: Callable[[], bool]) -> str:
 def test_a_kill_between_two_listings(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     vectorize.fill(["a", "b"])
     resting = threading.Event()
-    rest = reconcile_module.rest
+    sleep = reconcile_module.stoppable_sleep
 
     def note(*args: Any) -> None:
         resting.set()
-        rest(*args)
+        sleep(*args)
 
-    monkeypatch.setattr(reconcile_module, "rest", note)
+    monkeypatch.setattr(reconcile_module, "stoppable_sleep", note)
     said = killed(make(ids=["a"], confirm_after=3600), resting.is_set)
     assert said == "interrupted between two listings: nothing was deleted"
     assert vectorize.ids() == {"a", "b"}

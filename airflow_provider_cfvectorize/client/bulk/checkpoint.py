@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a write came, kept where a later try finds it."""
+"""The progress of a write, saved for a retry."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 _log = logging.getLogger(__name__)
 
-#: The key under which it is kept.
+#: The key of the saved progress.
 KEY: Final = "cfvectorize_progress"
-#: Kept after so many acknowledged batches, or after so many seconds, whichever comes first: what is lost with
-#: a worker is sent again.
+#: Progress is saved after this many acknowledged batches or this many seconds, whichever comes first. If a
+#: worker dies, a retry sends the batches since then again.
 SAVE_BATCHES: Final = 5
 SAVE_SECONDS: Final = 1.0
-#: Changes when an older version's progress cannot be read any more.
+#: Changes when the progress of an older version becomes unreadable.
 _VERSION: Final = 1
 
 
 class Store(Protocol):
-    """Where it is kept, such as the task state store of Airflow 3.3: JSON values by key."""
+    """A store of JSON values by key, such as the task state store of Airflow 3.3."""
 
     def get(self, key: str, /) -> Any:
         """Return a value, None if there is none."""
 
     def set(self, key: str, value: Any, /) -> None:
-        """Keep a value."""
+        """Save a value."""
 
     def delete(self, key: str, /) -> None:
-        """Forget a value."""
+        """Delete a value."""
 
 
 def fingerprint_of(*parts: object) -> str:
     """
-    Return what tells one piece of work from another.
+    Return the fingerprint of a piece of work.
 
-    :param parts: what must be equal for it to be the same work; values of JSON.
+    :param parts: JSON values that identify the work.
     """
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Saved:
     """
-    What an earlier try left.
+    The saved progress of an earlier attempt.
 
-    :param done: number of batches, from the first one on, that are acknowledged; where there may be gaps, the
-        details say which are not.
-    :param details: what the writer wants to know again, as JSON.
+    :param done: number of acknowledged batches, from the first one on; if there may be gaps, they are in the
+        details.
+    :param details: the writer's own data, as JSON.
     :param receipt: the receipt, if everything is acknowledged.
     """
 
@@ -67,11 +67,11 @@ class Kept:
 
 class Checkpoint:
     """
-    Keeps how far one write came; for the task's main thread.
+    Saves the progress of one write; for the task's main thread.
 
-    A store that fails costs the progress, never the write.
+    If the store fails, the write continues without saved progress.
 
-    :param fingerprint: what tells this work from another, which the store may hold the progress of.
+    :param fingerprint: the fingerprint of this work. The store may have the progress of other work.
     """
 
     def __init__(
@@ -90,64 +90,64 @@ class Checkpoint:
         self._latest: tuple[int, Mapping[str, Any], Receipt | None] | None = None
         self._is_saving = False
         self._has_failed = False
-        self._is_afresh = False
-        self._also: Mapping[str, Any] = {}
+        self._starts_over = False
+        self._more_details: Mapping[str, Any] = {}
 
-    def keep_also(self, details: Mapping[str, Any]) -> None:
-        """Add something to the details that are kept from now on."""
-        self._also = details
+    def add_details(self, details: Mapping[str, Any]) -> None:
+        """Save more details from now on."""
+        self._more_details = details
 
-    def load(self) -> Kept:
-        """Return what an earlier try left of the same work; nothing, if there is none."""
-        if self._is_afresh:
-            return Kept()
+    def load(self) -> Saved:
+        """Return the saved progress of this work; empty if there is none."""
+        if self._starts_over:
+            return Saved()
         try:
             value = self._store.get(KEY)
         except Exception as e:
             self._fail(e)
-            return Kept()
+            return Saved()
         if value is None:
-            return Kept()
-        kept = _read(value, self._fingerprint)
-        if kept is None:
+            return Saved()
+        saved = _read(value, self._fingerprint)
+        if saved is None:
             self._log.info(
                 "Saved progress belongs to different work (other inputs, a new index of that name, or a "
                 "cleared task); starting over."
             )
-            return Kept()
-        self._saved_done = kept.done
-        return kept
+            return Saved()
+        self._saved_done = saved.done
+        return saved
 
-    def start_afresh(self) -> Kept:
-        """Take what was loaded for other work after all."""
-        self._is_afresh = True
+    def start_over(self) -> Saved:
+        """Discard the loaded progress, because it belongs to different work."""
+        self._starts_over = True
         self._saved_done = 0
-        return Kept()
+        return Saved()
 
     def note(self, done: int, details: Mapping[str, Any]) -> None:
         """
-        Take note of how far the write came; kept now and then.
+        Record the progress, and save it now and then.
 
-        :param done: number of batches that are acknowledged, from the first one on.
-        :param details: what to know again, as JSON; of gaps, which those are.
+        :param done: number of acknowledged batches, from the first one on.
+        :param details: the writer's own data, as JSON, with the gaps.
         """
         self._latest = (done, details, None)
         if done - self._saved_done >= SAVE_BATCHES or self._clock() - self._saved_at >= SAVE_SECONDS:
             self.flush()
 
-    def keep_receipt(self, receipt: Receipt, details: Mapping[str, Any]) -> None:
+    def save_receipt(self, receipt: Receipt, details: Mapping[str, Any]) -> None:
         """
-        Keep the receipt of what is acknowledged now as a whole.
+        Save the receipt of a write whose batches are all acknowledged.
 
-        :param details: what to know again, as JSON.
+        :param details: the writer's own data, as JSON.
         """
         self._latest = (receipt.batches, details, receipt)
         self.flush()
 
     def flush(self) -> None:
-        """Keep what was noted last, if it is not kept yet."""
-        # An exception out of a signal handler may have ended a save half way, and with it the conversation
-        # with Airflow: another one could hang.
+        """Save the latest progress, unless it is saved already."""
+        # A signal handler's exception may have interrupted a save and its request to Airflow: another request
+        # could hang.
         if self._latest is None or self._is_saving:
             return
         done, details, receipt = self._latest
@@ -155,7 +155,7 @@ class Checkpoint:
             "v": _VERSION,
             "fingerprint": self._fingerprint,
             "done": done,
-            "details": {**details, **self._also},
+            "details": {**details, **self._more_details},
             "receipt": None if receipt is None else receipt.as_dict(),
         }
         self._is_saving = True
@@ -172,36 +172,35 @@ class Checkpoint:
         if not self._has_failed:
             self._has_failed = True
             self._log.warning(
-                "Airflow does not keep how far this task comes, so a retry may send more again than it has "
-                "to: %s",
+                "Saving the task's progress failed, so a retry may send acknowledged batches again: %s",
                 ascii(f"{type(error).__name__}: {error}")[:300],
             )
 
 
 def forget(store: Store, log: Any = _log) -> None:
-    """Delete the progress of a write that was lost, so that the next try sends everything again."""
+    """Delete the saved progress of a lost write, so that a retry sends everything again."""
     try:
         store.delete(KEY)
     except Exception as e:
-        log.warning("Airflow does not delete this task's saved progress: %s", ascii(str(e))[:300])
+        log.warning("Deleting the task's saved progress failed: %s", ascii(str(e))[:300])
 
 
-def keep_evidence(store: Store, evidence: Mapping[str, Any], log: Any = _log) -> None:
-    """Keep the evidence that a write is applied beside its receipt: no later try waits for it again."""
+def save_evidence(store: Store, evidence: Mapping[str, Any], log: Any = _log) -> None:
+    """Save the evidence that a write is applied with its receipt, so that no retry waits again."""
     try:
         value = store.get(KEY)
         if _is_of(value, evidence["mutation_id"]):
             store.set(KEY, {**value, "evidence": evidence})
     except Exception as e:
-        log.warning("Airflow does not keep this task's evidence: %s", ascii(str(e))[:300])
+        log.warning("Saving the task's evidence failed, so a retry waits again: %s", ascii(str(e))[:300])
 
 
-def kept_evidence(store: Store, mutation_id: str) -> dict[str, Any] | None:
-    """Return the evidence of an earlier try that a write is applied; None if there is none."""
+def saved_evidence(store: Store, mutation_id: str) -> dict[str, Any] | None:
+    """Return the saved evidence that a write is applied; None if there is none."""
     try:
         value = store.get(KEY)
     except Exception:
-        # The wait that follows finds out by itself.
+        # The wait that follows collects its own evidence.
         return None
     evidence = value.get("evidence") if _is_of(value, mutation_id) else None
     return evidence if isinstance(evidence, dict) else None
@@ -209,12 +208,12 @@ def kept_evidence(store: Store, mutation_id: str) -> dict[str, Any] | None:
 
 def _is_of(value: object, mutation_id: str | None) -> TypeGuard[dict[str, Any]]:
     match value:
-        case {"v": version, "receipt": {"mutation_id": str() as kept}}:
-            return version == _VERSION and kept == mutation_id
+        case {"v": version, "receipt": {"mutation_id": str() as saved}}:
+            return version == _VERSION and saved == mutation_id
     return False
 
 
-def _read(value: object, fingerprint: str) -> Kept | None:
+def _read(value: object, fingerprint: str) -> Saved | None:
     match value:
         case {
             "v": version,
@@ -224,7 +223,7 @@ def _read(value: object, fingerprint: str) -> Kept | None:
             "receipt": receipt,
         } if version == _VERSION and of == fingerprint and done >= 0:
             try:
-                return Kept(done, details, None if receipt is None else Receipt.from_dict(receipt))
+                return Saved(done, details, None if receipt is None else Receipt.from_dict(receipt))
             except VectorizeInputError:
                 return None
     return None
@@ -232,30 +231,30 @@ def _read(value: object, fingerprint: str) -> Kept | None:
 
 class Acknowledged:
     """
-    Which batches are acknowledged, of those that are sent several at a time.
+    The numbers of the acknowledged batches, of which several are in flight.
 
-    There are gaps, since one may hang for minutes while thousands after it are acknowledged; but never more
-    of them than there are batches in flight at once.
+    A batch may hang for minutes while thousands after it are acknowledged, so there are gaps, but never more
+    than batches in flight.
 
-    :param done: so many, from the first one on, were acknowledged before,
+    :param done: the batches with a number below this are acknowledged,
     :param missing: except for these.
     """
 
     def __init__(self, done: int = 0, missing: Iterable[int] = ()) -> None:
-        #: Of this number and of those after it, none is acknowledged.
+        #: No batch is acknowledged from this number on.
         self.done = done
         self._missing = set(missing)
 
     @property
     def missing(self) -> list[int]:
-        """The numbers before that which are not acknowledged."""
+        """Return the numbers below ``done`` that are not acknowledged."""
         return sorted(self._missing)
 
     def __contains__(self, number: int) -> bool:
         return number < self.done and number not in self._missing
 
     def add(self, number: int) -> None:
-        """Note a batch as acknowledged."""
+        """Record a batch as acknowledged."""
         self._missing.update(range(self.done, number))
         self._missing.discard(number)
         self.done = max(self.done, number + 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deleting any number of ids: batches, the one that is held back, witnesses, and reading everything back."""
+"""Deletes any number of ids in batches, finds witnesses before, and reads the ids back afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client import limits
-from airflow_provider_cfvectorize.client.bulk.checkpoint import Acknowledged, Checkpoint, Kept
+from airflow_provider_cfvectorize.client.bulk.checkpoint import Acknowledged, Checkpoint, Saved
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.ids import (
     IdList,
@@ -29,10 +29,10 @@ from airflow_provider_cfvectorize.client.workers import (
     Dispatcher,
     Progress,
     Stopped,
-    attend,
     batch_error,
     check_concurrency,
-    rest,
+    stoppable_call,
+    stoppable_sleep,
 )
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeBatchError,
@@ -48,20 +48,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DEFAULT_CONCURRENCY: Final = 4
-#: Ids still visible that an evidence lists after everything was read back.
+#: The most ids in ``still_visible`` of an evidence.
 SHOWN_VISIBLE: Final = 20
-#: Ids of a sample that do not exist, as the log shows them.
+#: The most missing ids of a sample in the log.
 SHOWN_MISSING: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """
-    What is known of a few of the ids before anything is sent.
+    The result of reading a few of the ids before anything is sent.
 
     :param held_back: position of the batch to send last.
-    :param witnesses: ids that exist, each with the position of its batch, the batch to send last first.
-    :param asked: number of ids asked about.
+    :param witnesses: ids that exist, each with the position of its batch; the batch to send last comes first.
+    :param asked: number of ids that were read.
     :param exist: number of those that exist.
     """
 
@@ -81,41 +81,40 @@ def take_sample(
     stopped: Callable[[], bool] = lambda: False,
 ) -> Sample:
     """
-    Find ids that exist, since the absence of one that never existed proves nothing.
+    Find ids that exist, because the absence of an id that never existed proves nothing.
 
-    This asks about 20 ids of each of up to three batches spread over the input. The last one that has an id
-    that exists is sent last, since it is the least likely to have been sent by an earlier try or run whose
-    deletes are still to be applied. Every try asks the same, and so holds the same batch back. The witnesses
-    come from each of the batches, since somebody else may delete the ids of one.
+    The sample has 20 ids of each of up to three batches spread over the input. The last of these batches with
+    an existing id is sent last: it is the least likely to belong to pending deletes of an earlier attempt or
+    run. Every attempt reads the same sample, and so holds the same batch back. The witnesses come from all
+    of these batches, because somebody else may delete the ids of one.
 
-    :param log: where to say that asking failed (it costs the witnesses, never the delete), and which ids do
-        not exist.
-    :param fail_if_none_exist: it is an error if none of the ids asked about exists.
+    :param log: logs missing ids, and a failed read: the delete then continues without witnesses.
+    :param fail_if_none_exist: raise an error if none of the sampled ids exists.
     """
     asked: list[str] = []
     missing: list[str] = []
     seen: list[list[tuple[int, str]]] = []
-    # A batch of an id or two has few witnesses to give, and one that is written again leaves none.
+    # Small batches come last: they offer few witnesses, and somebody may write those again.
     for position, batch in sorted(ids.samples(), key=lambda sample: len(sample[1]) < MAX_WITNESSES):
         some = [batch[i] for i in spread(len(batch), limits.MAX_GET_IDS)]
         try:
-            vectors = attend(partial(client.get_by_ids, index_name, some), stopped)
+            vectors = stoppable_call(partial(client.get_by_ids, index_name, some), stopped)
         except Stopped:
             client.session.stop()
             raise VectorizeInterrupted("interrupted: nothing was deleted") from None
         except VectorizeError as e:
             if is_permanent(e, "write"):
                 raise
-            log.warning("No witnesses, and so a weaker proof later: asking for some of the ids failed: %s", e)
+            log.warning("No witnesses, so the evidence will be weaker: reading some of the ids failed: %s", e)
             break
         found = {vector["id"] for vector in vectors}
         asked += some
         missing += [id_ for id_ in some if id_ not in found]
         if exist := [(position, id_) for id_ in some if id_ in found]:
-            # More than are needed of the first, since those that stand in another batch as well drop out.
+            # All of the first batch: an id that is also in another batch drops out later.
             seen.append(exist[:MAX_WITNESSES] if seen else exist)
     if missing:
-        _tell_missing(index_name, missing, len(asked), log, fail=fail_if_none_exist)
+        _report_missing(index_name, missing, len(asked), log, fail=fail_if_none_exist)
     return Sample(
         held_back=seen[0][0][0] if seen else ids.batches - 1,
         witnesses=tuple(itertools.chain(*seen)),
@@ -124,23 +123,23 @@ def take_sample(
     )
 
 
-def _tell_missing(index_name: str, missing: list[str], asked: int, log: Any, *, fail: bool) -> None:
+def _report_missing(index_name: str, missing: list[str], asked: int, log: Any, *, fail: bool) -> None:
     exist = asked - len(missing)
     examples = ", ".join(show(id_) for id_ in missing[:SHOWN_MISSING])
     text = f"{exist or 'None'} of {asked} sampled ids exist{'' if exist > 1 else 's'} in index {index_name}"
     if fail and not exist:
         raise VectorizeInputError(
-            f"fail_if_none_exist: {text}, so nothing was sent. Missing are, for example, {examples}. Check "
+            f"fail_if_none_exist: {text}, so nothing was sent. Examples of missing ids: {examples}. Check "
             "the ids (typing errors, white space, another index), or whether they are deleted already"
         )
-    log.warning("%s; missing are, for example, %s", text, examples)
+    log.warning("%s; examples of missing ids: %s", text, examples)
 
 
 def _choose(positions: Mapping[str, int]) -> tuple[str, ...]:
     """
-    Return the witnesses for a receipt: of each batch one, then of each another, and so on.
+    Return the witnesses for a receipt, taken from the batches in turn.
 
-    :param positions: the batch of each id that may be one; the batch to send last comes first.
+    :param positions: the batch of each candidate; the batch to send last comes first.
     """
     groups: dict[int, list[str]] = {}
     for id_, position in positions.items():
@@ -151,7 +150,7 @@ def _choose(positions: Mapping[str, int]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """A batch with its number in the order of sending, the one held back being the last."""
+    """A batch with its number in the order of sending; the batch held back has the last number."""
 
     number: int
     ids: list[str]
@@ -173,29 +172,27 @@ def delete_ids(
     log: Any = _log,
 ) -> Receipt:
     """
-    Delete ids and return the receipt of the last mutation, which comes after all the others.
+    Delete ids and return the receipt of the last mutation.
 
-    One batch is held back until all the others are acknowledged, so that waiting for it is waiting for all.
+    One batch is held back until all others are acknowledged. A wait for its mutation is then a wait for all.
 
-    :param witnesses: ask for witnesses before.
-    :param fail_if_none_exist: with witnesses, send nothing if none of the ids asked about exists.
-    :param checkpoint: keeps how far it came; what an earlier try had acknowledged of the same ids is not sent
-        again.
-    :raises VectorizeBatchError: a batch failed for good; says how many ids are acknowledged and how many not
-        sent.
-    :raises VectorizeInterrupted: it was told to stop; likewise.
-    :raises VectorizeInputError: the index name is invalid, a file changed while it was read, or none of
-        the ids asked about exists, with ``fail_if_none_exist``.
+    :param witnesses: read a sample of the ids first, to find witnesses.
+    :param fail_if_none_exist: send nothing if the sample has no id that exists.
+    :param checkpoint: saves the progress. Acknowledged batches of an earlier attempt are not sent again.
+    :raises VectorizeBatchError: a batch failed for good; says how many ids are acknowledged.
+    :raises VectorizeInterrupted: the task must stop; says how many ids are acknowledged.
+    :raises VectorizeInputError: the index name is invalid, a file changed while it was read, or, with
+        ``fail_if_none_exist``, no sampled id exists.
     """
     check_path_name(index_name)
     check_concurrency(concurrency)
     if not ids.count:
         return Receipt(None, index_name, client.account_id, sampled=0, existing=0)
-    kept = _load(checkpoint, ids, log)
-    if kept.receipt is not None:
-        return kept.receipt
-    if kept.details is not None:
-        sample = _read_sample(kept.details)
+    saved = _load(checkpoint, ids, log)
+    if saved.receipt is not None:
+        return saved.receipt
+    if saved.details is not None:
+        sample = _read_sample(saved.details)
     elif witnesses:
         sample = take_sample(
             client, index_name, ids, log, fail_if_none_exist=fail_if_none_exist, stopped=stopped
@@ -213,8 +210,8 @@ def delete_ids(
         batches=ids.batches,
         time_for=partial(client.session.time_for, concurrency=concurrency),
     )
-    acknowledged = Acknowledged(kept.done, _missing(kept))
-    sent_before = Acknowledged(kept.done, _missing(kept))
+    acknowledged = Acknowledged(saved.done, _missing(saved))
+    sent_before = Acknowledged(saved.done, _missing(saved))
     last: list[Mutation] = []
 
     def done(batch: _Batch, mutation: Mutation) -> None:
@@ -236,7 +233,7 @@ def delete_ids(
     def all_but_one() -> Iterator[_Batch]:
         numbers = itertools.count()
         for position, batch in enumerate(ids):
-            # Of a file, an id may stand in several batches; it proves none of them.
+            # In a file, an id may be in several batches, and then proves none of them.
             for id_ in witness_ids.keys() & batch:
                 if witness_ids[id_] != position:
                     del witness_ids[id_]
@@ -263,7 +260,7 @@ def delete_ids(
             f"{not_sent()} were not sent. Deleting them again is harmless"
         ) from None
     except VectorizeInputError as e:
-        # Of its own kind: a file that changed meanwhile may be whole at the next try.
+        # Keep the class of the error: a retry may help after a file has changed.
         raise type(e)(
             f"{e}. {progress.done} of {counted(ids.count, 'id', 'were')} acknowledged by then"
         ) from None
@@ -283,8 +280,8 @@ def delete_ids(
         existing=sample.exist,
     )
     if checkpoint is not None:
-        # The receipt has the witnesses now, and what is kept stays long after the task.
-        checkpoint.keep_receipt(
+        # Without the witnesses: the receipt has them, and saved progress outlives the task.
+        checkpoint.save_receipt(
             receipt, {**details, "sample": _as_json(Sample(sample.held_back)), "missing": []}
         )
     return receipt
@@ -300,16 +297,16 @@ def _read_sample(details: Mapping[str, Any]) -> Sample:
     return Sample(**{**sample, "witnesses": witnesses})
 
 
-def _missing(kept: Kept) -> list[int]:
-    missing: list[int] = [] if kept.details is None else kept.details["missing"]
+def _missing(saved: Saved) -> list[int]:
+    missing: list[int] = [] if saved.details is None else saved.details["missing"]
     return missing
 
 
-def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:
+def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Saved:
     if checkpoint is None:
-        return Kept()
-    kept = checkpoint.load()
-    match kept.details:
+        return Saved()
+    saved = checkpoint.load()
+    match saved.details:
         case {
             "ids": str() as of,
             "sample": {"held_back": int() as held_back, "witnesses": list(), "asked": int(), "exist": int()},
@@ -317,23 +314,23 @@ def _load(checkpoint: Checkpoint | None, ids: IdSource, log: Any) -> Kept:
         } if (
             of == ids.fingerprint
             and 0 <= held_back < ids.batches
-            and all(number in range(kept.done) for number in missing)
+            and all(number in range(saved.done) for number in missing)
         ):
             pass
         case None:
-            return kept
+            return saved
         case _:
             log.info("Saved progress belongs to different ids; starting over.")
-            return checkpoint.start_afresh()
-    if kept.receipt is not None:
+            return checkpoint.start_over()
+    if saved.receipt is not None:
         log.info("Nothing left to send: an earlier attempt sent everything (%s).", counted(ids.count, "id"))
     else:
         log.info(
             "%d of %s acknowledged in an earlier attempt; sending the rest.",
-            kept.done - len(_missing(kept)),
+            saved.done - len(_missing(saved)),
             counted(ids.batches, "batch", "were"),
         )
-    return kept
+    return saved
 
 
 def _batch_error(
@@ -362,18 +359,18 @@ def read_back_all(
     log: Any = _log,
 ) -> dict[str, Any]:
     """
-    Ask for every id and return what an auditor needs.
+    Read every id back and return the evidence for an auditor.
 
-    :param patience: seconds for which those that can still be read are asked for again, since views lag.
-    :param interval: seconds between two times of asking again.
-    :return: ``ids_verified`` (number of distinct ids asked for), ``ids_sha256`` (see
-        :func:`~airflow_provider_cfvectorize.client.inputs.ids.sha256_of_sorted`), ``ids_visible`` (number
-        that could be read) and ``still_visible`` (the first 20 of those).
-    :raises VectorizeBatchError: not all could be asked for.
+    :param patience: seconds for which ids that still exist are read again, because views lag.
+    :param interval: seconds between these reads.
+    :return: ``ids_verified`` (number of distinct ids read), ``ids_sha256`` (see
+        :func:`~airflow_provider_cfvectorize.client.inputs.ids.sha256_of_sorted`), ``ids_visible`` (number of
+        ids that still exist) and ``still_visible`` (the first 20 of them).
+    :raises VectorizeBatchError: a read failed for good.
     """
     requests = -(-ids.count // limits.MAX_GET_IDS)
     log.info(
-        "verify='all': reading back %s in at least %s, five times those of the delete",
+        "verify='all': reading back %s in at least %s, five times as many as the delete needs",
         counted(ids.count, "id"),
         counted(requests, "request"),
     )
@@ -383,10 +380,10 @@ def read_back_all(
     visible = _read_back(client, index_name, ids, concurrency=concurrency, stopped=stopped, progress=progress)
     deadline = time.monotonic() + patience
     while visible and (left := deadline - time.monotonic()) > 0:
-        log.info("verify='all': %s can still be read; asking for them again.", counted(len(visible), "id"))
-        # The reading sees that it is told to stop as well, and says how far it came.
+        log.info("verify='all': %s can still be read; reading them again.", counted(len(visible), "id"))
+        # The next read checks whether to stop, and its error has the progress.
         with suppress(Stopped):
-            rest(min(left, interval), stopped)
+            stoppable_sleep(min(left, interval), stopped)
         again = IdList(visible)
         requests = -(-again.count // limits.MAX_GET_IDS)
         progress = measure("reading back again", count=again.count, batches=requests)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Deleting what a filter or namespace selects, in rounds: search, delete, wait until that is applied, repeat.
+Deletes the vectors of a filter or namespace, in rounds: search, delete, wait for the delete, repeat.
 
-The service deletes by id only, a query returns at most 100 ids, and search is approximate. So a round asks
+The service deletes by id only, a query returns at most 100 ids, and search is approximate. So a round queries
 with different probe vectors until they show no new id, and a delete ends only when several queries in a row
-find nothing. :class:`Deletion` is what outlives a round, :class:`Round` decides when one is over.
+find nothing. :class:`Deletion` outlives a round; :class:`Round` decides when a round is over.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from airflow_provider_cfvectorize.client.inputs.ids import IdList
 from airflow_provider_cfvectorize.client.inputs.queries import check_filter
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.inputs.vectors import problem_with_namespace
-from airflow_provider_cfvectorize.client.workers import SECONDS_BETWEEN_LINES, Stopped, attend
+from airflow_provider_cfvectorize.client.workers import SECONDS_BETWEEN_LINES, Stopped, stoppable_call
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeBatchError,
     VectorizeInputError,
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DEFAULT_PROBES: Final = 3
-#: Rounds in a row that find nothing but ids whose delete is applied.
+#: The most rounds in a row that find only ids whose delete is applied.
 MAX_FRUITLESS_ROUNDS: Final = 2
-#: Ids found that later rounds know again: 4 KB of digests in the task's row while it is deferred.
+#: The most ids that later rounds recognize: 4 KB of digests in the task's row while it is deferred.
 KNOWN_IDS: Final = 200
-#: Ids that an error, the log and the report of a dry run show.
+#: The most ids in an error, in a log line and in the report of a dry run.
 SHOWN_IDS: Final = 10
-#: What no report of a delete by filter may leave out.
+#: The caveat in each report of a delete by filter.
 NOTE: Final = "Search is approximate, so this does not prove that none is left."
 FILTER_NOTE: Final = (
     "The filter does not find vectors that were written before the metadata indexes of its properties."
@@ -55,7 +55,7 @@ FILTER_NOTE: Final = (
 
 
 def probe_vector(number: int, dimensions: int) -> list[float]:
-    """Return a unit vector in a random direction, the same one for the same number."""
+    """Return a unit vector in a random direction that depends only on the number."""
     draw = random.Random(number)  # noqa: S311 - to spread queries, not for secrets
     values = [draw.gauss(0.0, 1.0) for _ in range(dimensions)]
     length = math.hypot(*values)
@@ -66,7 +66,7 @@ def check_limits(*, max_ids: object, probes: object) -> None:
     """
     Check the numbers of a delete by filter.
 
-    :raises VectorizeInputError: one of them is no whole number, or too small.
+    :raises VectorizeInputError: one of them is not a whole number, or is too small.
     """
     for name, value, least in (("max_ids", max_ids, 0), ("probes", probes, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -75,9 +75,9 @@ def check_limits(*, max_ids: object, probes: object) -> None:
 
 def check_selection(filter: object, namespace: object) -> None:
     """
-    Check that a filter or a namespace selects something, and not everything.
+    Check that a filter or a namespace is given, and that it does not select everything.
 
-    :raises VectorizeInputError: there is neither, or one of them is empty or cannot be.
+    :raises VectorizeInputError: neither is given, or one of them is empty or invalid.
     """
     if filter is None and namespace is None:
         raise VectorizeInputError(
@@ -112,7 +112,7 @@ def check_indexed(filter: Mapping[str, Any], indexed: Iterable[str], index_name:
     """
     Check that the service can search by each property of a filter.
 
-    :raises VectorizeInputError: one of them has none, so that the filter would find nothing.
+    :raises VectorizeInputError: a property has no metadata index, so the filter would find nothing.
     """
     known = set(indexed)
     missing = [show(name) for name in filter if name not in known]
@@ -128,17 +128,17 @@ def check_indexed(filter: Mapping[str, Any], indexed: Iterable[str], index_name:
 @dataclass(slots=True)
 class Deletion:
     """
-    How far a delete by filter came; of bounded size, so that it outlives a deferral.
+    The progress of a delete by filter. Its size is bounded, because a deferral stores it.
 
     :param filter: the filter; None for none.
     :param namespace: the namespace; None for none.
     :param dimensions: number of values of a probe vector.
-    :param rounds: number of rounds that have deleted.
-    :param queries: number of queries, and so the number of the next probe vector.
-    :param found: number of ids found. One that a round finds again counts once, as far as it is known.
-    :param deleted: number of ids whose delete is acknowledged; one that is deleted again counts again.
+    :param rounds: number of rounds that deleted ids.
+    :param queries: number of queries; also the number of the next probe vector.
+    :param found: number of ids found. An id that a later round recognizes counts once.
+    :param deleted: number of ids whose delete is acknowledged. An id that is deleted again counts again.
     :param fruitless: number of rounds in a row, up to the last one, that found no new id.
-    :param known: digests of the ids found: of all, or of the 200 that have the least digests.
+    :param known: digests of the ids found: all, or the 200 smallest.
     :param waits: number of waits by the outcome of their evidence.
     :param mutation_id: the last mutation of the last delete; None if there was none.
     """
@@ -157,28 +157,28 @@ class Deletion:
 
     @property
     def note(self) -> str:
-        """Return what the search cannot show."""
+        """Return the caveats of the search."""
         return NOTE if self.filter is None else f"{NOTE} {FILTER_NOTE}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON, for ``Deletion(**...)``."""
+        """Return the progress as JSON, for ``Deletion(**...)``."""
         return asdict(self)
 
-    def take_in(self, this: Round) -> None:
-        """Take in what a round has found."""
+    def add_round(self, this: Round) -> None:
+        """Add what a round has found."""
         self.found += this.new
         self.fruitless = self.fruitless + 1 if this.is_fruitless else 0
         self.known = sorted({*self.known, *this.ids.values()})[:KNOWN_IDS]
 
     def note_wait(self, evidence: Mapping[str, Any]) -> None:
-        """Take in how the wait of a round ended."""
+        """Add the outcome of a round's wait."""
         self.waits[evidence["outcome"]] = self.waits.get(evidence["outcome"], 0) + 1
 
     def report(self, outcome: str | None, probes: int) -> dict[str, Any]:
         """
-        Return what is told of it.
+        Return the report of the delete.
 
-        :param outcome: ``none_found`` at the end, ``dry_run`` of a rehearsal, None before the end.
+        :param outcome: ``none_found`` at the end, ``dry_run`` for a dry run, None before the end.
         :param probes: number of queries in a row that end the delete if they find nothing.
         """
         return {
@@ -194,65 +194,65 @@ class Deletion:
             "note": self.note,
         }
 
-    def tell(self, probes: int, log: Any) -> None:
+    def log_end(self, probes: int, log: Any) -> None:
         """
-        Log how it ended; a delete that found nothing is worth a warning.
+        Log the end of the delete, with a warning if it found nothing.
 
         :param probes: number of queries that found nothing.
         """
-        asked = counted(probes, "query")
+        queries = counted(probes, "query")
         if self.rounds:
             done = f"{counted(self.found, 'id')} found and {self.deleted} deleted"
-            log.info("%s in %s; then %s found none.", done, counted(self.rounds, "round"), asked)
+            log.info("%s in %s; then %s found none.", done, counted(self.rounds, "round"), queries)
             log.info("%s", self.note)
         else:
             text = "%s found none, and nothing was deleted. Check filter and namespace. %s"
-            log.warning(text, asked, self.note)
+            log.warning(text, queries, self.note)
 
 
 class Round:
     """
-    The queries of one round: says whether to ask again.
+    The queries of one round; decides when the round is over.
 
-    :param deletion: how far the delete came.
+    :param deletion: the progress of the delete.
     :param probes: number of queries in a row without a new id that end the round.
-    :param max_ids: number of ids that the delete may find in all its rounds.
+    :param max_ids: the most ids that the delete may find in all its rounds.
     """
 
     def __init__(self, deletion: Deletion, *, probes: int, max_ids: int) -> None:
         self._known = frozenset(deletion.known)
-        # Of ids with greater digests nobody knows whether they were found before.
+        # Ids with greater digests may have been found before.
         self._known_to = max(self._known) if len(self._known) == KNOWN_IDS else "g"
         self._probes = probes
         self._room = max_ids - deletion.found
         self._idle = 0
         self._again = 0
         self._has_new = False
-        #: The ids found, each with its digest, in the order in which they were found.
+        #: The ids found, in order, each with its digest.
         self.ids: dict[str, str] = {}
 
     @property
     def is_fruitless(self) -> bool:
-        """Say whether ids are known to be deleted before, and none is known to be new."""
+        """Return whether ids were found that are known to be deleted, and none that is known to be new."""
         return self._again > 0 and not self._has_new
 
     @property
     def new(self) -> int:
-        """Return how many of the ids are new, as far as it is known."""
+        """Return the number of ids that are new, as far as this is known."""
         return 0 if self.is_fruitless else len(self.ids) - self._again
 
     @property
     def is_too_much(self) -> bool:
-        """Say whether more ids were found than the delete may find."""
+        """Return whether the delete has found more than ``max_ids`` ids."""
         return self.new > self._room
 
     @property
     def is_over(self) -> bool:
-        """Say whether to ask no more."""
+        """Return whether the round needs no more queries."""
         return self._idle >= self._probes or self.is_too_much
 
-    def feed(self, ids: Iterable[str]) -> None:
-        """Take in what a query found."""
+    def add(self, ids: Iterable[str]) -> None:
+        """Add the ids that a query found."""
         before = len(self.ids)
         for id_ in ids:
             if id_ in self.ids:
@@ -269,9 +269,9 @@ def begin(
     client: VectorizeClient, index_name: str, filter: Mapping[str, Any] | None, namespace: str | None
 ) -> Deletion:
     """
-    Check what is to be deleted, and ask what the queries must know of the index.
+    Check the filter and the namespace, and read from the index what the queries need.
 
-    :raises VectorizeInputError: there is neither, one cannot be, or a property of the filter has no metadata
+    :raises VectorizeInputError: neither is given, one is invalid, or a property of the filter has no metadata
         index.
     """
     check_selection(filter, namespace)
@@ -280,7 +280,7 @@ def begin(
         check_indexed(filter, (one["propertyName"] for one in indexes), index_name)
     dimensions = (client.get_index(index_name).get("config") or {}).get("dimensions")
     if not isinstance(dimensions, int):
-        raise VectorizeResponseError(f"the service does not say how many dimensions index {index_name} has")
+        raise VectorizeResponseError(f"the service did not return the dimensions of index {index_name}")
     return Deletion(None if filter is None else dict(check_filter(filter)), namespace, dimensions)
 
 
@@ -295,19 +295,19 @@ def search(
     log: Any = _log,
 ) -> list[str]:
     """
-    Ask until no new id is found, and return the ids.
+    Query until no new id is found, and return the ids.
 
-    :param deletion: how far the delete came; takes in what was found.
-    :param probes: number of queries in a row without a new id that end it.
-    :param max_ids: number of ids that the delete may find in all its rounds.
+    :param deletion: the progress of the delete; this adds the ids found.
+    :param probes: number of queries in a row without a new id that end the search.
+    :param max_ids: the most ids that the delete may find in all its rounds.
     :raises VectorizeInputError: more were found.
-    :raises VectorizeStillVisibleError: again, nothing was found but what was deleted before.
-    :raises VectorizeInterrupted: it was told to stop.
+    :raises VectorizeStillVisibleError: two rounds in a row found only ids whose delete is applied.
+    :raises VectorizeInterrupted: the task must stop.
     """
     this = Round(deletion, probes=probes, max_ids=max_ids)
-    before, told = deletion.queries, time.monotonic()
+    before, logged_at = deletion.queries, time.monotonic()
     while not this.is_over:
-        ask = partial(
+        query = partial(
             client.query,
             index_name,
             vector=probe_vector(deletion.queries, deletion.dimensions),
@@ -316,26 +316,26 @@ def search(
             namespace=deletion.namespace,
         )
         try:
-            result = attend(ask, stopped)
+            result = stoppable_call(query, stopped)
         except Stopped:
             client.session.stop()
             raise VectorizeInterrupted(f"interrupted during the search: {_so_far(deletion)}") from None
         deletion.queries += 1
-        this.feed(match["id"] for match in result["matches"])
-        if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
-            asked = counted(deletion.queries - before, "query")
-            log.info("Searching index %s: %s found by %s.", index_name, counted(len(this.ids), "id"), asked)
+        this.add(match["id"] for match in result["matches"])
+        if time.monotonic() - logged_at >= SECONDS_BETWEEN_LINES:
+            logged_at = time.monotonic()
+            queries = counted(deletion.queries - before, "query")
+            log.info("Searching index %s: %s found by %s.", index_name, counted(len(this.ids), "id"), queries)
     if this.is_too_much:
         raise VectorizeInputError(
             f"index {index_name}: {counted(deletion.found + this.new, 'id', 'were')} found so far, which is "
             f"more than max_ids ({max_ids}): {_so_far(deletion)}. Check filter and namespace, or raise "
             "max_ids"
         )
-    deletion.take_in(this)
-    asked = counted(deletion.queries - before, "query")
+    deletion.add_round(this)
+    queries = counted(deletion.queries - before, "query")
     if this.ids:
-        log.info("Round %d: found %s by %s.", deletion.rounds + 1, counted(len(this.ids), "id"), asked)
+        log.info("Round %d: found %s by %s.", deletion.rounds + 1, counted(len(this.ids), "id"), queries)
     if deletion.fruitless >= MAX_FRUITLESS_ROUNDS:
         raise VectorizeStillVisibleError(
             f"index {index_name}: {MAX_FRUITLESS_ROUNDS} rounds in a row found nothing but ids whose delete "
@@ -370,12 +370,12 @@ def run_round(
     log: Any = _log,
 ) -> Receipt | None:
     """
-    Search, delete what was found, and return the receipt to wait for; None if nothing was found.
+    Search, delete the ids found, and return the receipt to wait for; None if none was found.
 
-    The other parameters are those of :func:`search`, which raises the same errors.
+    The other parameters and errors are those of :func:`search`.
 
-    :param delete: what deletes the ids.
-    :raises VectorizeBatchError: not all ids were accepted.
+    :param delete: deletes ids.
+    :raises VectorizeBatchError: the service did not accept all ids.
     """
     ids = search(client, index_name, deletion, probes=probes, max_ids=max_ids, stopped=stopped, log=log)
     if not ids:
@@ -396,7 +396,7 @@ def rehearse(
     client: VectorizeClient,
     index_name: str,
     deletion: Deletion,
-    ask_for_some: Callable[[IdSource], Any],
+    read_sample: Callable[[IdSource], Any],
     *,
     probes: int = DEFAULT_PROBES,
     max_ids: int,
@@ -404,19 +404,19 @@ def rehearse(
     log: Any = _log,
 ) -> dict[str, Any]:
     """
-    Search as the first round would, ask about a few of the ids, and delete nothing.
+    Search like the first round, read a few of the ids, and delete nothing.
 
-    The other parameters are those of :func:`search`, which raises the same errors.
+    The other parameters and errors are those of :func:`search`.
 
-    :param ask_for_some: what asks for a few of the ids, and returns a
+    :param read_sample: reads a few of the ids, and returns a
         :class:`~airflow_provider_cfvectorize.client.bulk.delete.Sample`.
-    :return: ``ids``, the first 10; ``sampled``, the number of ids asked about; ``existing``, of those that
+    :return: ``ids``, the first 10; ``sampled``, the number of ids read; ``existing``, the number of them that
         exist.
     """
     ids = search(client, index_name, deletion, probes=probes, max_ids=max_ids, stopped=stopped, log=log)
     sampled = existing = 0
     if ids:
-        sample = ask_for_some(IdList(ids))
+        sample = read_sample(IdList(ids))
         sampled, existing = sample.asked, sample.exist
     shown = f", for example {_some(ids)}" if ids else ""
     log.info("Dry run: %s would be deleted%s. A search may miss some.", counted(len(ids), "id"), shown)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All ids of an index, page by page, with no cursor for the caller to mind."""
+"""Lists all ids of an index, page by page, without exposing cursors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_provider_cfvectorize.client.http.session import VectorizeSession
 from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.types import VectorPage
-from airflow_provider_cfvectorize.client.workers import Progress, Stopped, attend
+from airflow_provider_cfvectorize.client.workers import Progress, Stopped, stoppable_call
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeInputError,
     VectorizeInterrupted,
@@ -26,14 +26,14 @@ from airflow_provider_cfvectorize.exceptions import (
 
 _log = logging.getLogger(__name__)
 
-#: How often a listing that expired is started again.
+#: The most restarts of an expired listing.
 MAX_RESTARTS: Final = 3
 
 Result = TypeVar("Result")
 
 
-class Lists(Protocol):
-    """What can read one page."""
+class PageReader(Protocol):
+    """A client that can read one page of ids."""
 
     session: VectorizeSession
 
@@ -44,7 +44,7 @@ class Lists(Protocol):
 
 
 def iter_ids(
-    client: Lists,
+    client: PageReader,
     index_name: str,
     *,
     prefix: str | None = None,
@@ -53,17 +53,16 @@ def iter_ids(
     log: Any = None,
 ) -> Iterator[str]:
     """
-    Iterate over the ids of an index as they were when the first page was read.
+    Iterate over the ids of an index, with one request a page.
 
-    One request a page. The ids are from a snapshot: what is inserted meanwhile is not among them, what is
-    deleted meanwhile still is.
+    The ids are a snapshot from the first page on: it lacks later inserts, and has ids that are deleted later.
 
-    :param prefix: only ids that begin so. All are read all the same, since the service cannot select.
+    :param prefix: yield only ids that begin with this. All ids are read, because the service cannot select.
     :param page_size: ids a request, 1 to 1,000.
-    :param stopped: says whether to stop; asked on the thread that iterates, also while it waits for a page.
-        With None, nothing but the pages can end the listing.
-    :raises VectorizeInputError: at once, for what cannot be listed.
-    :raises VectorizeListingExpired: while iterating: the service has given the snapshot up.
+    :param stopped: returns whether to stop; called on the iterating thread, also while it waits for a page.
+        With None, the listing cannot be stopped.
+    :raises VectorizeInputError: at once: an argument is invalid.
+    :raises VectorizeListingExpired: while iterating: the snapshot has expired.
     """
     check_path_name(index_name)
     if not isinstance(page_size, int) or not 1 <= page_size <= limits.MAX_LIST_COUNT:
@@ -76,7 +75,7 @@ def iter_ids(
 
 
 def _iterate(
-    client: Lists,
+    client: PageReader,
     index_name: str,
     prefix: str,
     page_size: int,
@@ -90,7 +89,7 @@ def _iterate(
     while True:
         try:
             read = partial(client.list_vectors, index_name, count=page_size, cursor=cursor)
-            page = read() if stopped is None else attend(read, stopped)
+            page = read() if stopped is None else stoppable_call(read, stopped)
         except Stopped:
             raise VectorizeInterrupted(
                 f"interrupted: {counted(count, 'id')} of index {show(index_name)} had been listed"
@@ -100,7 +99,7 @@ def _iterate(
                 raise
             raise VectorizeListingExpired(
                 f"the listing of index {show(index_name)} ended after {count} of {show(total)} ids: the "
-                f"service did not take its own cursor any more ({e}). List again, and faster: cursors expire",
+                f"service refused its own cursor ({e}). List again, and faster: cursors expire",
                 count=count,
             ) from e
         vectors = page["vectors"]
@@ -124,21 +123,21 @@ def _iterate(
             return
         if following == cursor:
             raise VectorizeResponseError(
-                f"the listing of index {show(index_name)} does not go on: after {counted(count, 'id')} the "
-                "service gave the same cursor again",
+                f"the listing of index {show(index_name)} makes no progress: after {counted(count, 'id')} "
+                "the service returned the same cursor again",
                 status=200,
             )
         cursor = following
 
 
 def _next_cursor(page: VectorPage) -> str | None:
-    """Return where the listing goes on, None at its end; an answer that leaves it open is an error."""
+    """Return the cursor of the next page, None after the last page; raise an error if it is unclear."""
     is_truncated, cursor = page.get("isTruncated"), page.get("nextCursor")
     if is_truncated is False:
         return None
     if is_truncated is True and isinstance(cursor, str) and cursor:
         return cursor
-    # Taken for the end, the rest of the ids would be missing and nobody would know.
+    # If this counted as the end, the remaining ids would be missing silently.
     raise VectorizeResponseError(
         "the service's page of ids does not say whether there are more, or how to get them", status=200
     )
@@ -146,12 +145,11 @@ def _next_cursor(page: VectorPage) -> str | None:
 
 def is_cursor_refusal(error: VectorizeResponseError) -> bool:
     """
-    Decide whether the refusal of a page after the first is about its cursor.
+    Decide whether the service refused a page after the first because of its cursor.
 
-    What the service answers to an expired cursor is nowhere on record. The page
-    before was given to the same credentials, for the same index, with the same parameters but the cursor, so
-    a 4xx that has no other reason is about that. Other reasons are: the credentials, the index (known by its
-    codes; a bare 410 is taken for the cursor's), a throttle, and 408, which is sent again as it is.
+    The service's response to an expired cursor is not documented. The page before differed only in its cursor
+    and succeeded, so a 4xx without another reason is about the cursor. Other reasons are the credentials, the
+    index (known by its codes; a 410 without them is about the cursor), a throttle, and 408, which is retried.
     """
     if error.status is None or not 400 <= error.status < 500 or error.status == 408:
         return False
@@ -164,17 +162,14 @@ def is_cursor_refusal(error: VectorizeResponseError) -> bool:
 
 def repeat_listing(work: Callable[[], Result], *, log: Any = _log) -> Result:
     """
-    Do something with a listing, and all of it again if the listing expires on the way.
+    Call a function that uses a listing, and call it again if the listing expires.
 
-    :param work: lists anew each time it is called, and does no harm when what it did with the ids of a
-        listing that expired is done again.
-    :param log: where to say that it is.
-    :return: what ``work`` returned.
+    :param work: lists anew on each call; repeating its work on the ids of an expired listing is harmless.
     :raises VectorizeListingExpired: the last listing expired too.
     """
     for restart in range(1, MAX_RESTARTS + 1):
         try:
             return work()
         except VectorizeListingExpired as e:
-            log.warning("%s. Listing again, for the %d. of at most %d times", e, restart, MAX_RESTARTS)
+            log.warning("%s. Listing again, restart %d of at most %d.", e, restart, MAX_RESTARTS)
     return work()

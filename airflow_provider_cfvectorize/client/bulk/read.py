@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading any number of vectors by their ids, in as many requests as the service's cap makes of them."""
+"""Reads any number of vectors by their ids, in as many requests as the service's limit requires."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def iter_vectors(
     log: Any = _log,
 ) -> Iterator[tuple[str, Vector | None]]:
     """
-    Iterate over any number of ids, in their order, each with its vector, or None if there is none.
+    Iterate over any number of ids, in order, each with its vector, or None if it does not exist.
 
-    No more vectors are held than the requests in flight return, however many ids there are.
+    Memory holds only the vectors of the requests in flight.
 
-    :param concurrency: requests in flight at once, each for 20 ids.
-    :raises VectorizeError: while iterating: what the first request that failed for good ended with.
+    :param concurrency: the most requests in flight, each for 20 ids.
+    :raises VectorizeError: while iterating: the error of the first request that failed for good.
     """
     progress = Progress(
         log,
@@ -60,5 +60,5 @@ def iter_vectors(
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"interrupted: {progress.done} of {counted(ids.count, 'id')} had been asked for"
+            f"interrupted: {progress.done} of {counted(ids.count, 'id', 'were')} read"
         ) from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an index holds beside what it should hold: listing, comparing on disk, and when not to delete."""
+"""Compares the ids of an index with the desired ids, on disk, and refuses suspicious deletes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from airflow_provider_cfvectorize.client.inputs.ids import (
     spread,
 )
 from airflow_provider_cfvectorize.client.inputs.text import show
-from airflow_provider_cfvectorize.client.workers import Stopped, rest
+from airflow_provider_cfvectorize.client.workers import Stopped, stoppable_sleep
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeInterrupted
 
 if TYPE_CHECKING:
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Memory that the database of ids takes at most, in KiB; what is more goes to disk.
+#: The most memory of the database of ids, in KiB; the rest is on disk.
 CACHE_KIB: Final = 16 * 1024
-#: How many ids outside of the prefix an error shows.
+#: The most ids outside the prefix in an error.
 SHOWN_OUTSIDE: Final = 5
-#: How many pairs of ids that look alike an error shows.
+#: The most pairs of lookalikes in an error.
 SHOWN_LOOKALIKES: Final = 5
 
 _NOTHING_DELETED: Final = "nothing was deleted"
-#: What tools leave at either end of an id: white space, a byte order mark, NULs.
+#: Characters that tools leave at the ends of an id: white space, byte order marks, NULs.
 _EDGES: Final = re.compile(r"^[\s\ufeff\0]+|[\s\ufeff\0]+$")
 
 
 def check_prefix(prefix: object) -> None:
     """
-    Check what limits a reconciliation to some ids.
+    Check the prefix that limits a reconciliation to some ids.
 
-    :param prefix: the beginning that their ids have in common; None for all ids of the index.
-    :raises VectorizeInputError: no id can begin so, or all do.
+    :param prefix: the common first characters of these ids; None for all ids of the index.
+    :raises VectorizeInputError: no id can begin with it, or it is empty or a rendered None.
     """
     if prefix is None:
         return
@@ -59,7 +59,7 @@ def check_prefix(prefix: object) -> None:
         why = " (which is what Jinja makes of nothing)" if isinstance(prefix, str) else ""
         raise VectorizeInputError(
             f"id_prefix is {show(prefix)}{why}, expected the first characters of the ids that may be "
-            "deleted; for the whole index, leave id_prefix out"
+            "deleted; for the whole index, omit id_prefix"
         )
     problem = problem_with_id(prefix)
     if problem is not None:
@@ -69,9 +69,9 @@ def check_prefix(prefix: object) -> None:
 @dataclass(frozen=True)
 class Lookalikes:
     """
-    Surplus ids that look like missing ones, so that a missing id is probably a damaged copy.
+    Surplus ids that look like missing ids, which are probably damaged copies of them.
 
-    ``count`` is the number of surplus ids, ``pairs`` has the first few, each with its missing id.
+    ``count`` is the number of these surplus ids, ``pairs`` has the first few, each with its missing id.
     """
 
     count: int = 0
@@ -79,7 +79,7 @@ class Lookalikes:
 
 
 def form_of(id_: str) -> str:
-    """Return what an id has in common with damaged copies of it: NFC, without what tools add at the ends."""
+    """Return an id in the form that it shares with its damaged copies: NFC, with clean ends."""
     return unicodedata.normalize("NFC", _EDGES.sub("", id_))
 
 
@@ -94,29 +94,29 @@ def refusal(
     allow_lookalikes: bool,
 ) -> str | None:
     """
-    Decide whether so much must not be deleted, and say why and how to go on; None if it may be.
+    Decide whether to refuse a delete. Return the reason and the remedy, or None if it is allowed.
 
-    :param desired: number of ids that the index is to hold.
-    :param listed: number of ids that it holds, of those in scope.
-    :param surplus: number of those that are not desired.
-    :param allow_empty: an empty desired set is meant, and the fraction says nothing then.
-    :param max_delete_fraction: the most of the listed ids that may be surplus, 0 to 1.
-    :param allow_lookalikes: ids that look alike are different ids.
+    :param desired: number of desired ids.
+    :param listed: number of listed ids in scope.
+    :param surplus: number of listed ids that are not desired.
+    :param allow_empty: allow an empty desired set, without checking the fraction.
+    :param max_delete_fraction: the largest share of the listed ids that may be surplus, 0 to 1.
+    :param allow_lookalikes: treat lookalikes as different ids.
     """
     if desired == 0:
         if allow_empty:
             return None
         return (
             f"there are no desired ids, so every id in scope would be deleted: {_NOTHING_DELETED}. Check "
-            "what produced the ids; if nothing is to be left, set allow_empty=True"
+            "what produced the ids; to delete every id in scope, set allow_empty=True"
         )
     if lookalikes.count and not allow_lookalikes:
         pairs = [f"{show(surplus)} and the desired {show(missing)}" for surplus, missing in lookalikes.pairs]
         more = "; ..." if lookalikes.count > len(pairs) else ""
         return (
             f"{lookalikes.count} of {surplus} ids that would be deleted look like missing ones: "
-            f"{'; '.join(pairs)}{more}: {_NOTHING_DELETED}. They differ in white space, byte order marks, "
-            "NULs or Unicode normalization only, or the last line of the file is cut short. Correct the "
+            f"{'; '.join(pairs)}{more}: {_NOTHING_DELETED}. They differ only in white space, byte order "
+            "marks, NULs or Unicode normalization, or the last line of the file is truncated. Correct the "
             "desired ids; if they are different ids, set allow_lookalikes=True"
         )
     # Not surplus > fraction * listed: 29 of 100 is more than 0.29 * 100 in floating point.
@@ -124,16 +124,16 @@ def refusal(
         return None
     return (
         f"{surplus} of {listed} ids ({100 * surplus / listed:.3g} %) would be deleted, which is more than "
-        f"max_delete_fraction={max_delete_fraction:g} allows: {_NOTHING_DELETED}. Look at them with "
-        "dry_run=True, which writes them to a file; if they are to go, raise max_delete_fraction"
+        f"max_delete_fraction={max_delete_fraction:g} allows: {_NOTHING_DELETED}. Check them with "
+        "dry_run=True, which writes them to a file; to delete them, raise max_delete_fraction"
     )
 
 
 class StoredIds:
     """
-    Ids of a table, in the order of their UTF-8 bytes; an :class:`IdSource`.
+    The ids of a table, in the order of their UTF-8 bytes; an :class:`IdSource`.
 
-    Only for the thread that made the connection, and until the table changes.
+    Use it only on the connection's thread, and only until the table changes.
 
     :param table: a table with one column ``id``, its primary key.
     """
@@ -154,7 +154,7 @@ class StoredIds:
         return -(-self._count // limits.MAX_DELETE_IDS)
 
     def __iter__(self) -> Iterator[list[str]]:
-        # No statement stays open between two batches, and none has to skip those before.
+        # One statement a batch: none stays open between batches or skips earlier rows.
         last = ""
         while batch := self._select("WHERE id > ? ORDER BY id LIMIT ?", last.encode(), limits.MAX_DELETE_IDS):
             last = batch[-1]
@@ -165,14 +165,14 @@ class StoredIds:
         return self._select("ORDER BY id LIMIT ?", number)
 
     def samples(self) -> list[tuple[int, list[str]]]:
-        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+        """Return up to three batches spread over all of them, the last one first, each with its position."""
         size = limits.MAX_DELETE_IDS
         positions = reversed(spread(self.batches, SAMPLED_BATCHES))
         return [(n, self._select("ORDER BY id LIMIT ?, ?", n * size, size)) for n in positions]
 
     @property
     def fingerprint(self) -> str:
-        """Return what tells these ids, in this order, from others."""
+        """Return the fingerprint of these ids in this order."""
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
         for batch in self:
             digest.update(digest_of(batch))
@@ -186,21 +186,21 @@ class StoredIds:
 
 class Comparison:
     """
-    The ids that an index is to hold, and those that it holds, in a temporary database on disk.
+    The desired and the listed ids of an index, in a temporary database on disk.
 
-    Neither has to fit into memory. Use it as a context manager, on one thread: :meth:`want` what is to be
-    there, then :meth:`see` a listing, or two.
+    They need not fit into memory. Use it as a context manager, on one thread: :meth:`add_desired`, then
+    :meth:`add_listing` once or twice.
 
-    :param id_prefix: only ids that begin so are compared; None for all.
+    :param id_prefix: compare only ids that begin with this; None for all.
     """
 
     def __init__(self, id_prefix: str | None = None) -> None:
         import sqlite3  # here, because few tasks need it
 
         self._prefix = id_prefix or ""
-        self._seen = False
+        self._has_listing = False
         self._last_line: bytes | None = None
-        # The empty name is a private database on disk that vanishes with the connection.
+        # The empty name means a private database on disk, which ends with the connection.
         self._db = sqlite3.connect("")
         self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         for table in ("desired", "listed", "surplus", "missing"):
@@ -215,12 +215,12 @@ class Comparison:
     def __exit__(self, *args: object) -> None:
         self._db.close()
 
-    def want(self, ids: IdSource, *, of_file: bool = False) -> None:
+    def add_desired(self, ids: IdSource, *, of_file: bool = False) -> None:
         """
-        Take up what the index is to hold.
+        Add the desired ids.
 
-        :param of_file: they are the lines of a file, whose last may be cut short. As it may be any file, an
-            error shows none of them, but positions among the ids.
+        :param of_file: the ids are lines of a file, and the last line may be truncated. An error shows only
+            their positions, because the file may be any file.
         """
         outside = 0
         examples: list[str] = []
@@ -239,14 +239,14 @@ class Comparison:
             raise VectorizeInputError(
                 f"{outside} of {ids.count} desired ids do not begin with the id_prefix {show(self._prefix)}: "
                 f"{', '.join(examples)}{', ...' if outside > len(examples) else ''} (counted from 0). They "
-                f"can never be in scope, so {_NOTHING_DELETED}: pass the ids of one prefix, with that prefix"
+                f"can never be in scope, so {_NOTHING_DELETED}: pass only ids with this prefix"
             )
 
-    def see(self, listing: Iterable[str]) -> None:
+    def add_listing(self, listing: Iterable[str]) -> None:
         """
-        Take up what the index holds; what is surplus after several listings was so in each.
+        Add a listing of the index. After several listings, the surplus is what was surplus in each.
 
-        May be called again with a listing from the start when one has ended in an error.
+        If a listing ends in an error, call this again with a new listing.
         """
         with _explained():
             self._db.execute("DELETE FROM listed")
@@ -254,7 +254,7 @@ class Comparison:
         while some := list(itertools.islice(in_scope, limits.MAX_LIST_COUNT)):
             self._insert("listed", some)
         with _explained():
-            if self._seen:
+            if self._has_listing:
                 self._db.execute(
                     "DELETE FROM surplus WHERE NOT EXISTS (SELECT 1 FROM listed WHERE listed.id = surplus.id)"
                 )
@@ -268,10 +268,10 @@ class Comparison:
                 "INSERT INTO missing SELECT id FROM desired "
                 "WHERE NOT EXISTS (SELECT 1 FROM listed WHERE listed.id = desired.id)"
             )
-            self._look_for_lookalikes()
-        self._seen = True
+            self._find_lookalikes()
+        self._has_listing = True
 
-    def _look_for_lookalikes(self) -> None:
+    def _find_lookalikes(self) -> None:
         self._db.execute("DELETE FROM forms")
         self._db.execute("DELETE FROM lookalikes")
         if self.surplus.count == 0:
@@ -290,17 +290,17 @@ class Comparison:
 
     @property
     def desired(self) -> int:
-        """Return the number of distinct ids that the index is to hold."""
+        """Return the number of distinct desired ids."""
         return _count(self._db, "desired")
 
     @property
     def listed(self) -> int:
-        """Return the number of ids in scope of the last listing."""
+        """Return the number of ids in scope in the last listing."""
         return _count(self._db, "listed")
 
     @property
     def lookalikes(self) -> Lookalikes:
-        """Return what of the surplus looks like missing ids."""
+        """Return the surplus ids that look like missing ids."""
         with _explained():
             rows = self._db.execute("SELECT id, missing FROM lookalikes LIMIT ?", (SHOWN_LOOKALIKES,))
             pairs = [(id_.decode(), missing.decode()) for id_, missing in rows]
@@ -308,12 +308,12 @@ class Comparison:
 
     @property
     def surplus(self) -> StoredIds:
-        """Return the ids that were listed, each time, and are not desired."""
+        """Return the ids of every listing that are not desired."""
         return StoredIds(self._db, "surplus")
 
     @property
     def missing(self) -> StoredIds:
-        """Return the ids that are desired and were not listed the last time."""
+        """Return the desired ids that are not in the last listing."""
         return StoredIds(self._db, "missing")
 
     def _insert(self, table: str, ids: Iterable[str]) -> None:
@@ -324,7 +324,7 @@ class Comparison:
             )
 
 
-def see_index(
+def list_into(
     comparison: Comparison,
     client: VectorizeClient,
     index_name: str,
@@ -333,14 +333,14 @@ def see_index(
     log: Any = _log,
 ) -> None:
     """
-    List an index into a comparison, from the start again if the listing expires.
+    List an index into a comparison, and restart if the listing expires.
 
-    :param stopped: says whether to stop; asked on this thread, while a page is waited for as well.
+    :param stopped: returns whether to stop; called on this thread, also during a request.
     :raises VectorizeListingExpired: the listing expired for the fourth time.
     """
     try:
         repeat_listing(
-            lambda: comparison.see(iter_ids(client, index_name, stopped=stopped, log=log)), log=log
+            lambda: comparison.add_listing(iter_ids(client, index_name, stopped=stopped, log=log)), log=log
         )
     except VectorizeInterrupted:
         client.session.stop()
@@ -352,7 +352,7 @@ def see_index(
 def pause(seconds: float, stopped: Callable[[], bool]) -> None:
     """Wait between two listings."""
     try:
-        rest(seconds, stopped)
+        stoppable_sleep(seconds, stopped)
     except Stopped:
         raise VectorizeInterrupted(f"interrupted between two listings: {_NOTHING_DELETED}") from None
 
@@ -371,6 +371,6 @@ def _explained() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as e:
         raise VectorizeError(
-            f"the temporary database of ids failed: {e}. It takes up to 250 bytes an id of the index, on the "
-            "worker's disk, in the directory that SQLITE_TMPDIR or TMPDIR names, else in /var/tmp or /tmp"
+            f"the temporary database of ids failed: {e}. It needs up to 250 bytes of the worker's "
+            "disk for each id, in the directory of SQLITE_TMPDIR or TMPDIR, or else in /var/tmp or /tmp"
         ) from e

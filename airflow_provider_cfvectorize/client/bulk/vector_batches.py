@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors cut into requests, in their order, with only one request's bytes held."""
+"""Cuts vectors into requests, in order, with only one request in memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from airflow_provider_cfvectorize.client.inputs.vectors import (
 from airflow_provider_cfvectorize.client.workers import Stopped
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
-#: Bytes of one request. The service takes 100 MB (limits.MAX_UPLOAD_BYTES); this is what a worker holds, and
-#: what is sent again after a lost connection.
+#: The most bytes of a request. The service accepts 100 MB (limits.MAX_UPLOAD_BYTES), but a worker holds this
+#: much in memory, and sends it again after a lost connection.
 MAX_REQUEST_BYTES: Final = 32 * 1000 * 1000
-#: What a vector has; the schema names no more, and does not say what becomes of other keys.
+#: The keys of a vector in the schema, which does not say how the service treats other keys.
 _KEYS: Final = frozenset({"id", "values", "namespace", "metadata"})
 _NOTED_KEYS: Final = 10
 _EXPECTED: Final = (
@@ -38,8 +38,8 @@ class VectorBatch:
 
     :param body: NDJSON.
     :param count: number of vectors in it.
-    :param where: where they stand in the input, such as ``lines 1 to 5000``.
-    :param is_last: there are no more.
+    :param where: their place in the input, such as ``lines 1 to 5000``.
+    :param is_last: it is the last request.
     """
 
     body: bytes
@@ -53,20 +53,20 @@ class VectorBatch:
 
 class VectorBatches:
     """
-    Vectors in requests of at most 5,000 and 32 MB, in their order; only one request's bytes are held.
+    Cuts vectors into requests of at most 5,000 vectors and 32 MB, in order, with one request in memory.
 
-    Iterate once. Every vector is checked before the request it is in is made.
+    Iterate once. This checks every vector before it makes the vector's request.
 
     :param vectors: vectors, or NDJSON as bytes or in a file that was opened in binary mode; empty lines are
         skipped.
-    :param dimensions: the number of values that each must have, or what to ask for it when the first vector
-        is there; None for as many as the first has.
-    :param discard: leave out what is no vector; otherwise it is an error.
-    :param name: what the vectors are called in errors: the parameter, and the path if there is one.
-    :param max_vectors: the most vectors of one request.
-    :param max_bytes: the most bytes of one request, unless a single vector is longer.
-    :raises VectorizeInputError: what was passed cannot be vectors; on iterating, one of them cannot be, with
-        its position (from 0) or its line (from 1).
+    :param dimensions: the number of values of each vector, or a function that returns it, called for the
+        first vector; None for the number of the first vector.
+    :param discard: skip items that are not vectors. Without it, they are an error.
+    :param name: the name of the vectors in errors: the parameter, and the path if there is one.
+    :param max_vectors: the most vectors of a request.
+    :param max_bytes: the most bytes of a request, unless a single vector is longer.
+    :raises VectorizeInputError: the input is invalid; while iterating: a vector is invalid, with its position
+        (from 0) or its line (from 1).
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class VectorBatches:
         elif hasattr(vectors, "read"):
             self._file = cast(BinaryIO, _Bytewise(vectors, name))
         elif isinstance(vectors, str | Mapping) or not isinstance(vectors, Iterable):
-            hint = "; of a path, pass open(path, 'rb')" if isinstance(vectors, str) else ""
+            hint = "; for a path, pass open(path, 'rb')" if isinstance(vectors, str) else ""
             raise VectorizeInputError(f"{name}: got {show(vectors)}, {_EXPECTED}{hint}")
         else:
             self._vectors = vectors
@@ -99,20 +99,20 @@ class VectorBatches:
         self._earlier = _IdsOfEarlierRequests()
         self._max_vectors = max_vectors
         self._max_bytes = max_bytes
-        #: Number of lines, or items, that were left out because they are no vectors.
+        #: Number of skipped lines or items that are not vectors.
         self.discarded = 0
-        #: Keys of vectors that Vectorize does not know, with the place of the first vector that has it.
+        #: Keys that are not in the schema, each with the place of the first vector that has it.
         self.unknown_keys: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[VectorBatch]:
-        # getvalue() of a BytesIO hands its bytes over without a copy.
+        # getvalue() of a BytesIO returns its bytes without a copy.
         body = io.BytesIO()
         count = first = last = 0
         lines = self._lines()
         while True:
             if self._stopped():
                 raise Stopped
-            # One vector ahead, to know the last request as such: it has the witnesses.
+            # Read one vector ahead, to recognize the last request: it has the witnesses.
             try:
                 following = next(lines, None)
             except Exception:
@@ -138,7 +138,7 @@ class VectorBatches:
             yield self._batch(body, count, first, last, is_last=True)
 
     def is_single(self, id_: str) -> bool:
-        """Say of an id of the request that was yielded last whether it stands in no other vector so far."""
+        """Return whether an id of the last yielded request is in only one vector so far."""
         return self._counts.get(id_) == 1 and id_ not in self._earlier
 
     def _batch(
@@ -147,7 +147,7 @@ class VectorBatches:
         noun = "position" if self._file is None else "line"
         where = f"{noun} {first}" if first == last else f"{noun}s {first} to {last}"
         batch = VectorBatch(body.getvalue(), count, where, is_last)
-        # Whoever has asked for the batch is the only one to hold it.
+        # Only the caller keeps the batch.
         body.close()
         return batch
 
@@ -176,7 +176,7 @@ class VectorBatches:
                 problem = f"({len(line)} bytes) is not JSON in UTF-8"
             read = self._read(parsed, f"line {number}", problem)
             if read is not None:
-                # A line is sent as it stands, unless its id is an integer.
+                # A line is sent unchanged, unless its id is an integer.
                 yield number, line if read is parsed else write_json(read), read["id"]
 
     def _read(self, vector: object, which: str, problem: str | None = None) -> Mapping[str, Any] | None:
@@ -213,10 +213,10 @@ class VectorBatches:
 
 class _IdsOfEarlierRequests:
     """
-    Ids, in 4 MiB however many they are: a Bloom filter.
+    A Bloom filter of ids, of 4 MiB for any number of ids.
 
-    It may say of an id that it is among them when it is not, of 1 in 250 for a million ids; such an id is no
-    witness then, which costs nothing while there are others.
+    For a million ids, it mistakes 1 in 250 other ids for one of them. Such an id cannot be a witness, which
+    is harmless while there are other ids.
     """
 
     _BITS: Final = 25
@@ -225,7 +225,7 @@ class _IdsOfEarlierRequests:
         self._bits = bytearray()
 
     def add(self, ids: Iterable[str]) -> None:
-        # Most fills are a single request, and need none of it.
+        # Most fills are a single request and need no filter.
         self._bits = self._bits or bytearray(1 << (self._BITS - 3))
         for id_ in ids:
             for bit in self._places(id_):
@@ -241,7 +241,7 @@ class _IdsOfEarlierRequests:
 
 
 class _Bytewise:
-    """A file of which every read gives bytes, or an error that says why not."""
+    """A file whose reads return bytes, or raise an error that says why not."""
 
     def __init__(self, file: Any, name: str) -> None:
         self._file = file
@@ -250,9 +250,9 @@ class _Bytewise:
     def read(self, size: int) -> bytes:
         chunk = self._file.read(size)
         if not isinstance(chunk, bytes):
-            # None is what a file gives that has nothing yet: taken for its end, the rest would be lost.
+            # None means no data yet. If it counted as the end, the rest would be lost.
             raise VectorizeInputError(
-                f"{self._name}: reading the file gave {show(chunk)}, expected bytes: open it with "
+                f"{self._name}: reading the file returned {show(chunk)}, expected bytes: open it with "
                 "open(path, 'rb')"
             )
         return chunk

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing any number of vectors, in as many requests as the service's caps make of them."""
+"""Writes any number of vectors, in as many requests as the service's limits require."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_provider_cfvectorize.client.inputs.vectors import Vectors, check_un
 from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES, Receipt
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector, found_among
 from airflow_provider_cfvectorize.client.types import Mutation
-from airflow_provider_cfvectorize.client.workers import Dispatcher, Stopped, attend, batch_error
+from airflow_provider_cfvectorize.client.workers import Dispatcher, Stopped, batch_error, stoppable_call
 from airflow_provider_cfvectorize.exceptions import VectorizeError, VectorizeInputError, VectorizeInterrupted
 
 if TYPE_CHECKING:
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Questions about vectors of the last request, of up to 20 each, until one shows a witness.
-QUESTIONS: Final = 3
+#: The most reads to find witnesses, each of up to 20 vectors of the last request.
+WITNESS_READS: Final = 3
 
 
 @dataclass(slots=True)
 class Written:
     """
-    How far a write came.
+    The progress of a write.
 
-    :param mutation: the last one, which comes after all the others; None if nothing was sent.
-    :param vectors: number of vectors that are acknowledged.
-    :param requests: number of requests that they were sent in.
-    :param discarded: number of lines left out because they are no vectors.
+    :param mutation: the last mutation, which comes after all others; None if nothing was sent.
+    :param vectors: number of acknowledged vectors.
+    :param requests: number of acknowledged requests.
+    :param discarded: number of skipped items that are not vectors.
     """
 
     mutation: Mutation | None = None
@@ -49,72 +49,72 @@ class Written:
     discarded: int = 0
 
 
-class InputChanged(Exception):  # noqa: N818 - a signal to begin anew
-    """The vectors that an earlier try had acknowledged are not those that come now."""
+class InputChanged(Exception):  # noqa: N818 - a signal to start over
+    """The input differs from the vectors that an earlier attempt had acknowledged."""
 
 
 class FillProgress:
     """
-    What is acknowledged of a fill, kept for a later try; the vectors are told from others by a digest.
+    The acknowledged part of a fill, saved for a retry; a digest identifies its vectors.
 
-    :param checkpoint: keeps it; None for not at all.
+    :param checkpoint: saves the progress; None to save nothing.
     """
 
     def __init__(self, checkpoint: Checkpoint | None, log: Any = _log) -> None:
         self._checkpoint = checkpoint
         self._digest = hashlib.sha256()
-        self._digest_of_kept = ""
+        self._saved_digest = ""
         self._to_skip = 0
         self._receipt: Receipt | None = None
         self.written = Written()
         if checkpoint is None:
             return
-        kept = checkpoint.load()
-        if kept.details is not None and isinstance(kept.details.get("digest"), str):
-            self._to_skip = kept.done
-            self._digest_of_kept = kept.details["digest"]
-            self._receipt = kept.receipt
+        saved = checkpoint.load()
+        if saved.details is not None and isinstance(saved.details.get("digest"), str):
+            self._to_skip = saved.done
+            self._saved_digest = saved.details["digest"]
+            self._receipt = saved.receipt
             log.info(
-                "Continuing from saved progress: an earlier attempt sent %s.", counted(kept.done, "request")
+                "Continuing from saved progress: an earlier attempt sent %s.", counted(saved.done, "request")
             )
 
     def was_sent(self, batch: VectorBatch) -> bool:
         """
-        Say whether an earlier try had this request acknowledged.
+        Return whether an earlier attempt had this request acknowledged.
 
-        :raises InputChanged: it had others acknowledged.
+        :raises InputChanged: it had different requests acknowledged.
         """
         if self.written.requests >= self._to_skip:
             return False
         self._count(batch)
-        if self.written.requests == self._to_skip and self._digest.hexdigest() != self._digest_of_kept:
+        if self.written.requests == self._to_skip and self._digest.hexdigest() != self._saved_digest:
             raise InputChanged
         return True
 
     def check_end(self) -> None:
         """
-        Check at the end of the vectors that there were as many as an earlier try had acknowledged.
+        Check, after the last vector, that the input has all requests acknowledged in an earlier attempt.
 
-        :raises InputChanged: there were fewer.
+        :raises InputChanged: it has fewer.
         """
         if self.written.requests < self._to_skip:
             raise InputChanged
 
     def add(self, batch: VectorBatch) -> None:
-        """Note that a request is acknowledged."""
+        """Record a request as acknowledged."""
         self._count(batch)
-        # The last one's mutation is the one to wait for: it is kept with the receipt, or sent again.
+        # The last request is saved with the receipt. Until then, a retry sends it again, for its mutation.
         if self._checkpoint is not None and not batch.is_last:
             self._checkpoint.note(self.written.requests, {"digest": self._digest.hexdigest()})
-            # Each at once: next to a request of thousands of vectors it costs nothing.
+            # Saving each at once costs little compared with a request of thousands of vectors.
             self._checkpoint.flush()
 
     def end(self, receipt: Receipt) -> Receipt:
-        """Keep the receipt and return it; or the one of an earlier try, if nothing was left to send."""
+        """Save and return the receipt, or return the saved one if nothing was left to send."""
         if receipt.mutation_id is None and self._receipt is not None:
             return self._receipt
         if self._checkpoint is not None and receipt.mutation_id is not None:
-            self._checkpoint.keep_receipt(receipt, {"digest": self._digest.hexdigest()})
+            self._checkpoint.save_receipt(receipt, {"digest": self._digest.hexdigest()})
         return receipt
 
     def _count(self, batch: VectorBatch) -> None:
@@ -142,26 +142,23 @@ def write_vectors(
     log: Any = _log,
 ) -> Written:
     """
-    Write vectors and return how many, with the last mutation, which comes after all the others.
+    Write vectors and return the progress, with the last mutation, which comes after all others.
 
-    One request is in flight at a time: the order of the vectors is the order of their effects, so that of two
-    with the same id the later one counts (of an insert: the earlier one). A request is made when it is its
-    turn, and its bytes are forgotten when it is acknowledged.
+    One request is in flight at a time, so vectors take effect in their order: of two vectors with one id, the
+    later one counts (in an insert, the earlier one). Memory holds one request.
 
-    :param route: ``insert`` leaves a vector whose id exists already as it is, ``upsert`` replaces it whole.
-    :param vectors: see :class:`~airflow_provider_cfvectorize.client.inputs.vectors.VectorBatches`.
-    :param unparsable_behavior: ``discard`` leaves out what is no vector and counts it; for ``error``, the
-        default, that is an error.
-    :param before_last: told of the last request before it is sent, on this thread, with what says of an id
-        whether it stands in the input only once.
-    :param progress: keeps what is acknowledged; what an earlier try had acknowledged is not sent again.
-    :raises VectorizeInputError: a vector is invalid; says where it stands and how many before it were
+    :param route: ``insert`` leaves existing vectors unchanged, ``upsert`` replaces them completely.
+    :param vectors: see :class:`~airflow_provider_cfvectorize.client.bulk.vector_batches.VectorBatches`.
+    :param unparsable_behavior: ``discard`` skips and counts items that are not vectors; with ``error``, the
+        default, they are an error.
+    :param before_last: called on this thread before the last request is sent, with the request and a function
+        that returns whether an id is in the input only once.
+    :param progress: saves the progress. Acknowledged requests of an earlier attempt are not sent again.
+    :raises VectorizeInputError: a vector is invalid; says where it is and how many vectors are acknowledged.
+    :raises VectorizeBatchError: a request failed for good; says which vectors it had and how many are
         acknowledged.
-    :raises VectorizeBatchError: a request failed for good; says which vectors were in it and how many before
-        it were acknowledged.
-    :raises VectorizeInterrupted: it was told to stop; likewise.
-    :raises InputChanged: an earlier try had other vectors acknowledged than those that come now; nothing was
-        sent.
+    :raises VectorizeInterrupted: the task must stop; says how many vectors are acknowledged.
+    :raises InputChanged: the input differs from what an earlier attempt had acknowledged; nothing was sent.
     """
     check_path_name(index_name)
     check_unparsable_behavior(unparsable_behavior)
@@ -171,7 +168,7 @@ def write_vectors(
     written = progress.written
 
     def send(batch: VectorBatch) -> Mutation:
-        # What is to be discarded has been; what the service discarded beyond that, nobody would hear of.
+        # Unparsable items are skipped already. The service must not discard others silently.
         return getattr(client, route)(  # type: ignore[no-any-return]
             index_name, batch.body, unparsable_behavior=None if unparsable_behavior is None else "error"
         )
@@ -186,18 +183,18 @@ def write_vectors(
         requests = counted(written.requests, "request")
         return f"{counted(written.vectors, 'vector')} in {requests} {verb} acknowledged{last}"
 
-    def interrupted(under_way: str = "") -> VectorizeInterrupted:
+    def interrupted(in_doubt: str = "") -> VectorizeInterrupted:
         client.session.stop()
-        return VectorizeInterrupted(f"interrupted: {acknowledged()}{under_way}. {_HARMLESS}")
+        return VectorizeInterrupted(f"interrupted: {acknowledged()}{in_doubt}. {_HARMLESS}")
 
     source = iter(batches)
     while True:
-        # No name holds a batch when the next one is made.
+        # No variable holds a batch when the next one is made.
         try:
             batch = next(source, None)
         except VectorizeInputError as e:
-            # Of its own kind: a file may be whole at the next try. With its cause, which may be a function of
-            # the caller's.
+            # Keep the class of the error, because a retry may help after a file has changed; and its cause,
+            # which may be a function of the caller.
             raise type(e)(f"{e}. {acknowledged()}. {_HARMLESS}") from e
         except Stopped:
             raise interrupted() from None
@@ -214,20 +211,19 @@ def write_vectors(
             if batch.is_last:
                 before_last(batch, batches.is_single)
             sent = True
-            # From a thread, though it is only one request: it may be throttled for minutes, and this thread
-            # must see meanwhile that it is told to stop.
+            # A throttle may delay even a single request for minutes. In a thread, a stop can interrupt it.
             request: Dispatcher[VectorBatch, Mutation] = Dispatcher(
                 send, done, concurrency=1, stopped=stopped
             )
             request.run([batch])
         except Stopped:
             in_doubt = sent and requests == written.requests
-            raise interrupted(", and one more request may be carried out" if in_doubt else "") from None
+            raise interrupted(", and one more request may take effect" if in_doubt else "") from None
         if request.failed:
             cause = request.failed[0][1]
             raise batch_error(
                 cause,
-                f"{acknowledged()}, the {batch.count} of {batch.where} failed, and what follows was not "
+                f"{acknowledged()}, the {batch.count} of {batch.where} failed, and the rest was not "
                 f"sent. {_HARMLESS}. The failure: {cause}",
                 acknowledged=written.vectors,
                 failed=batch.count,
@@ -238,11 +234,12 @@ def write_vectors(
     progress.check_end()
     written.discarded = batches.discarded
     if batches.discarded:
-        log.warning("%s into %s: left out %d that are no vectors", route, index_name, batches.discarded)
+        items = counted(batches.discarded, "unparsable item")
+        log.warning("%s into %s: skipped %s", route, index_name, items)
     for key, where in batches.unknown_keys.items():
         log.warning(
-            "%s: %s has the key %s, which is none of a vector's (id, values, namespace, metadata): it was "
-            "sent, and what the service makes of it is unknown. What belongs to a vector goes into metadata",
+            "%s: %s has the unknown key %s, expected id, values, namespace or metadata. It was sent, and its "
+            "effect is unknown: put values of your own into metadata",
             name,
             where,
             show(key),
@@ -266,18 +263,17 @@ def fill(
     """
     Write vectors, checked against the index's dimensions, and return the receipt of the last mutation.
 
-    The parameters are those of :func:`write_vectors`, which also says what is raised.
+    The other parameters and the errors are those of :func:`write_vectors`.
 
-    :param witnesses: ask, before the last request is sent, about some of its vectors: those that are not so
-        yet are the receipt's witnesses.
-    :param checkpoint: keeps how far it came; the requests that an earlier try had acknowledged are not sent
-        again.
+    :param witnesses: read some vectors of the last request before it is sent. Those that are absent or
+        different become the receipt's witnesses.
+    :param checkpoint: saves the progress. Acknowledged requests of an earlier attempt are not sent again.
     """
     chosen: tuple[WitnessVector, ...] = ()
 
     def dimensions() -> int | None:
-        asked = attend(lambda: client.info(index_name), stopped).get("dimensions")
-        return asked if isinstance(asked, int) else None
+        found = stoppable_call(lambda: client.info(index_name), stopped).get("dimensions")
+        return found if isinstance(found, int) else None
 
     def choose(batch: VectorBatch, is_single: Callable[[str], bool]) -> None:
         nonlocal chosen
@@ -320,32 +316,32 @@ def choose_witnesses(
     log: Any = _log,
 ) -> tuple[WitnessVector, ...]:
     """
-    Return up to 5 vectors of the last request that will be seen to be written, because they are not so yet.
+    Return up to 5 vectors of the last request that are absent or different in the index.
 
-    Of a vector that is in the index just as it is going to be written, reading it back would prove nothing;
-    nor of one that stands in the input twice, since the other might be what is read.
+    Reading back a vector that already is in the index as written proves nothing. Neither does a vector whose
+    id is in the input twice, because the read may return the other one.
 
-    :param client: asks, up to three requests.
-    :param route: an insert changes only what is absent.
-    :param is_single: says whether an id stands in the input only once.
-    :param log: where to say that asking failed: it costs the witnesses, never the write.
-    :raises Stopped: it was told to stop.
+    :param client: sends up to three reads.
+    :param route: an insert changes only absent vectors.
+    :param is_single: returns whether an id is in the input only once.
+    :param log: logs a failed read; the write then continues without witnesses.
+    :raises Stopped: the task must stop.
     """
-    positions = spread(batch.count, QUESTIONS * limits.MAX_GET_IDS)
+    positions = spread(batch.count, WITNESS_READS * limits.MAX_GET_IDS)
     vectors = [WitnessVector.of(json.loads(line)) for line in _lines_at(batch.body, positions)]
     candidates = [vector for vector in vectors if is_single(vector.id)]
-    # Each question is about vectors from all over the request.
-    questions = -(-len(candidates) // limits.MAX_GET_IDS)
-    for question in range(questions):
-        some = candidates[question::questions]
+    # Each read has vectors from all over the request.
+    reads = -(-len(candidates) // limits.MAX_GET_IDS)
+    for number in range(reads):
+        some = candidates[number::reads]
         try:
-            read = attend(
+            read = stoppable_call(
                 lambda some=some: client.get_by_ids(index_name, [vector.id for vector in some]),  # type: ignore[misc]
                 stopped,
             )
         except VectorizeError as e:
             log.warning(
-                "No witnesses, and so a weaker proof later: asking for some of the vectors failed: %s", e
+                "No witnesses, so the evidence will be weaker: reading some of the vectors failed: %s", e
             )
             return ()
         before = found_among(read)
@@ -360,7 +356,7 @@ def choose_witnesses(
 
 
 def _lines_at(body: bytes, positions: Iterable[int]) -> Iterator[bytes]:
-    """Iterate over some lines of a request, all of which end in LF, without splitting it whole."""
+    """Iterate over some lines of a request without splitting all of it. Every line ends in LF."""
     at = start = 0
     for position in positions:
         while at < position:

@@ -14,7 +14,7 @@ from airflow_provider_cfvectorize.client.mutations.check import Look, look_at
 from airflow_provider_cfvectorize.client.mutations.evidence import WaitLog
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.client.types import MetadataIndex
-from airflow_provider_cfvectorize.client.workers import Stopped, attend, rest
+from airflow_provider_cfvectorize.client.workers import Stopped, stoppable_call, stoppable_sleep
 from airflow_provider_cfvectorize.exceptions import (
     VectorizeAuthError,
     VectorizeError,
@@ -90,7 +90,7 @@ class WatchingClient:
 
 def _sleep_until(wake: float, stopped: Callable[[], bool]) -> None:
     try:
-        rest(wake - time.monotonic(), stopped)
+        stoppable_sleep(wake - time.monotonic(), stopped)
     except Stopped:
         raise VectorizeInterrupted(_INTERRUPTED) from None
 
@@ -121,7 +121,7 @@ def watch_metadata_indexes(
         last = time.monotonic() >= deadline
         pause = 0.0
         try:
-            listed = attend(
+            listed = stoppable_call(
                 lambda: client.ask(lambda current: current.list_metadata_indexes(index_name)), stopped
             )
         except Stopped:
