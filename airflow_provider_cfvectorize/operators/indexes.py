@@ -263,8 +263,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         missing = {name: index_type for name, index_type in wanted.items() if name not in properties}
         further = [show(name) for name in properties if name not in wanted]
         self.log.info(
-            "Index %s exists with this configuration. Missing metadata indexes: %s; further ones: %s. The "
-            "task sends existing ones again, which has an effect only if their deletion is in flight.",
+            "Index %s exists with this configuration; missing metadata indexes: %s; further ones: %s.",
             self.index_name,
             ", ".join(map(show, missing)) or "none",
             ", ".join(further) or "none",

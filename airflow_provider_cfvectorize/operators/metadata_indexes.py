@@ -254,8 +254,8 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
                 "of this task may have created it. To accept it, set if_exists='skip'"
             )
         self.log.info(
-            "Index %s has this metadata index of %s already. The task sends it again, which has an effect "
-            "only if its deletion is in flight.",
+            "Index %s has this metadata index of %s already; the task sends it again in case its deletion is "
+            "in flight.",
             self.index_name,
             show(name),
         )

@@ -142,7 +142,7 @@ def test_one_that_is_there_already(vectorize: Vectorize, told: Told, wait: bool,
     mutation_id = create(context, wait_for_completion=wait, deferrable=deferrable)
     check_receipt(context, mutation_id)
     text = told()
-    assert "already. The task sends it again" in text
+    assert "already; the task sends it again" in text
     # They know it already.
     assert "has vectors" not in text
     if wait:
