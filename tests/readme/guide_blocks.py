@@ -71,7 +71,7 @@ def tests_the_first_dag(block: Block, bench: Bench) -> None:
     folder = bench.directory / "dags"
     folder.mkdir()
     (folder / "forget.py").write_text(
-        f'{block_of(f"{START}#a-dag/1").text}\ndag.get_task("wait_until_gone").poke_interval = 0.1\n'
+        f'{block_of(f"{START}#write-the-dag/1").text}\ndag.get_task("wait_until_gone").poke_interval = 0.1\n'
     )
     bench.bash(block.text, AIRFLOW__CORE__DAGS_FOLDER=str(folder))
     assert vectorize.ids() == {"chunk-0", "chunk-3"}
@@ -124,12 +124,12 @@ def names_what_is_there(block: Block, bench: Bench) -> None:
 
 
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
-    f"{START}#a-vectorize-of-your-own/1": names_the_servers_options,
-    f"{START}#a-vectorize-of-your-own/2": is_what_the_server_prints,
-    f"{START}#an-index-to-delete-from/1": fills_the_index,
-    f"{START}#a-dag/1": is_the_first_dag,
-    f"{START}#trigger-it/1": tests_the_first_dag,
-    f"{START}#trigger-it/2": is_the_log_of_the_wait,
+    f"{START}#start-a-local-vectorize/1": names_the_servers_options,
+    f"{START}#start-a-local-vectorize/2": is_what_the_server_prints,
+    f"{START}#create-an-index/1": fills_the_index,
+    f"{START}#write-the-dag/1": is_the_first_dag,
+    f"{START}#trigger-the-dag/1": tests_the_first_dag,
+    f"{START}#trigger-the-dag/2": is_the_log_of_the_wait,
     f"{SCALE}#chunks-in-files-one-wait/1": deletes_by_files,
     "docs/design.md#the-layers/1": names_what_is_there,
     "docs/design.md#one-delete/1": names_what_is_there,

@@ -96,7 +96,7 @@ def cleans_the_database(block: Block, bench: Bench) -> None:
 
 
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
-    f"{GONE}#what-verifyall-adds/1": digests_as_the_evidence_does,
+    f"{GONE}#reading-every-id/1": digests_as_the_evidence_does,
     f"{ERASE}#the-dag/1": keeps_the_proof,
     f"{ERASE}#what-to-hand-over/1": is_a_proof,
     "docs/ids-in-airflow.md#how-to-keep-them-out/1": leaves_no_id,

@@ -18,10 +18,14 @@ def deletes_a_tenant(block: Block, bench: Bench) -> None:
     vectorize = Vectorize(bench.server)
     vectorize.fill(["tenant-7/a", "tenant-7/b", "tenant-70/a"])
     surplus = bench.directory / "surplus.txt"
-    run = run_dag(bench.load(block).dag, run_conf={"prefix": "tenant-7/", "surplus": str(surplus)})
+    dag = bench.load(block).dag
+    params = {"prefix": "tenant-7/", "surplus": str(surplus)}
+    run = run_dag(dag, run_conf=params)
+    assert run.states["delete"] == "skipped"
+    assert sorted(surplus.read_text().split()) == ["tenant-7/a", "tenant-7/b"]
+    run = run_dag(dag, run_conf={**params, "delete": True})
     assert run.state == "success", run.states
     assert vectorize.ids() == {"tenant-70/a"}
-    assert sorted(surplus.read_text().split()) == ["tenant-7/a", "tenant-7/b"]
     assert run.pull("delete", "evidence")["outcome"] in PROVEN
 
 
@@ -73,7 +77,7 @@ def deletes_rows(block: Block, bench: Bench) -> None:
 
 
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
-    "docs/delete-a-tenant.md#by-a-prefix-of-the-ids/1": deletes_a_tenant,
+    "docs/delete-a-tenant.md#delete-by-a-prefix-of-the-ids/1": deletes_a_tenant,
     "docs/fill-and-reconcile.md#fill-an-index-and-keep-it-in-step/1": is_a_vector,
     "docs/fill-and-reconcile.md#fill-an-index-and-keep-it-in-step/2": keeps_in_step,
     "docs/alerts.md#callbacks/1": alerts,

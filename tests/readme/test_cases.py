@@ -404,7 +404,7 @@ def test_rule(row: list[str]) -> None:
     number, _, verdict, outcome = row
     if number == "23":
         # Of decisions, not of what is seen: tests/client/test_client_decide.py has its cases.
-        assert (verdict, outcome) == ("applied", "as the later one")
+        assert (verdict, outcome) == ("applied", "that of the later mutation")
         return
     for decision in RULES[number]:
         assert decision.verdict is Verdict(verdict)
