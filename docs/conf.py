@@ -73,7 +73,7 @@ if address := repository(ROOT):
         "source_directory": "",
     }
 # Only what a reader types: no prompts, and no button on what a program prints.
-copybutton_selector = "div:not(.highlight-text) > div.highlight pre"
+copybutton_selector = "div:not(.highlight-text, .highlight-output) > div.highlight pre"
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
