@@ -238,7 +238,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         from airflow_provider_cfvectorize.client.inputs.indexes import (
             config_differences,
             describe_config,
-            tells_preset,
+            has_preset,
             type_differences,
         )
 
@@ -251,7 +251,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
                 "first (DeleteVectorizeIndexOperator). To change a metadata index, delete it, wait until "
                 "that is applied, create it again, and then upsert the vectors"
             )
-        if "preset" in config and not tells_preset(index):
+        if "preset" in config and not has_preset(index):
             self.log.warning(
                 "Index %s exists, and the service does not say whether it was created with preset %s, so its "
                 "metric is not checked. To check it, pass its configuration: %s.",

@@ -196,11 +196,11 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
             raise VectorizeError(
                 "poke() was called before execute(), which prepares the wait: call execute()"
             )
-        evidence = self._wait.look()
+        evidence = self._wait.poll()
         while self.reschedule and self._wait.is_refused:
             # Wait here: a later process would not know since when the service refuses.
             time.sleep(min(self.poke_interval, LONGEST_BACKOFF))
-            evidence = self._wait.look()
+            evidence = self._wait.poll()
         return PokeReturnValue(is_done=evidence is not None, xcom_value=evidence)
 
     def execute_complete(
@@ -265,7 +265,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
 
     def _poll_last_time(self, soft_fail: bool) -> dict[str, Any]:
         assert self._wait is not None  # noqa: S101 - for the type checker
-        evidence = self._wait.look(last=True)
+        evidence = self._wait.poll(last=True)
         if evidence is not None:
             return evidence
         message = str(self._wait.timeout(self.timeout))
@@ -295,7 +295,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         young = datetime.now(UTC) - YOUNG
         # A bare id needs the watermark of its own mutation, which one poll rarely finds.
         if not any(r.bare or (r.accepted_at is not None and r.accepted_at > young) for r in receipts):
-            evidence = self._wait.look()
+            evidence = self._wait.poll()
             if evidence is not None:
                 return evidence
         ignored = [name for name in ("exponential_backoff", "max_wait", "silent_fail") if getattr(self, name)]

@@ -146,7 +146,7 @@ class VectorizeMutationTrigger(BaseTrigger):
                     return applied_event(evidence)
                 if seen.is_last:
                     return timeout_event(so_far.timeout(self.wait_seconds))
-                so_far.tell()
+                so_far.report()
         raise VectorizeError("the poll ended without an event")
 
     async def _make_client(self) -> Any:

@@ -25,7 +25,7 @@ from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.client.http.poll_pacer import Turn
 from airflow_provider_cfvectorize.client.http.refusals import REREAD_SECONDS
 from airflow_provider_cfvectorize.client.http.responses import Answer
-from airflow_provider_cfvectorize.client.mutations.check import Look, look_at
+from airflow_provider_cfvectorize.client.mutations.check import Poll, poll_index
 from airflow_provider_cfvectorize.client.mutations.decide import YOUNG, Decision, IndexState
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.exceptions import VectorizeAuthError, VectorizeError, is_permanent
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 #: The largest random addition to an interval, as a fraction. It spreads the polls of many indexes.
 JITTER: Final = 0.1
 #: Seconds after a wait's deadline within which its last poll must end; half of Airflow's own margin.
-LAST_LOOK_SECONDS: Final = 30.0
+LAST_POLL_SECONDS: Final = 30.0
 #: The number of waits that get a result before the event loop runs other tasks.
 WAITS_AT_A_TIME: Final = 20
 #: The most seconds for which the first poll gathers further waits.
@@ -109,7 +109,7 @@ async def watch(
             while True:
                 seen: Seen | BaseException
                 try:
-                    async with asyncio.timeout(max(0.0, seconds_left()) + LAST_LOOK_SECONDS):
+                    async with asyncio.timeout(max(0.0, seconds_left()) + LAST_POLL_SECONDS):
                         seen = await wait.heard.get()
                 except TimeoutError:
                     # Before Airflow's own timeout, whose error lacks the observations.
@@ -286,31 +286,31 @@ class IndexPoll:
         waits = {wait: wait.receipts for wait in self._waits}
         last = {wait for wait in waits if wait.seconds_left() <= 0}
         try:
-            look = await self._look(waits, last)
+            poll = await self._send_requests(waits, last)
         except VectorizeError as e:
             self._answered_at = time.monotonic()
             if is_permanent(e, "poll"):
                 raise
             seen = Seen(trouble=str(e), is_refused=isinstance(e, VectorizeAuthError))
             for wait in waits:
-                self._tell(wait, replace(seen, is_last=wait in last))
+                self._report(wait, replace(seen, is_last=wait in last))
             return started
         for number, wait in enumerate(waits, start=1):
-            loss = look.loss(wait, self._index_name)
-            seen = Seen(look.state, look.decisions(wait), is_over=look.is_over(wait), is_last=wait in last)
-            self._tell(wait, seen if loss is None else loss)
+            loss = poll.loss(wait, self._index_name)
+            seen = Seen(poll.state, poll.decisions(wait), is_over=poll.is_over(wait), is_last=wait in last)
+            self._report(wait, seen if loss is None else loss)
             if number % WAITS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
         return started
 
-    def _tell(self, wait: _Wait, seen: Seen | VectorizeError) -> None:
+    def _report(self, wait: _Wait, seen: Seen | VectorizeError) -> None:
         if isinstance(seen, VectorizeError) or seen.is_last or seen.is_over:
             # This was its last result: further polls for it would only cost requests.
             self._waits.discard(wait)
         wait.heard.put_nowait(seen)
 
-    async def _look(self, waits: Mapping[_Wait, Sequence[Receipt]], last: Collection[_Wait]) -> Look:
-        requests = look_at(waits, self._index_name, last)
+    async def _send_requests(self, waits: Mapping[_Wait, Sequence[Receipt]], last: Collection[_Wait]) -> Poll:
+        requests = poll_index(waits, self._index_name, last)
         request = next(requests)
         while True:
             call = partial(request, self.client)
@@ -320,8 +320,8 @@ class IndexPoll:
             try:
                 request = requests.send(answer)
             except StopIteration as e:
-                look: Look = e.value
-                return look
+                poll: Poll = e.value
+                return poll
             # The first request had its turn before the waits were read.
             await self._requests.turn(
                 Turn(

@@ -128,7 +128,7 @@ def test_no_success_before_it_is_true(
     assert run.result is None
     assert "evidence" not in run.pushed
     # What was seen, or why nothing was.
-    assert re.search("5 of 5 witnesses can still be read|The last look failed: ", str(error)), error
+    assert re.search("5 of 5 witnesses can still be read|The last poll failed: ", str(error)), error
 
 
 @pytest.mark.parametrize("kind", [kind for kind in NAMES if kind != "refuse"])
@@ -143,5 +143,5 @@ def test_the_error_of_a_wait_names_the_fault(
     run = run_tries(task(vectorize, way, [f"{kind}:info"], 0.3))
     (error,) = run.errors
     assert isinstance(error, VectorizeMutationTimeout if way in MODES else VectorizeWaitTimeout)
-    assert re.search(f"The last look failed: .*{NAMES[kind]}", str(error)), error
+    assert re.search(f"The last poll failed: .*{NAMES[kind]}", str(error)), error
     assert "evidence" not in run.pushed

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_cfvectorize.client.mutations.check import (
     FRUITLESS_READS,
-    Look,
+    Poll,
     created_on,
 )
 from airflow_provider_cfvectorize.client.mutations.decide import Decision, IndexState, Verdict, decide, settle
@@ -40,13 +40,13 @@ def found(ids: Iterable[str]) -> dict[str, WitnessVector]:
     return found_among({"id": id_} for id_ in ids)
 
 
-def drive(look: Look, exist: set[str] = frozenset()) -> list[list[str]]:  # type: ignore[assignment]
+def drive(poll: Poll, exist: set[str] = frozenset()) -> list[list[str]]:  # type: ignore[assignment]
     reads = []
-    while ids := look.next_read():
+    while ids := poll.next_read():
         assert len(ids) <= 20
         assert len(set(ids)) == len(ids)
         reads.append(ids)
-        look.feed(found(id_ for id_ in ids if id_ in exist))
+        poll.feed(found(id_ for id_ in ids if id_ in exist))
         assert len(reads) < 1000
     return reads
 
@@ -57,24 +57,24 @@ def everything(waits: Mapping[Any, Sequence[Receipt]]) -> set[str]:
 
 def test_witnesses_of_many_waits_share_a_read() -> None:
     waits = {f"k{i}": [receipt(f"m{i}")] for i in range(40)}
-    look = Look(waits, STATE)
-    reads = drive(look)
+    poll = Poll(waits, STATE)
+    reads = drive(poll)
     assert [len(ids) for ids in reads] == [20] * 10
     assert {id_ for ids in reads for id_ in ids} == everything(waits)
-    assert all(look.is_over(key) for key in waits)
-    assert {d.outcome for key in waits for d in look.decisions(key)} == {"read_back"}
+    assert all(poll.is_over(key) for key in waits)
+    assert {d.outcome for key in waits for d in poll.decisions(key)} == {"read_back"}
 
 
 def test_equal_witnesses_are_read_once() -> None:
-    look = Look({1: [receipt("m"), receipt("m")], 2: [receipt("m")]}, STATE)
-    assert [sorted(ids) for ids in drive(look)] == [[f"m-w{i}" for i in range(5)]]
-    assert look.is_over(1)
-    assert look.is_over(2)
+    poll = Poll({1: [receipt("m"), receipt("m")], 2: [receipt("m")]}, STATE)
+    assert [sorted(ids) for ids in drive(poll)] == [[f"m-w{i}" for i in range(5)]]
+    assert poll.is_over(1)
+    assert poll.is_over(2)
 
 
 def test_a_receipt_is_never_split_over_two_reads() -> None:
-    look = Look({i: [receipt(f"m{i}", 20)] for i in range(3)}, STATE)
-    assert sorted(len({id_.split("-")[0] for id_ in ids}) for ids in drive(look)) == [1, 1, 1]
+    poll = Poll({i: [receipt(f"m{i}", 20)] for i in range(3)}, STATE)
+    assert sorted(len({id_.split("-")[0] for id_ in ids}) for ids in drive(poll)) == [1, 1, 1]
 
 
 def test_nothing_is_read_that_is_not_needed() -> None:
@@ -87,69 +87,69 @@ def test_nothing_is_read_that_is_not_needed() -> None:
         "one of two is pending for sure": [receipt("c"), receipt("d", 0)],
         "accepted after the watermark": [receipt("e", second=63)],
     }
-    look = Look(waits, own)
-    assert drive(look) == []
-    assert [key for key in waits if look.is_over(key)] == ["nothing", "own, no witness"]
+    poll = Poll(waits, own)
+    assert drive(poll) == []
+    assert [key for key in waits if poll.is_over(key)] == ["nothing", "own, no witness"]
 
 
 def test_the_newest_receipts_are_read_first_and_spare_the_others() -> None:
     receipts = [receipt(f"m{i}", 20, second=[3, 9, 1, 7][i]) for i in range(4)]
-    look = Look({"k": receipts}, STATE)
-    assert drive(look, everything({"k": receipts})) == [list(receipts[1].witness_ids)]
-    assert [d.verdict.value for d in look.decisions("k")] == [
+    poll = Poll({"k": receipts}, STATE)
+    assert drive(poll, everything({"k": receipts})) == [list(receipts[1].witness_ids)]
+    assert [d.verdict.value for d in poll.decisions("k")] == [
         "read_back",
         "pending",
         "read_back",
         "read_back",
     ]
-    assert not look.is_over("k")
-    order = [ids[0].split("-")[0] for ids in drive(Look({"k": receipts}, STATE))]
+    assert not poll.is_over("k")
+    order = [ids[0].split("-")[0] for ids in drive(Poll({"k": receipts}, STATE))]
     assert order == ["m1", "m3", "m0", "m2"]
 
 
 def test_reads_that_find_nothing_end_the_look() -> None:
     waits = {i: [receipt(f"m{i}", 20)] for i in range(50)}
-    look = Look(waits, STATE)
-    assert len(drive(look, everything(waits))) == FRUITLESS_READS
-    assert not any(look.is_over(key) for key in waits)
+    poll = Poll(waits, STATE)
+    assert len(drive(poll, everything(waits))) == FRUITLESS_READS
+    assert not any(poll.is_over(key) for key in waits)
 
 
 def test_each_wait_has_its_turn_in_time() -> None:
     waits = {i: [receipt(f"m{i}", 20)] for i in range(12)}
     read: set[str] = set()
     for _ in range(200):
-        read |= {id_ for ids in drive(Look(waits, STATE), everything(waits)) for id_ in ids}
+        read |= {id_ for ids in drive(Poll(waits, STATE), everything(waits)) for id_ in ids}
     assert read == everything(waits)
 
 
 def test_last_looks_are_read_first_and_in_any_case() -> None:
     waits = {i: [receipt(f"m{i}", 20)] for i in range(50)}
     last = [7, 11, 13, 17, 19, 23]
-    look = Look(waits, STATE, last)
-    reads = drive(look, everything(waits))
+    poll = Poll(waits, STATE, last)
+    reads = drive(poll, everything(waits))
     assert sorted(int(ids[0][1:].split("-")[0]) for ids in reads[:6]) == last
     assert len(reads) == 6
     for key in last:
-        (decision,) = look.decisions(key)
+        (decision,) = poll.decisions(key)
         assert decision.verdict is Verdict.PENDING
         assert len(decision.still_visible) == 20
 
 
 def test_a_last_look_reads_what_the_error_tells_though_the_wait_is_not_over() -> None:
     older = [receipt(f"m{i}", 5, second=65 + i) for i in range(6)]
-    look = Look({"k": [*older, Receipt.of_bare_id("b")]}, STATE, ["k"])
-    (ids,) = drive(look, everything({"k": older}))
+    poll = Poll({"k": [*older, Receipt.of_bare_id("b")]}, STATE, ["k"])
+    (ids,) = drive(poll, everything({"k": older}))
     assert {id_.split("-")[0] for id_ in ids} == {"m0", "m1", "m2"}
-    assert len(look.decisions("k")[0].still_visible) == 5
-    assert not look.is_over("k")
+    assert len(poll.decisions("k")[0].still_visible) == 5
+    assert not poll.is_over("k")
 
 
 def test_a_last_look_takes_its_own_watermark_though_witnesses_are_visible() -> None:
     own = receipt("other")
     for last, over in (([], False), (["k"], True)):
-        look = Look({"k": [own]}, STATE, last)
-        drive(look, set(own.witness_ids))
-        assert look.is_over("k") is over
+        poll = Poll({"k": [own]}, STATE, last)
+        drive(poll, set(own.witness_ids))
+        assert poll.is_over("k") is over
 
 
 def test_the_creation_of_the_index_is_asked_for_when_a_wait_depends_on_it() -> None:
@@ -158,23 +158,23 @@ def test_the_creation_of_the_index_is_asked_for_when_a_wait_depends_on_it() -> N
     for receipts, needs in (
         ([receipt("m")], False),
         ([old], True),
-        # Not before the others are applied too, which would be a request a look.
+        # Not before the others are applied too, which would be a request a poll.
         ([old, replace(young, batches=9000)], False),
         # The order of acceptance proves the earlier one, within one index.
         ([receipt("earlier", 0, batches=9000), receipt("later", second=9)], True),
     ):
-        look = Look({"k": receipts}, asked)
-        drive(look)
-        assert look.needs_creation() is needs
-        assert look.is_over("k") is (receipts == [receipt("m")])
+        poll = Poll({"k": receipts}, asked)
+        drive(poll)
+        assert poll.needs_creation() is needs
+        assert poll.is_over("k") is (receipts == [receipt("m")])
         if needs:
-            look.feed_creation(T0 + timedelta(seconds=2))
-            assert look.is_over("k")
-            assert look.loss("k", "docs") is None
-            assert not look.needs_creation()
-            look.feed_creation(T0 + timedelta(seconds=5))
-            assert not look.is_over("k")
-            error = str(look.loss("k", "docs"))
+            poll.feed_creation(T0 + timedelta(seconds=2))
+            assert poll.is_over("k")
+            assert poll.loss("k", "docs") is None
+            assert not poll.needs_creation()
+            poll.feed_creation(T0 + timedelta(seconds=5))
+            assert not poll.is_over("k")
+            error = str(poll.loss("k", "docs"))
             assert "index 'docs' was created again at 2026-01-31T12:00:05Z: mutation" in error
             assert "(accepted at 2026-01-31T12:00:00Z, ids or vectors: 100) was lost" in error
 
@@ -204,14 +204,14 @@ def test_a_wait_is_over_exactly_if_each_receipt_is_applied(
     case: list[list[Receipt]], exist: set[str], last: bool
 ) -> None:
     waits = dict(enumerate(case))
-    look = Look(waits, STATE, waits if last else ())
-    reads = drive(look, exist)
+    poll = Poll(waits, STATE, waits if last else ())
+    reads = drive(poll, exist)
     complete = last or sum(not set(ids) - exist for ids in reads) < FRUITLESS_READS
     for key, receipts in waits.items():
         decisions = [decide(one, STATE, found(exist), at_deadline=last) for one in receipts]
         decisions = settle(receipts, decisions, STATE)
         over = all(decision.verdict is Verdict.APPLIED for decision in decisions)
-        if over != look.is_over(key):
+        if over != poll.is_over(key):
             # Only ever too early to say, and only where reads were spared.
             assert over
             assert not last
@@ -225,8 +225,8 @@ def test_the_order_of_receipts_and_waits_does_not_matter(
     # So few that no reads are spared.
     case = [receipts[:3] for receipts in case[:2]]
     keys = random.sample(range(len(case)), len(case))
-    one = Look(dict(enumerate(case)), STATE)
-    two = Look({key: random.sample(case[key], len(case[key])) for key in keys}, STATE)
+    one = Poll(dict(enumerate(case)), STATE)
+    two = Poll({key: random.sample(case[key], len(case[key])) for key in keys}, STATE)
     drive(one, exist)
     drive(two, exist)
     for key in keys:
@@ -264,7 +264,7 @@ def test_the_error_tells_of_three_and_counts_the_others() -> None:
     text = explain_timeout(waits, STATE, 60, "HTTP 503")
     assert "done" not in text
     assert [f"m{i}," in text for i in range(5)] == [True, True, True, False, False]
-    assert text.endswith("; and 2 more. The last look failed: HTTP 503")
+    assert text.endswith("; and 2 more. The last poll failed: HTTP 503")
 
 
 def evidence(name: str, outcome: str, second: int = 0, *visible: str) -> dict[str, Any]:

@@ -409,10 +409,10 @@ def test_the_fields_of_a_receipt() -> None:
         ({"witness_ids": [str(i) for i in range(21)]}, "at most 20"),
         ({"index_name": 5}, "index_name is 5, expected a string"),
         ({"account_id": ["a"]}, "account_id is a list, expected a string"),
-        ({"witness_vectors": [V1.as_dict()]}, "and no witness_ids beside it"),
+        ({"witness_vectors": [V1.as_dict()]}, "vectors, and none beside witness_ids"),
         ({"witness_ids": [], "witness_vectors": "x"}, "witness_vectors is 'x', expected a list"),
         ({"witness_ids": [], "witness_vectors": [V1.as_dict()] * 21}, "at most 20"),
-        ({"witness_ids": [], "witness_vectors": [{"id": "a"}]}, "a dict among the witness_vectors"),
+        ({"witness_ids": [], "witness_vectors": [{"id": "a"}]}, "witness_vectors has a dict, expected"),
     ],
     ids=range(29),
 )
@@ -477,7 +477,7 @@ def test_the_state_of_an_index(info: dict[str, Any], watermark: str | None, stam
 def test_the_state_for_people() -> None:
     assert str(state(None, None, 0)) == "the index has applied no mutation yet"
     assert str(state("a\nb", 0, 9)) == r"the watermark is 'a\nb' of 2026-01-31T12:00:00Z"
-    assert str(state(OTHER, None, 9)) == "the watermark is 'other-2' of a time the service does not say"
+    assert str(state(OTHER, None, 9)) == "the watermark is 'other-2' of an unknown time"
 
 
 def wait_of(*waits: tuple[float, Decision], **more: Any) -> list[Decision]:

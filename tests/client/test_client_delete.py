@@ -140,9 +140,9 @@ def test_a_delete_of_the_last_batch_by_somebody_else_proves_nothing(serve: Serve
     wait = Wait(client, "docs", [receipt], log)
     # They deleted what we sent last, just before; of what we sent, nothing is applied yet.
     index.exist -= set(index.deletes[-1])
-    assert wait.look() is None
+    assert wait.poll() is None
     index.exist.clear()
-    assert wait.look()["outcome"] == "read_back"
+    assert wait.poll()["outcome"] == "read_back"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_a_look_at_a_time(serve: Serve, connect: Connect, caplog: pytest.LogCapt
     pauses = []
     evidence = None
     while evidence is None:
-        evidence = wait.look()
+        evidence = wait.poll()
         pauses.append(wait.pause)
     assert pauses == [0, 0, 0, 0, 0, 7, 0, 0]
     assert (evidence["outcome"], evidence["watermark"], evidence["witnesses_checked"]) == (
@@ -75,14 +75,14 @@ def test_a_look_at_a_time(serve: Serve, connect: Connect, caplog: pytest.LogCapt
     told = [record.getMessage() for record in caplog.records]
     # The second look saw what the first had seen, and is not told of.
     assert [text.split(":")[0] for text in told] == ["Not applied yet"] * 3 + [
-        "This look failed, which does not end the wait"
+        "This poll failed, which does not end the wait"
     ] * 3
 
 
 @pytest.mark.parametrize(("asked", "pause"), [("7", 7), ("86400", 900)])
 def test_a_throttle_has_a_longest_pause(serve: Serve, connect: Connect, asked: str, pause: float) -> None:
     wait = Wait(connect(serve([refused(429, 971, Retry_After=asked)])), "docs", [RECEIPT], log)
-    wait.look()
+    wait.poll()
     assert wait.pause == pause
 
 
@@ -102,7 +102,7 @@ def test_a_connection_is_read_again_once_a_minute(
     for now in (100, 101, 160, 161):
         clock[0] = now
         with pytest.raises(VectorizeAuthError):
-            wait.look()
+            wait.poll()
     assert read == [100, 160]
     # Two of the four looks were made again, with the new credentials.
     assert len(server.requests) == 6
@@ -116,14 +116,14 @@ def test_a_connection_with_nothing_new_for_the_account_ends_the_wait(
     client = VectorizeClient("a" * 32, api_token=TOKEN, base_url=server.base_url, retry=None)
     fresh = VectorizeClient(account_id, api_token=token, base_url=server.base_url, retry=None)
     with pytest.raises(VectorizeAuthError):
-        Wait(client, "docs", [RECEIPT], log, renew=lambda: fresh).look()
+        Wait(client, "docs", [RECEIPT], log, renew=lambda: fresh).poll()
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("reply", [refused(403, 10000), refused(404, 3000), refused(410, 3005)])
 def test_what_is_for_good_ends_a_look(serve: Serve, connect: Connect, reply: Reply) -> None:
     with pytest.raises((VectorizeAuthError, VectorizeNotFoundError)):
-        Wait(connect(serve([reply])), "docs", [RECEIPT], log).look()
+        Wait(connect(serve([reply])), "docs", [RECEIPT], log).poll()
 
 
 def test_the_deadline_ends_a_wait_with_what_was_seen(serve: Serve, connect: Connect) -> None:
@@ -136,7 +136,7 @@ def test_the_deadline_ends_a_wait_with_what_was_seen(serve: Serve, connect: Conn
 
 def test_a_last_look_that_fails_is_told(serve: Serve, connect: Connect) -> None:
     wait = Wait(connect(serve(["reset"])), "docs", [RECEIPT], log)
-    with pytest.raises(VectorizeWaitTimeout, match=r"The last look failed: GET .*info: no response"):
+    with pytest.raises(VectorizeWaitTimeout, match=r"The last poll failed: GET .*info: no response"):
         wait.until(0, interval=1, stopped=lambda: False)
 
 
@@ -182,7 +182,7 @@ def test_what_is_still_visible_is_a_warning_or_an_error(caplog: pytest.LogCaptur
     first, record = caplog.records
     assert first.getMessage().endswith("; 4 of 5 witnesses are gone.")
     assert record.levelno == logging.WARNING
-    assert r"these can still be read: 'a\n'. Either that view of the index lags" in record.getMessage()
+    assert r"but these ids can still be read: 'a\n'. Either the read lags" in record.getMessage()
     with pytest.raises(VectorizeStillVisibleError, match="can still be read"):
         report_evidence(evidence("watermark", "a"), log, require_absent=True)
     report_evidence(evidence("watermark"), log, require_absent=True)

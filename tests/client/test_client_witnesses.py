@@ -122,7 +122,7 @@ GOOD = WitnessVector.of({"id": "a", "values": [1]}).as_dict()
 )
 def test_what_is_no_witness(value: object) -> None:
     accepted = {"mutation_id": MUTATION, "accepted_at": "2026-01-31T23:59:59Z", "count": 1, "batches": 1}
-    with pytest.raises(VectorizeInputError, match=r"receipt: .* witness.vector"):
+    with pytest.raises(VectorizeInputError, match=r"receipt: .*witness.vector"):
         Receipt.from_dict({**accepted, "witness_vectors": [value]})
 
 

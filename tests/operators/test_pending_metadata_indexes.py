@@ -264,12 +264,12 @@ def test_a_look_that_fails_does_not_end_the_wait(slow: Slow, told: Told, failure
     )
     assert delete(if_missing="skip", **WAITS[0]) is None
     assert slow.relay.routes.count(LIST) == 2
-    assert "this look failed, which does not end the wait" in told()
+    assert "this poll failed, which does not end the wait" in told()
 
 
 def test_a_look_that_fails_to_the_end_is_told(slow: Slow) -> None:
     slow.relay.meddle = lambda route, request: Reply(503, b"<html>") if route == LIST else None
-    with pytest.raises(VectorizeWaitTimeout, match=r"after 0\.05 s: this look failed.*HTTP 503"):
+    with pytest.raises(VectorizeWaitTimeout, match=r"after 0\.05 s: this poll failed.*HTTP 503"):
         delete(if_missing="skip", wait_timeout=0.05, **WAITS[0])
 
 

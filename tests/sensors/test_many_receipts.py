@@ -13,7 +13,7 @@ from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import TaskDeferred
 from cryptography.fernet import Fernet
 
-from airflow_provider_cfvectorize.client.mutations.check import Look
+from airflow_provider_cfvectorize.client.mutations.check import Poll
 from airflow_provider_cfvectorize.client.mutations.decide import IndexState
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt, condense
 from airflow_provider_cfvectorize.client.mutations.witnesses import WitnessVector
@@ -120,10 +120,10 @@ def test_the_newest_proves_all_that_were_accepted_before(
     assert len(str(result)) < EVENT
 
 
-def look(waits: list[Receipt], age: float, *, watermark: str = "other") -> Look:
+def polled(waits: list[Receipt], age: float, *, watermark: str = "other") -> Poll:
     now = T0 + timedelta(seconds=age)
     state = IndexState(watermark, now, now, T0 - timedelta(days=1))
-    made = Look({"k": condense(waits)}, state)
+    made = Poll({"k": condense(waits)}, state)
     while made.next_read():
         made.feed({})
     return made
@@ -133,17 +133,17 @@ def test_what_cannot_be_ordered_counts_as_applied_by_its_age() -> None:
     # The clock has whole seconds: none of these is known to be later than another.
     at_once = receipts(0)
     for age, over in ((299, False), (300, True)):
-        made = look(at_once, age)
+        made = polled(at_once, age)
         assert made.is_over("k") is over
     assert made.decisions("k")[-1].outcome == "inferred"
     stand_in = condense(at_once)[-1]
     assert stand_in.mutations > 9900
     # Its own watermark says nothing of the others that it stands for.
     assert stand_in.mutation_id is not None
-    assert not look(at_once, 299, watermark=stand_in.mutation_id).is_over("k")
+    assert not polled(at_once, 299, watermark=stand_in.mutation_id).is_over("k")
     # Neither does one of 2 s later.
-    assert not look([*receipts(0, at=T0 + timedelta(seconds=2), count=1), *at_once], 299).is_over("k")
-    made = look([*receipts(0, at=T0 + timedelta(seconds=3), count=1), *at_once], 10)
+    assert not polled([*receipts(0, at=T0 + timedelta(seconds=2), count=1), *at_once], 299).is_over("k")
+    made = polled([*receipts(0, at=T0 + timedelta(seconds=3), count=1), *at_once], 10)
     assert made.is_over("k")
     assert made.decisions("k")[-1].outcome == "read_back"
 
@@ -151,8 +151,8 @@ def test_what_cannot_be_ordered_counts_as_applied_by_its_age() -> None:
 def test_a_stand_in_is_decided_on_as_the_hardest_of_its_mutations() -> None:
     slow = replace(receipts(0, count=1)[0], batches=3000, accepted_at=T0 - timedelta(hours=1))
     waits = [*receipts(0, count=100, witness_ids=()), slow]
-    assert not look(waits, 479).is_over("k")
-    assert look(waits, 480).is_over("k")
+    assert not polled(waits, 479).is_over("k")
+    assert polled(waits, 480).is_over("k")
 
 
 def test_few_receipts_stay_as_they_are() -> None:

@@ -373,7 +373,7 @@ def test_trouble_that_passes_does_not_end_the_wait(mode: str, make_server: Any) 
     vectorize.server.stop()
     state, error = outcome_of(lambda: sense(mode, receipt=receipt, timeout=0.3))
     assert (state, type(error)) == ("failed", VectorizeMutationTimeout)
-    assert "The last look failed" in str(error)
+    assert "The last poll failed" in str(error)
     assert str(port) in str(error)
 
 

@@ -123,7 +123,7 @@ def test_a_host_that_hangs_costs_only_its_own_waits(
     server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     receipt = Vectorize(server).delete(["a"])
-    monkeypatch.setattr(poll, "LAST_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(poll, "LAST_POLL_SECONDS", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(64)

@@ -202,7 +202,7 @@ def test_a_service_that_is_silent_does_not_hold_the_deadline_up(
     held: Vectorize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receipt = held.delete(IDS[:1])
-    monkeypatch.setattr(poll, "LAST_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(poll, "LAST_POLL_SECONDS", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(16)

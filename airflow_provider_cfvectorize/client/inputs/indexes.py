@@ -73,7 +73,7 @@ def check_metadata_indexes(value: object) -> dict[str, IndexType]:
     return checked
 
 
-def tells_preset(index: Mapping[str, Any]) -> bool:
+def has_preset(index: Mapping[str, Any]) -> bool:
     """Say whether an index says which preset it was created with; that it must is documented nowhere."""
     return _config_of(index).get("preset") is not None
 
@@ -92,7 +92,7 @@ def config_differences(index: Mapping[str, Any], config: Mapping[str, object]) -
     """
     found = _config_of(index)
     expected = dict(config)
-    if "preset" in config and not tells_preset(index):
+    if "preset" in config and not has_preset(index):
         dimensions = limits.PRESET_DIMENSIONS.get(str(config["preset"]))
         expected = {} if dimensions is None else {"dimensions": dimensions}
     return [

@@ -34,11 +34,11 @@ from airflow_provider_cfvectorize.exceptions import VectorizeIndexRecreatedError
 FRUITLESS_READS: Final = 3
 
 
-class Look:
+class Poll:
     """
     One poll of an index for any number of waits: it chooses the witnesses to read and decides.
 
-    It sends nothing itself. :func:`look_at` sends the requests, for waits in a worker and in the triggerer.
+    It sends nothing itself: :func:`poll_index` sends the requests, for waits in a worker or the triggerer.
 
     A wait is over when all its receipts are applied *in this poll*. Nothing is remembered from earlier polls,
     so that a wait ends alike in whichever process it runs.
@@ -166,22 +166,22 @@ class Look:
         )
 
 
-def look_at(
+def poll_index(
     waits: Mapping[Any, Sequence[Receipt]], index_name: str, last: Collection[Any] = ()
-) -> Generator[Callable[[Any], Any], Any, Look]:
+) -> Generator[Callable[[Any], Any], Any, Poll]:
     """
-    Poll an index once: yield each request, accept its result, and return the :class:`Look`.
+    Poll an index once: yield each request, accept its result, and return the :class:`Poll`.
 
-    The parameters are those of :class:`Look`. A request is a function of a client. A worker calls it, and the
+    The parameters are those of :class:`Poll`. A request is a function of a client. A worker calls it, and the
     triggerer calls it in a thread.
     """
     state = read_state((yield lambda client: client.ask_info(index_name)))
-    look = Look(waits, state, last)
-    while ids := look.next_read():
-        look.feed((yield lambda client, ids=ids: found_among(client.get_by_ids(index_name, ids))))  # type: ignore[misc]
-    if look.needs_creation():
-        look.feed_creation((yield lambda client: created_on(client.get_index(index_name))))
-    return look
+    poll = Poll(waits, state, last)
+    while ids := poll.next_read():
+        poll.feed((yield lambda client, ids=ids: found_among(client.get_by_ids(index_name, ids))))  # type: ignore[misc]
+    if poll.needs_creation():
+        poll.feed_creation((yield lambda client: created_on(client.get_index(index_name))))
+    return poll
 
 
 def read_state(answer: Answer) -> IndexState:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of a wait: the evidence of a mutation that is applied, the lines of the log, and the error."""
+"""The evidence of applied mutations, and the log lines and errors of waits."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from airflow_provider_cfvectorize.exceptions import (
     VectorizeWaitTimeout,
 )
 
-#: Mutations that evidence of several lists.
+#: The most mutations that evidence lists.
 LISTED_MUTATIONS: Final = 100
-#: Columns of a screen, which the last line of a wait fits.
+#: The most characters in the log line of a successful wait.
 _COLUMNS: Final = 120
 
 
 class WaitLog:
-    """What a wait sees, and tells: whatever is new in the log, at its end the evidence or an error."""
+    """The results of a wait's polls: logs what is new, and makes the evidence or the error at the end."""
 
     def __init__(self, receipts: Sequence[Receipt], index_name: str, log: Any) -> None:
         self._receipts = receipts
@@ -39,30 +39,30 @@ class WaitLog:
         self._decisions: Sequence[Decision | None] = [None] * len(receipts)
         self._state: IndexState | None = None
         self._trouble = ""
-        self._told = ""
+        self._logged = ""
 
     def note(self, state: IndexState, decisions: Sequence[Decision]) -> None:
-        """Take in what a look has shown."""
+        """Save the result of a poll."""
         self._state, self._decisions, self._trouble = state, decisions, ""
 
     def note_trouble(self, trouble: str) -> None:
-        """Take in that a look has failed; what an earlier one has shown still counts."""
+        """Save that a poll failed; the result of an earlier poll stays."""
         self._trouble = trouble
 
-    def tell(self) -> None:
-        """Log the latest, unless it was logged before: a wait of an hour would fill the log otherwise."""
+    def report(self) -> None:
+        """Log the last result if it is new; repeating it would fill the log of a long wait."""
         if self._trouble:
-            text = f"This look failed, which does not end the wait: {self._trouble}"
+            text = f"This poll failed, which does not end the wait: {self._trouble}"
         elif pending := [d for d in self._decisions if d is not None and d.verdict is not Verdict.APPLIED]:
             text = f"Not applied yet: {pending[0].reason}"
         else:
             return
-        if text != self._told:
-            self._told = text
+        if text != self._logged:
+            self._logged = text
             (self._log.warning if self._trouble else self._log.info)("%s", text)
 
     def evidence(self, account_id: str) -> dict[str, Any] | None:
-        """Return the evidence if the latest look has shown that every mutation is applied; None if not."""
+        """Return the evidence if the last poll showed that every mutation is applied; None if it did not."""
         decisions = [d for d in self._decisions if d is not None and d.verdict is Verdict.APPLIED]
         if self._trouble or len(decisions) < len(self._receipts):
             return None
@@ -72,7 +72,7 @@ class WaitLog:
         )
 
     def timeout(self, seconds: float) -> VectorizeWaitTimeout:
-        """Return the error at the end of the wait."""
+        """Return the error at the deadline."""
         waits = list(zip(self._receipts, self._decisions, strict=True))
         text = explain_timeout(waits, self._state, seconds, self._trouble)
         return VectorizeWaitTimeout(text, is_unseen=is_unseen(self._decisions))
@@ -90,10 +90,10 @@ def make_evidence(
     receipt: Receipt, decision: Decision, state: IndexState | None, *, account_id: str, index_name: str
 ) -> dict[str, Any]:
     """
-    Return what is known about an applied mutation, as it goes into XCom.
+    Return the evidence of one applied mutation, as it goes into XCom.
 
-    :param decision: that it is applied, and how that is known.
-    :param state: what the index showed; None if nobody had to look.
+    :param decision: the decision that it is applied.
+    :param state: the observed state of the index; None if no poll was needed.
     """
     evidence: dict[str, Any] = {
         "mutation_id": receipt.mutation_id,
@@ -116,10 +116,10 @@ def make_evidence(
 
 def summarize(evidence: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
-    Return the evidence of several mutations as one, with the single ones under ``mutations``.
+    Return the evidence of several mutations as one, with each under ``mutations`` (the first 100).
 
-    The fields are those of a single one: of the mutation that was accepted last, but with the weakest of the
-    outcomes, and counts and lists added up. Of more than 100, ``mutations`` has the first 100.
+    The fields are those of the mutation accepted last. But the outcome is the weakest of all, and counts and
+    lists are added up.
     """
     every = [dict(single) for single in evidence]
     if len(every) == 1:
@@ -178,7 +178,7 @@ def report_evidence(
     evidence: dict[str, Any], log: Any, *, require_absent: bool = False, require_equal: bool = False
 ) -> None:
     """
-    Say in the log how a wait ended.
+    Log how a wait ended.
 
     :param require_absent: vectors that can still be read are an error.
     :param require_equal: vectors that do not read back as they were written are an error.
@@ -189,9 +189,9 @@ def report_evidence(
     visible = evidence["still_visible"]
     if visible:
         text = (
-            f"mutation {evidence['mutation_id']} is applied ({evidence['outcome']}), and yet these can still "
-            f"be read: {', '.join(ascii(id_) for id_ in visible)}. Either that view of the index lags, or "
-            "somebody has written them again since"
+            f"mutation {evidence['mutation_id']} is applied ({evidence['outcome']}), but these ids can still "
+            f"be read: {', '.join(ascii(id_) for id_ in visible)}. Either the read lags, or somebody has "
+            "written them again since"
         )
         if require_absent:
             raise VectorizeStillVisibleError(text)
@@ -199,9 +199,9 @@ def report_evidence(
     if differing := evidence.get("differing"):
         text = (
             f"mutation {evidence['mutation_id']} counts as applied ({evidence['outcome']}): the index has "
-            "applied writes since it was accepted. And yet these do not read back as they were written: "
-            f"{', '.join(ascii(id_) for id_ in differing)}. Either somebody has written them since (of an "
-            "insert: or before), or the service rounds values otherwise than to 32 bits"
+            "applied writes since it was accepted. But these vectors do not read back as they were written: "
+            f"{', '.join(ascii(id_) for id_ in differing)}. Either somebody has written them since (for an "
+            "insert: or before), or the service rounds values differently from 32 bits"
         )
         if require_equal:
             raise VectorizeDiffersError(text)
@@ -209,7 +209,7 @@ def report_evidence(
     if visible or differing:
         return
     if require_equal and evidence["outcome"] == "inferred":
-        log.warning("require_equal: there was no witness, so nothing was compared.")
+        log.warning("Nothing was compared for require_equal: there was no witness.")
     if evidence["outcome"] == "inferred":
         log.info(
             "Assumed applied because of its age: later mutations already are. This is weaker than having "
@@ -218,7 +218,7 @@ def report_evidence(
 
 
 def is_unseen(decisions: Iterable[Decision | None]) -> bool:
-    """Say of a wait that ended in vain whether the index shows that a write is not applied, or lost."""
+    """Return whether the index shows that a write of a failed wait is not applied, or lost."""
     return any(
         decision is not None
         and decision.verdict is not Verdict.APPLIED
@@ -234,11 +234,11 @@ def explain_timeout(
     trouble: str = "",
 ) -> str:
     """
-    Return the text of the error at the end of a wait.
+    Return the text of the error at the deadline.
 
-    :param waits: the receipts, with the last decision on each; None if there was no look.
-    :param state: what the index showed last.
-    :param trouble: the last error, if the last look failed.
+    :param waits: the receipts, with the last decision on each; None if no poll succeeded.
+    :param state: the last observed state of the index.
+    :param trouble: the last error, if the last poll failed.
     """
     waits = [wait for wait in waits if wait[1] is None or wait[1].verdict is not Verdict.APPLIED]
     shown = []
@@ -248,17 +248,16 @@ def explain_timeout(
             text += f" and {receipt.mutations - 1} more"
         if receipt.bare:
             if state is not None and state.watermark is not None:
-                at = format_time(state.processed_up_to) or "a time the service does not say"
+                at = format_time(state.processed_up_to) or "an unknown time"
                 text += (
                     f": inconclusive, it may have been overtaken by {show(state.watermark)} of {at}, which "
-                    "may include it. Pass the receipt instead, which settles that: "
+                    "may include it. Pass the receipt instead: "
                     "receipt=\"{{ ti.xcom_pull('...', key='receipt') }}\" or delete.output['receipt']"
                 )
             else:
                 text += f": {state}" if state else ""
             if state is not None and state.created_on not in (None, LONG_AGO):
-                text += f". The index was created at {format_time(state.created_on)}: it lacks what was "
-                text += "accepted before"
+                text += f". The index was created at {format_time(state.created_on)}: earlier writes are lost"
         else:
             text += f", accepted at {format_time(receipt.accepted_at)}"
             if decision is not None and decision.reason:
@@ -270,12 +269,12 @@ def explain_timeout(
         shown.append(text)
     others = sum(receipt.mutations for receipt, _ in waits[EXPLAINED_WAITS:])
     more = f"; and {others} more" if others else ""
-    after = f" The last look failed: {trouble}" if trouble else ""
+    after = f" The last poll failed: {trouble}" if trouble else ""
     return f"not seen to be applied within {seconds:g} s: {'; '.join(shown)}{more}.{after}"
 
 
 def describe_mutations(count: int, mutation_id: str, index_name: str) -> str:
-    """Return what a wait waits for, as short as a line of the log needs it."""
+    """Return a short name of the mutations of a wait."""
     what = f"mutation {mutation_id[:8]}" if count == 1 else counted(count, "mutation")
     return f"{what} of index {index_name}"
 
@@ -284,7 +283,7 @@ def describe_deferral(
     receipts: Sequence[Receipt], index_name: str, *, interval: float, seconds: float
 ) -> str:
     """
-    Return the line of the log that says what the triggerer waits for.
+    Return the log line of a deferral.
 
     :param interval: seconds between two polls.
     """

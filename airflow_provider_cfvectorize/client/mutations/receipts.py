@@ -24,14 +24,14 @@ from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 RECEIPT_KEY: Final = "receipt"
 #: The XCom key under which a waiting operator pushes its evidence.
 EVIDENCE_KEY: Final = "evidence"
-#: Ids and batches that a receipt may count: more than fit into all the indexes of an account.
+#: The largest count in a receipt: more than fits into all the indexes of an account.
 MAX_COUNT: Final = 10**12
-#: Witnesses in a receipt that this package writes; those of others may have as many as one request can read.
+#: Witnesses in a receipt of this package. A receipt of others may have as many as one request can read.
 MAX_WITNESSES: Final = 5
-#: Characters of JSON that the receipts of one wait may take among a trigger's arguments. With the other
-#: arguments and Fernet, which adds a third, that makes a row of less than 16 KiB; MySQL takes 64 KiB.
+#: The most characters of JSON for the receipts of a wait in a trigger's arguments. With the other arguments
+#: and Fernet, which adds a third, the row has less than 16 KiB; MySQL allows 64 KiB.
 MAX_ARGUMENT_CHARS: Final = 8 * 1024
-#: What Airflow 2 adds to each of them to say that it is a dict.
+#: Characters that Airflow 2 adds to each receipt to mark it as a dict.
 _DICT_MARK_CHARS: Final = 32
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -42,7 +42,7 @@ def format_time(time: datetime | None) -> str | None:
 
 
 def parse_time(text: object) -> datetime | None:
-    """Return the time an ISO 8601 text stands for, None if it does not stand for one; naive ones are UTC."""
+    """Return the time in an ISO 8601 text, None if it has none; a time without a zone is UTC."""
     if not isinstance(text, str):
         return None
     try:
@@ -55,23 +55,23 @@ def parse_time(text: object) -> datetime | None:
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """
-    What the service acknowledged, and what is needed to tell later whether it is applied.
+    What the service acknowledged, and what decides later whether it is applied.
 
     :param mutation_id: the id of the last mutation; None if nothing was sent.
     :param index_name: the index.
     :param account_id: the account.
     :param accepted_at: the server's clock when it accepted the last batch, whole seconds.
-    :param count: number of ids sent.
-    :param batches: number of requests they were sent in.
-    :param witness_ids: of a delete, ids that existed before, in the batch of the last mutation and in up to
-        two others; their absence proves it.
+    :param count: number of ids or vectors sent.
+    :param batches: number of requests.
+    :param witness_ids: for a delete, ids of the last batch and of up to two others that existed before; their
+        absence proves the delete.
     :param bare: there is no receipt, only a mutation id.
-    :param witness_vectors: of an insert or upsert, vectors of the batch of the last mutation that were not so
-        before; that they read back as they were written proves it.
-    :param sampled: of a delete, number of ids asked about before anything was sent.
-    :param existing: of a delete, number of those that existed.
+    :param witness_vectors: for an insert or upsert, vectors of the last batch that were absent or different
+        before; reading them back as they were written proves the write.
+    :param sampled: for a delete, number of ids read before anything was sent.
+    :param existing: for a delete, number of those that existed.
     :param mutations: number of mutations; more than 1 for a stand-in, see ``condense``.
-    :param first_accepted_at: of a stand-in, when the first of its mutations was accepted.
+    :param first_accepted_at: for a stand-in, when the first of its mutations was accepted.
     """
 
     mutation_id: str | None
@@ -95,13 +95,13 @@ class Receipt:
 
     @property
     def amount(self) -> str:
-        """Return how much was written, for people."""
+        """Return the number of ids or vectors as a text."""
         what = "ids" if self.witness_ids else "vectors" if self.witness_vectors else "ids or vectors"
         return f"{what}: {self.count}"
 
     def acceptance(self, noun: str) -> str:
         """
-        Return the line of the log that says what the service accepted.
+        Return the log line of the acceptance.
 
         :param noun: what was sent: ``id`` or ``vector``.
         """
@@ -132,7 +132,7 @@ class Receipt:
         return receipt
 
     def as_argument(self) -> dict[str, Any]:
-        """Return the receipt as it goes into a trigger's arguments, which name index and account once."""
+        """Return the receipt for a trigger's arguments, which name index and account once."""
         left_out = ("index_name", "account_id", "sampled", "existing")
         argument = {name: value for name, value in self.as_dict().items() if value and name not in left_out}
         if self.mutations > 1:
@@ -142,11 +142,7 @@ class Receipt:
 
     @classmethod
     def from_argument(cls, value: Mapping[str, Any]) -> Receipt:
-        """
-        Read a receipt back.
-
-        :param value: what :meth:`as_argument` returned.
-        """
+        """Read the result of :meth:`as_argument`."""
         receipt = cls.from_dict(value)
         first = parse_time(value.get("first_accepted_at"))
         return replace(receipt, mutations=value.get("mutations", 1), first_accepted_at=first)
@@ -166,9 +162,9 @@ class Receipt:
     @classmethod
     def of_bare_id(cls, mutation_id: object) -> Receipt:
         """
-        Return a stand-in for the receipt of a mutation of which only the id is known.
+        Return a receipt for a mutation of which only the id is known.
 
-        :raises VectorizeInputError: this cannot be a mutation id.
+        :raises VectorizeInputError: the id is invalid.
         """
         if not is_mutation_id(mutation_id):
             raise VectorizeInputError(
@@ -180,10 +176,9 @@ class Receipt:
     @classmethod
     def from_dict(cls, value: object) -> Receipt:
         """
-        Read a receipt back.
+        Read the result of :meth:`as_dict`.
 
-        :param value: what :meth:`as_dict` returned.
-        :raises VectorizeInputError: it is not one, with the field that is wrong.
+        :raises VectorizeInputError: it is invalid; the error names the field.
         """
         if not isinstance(value, Mapping) or "mutation_id" not in value:
             raise VectorizeInputError(
@@ -212,7 +207,7 @@ class Receipt:
         if not _is_few(vectors) or (vectors and witnesses):
             raise VectorizeInputError(
                 f"receipt: witness_vectors is {show(vectors)}, expected a list of at most "
-                f"{limits.MAX_GET_IDS}, and no witness_ids beside it"
+                f"{limits.MAX_GET_IDS} vectors, and none beside witness_ids"
             )
         witness_vectors = tuple(WitnessVector.from_dict(vector) for vector in vectors)
         for witness in witness_vectors:
@@ -254,15 +249,15 @@ def _is_few(value: object) -> bool:
 
 def condense(receipts: Sequence[Receipt]) -> Sequence[Receipt]:
     """
-    Return receipts of a size that a trigger's row can hold; waiting for them is waiting for all.
+    Return few enough receipts for a trigger's row. To wait for them is to wait for all.
 
-    The newest receipts stay. All others become one stand-in without witnesses, which is decided on as the
-    hardest of them would be without its own: it has the latest time of acceptance and the largest counts.
-    A newer mutation that is known to be applied proves it, as it proves any other. So does its age.
+    The newest receipts stay. One stand-in without witnesses replaces the others. It has their latest time of
+    acceptance and their largest counts, so none of them would wait longer without its witnesses. A newer
+    mutation that is known to be applied proves it, and so does its age.
 
     :param receipts: mutations of one index, each once.
     """
-    # Bare ids first: of these nothing but its own watermark proves one, so no newer one may replace it.
+    # Bare ids first: only its own watermark proves one, so no newer mutation may replace it.
     newest_first = sorted(receipts, key=lambda one: (one.bare, one.accepted_at or _NEVER), reverse=True)
     room = MAX_ARGUMENT_CHARS
     for count, receipt in enumerate(newest_first):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from airflow_provider_cfvectorize.client.http.budget import LONGEST_BLOCK
 from airflow_provider_cfvectorize.client.http.refusals import REREAD_SECONDS, CredentialHistory
-from airflow_provider_cfvectorize.client.mutations.check import Look, look_at
+from airflow_provider_cfvectorize.client.mutations.check import Poll, poll_index
 from airflow_provider_cfvectorize.client.mutations.evidence import WaitLog
 from airflow_provider_cfvectorize.client.mutations.receipts import Receipt
 from airflow_provider_cfvectorize.client.types import MetadataIndex
@@ -53,20 +53,20 @@ class WatchingClient:
         self._log = log
         self._read_at = -math.inf
 
-    def ask(self, call: Callable[[VectorizeClient], Result]) -> Result:
-        """Return the result of a call. After a refusal, repeat it if the connection has new credentials."""
+    def send(self, request: Callable[[VectorizeClient], Result]) -> Result:
+        """Send a request. After a refusal, repeat it if the connection has new credentials."""
         try:
-            return call(self.current)
+            return request(self.current)
         except VectorizeAuthError:
-            if not self._takes_up_new_credentials():
+            if not self._renew_credentials():
                 raise
-        return call(self.current)
+        return request(self.current)
 
     def close(self) -> None:
         """Close the client."""
         self.current.close()
 
-    def _takes_up_new_credentials(self) -> bool:
+    def _renew_credentials(self) -> bool:
         if self._renew is None or time.monotonic() < self._read_at + REREAD_SECONDS:
             return False
         self._read_at = time.monotonic()
@@ -80,7 +80,7 @@ class WatchingClient:
         if not fresh.replaces(stale):
             fresh.close()
             return False
-        self._log.info("The connection has new credentials; the wait goes on with them.")
+        self._log.info("The connection has new credentials; the wait continues with them.")
         # Responses to the old credentials say nothing about the new ones.
         fresh.session.history = CredentialHistory()
         self.current = fresh
@@ -116,13 +116,13 @@ def watch_metadata_indexes(
     :param stopped: returns whether to stop; also called while a request is in flight.
     """
     deadline = time.monotonic() + seconds
-    told = ""
+    logged = ""
     while True:
         last = time.monotonic() >= deadline
         pause = 0.0
         try:
             listed = stoppable_call(
-                lambda: client.ask(lambda current: current.list_metadata_indexes(index_name)), stopped
+                lambda: client.send(lambda current: current.list_metadata_indexes(index_name)), stopped
             )
         except Stopped:
             raise VectorizeInterrupted(_INTERRUPTED) from None
@@ -130,15 +130,15 @@ def watch_metadata_indexes(
             if is_permanent(e, "poll"):
                 raise
             pause = pause_after(e)
-            seen = f"this look failed, which does not end the wait: {e}"
+            seen = f"this poll failed, which does not end the wait: {e}"
         else:
             seen = lack(listed)
         if not seen:
             return
         if last:
             raise VectorizeWaitTimeout(f"after {seconds:g} s: {seen}")
-        if seen != told:
-            told = seen
+        if seen != logged:
+            logged = seen
             log.info("Still waiting: %s", seen)
         _sleep_until(min(deadline, time.monotonic() + max(interval, pause)), stopped)
 
@@ -173,26 +173,26 @@ class Wait:
         """Close the client."""
         self._client.close()
 
-    def look(self, *, last: bool = False) -> dict[str, Any] | None:
+    def poll(self, *, last: bool = False) -> dict[str, Any] | None:
         """Poll once and return the evidence, None while a mutation is pending."""
         self.pause = 0.0
         self.is_refused = False
         try:
-            look = self._client.ask(lambda client: self._ask(client, last))
+            poll = self._client.send(lambda client: self._send(client, last))
         except VectorizeError as e:
             if is_permanent(e, "poll"):
                 raise
             self.is_refused = isinstance(e, VectorizeAuthError)
             self.pause = pause_after(e)
             self._seen.note_trouble(str(e))
-            self._seen.tell()
+            self._seen.report()
             return None
-        if (loss := look.loss(_KEY, self._index_name)) is not None:
+        if (loss := poll.loss(_KEY, self._index_name)) is not None:
             raise loss
-        self._seen.note(look.state, look.decisions(_KEY))
+        self._seen.note(poll.state, poll.decisions(_KEY))
         evidence = self._seen.evidence(self._client.current.account_id)
         if evidence is None:
-            self._seen.tell()
+            self._seen.report()
         return evidence
 
     def timeout(self, seconds: float) -> VectorizeWaitTimeout:
@@ -208,19 +208,19 @@ class Wait:
         deadline = time.monotonic() + seconds
         while True:
             last = time.monotonic() >= deadline
-            evidence = self.look(last=last)
+            evidence = self.poll(last=last)
             if evidence is not None:
                 return evidence
             if last:
                 raise self.timeout(seconds)
             _sleep_until(min(deadline, time.monotonic() + max(interval, self.pause)), stopped)
 
-    def _ask(self, client: VectorizeClient, last: bool) -> Look:
-        requests = look_at({_KEY: self._receipts}, self._index_name, last=[_KEY] if last else [])
+    def _send(self, client: VectorizeClient, last: bool) -> Poll:
+        requests = poll_index({_KEY: self._receipts}, self._index_name, last=[_KEY] if last else [])
         answer = None
         while True:
             try:
                 answer = requests.send(answer)(client)
             except StopIteration as e:
-                look: Look = e.value
-                return look
+                poll: Poll = e.value
+                return poll

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Vectors as witnesses of a write: short digests of what was written, to compare with what is read back.
+Vectors as witnesses of a write: short digests of the written vectors, to compare with what is read back.
 
-That a vector is there does not prove that it was replaced, so its content is compared. The digests are of the
-values as the service can at best return them (32 bits each, documented), rounded to 5 significant digits, and
-of namespace and metadata without regard to the order of keys. How the service rounds is nowhere on record.
+The existence of a vector does not prove that it was replaced, so its content is compared. One digest is of
+the values as the service can at best return them (32 bits each, documented), rounded to 5 significant digits.
+The other is of namespace and metadata, in any order of keys. How the service rounds is documented nowhere.
 """
 
 from __future__ import annotations
@@ -28,13 +28,11 @@ _DIGEST = re.compile(rf"[0-9a-f]{{{2 * _DIGEST_BYTES}}}", re.ASCII)
 @dataclass(frozen=True, slots=True)
 class WitnessVector:
     """
-    What is kept of a vector to know it again.
+    The digests of a vector, which identify its content.
 
-    :param id: its id.
-    :param values: a digest of its values, 32 hexadecimal digits.
-    :param metadata: a digest of its namespace and metadata, 32 hexadecimal digits.
-    :param before: what of these two was read of a vector of that id before the write, one behind the other;
-        None if there was none.
+    :param values: the digest of its values, 32 hexadecimal digits.
+    :param metadata: the digest of its namespace and metadata, 32 hexadecimal digits.
+    :param before: both digests, joined, of the vector that had this id before the write; None if none had.
     """
 
     id: str
@@ -45,28 +43,28 @@ class WitnessVector:
     @classmethod
     def of(cls, vector: Mapping[str, Any]) -> WitnessVector:
         """
-        Return the digests of a vector that was checked, or that the service returned.
+        Return the digests of a vector.
 
-        :param vector: what has an ``id`` and, in any case that matters, ``values``.
+        :param vector: has ``id``, and ``values`` if its content is to be compared.
         """
-        # An empty namespace or metadata and none are not told apart: the service may return either.
+        # An empty namespace or metadata counts as none: the service may return either.
         about = [vector.get("namespace") or None, vector.get("metadata") or None]
         return cls(vector["id"], _digest(_rounded(vector.get("values"))), _digest(_canonical(about)))
 
     def known_before(self, vector: WitnessVector | None) -> WitnessVector:
         """
-        Return the same with what was there before.
+        Return this witness with its content before the write.
 
-        :param vector: what was read before the write; None if there was no such vector.
+        :param vector: the vector as read before the write; None if it did not exist.
         """
         return replace(self, before=None if vector is None else vector._content)
 
     def is_as_written(self, vector: WitnessVector | None) -> bool:
-        """Say whether a vector that was read, None if there was none, is what was written."""
+        """Return whether a vector (None if it does not exist) reads back as it was written."""
         return vector is not None and vector._content == self._content
 
     def is_as_before(self, vector: WitnessVector | None) -> bool:
-        """Say whether a vector that was read, None if there was none, is still what was there before."""
+        """Return whether a vector (None if it does not exist) reads back as before the write."""
         return (None if vector is None else vector._content) == self.before
 
     @property
@@ -74,12 +72,12 @@ class WitnessVector:
         return self.values + self.metadata
 
     def as_dict(self) -> dict[str, str | None]:
-        """Return it as it stands in a receipt."""
+        """Return the witness as it goes into a receipt."""
         return {"id": self.id, "values": self.values, "metadata": self.metadata, "before": self.before}
 
     @classmethod
     def from_dict(cls, value: object) -> WitnessVector:
-        """Read one back."""
+        """Read the result of :meth:`as_dict`."""
         match value:
             case {"id": str() as id_, "values": str() as values, "metadata": str() as metadata, **others}:
                 before = others.get("before")
@@ -89,13 +87,13 @@ class WitnessVector:
                 if all(map(_DIGEST.fullmatch, digests)) and isinstance(before, str | None):
                     return cls(id_, values, metadata, before)
         raise VectorizeInputError(
-            f"receipt: {show(value)} among the witness_vectors, expected an object with an id, two digests "
-            f"of {2 * _DIGEST_BYTES} hexadecimal digits (values and metadata) and what was there before"
+            f"receipt: witness_vectors has {show(value)}, expected an object with id, before, values and "
+            f"metadata; the last two are digests of {2 * _DIGEST_BYTES} hexadecimal digits"
         )
 
 
 def found_among(vectors: Iterable[Mapping[str, Any]]) -> dict[str, WitnessVector]:
-    """Return the vectors that a read found, by their ids."""
+    """Return the digests of the vectors that a read found, by id."""
     return {vector["id"]: WitnessVector.of(vector) for vector in vectors}
 
 
@@ -103,21 +101,21 @@ def _rounded(values: object) -> str:
     if not isinstance(values, Sequence):
         return "none"
     try:
-        # First as the service stores them: 0.123455 and its nearest number of 32 bits round differently.
+        # As 32 bits first, which the service stores: 0.123455 and its nearest such number round differently.
         stored = struct.unpack(f"<{len(values)}f", struct.pack(f"<{len(values)}f", *values))
     except (struct.error, OverflowError, TypeError):
         return "no numbers"
-    # Adding zero makes one of the two zeros.
+    # Adding zero turns -0.0 into 0.0.
     return ",".join(f"{value + 0.0:.4e}" for value in stored)
 
 
 def _canonical(value: object) -> str:
-    # ASCII, so that whatever the service does to text shows and nothing fails.
+    # ASCII shows each change that the service makes to a text, and can always be encoded.
     return json.dumps(_with_plain_numbers(value), sort_keys=True, separators=(",", ":"))
 
 
 def _with_plain_numbers(value: object) -> object:
-    # 1 may come back as 1.0. Metadata has at most 10 KiB, and nothing too deep for this is sent.
+    # The service may return 1 as 1.0. Recursion is safe: metadata was checked for size and depth.
     if isinstance(value, Mapping):
         return {str(key): _with_plain_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
