@@ -135,11 +135,11 @@ def test_accepted(value: object, ids: list[str] | None) -> None:
     ("value", "said"),
     [
         (None, "got None (an upstream task that returned nothing, or was skipped, gives None)"),
-        ("None", "which is what Jinja makes of nothing"),
-        ("null", "which is what Jinja makes of nothing"),
-        (" None\n", "which is what Jinja makes of nothing"),
-        ("", "which is what Jinja makes of nothing"),
-        (" \n", "which is what Jinja makes of nothing"),
+        ("None", "which Jinja renders for a missing value"),
+        ("null", "which Jinja renders for a missing value"),
+        (" None\n", "which Jinja renders for a missing value"),
+        ("", "which Jinja renders for a missing value"),
+        (" \n", "which Jinja renders for a missing value"),
         ("a,b", "which has a comma, so it may be several ids"),
         ("a\nb", "which has a line break"),
         ("a\rb", "which has a line break"),
@@ -150,7 +150,7 @@ def test_accepted(value: object, ids: list[str] | None) -> None:
         (b"a", "got b'a' (decode bytes first)"),
         (bytearray(b"a"), "decode bytes first"),
         (memoryview(b"a"), "got a memoryview"),
-        ({"a": 1}, "got a dict (of a mapping, pass list(...)"),
+        ({"a": 1}, "got a dict (a mapping: pass list(...)"),
         ({"a"}, "a set has no order: pass sorted(...)"),
         (frozenset("a"), "a set has no order"),
         ({"a": 1}.keys(), "a set has no order"),
@@ -211,7 +211,7 @@ def test_what_is_no_id_is_refused(item: object, said: str) -> None:
     "value", [[("a", 1), ("b", 2)], [("a",), ("b", 2)], "[('a', 1), ('b', 2)]", [()]], ids=short
 )
 def test_a_row_has_one_column(value: Any) -> None:
-    with pytest.raises(VectorizeInputError, match=r"is a row of . columns, .* alone, or .*\.map\(lambda row"):
+    with pytest.raises(VectorizeInputError, match=r"is a row of . columns, .*Query only .*\.map\(lambda row"):
         ids_of(value)
 
 
@@ -224,13 +224,13 @@ def test_errors_of_rows_say_where_they_come_from() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ([("a",), "b"], "ids[1] is 'b', and those before it are rows"),
-        (["a", "b", ["c"]], "ids[2] is a list, and those before it are ids"),
+        ([("a",), "b"], "ids[1] is 'b', but those before it are rows"),
+        (["a", "b", ["c"]], "ids[2] is a list, but those before it are ids"),
     ],
     ids=short,
 )
 def test_rows_and_bare_ids_are_not_mixed(value: Any, said: str) -> None:
-    assert f"ids: rows and bare ids are mixed: {said}" in refusal(value)
+    assert f"ids: rows and plain ids are mixed: {said}" in refusal(value)
 
 
 @given(st.lists(st.text(max_size=5) | st.integers(), max_size=5))
@@ -304,7 +304,7 @@ def test_the_first_ten_bad_ids_are_listed_with_their_positions() -> None:
     ids=short,
 )
 def test_text_that_begins_like_a_list_and_is_none(text: str) -> None:
-    assert "begins like a list, and is none in JSON or Python" in refusal(text)
+    assert "begins like a list, but is neither valid JSON nor a Python literal" in refusal(text)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_text_that_begins_like_a_list_and_is_none(text: str) -> None:
         ("[1e5]", "100000.0 is neither"),
         ("['a', 1.5, True]", "Decimal without a fraction; ids[2]: True is"),
         ("[(None,)]", "ids[0]: None is neither"),
-        ("[('a' 'b',)]", "is none in JSON or Python"),
+        ("[('a' 'b',)]", "neither valid JSON nor a Python literal"),
         ("[{'id': 'a'}]", "a dict is neither"),
         ("[b'a']", "b'a' is neither"),
         ("['']", "'' is empty"),

@@ -134,8 +134,8 @@ def test_desired_ids_outside_of_the_prefix() -> None:
 @pytest.mark.parametrize(
     ("prefix", "said"),
     [
-        ("", "which is what Jinja makes of nothing"),
-        ("None", "which is what Jinja makes of nothing"),
+        ("", "which Jinja renders for a missing value"),
+        ("None", "which Jinja renders for a missing value"),
         (7, "id_prefix is 7, expected the first characters"),
         (["a"], "expected the first characters"),
         ("x" * 65, "has 65 bytes of UTF-8, the most is 64, so no id can begin with it"),

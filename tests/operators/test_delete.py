@@ -142,8 +142,8 @@ def test_a_single_id(vectorize: Vectorize) -> None:
     ("kwargs", "text"),
     [
         ({"ids": None}, "got None"),
-        ({"ids": "None"}, "what Jinja makes of nothing"),
-        ({"ids": ""}, "what Jinja makes of nothing"),
+        ({"ids": "None"}, "which Jinja renders for a missing value"),
+        ({"ids": ""}, "which Jinja renders for a missing value"),
         ({"ids": "a,b"}, "comma"),
         ({"ids": "a\nb"}, "line break"),
         ({"ids": "a "}, "white space"),

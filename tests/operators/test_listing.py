@@ -158,7 +158,7 @@ def test_a_file_of_ids_is_read_as_it_was_listed(
         (["b", "a\nb"], r"the id 'a\nb' has a line break"),
         (["a\rb"], r"the id 'a\rb' has a line break"),
         (["a\r"], r"the id 'a\r' has a line break"),
-        (["\ufeffa"], r"the id '\ufeffa' is the first, and begins with"),
+        (["\ufeffa"], r"the id '\ufeffa' is the first in the file and begins"),
     ],
 )
 def test_an_id_that_cannot_stand_in_a_plain_file(

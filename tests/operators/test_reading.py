@@ -199,7 +199,7 @@ def test_a_file_of_vectors_is_never_held(script: Script, tmp_path: Path) -> None
     ("kwargs", "text"),
     [
         ({}, "got None"),
-        ({"ids": "None"}, "what Jinja makes of nothing"),
+        ({"ids": "None"}, "which Jinja renders for a missing value"),
         ({"ids": ["x" * 65]}, "65 bytes"),
         ({"ids": "a,b"}, "comma"),
         ({"ids": ["a"], "ids_path": "x"}, "both ids and ids_path"),

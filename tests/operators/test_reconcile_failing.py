@@ -38,7 +38,7 @@ CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
     ("kwargs", "text"),
     [
         ({"ids": None}, "got None"),
-        ({"ids": "None"}, "what Jinja makes of nothing"),
+        ({"ids": "None"}, "which Jinja renders for a missing value"),
         ({"ids": ["x" * 65]}, "65 bytes"),
         ({"ids": {"a"}}, "sorted"),
         ({"ids_path": "x"}, "both ids and ids_path"),

@@ -99,10 +99,10 @@ def test_what_ends_early_leaves_all_as_it_was(place: Callable[[str], str], tmp_p
 )
 def test_windows_into_the_system_are_closed(scheme: str) -> None:
     for path in ("/proc/self/environ", "/dev/null", "/sys/x"):
-        with pytest.raises(VectorizeInputError, match="which hold no files of data"):
+        with pytest.raises(VectorizeInputError, match="which hold no data files"):
             read(f"{scheme}{path}")
         with (
-            pytest.raises(VectorizeInputError, match="which hold no files of data"),
+            pytest.raises(VectorizeInputError, match="which hold no data files"),
             write_file(f"{scheme}{path}", "path"),
         ):
             pass
@@ -297,7 +297,7 @@ def test_two_places(object_storage: str) -> None:
     paths = ["/tmp/x", "/tmp/X", "memory://bucket/x", "memory://bucket/X", "memory://other@bucket/x"]
     paths += ["nostore://b/x", "nostore://B/x"]
     assert len({place_of(path, "path") for path in paths}) == len(paths)
-    with pytest.raises(VectorizeInputError, match="which hold no files of data"):
+    with pytest.raises(VectorizeInputError, match="which hold no data files"):
         place_of("/proc/self/environ", "path")
 
 

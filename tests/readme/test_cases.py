@@ -478,7 +478,7 @@ def test_one_id_as_a_string(bench: Bench) -> None:
     vectorize = bench.vectorize()
     vectorize.fill(["a,b", "c"])
     for text in ("a,b", "a\nb", " a", "a "):
-        assert "passed as a list of one" in str(bench.delete(ids=text))
+        assert "put it into a list" in str(bench.delete(ids=text))
     bench.delete(ids=["a,b"], wait_for_completion=True)
     assert vectorize.ids() == {"c"}
     for refused in ({"c"}, {"c": 1}, (id_ for id_ in "c")):

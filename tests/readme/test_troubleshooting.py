@@ -348,7 +348,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
     ("ids: got 31", "VectorizeInputError", lambda b: b.delete(ids=0x1F)),
     ("ids: got a ", "VectorizeInputError", lambda b: b.delete(ids={"a"})),
     ("ids[...]: ...", "VectorizeInputError", lambda b: b.delete(ids=["a", 1.5])),
-    ("ids: rows and bare ids are mixed", "VectorizeInputError", lambda b: b.delete(ids=["a", ["b"]])),
+    ("ids: rows and plain ids are mixed", "VectorizeInputError", lambda b: b.delete(ids=["a", ["b"]])),
     ("there are ... ids and max_ids", "VectorizeInputError", lambda b: b.delete(ids=["a", "b"], max_ids=1)),
     ("fail_if_none_exist", "VectorizeInputError", nothing_exists),
     ("both ids and ids_path", "VectorizeInputError", lambda b: b.delete(ids=["a"], ids_path="ids.txt")),

@@ -56,7 +56,7 @@ def check_prefix(prefix: object) -> None:
     if prefix is None:
         return
     if not isinstance(prefix, str) or prefix in ("", "None", "null"):
-        why = " (which is what Jinja makes of nothing)" if isinstance(prefix, str) else ""
+        why = " (which Jinja renders for a missing value)" if isinstance(prefix, str) else ""
         raise VectorizeInputError(
             f"id_prefix is {show(prefix)}{why}, expected the first characters of the ids that may be "
             "deleted; for the whole index, omit id_prefix"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of what a request may send."""
+"""Checks of the input of requests."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Local files that a DAG names, and the lines in any file.
+Opens local files that a DAG names, and reads lines of any file.
 
-A ``path`` may be a ``file://`` URL; ``name`` is the parameter that names it, for errors.
+A ``path`` may be a ``file://`` URL; ``name`` is the parameter that has it, for errors.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from airflow_provider_cfvectorize.exceptions import VectorizeFileError, Vectoriz
 
 #: Bytes read at a time.
 CHUNK_BYTES: Final = 1024 * 1024
-#: The longest line of NDJSON: a whole vector of 1,536 values and 10 KiB of metadata takes a twentieth of it.
+#: The longest line of NDJSON: 20 times a vector of 1,536 values and 10 KiB of metadata.
 MAX_NDJSON_LINE_BYTES: Final = 1024 * 1024
 
-#: Directories whose files are windows into a running system, its secrets included.
+#: Directories whose files show the state of a running system, including its secrets.
 _SYSTEM_DIRECTORIES: Final = ("/proc", "/dev", "/sys")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -39,12 +39,12 @@ def path_text(value: object) -> object:
 
 
 def has_scheme(path: str) -> bool:
-    """Say whether a path is a URL of a store other than the local file system."""
+    """Return whether a path is a URL of a store other than the local file system."""
     return bool(_SCHEME.match(path)) and not path.lower().startswith("file://")
 
 
 def is_ndjson(path: str) -> bool:
-    """Say whether a file, going by its name, has one JSON object a line."""
+    """Return whether the name of a file says that it has one JSON object a line."""
     return path.lower().endswith((".ndjson", ".jsonl"))
 
 
@@ -52,7 +52,7 @@ def local_path(path: str, name: str) -> str:
     """
     Return the real path of a local file.
 
-    :raises VectorizeInputError: it is no path, or below ``/proc``, ``/dev`` or ``/sys``.
+    :raises VectorizeInputError: the path is invalid, or below ``/proc``, ``/dev`` or ``/sys``.
     """
     shown = show(path, 200)
     local = path
@@ -68,7 +68,7 @@ def local_path(path: str, name: str) -> str:
         raise VectorizeInputError(f"{name} {shown} is not a path") from None
     if any(real == directory or real.startswith(f"{directory}/") for directory in _SYSTEM_DIRECTORIES):
         raise VectorizeInputError(
-            f"{name} {shown} is below {', '.join(_SYSTEM_DIRECTORIES)}, which hold no files of data"
+            f"{name} {shown} is below {', '.join(_SYSTEM_DIRECTORIES)}, which hold no data files"
         )
     return real
 
@@ -78,31 +78,28 @@ def open_local(path: str, name: str) -> BinaryIO:
     Open a local file for reading.
 
     :raises VectorizeFileError: it cannot be read.
-    :raises VectorizeInputError: it is no regular file, or is below ``/proc``, ``/dev`` or ``/sys``.
+    :raises VectorizeInputError: it is not a regular file, or is below ``/proc``, ``/dev`` or ``/sys``.
     """
     real = local_path(path, name)
     shown = show(path, 200)
     try:
-        # Opening a named pipe would wait for a writer for ever, so the type is asked before.
+        # Before opening, because to open a named pipe would wait for a writer forever.
         if not stat.S_ISREG(os.stat(real).st_mode):
             raise VectorizeInputError(f"{name} {shown} is not a regular file")
         return open(real, "rb")
     except OSError as e:
         raise VectorizeFileError(
-            f"{name} {shown} cannot be read: {e.strerror}. The file must be there on the worker that runs "
-            "this task; with several workers, put it into object storage"
+            f"{name} {shown} cannot be read: {e.strerror}. The file must exist on the worker that runs "
+            "this task. With several workers, put it into object storage"
         ) from None
 
 
 def lines_of(file: BinaryIO, longest: int, too_long: Callable[[int], str]) -> Iterator[bytes]:
     """
-    Iterate over the lines of a file, without their ends and without a byte order mark.
+    Yield the lines of a file, without line ends and byte order mark. Lines end only at LF or CRLF.
 
-    Lines end at LF or CRLF and nowhere else.
-
-    :param file: what to read.
     :param longest: the most bytes of a line; a few more may pass.
-    :param too_long: what to say of a longer one, from its number, the first line being 1.
+    :param too_long: returns the error text for a longer line from its number, which begins at 1.
     :raises VectorizeInputError: a line is longer.
     """
     rest = b""
@@ -128,21 +125,21 @@ def lines_of(file: BinaryIO, longest: int, too_long: Callable[[int], str]) -> It
 @contextmanager
 def new_file(path: str, name: str) -> Iterator[BinaryIO]:
     """
-    Yield a local file to write bytes to, which stands at the path when the block has ended well.
+    Yield a local file to write bytes to. When the block ends, it replaces the file at the path.
 
-    Whatever ends the block early, what was at the path stays as it is.
+    If the block raises an error, the file at the path stays unchanged.
 
     :raises VectorizeFileError: it cannot be written.
-    :raises VectorizeInputError: what stands there is no regular file, or it is below ``/proc``, ``/dev`` or
-        ``/sys``.
+    :raises VectorizeInputError: there is something other than a regular file at the path, or it is below
+        ``/proc``, ``/dev`` or ``/sys``.
     """
     real = local_path(path, name)
     with _written(path, name):
         replaced = _replaced(real, path, name)
-        # Beside the file that it becomes: only within one file system is a replacement all or nothing. Under
-        # a name of its own, since the other may be as long as names can be.
+        # In the same directory, because a replacement is atomic only within one file system. With a name of
+        # its own, because the final name may already have the maximum length.
         temporary = os.path.join(os.path.dirname(real), f".cfvectorize-{secrets.token_hex(8)}.part")
-        # What replaces a file is never more readable than that was, not for a moment either.
+        # The new file must never be more readable than the one that it replaces.
         mode = 0o666 if replaced is None else 0o600
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -156,14 +153,14 @@ def new_file(path: str, name: str) -> Iterator[BinaryIO]:
         with _written(path, name):
             os.replace(temporary, real)
     except BaseException:
-        # Whatever went wrong is what is told, not that the file is gone already.
+        # The first error matters, not a failure to remove the file.
         with suppress(OSError):
             os.unlink(temporary)
         raise
 
 
 def _replaced(real: str, path: str, name: str) -> os.stat_result | None:
-    """Return what is known of the file that is going to be replaced; None if there is none."""
+    """Return the status of the file that will be replaced; None if there is none."""
     try:
         status = os.stat(real)
     except FileNotFoundError:
@@ -171,12 +168,12 @@ def _replaced(real: str, path: str, name: str) -> os.stat_result | None:
     if stat.S_ISDIR(status.st_mode):
         raise VectorizeInputError(f"{name} {show(path, 200)} is a directory: name a file in it")
     if not stat.S_ISREG(status.st_mode):
-        raise VectorizeInputError(f"{name} {show(path, 200)} is not a regular file, and is not replaced")
+        raise VectorizeInputError(f"{name} {show(path, 200)} is not a regular file, so it was not replaced")
     return status
 
 
 def _give_access(handle: int, replaced: os.stat_result) -> None:
-    """Let those read and write a file who could do so with the one that it replaces."""
+    """Give a file the group and permissions of the file that it replaces, and its owner if possible."""
     for owner in (replaced.st_uid, -1):
         with suppress(OSError):
             os.fchown(handle, owner, replaced.st_gid)
@@ -184,7 +181,7 @@ def _give_access(handle: int, replaced: os.stat_result) -> None:
     ours = os.fstat(handle)
     mode = replaced.st_mode & 0o777
     if ours.st_gid != replaced.st_gid:
-        # What its group could do is nothing for ours.
+        # Another group must not get the permissions.
         mode &= ~stat.S_IRWXG
     if stat.S_IMODE(ours.st_mode) != mode:
         os.fchmod(handle, mode)
@@ -192,19 +189,19 @@ def _give_access(handle: int, replaced: os.stat_result) -> None:
 
 @contextmanager
 def no_room_explained(path: str, name: str) -> Iterator[None]:
-    """Name the file in the error of a full disk; whatever else goes wrong in the block is the block's own."""
+    """Name the file in the error of a full disk; leave other errors of the block unchanged."""
     with _written(path, name, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         yield
 
 
 @contextmanager
 def _written(path: str, name: str, *explained: int) -> Iterator[None]:
-    """Name the file in an error of writing it: in any error, or in those with these numbers."""
+    """Name the file in an error of writing it: in any error, or only in errors with these numbers."""
     try:
         yield
     except OSError as e:
         if explained and e.errno not in explained:
             raise
         raise VectorizeFileError(
-            f"{name} {show(path, 200)} cannot be written: {e.strerror}. What was there stays as it was"
+            f"{name} {show(path, 200)} cannot be written: {e.strerror}. An existing file is unchanged"
         ) from None

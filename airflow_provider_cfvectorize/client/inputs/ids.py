@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What counts as a list of ids: checking, parsing what Jinja makes of a list, and batching.
+Reads lists of ids, also from the text of a list that Jinja rendered; checks ids and makes batches.
 
-Ids in a file are in :mod:`airflow_provider_cfvectorize.client.inputs.ids_file`; both are an
+For ids in a file, see :mod:`airflow_provider_cfvectorize.client.inputs.ids_file`. Both are an
 :class:`IdSource`.
 """
 
@@ -21,15 +21,15 @@ from airflow_provider_cfvectorize.client.inputs.rendered import read_rendered
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
-#: Bytes of the text of a list that are parsed; a larger list belongs into a file (``ids_path``).
+#: The most bytes in the text of a list; a larger list belongs in a file (``ids_path``).
 MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
-#: How many bad ids an error lists.
+#: The most invalid ids that an error lists.
 SHOWN_PROBLEMS: Final = 10
 #: Bytes of the digest of a batch: 160 kB for a million ids.
 DIGEST_BYTES: Final = 16
-#: Batches that may be asked for witnesses (at the most; fewer where there are fewer batches).
+#: The most batches that are read for witnesses.
 SAMPLED_BATCHES: Final = 3
-#: From here on, a float does not have every integer.
+#: From this number on, floats cannot represent every integer.
 INEXACT: Final = 2**53
 
 _ADVICE = (
@@ -39,11 +39,7 @@ _ADVICE = (
 
 
 class IdSource(Protocol):
-    """
-    Checked ids, in batches; every iteration yields the same ones.
-
-    ``count`` is the number of ids and ``batches`` the number of batches, each of at most 100 ids.
-    """
+    """Checked ids in batches of at most 100; every iteration yields the same batches."""
 
     @property
     def count(self) -> int:
@@ -57,11 +53,11 @@ class IdSource(Protocol):
         """Iterate over the batches, in order."""
 
     def samples(self) -> list[tuple[int, list[str]]]:
-        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+        """Return up to three batches, spread over all ids, each with its position, the last batch first."""
 
     @property
     def fingerprint(self) -> str:
-        """Return what tells these ids, in this order, from others."""
+        """Return a digest of the ids in their order."""
 
 
 class IdList:
@@ -89,13 +85,13 @@ class IdList:
             yield self._batch(position)
 
     def samples(self) -> list[tuple[int, list[str]]]:
-        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+        """Return up to three batches, spread over all ids, each with its position, the last batch first."""
         positions = reversed(spread(self.batches, SAMPLED_BATCHES))
         return [(position, self._batch(position)) for position in positions]
 
     @property
     def fingerprint(self) -> str:
-        """Return what tells these ids, in this order, from others."""
+        """Return a digest of the ids in their order."""
         return hashlib.blake2b(b"".join(map(digest_of, self)), digest_size=DIGEST_BYTES).hexdigest()
 
     def _batch(self, position: int) -> list[str]:
@@ -104,14 +100,14 @@ class IdList:
 
 
 def in_reads(batches: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
-    """Cut batches into those of a read, which takes fewer ids than a delete."""
+    """Cut batches to the size of a read, which is smaller than that of a delete."""
     for batch in batches:
         for start in range(0, len(batch), limits.MAX_GET_IDS):
             yield batch[start : start + limits.MAX_GET_IDS]
 
 
 def digest_of(batch: Sequence[str]) -> bytes:
-    """Return a short digest of a batch, by which it is known again."""
+    """Return a short digest that identifies a batch."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for id_ in batch:
         encoded = id_.encode()
@@ -121,14 +117,14 @@ def digest_of(batch: Sequence[str]) -> bytes:
 
 
 def spread(total: int, wanted: int) -> list[int]:
-    """Return up to ``wanted`` distinct positions out of ``total``: the first, the last, and between."""
+    """Return up to ``wanted`` of ``total`` positions: the first, the last, and some between them."""
     if total <= wanted:
         return list(range(total))
     return [round(i * (total - 1) / (wanted - 1)) for i in range(wanted)]
 
 
 def problem_with_text(value: str, most: float = math.inf) -> str | None:
-    """Say why a text cannot be sent, None if it can: it is not valid Unicode, or has too many bytes."""
+    """Return why a text cannot be sent (invalid Unicode, too many bytes); None if it can."""
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
@@ -137,24 +133,24 @@ def problem_with_text(value: str, most: float = math.inf) -> str | None:
 
 
 def problem_with_id(value: str) -> str | None:
-    """Say what is wrong with an id, None if it can be one. White space is part of an id."""
+    """Return what is wrong with an id; None if it is valid. White space is part of an id."""
     return problem_with_text(value, limits.MAX_ID_BYTES) if value else "is empty"
 
 
 def text_of_key(value: Any) -> str | None:
     """
-    Return the text of a key, whichever type a database or a data frame gives it; None if it is no key.
+    Return the text of a key in the types of databases and data frames; None if it is not a key.
 
-    :param value: a string, an integer (whatever has ``__index__``, such as numpy's), a UUID, or a Decimal
-        without a fraction that cannot have lost digits (:func:`may_be_rounded`). A boolean or a float is no
-        key: 1.0 and 1 would be one id.
+    :param value: a string, an integer (anything with ``__index__``, such as numpy's), a UUID, or a Decimal
+        without a fraction that cannot have lost digits (:func:`may_be_rounded`). A boolean or a float is not
+        a key: 1.0 and 1 would become the same id.
     """
     if isinstance(value, str):
         return value
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, Decimal):
-        # The exponent first: Decimal("1E+999999") has a million digits.
+        # Check the exponent first: Decimal("1E+999999") has a million digits.
         is_whole = value.is_finite() and value.adjusted() <= limits.MAX_ID_BYTES and value == int(value)
         return str(int(value)) if is_whole and not may_be_rounded(value) else None
     if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -179,10 +175,10 @@ def may_be_rounded(value: Decimal) -> bool:
 
 def read_id(value: object) -> str:
     """
-    Return the id that a key stands for.
+    Return the id of a key.
 
     :param value: see :func:`text_of_key`.
-    :raises ValueError: it is no id; says why, such as "is empty".
+    :raises ValueError: it is not a valid id; the text says why, such as "is empty".
     """
     text = text_of_key(value)
     if text is None and isinstance(value, int) and not isinstance(value, bool):
@@ -198,14 +194,14 @@ def read_id(value: object) -> str:
 
 def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = None) -> IdList:
     """
-    Check what was passed as ids and return it, duplicates dropped, order kept.
+    Check ids and return them in their order, without duplicates.
 
     :param value: a list, a tuple, a lazy XCom sequence or any other sequence of keys (strings, integers,
         UUIDs, whole Decimals), or of rows of one column each, as a database returns them; an array or a
-        Series of keys; or a string: the text of such a list (what Jinja makes of one), or a single id.
-    :param max_ids: refuse more than so many.
-    :param origin: where it comes from, for errors, such as ``the param "ids"``.
-    :raises VectorizeInputError: anything else, with what arrived and how to pass it.
+        Series of keys; or a string: the text of such a list, as Jinja renders it, or a single id.
+    :param max_ids: the most ids to accept.
+    :param origin: the source of the ids, for errors, such as ``the param "ids"``.
+    :raises VectorizeInputError: the value is anything else; the error shows it and says how to pass ids.
     """
     if hasattr(value, "tolist") and not isinstance(value, str | memoryview):
         value = value.tolist()
@@ -215,7 +211,7 @@ def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = 
         hints: list[tuple[type | tuple[type, ...], str]] = [
             (type(None), "an upstream task that returned nothing, or was skipped, gives None"),
             ((set, frozenset, Set), "a set has no order: pass sorted(...) of it"),
-            (Mapping, "of a mapping, pass list(...) of its keys or values"),
+            (Mapping, "a mapping: pass list(...) of its keys or values"),
             (bytes | bytearray, "decode bytes first"),  # type: ignore[list-item]
             (Iterator, "a generator can be read only once: pass list(...) of it"),
         ]
@@ -232,15 +228,15 @@ def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = 
             has_rows = is_row
         elif has_rows is not is_row:
             raise VectorizeInputError(
-                f"ids: rows and bare ids are mixed: ids[{position}] is {show(item)}, and those before it are "
-                f"{'rows' if has_rows else 'ids'}.{source} {_ADVICE}"
+                f"ids: rows and plain ids are mixed: ids[{position}] is {show(item)}, but those before it "
+                f"are {'rows' if has_rows else 'ids'}.{source} {_ADVICE}"
             )
         if is_row and len(item) != 1:
             raise VectorizeInputError(
                 f"ids[{position}] is a row of {counted(len(item), 'column')}, expected 1 column "
-                f"(of {len(value)}, counted from ids[0]).{source} Query the column of the ids alone, or take "
-                "it from each row: query.output.map(lambda row: row[0]). "
-                "Lists of ids must be flattened, or mapped over with .expand(ids=...)"
+                f"(of {len(value)}, counted from ids[0]).{source} Query only the column of ids, or select "
+                "it in each row: query.output.map(lambda row: row[0]). "
+                "Flatten lists of ids, or map the task over them with .expand(ids=...)"
             )
         key = item[0] if is_row else item
         try:
@@ -251,7 +247,7 @@ def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = 
                 problems.append(f"ids[{position}]: {show(key)} {e}")
     if bad:
         more = f"; and {bad - len(problems)} more" if bad > len(problems) else ""
-        # In a form, who ends the last line adds an empty one.
+        # In a form, a line break after the last id adds an empty line.
         remedy = (
             f"They come from {origin}: correct them there, and leave no line empty" if origin else _ADVICE
         )
@@ -265,9 +261,9 @@ def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = 
 
 def check_max_ids(count: int, max_ids: int | None) -> None:
     """
-    Refuse more ids than expected.
+    Check the number of ids.
 
-    :raises VectorizeInputError: there are more.
+    :raises VectorizeInputError: there are more than ``max_ids``.
     """
     if max_ids is not None and count > max_ids:
         raise VectorizeInputError(
@@ -281,7 +277,7 @@ def _read_text(text: str) -> object:
         return _parse_list(text)
     refused = None
     if text.strip() in ("None", "null", ""):
-        refused = "which is what Jinja makes of nothing"
+        refused = "which Jinja renders for a missing value"
     elif "," in text:
         refused = "which has a comma, so it may be several ids"
     elif "\n" in text or "\r" in text:
@@ -290,14 +286,14 @@ def _read_text(text: str) -> object:
         refused = "which begins or ends with white space"
     if refused:
         raise VectorizeInputError(
-            f"ids: got the string {show(text)}, {refused}. {_ADVICE}. A single id that looks like this "
-            "is passed as a list of one"
+            f"ids: got the string {show(text)}, {refused}. {_ADVICE}. To pass a single id that "
+            "looks like this, put it into a list"
         )
     return [text]
 
 
 def _parse_list(text: str) -> object:
-    # The text is measured in characters first, since encoding it costs as much again.
+    # Characters first, because encoding the text takes as much memory again.
     if len(text) > MAX_TEXT_BYTES or len(text.encode(errors="surrogatepass")) > MAX_TEXT_BYTES:
         raise VectorizeInputError(
             f"ids: the text of the list is longer than {MAX_TEXT_BYTES // 2**20} MiB: write the ids into a "
@@ -309,25 +305,26 @@ def _parse_list(text: str) -> object:
         parsed = None
     if not isinstance(parsed, list | tuple):
         raise VectorizeInputError(
-            f"ids: the string {show(text)} begins like a list, and is none in JSON or Python. {_ADVICE}"
+            f"ids: the string {show(text)} begins like a list, but is neither valid JSON nor a Python "
+            f"literal. {_ADVICE}"
         )
     return parsed
 
 
 def sha256_of_sorted(batches: Iterable[Sequence[str]]) -> tuple[int, str]:
     """
-    Return how many distinct ids there are, and a SHA-256 over them.
+    Return the number of distinct ids and their SHA-256.
 
-    The digest is over the distinct ids in the order of their UTF-8 bytes, each followed by a line feed; for a
-    file of ids, ``LC_ALL=C sort -u FILE | sha256sum`` prints the same.
+    The digest covers the distinct ids in the order of their UTF-8 bytes, each followed by a line feed. For a
+    file of ids, ``LC_ALL=C sort -u FILE | sha256sum`` prints the same digest.
 
-    :param batches: the ids. They are sorted in a temporary database, so they need not fit into memory.
+    :param batches: the ids. A temporary database sorts them, so they need not fit into memory.
     """
     import sqlite3  # here, because every DAG processor imports this module and few tasks need it
 
     digest = hashlib.sha256()
     count = 0
-    # The empty name is a private database on disk that vanishes with the connection.
+    # An empty name makes a private database on disk that is deleted when the connection closes.
     connection = sqlite3.connect("")
     try:
         connection.execute("CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID")

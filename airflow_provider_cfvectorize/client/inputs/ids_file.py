@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ids in a file: read twice, once to check and once to send, without ever holding them all; and written."""
+"""Reads and writes files of ids without holding all ids in memory; reads once to check and once to send."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from airflow_provider_cfvectorize.client.inputs.ids import (
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeFileError, VectorizeInputError
 
-#: The longest line that is read: an id, with room for an error message to give its length.
+#: The longest line that is read: enough for an id, and for errors to state the length of a longer line.
 MAX_LINE_BYTES: Final = 64 * 1024
-#: Batches kept while it is unknown how many there will be, to choose the samples from.
+#: Batches that remain candidates for samples while the number of batches is unknown.
 _KEPT_SAMPLES: Final = 16
 
 
@@ -39,19 +39,19 @@ class IdsFile:
     """
     The ids of a file.
 
-    One id a line or, if the name ends in ``.ndjson`` or ``.jsonl``, one JSON object with an ``id`` a line (so
-    a file of vectors serves as well). UTF-8, strict. A byte order mark is dropped, lines end at LF or CRLF
-    and nowhere else, empty lines are skipped and counted. Duplicates are dropped within a batch only.
+    A line is an id or, if the name ends in ``.ndjson`` or ``.jsonl``, a JSON object with an ``id``, as in a
+    file of vectors. The encoding is strict UTF-8, and a byte order mark is dropped. Lines end only at LF or
+    CRLF. Empty lines are skipped and counted. Duplicates are dropped only within a batch.
 
-    The constructor reads the file once and checks every line. Iterating reads it again and yields a batch
-    only if it is the one that was checked, so nothing is ever sent that was not.
+    The constructor reads the file once and checks every line. Each iteration reads it again, compares every
+    batch with the checked one, and yields only equal batches.
 
-    :param path: a local path, a ``file://`` URL, or a URL that ``open_remote`` understands.
-    :param open_remote: opens what is not a local file, for reading bytes; given the path, and the name of
-        the parameter for errors.
-    :param max_ids: refuse more than so many.
-    :raises VectorizeFileError: the file cannot be read, or changed while it was.
-    :raises VectorizeInputError: it has a line that is no id; with its position.
+    :param path: a local path, a ``file://`` URL, or a URL for ``open_remote``.
+    :param open_remote: opens any other file for reading bytes; gets the path, and the parameter's name for
+        errors.
+    :param max_ids: the most ids to accept.
+    :raises VectorizeFileError: the file cannot be read, or changed during reading.
+    :raises VectorizeInputError: a line is not a valid id; the error has its number.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class IdsFile:
         return len(self._digests) // DIGEST_BYTES
 
     def samples(self) -> list[tuple[int, list[str]]]:
-        """Return up to three batches, spread over the whole, the last one first, each with its position."""
+        """Return up to three batches, spread over all ids, each with its position, the last batch first."""
         return [self._samples[i] for i in reversed(spread(len(self._samples), SAMPLED_BATCHES))]
 
     @property
     def fingerprint(self) -> str:
-        """Return what tells these ids, in this order, from others."""
+        """Return a digest of the ids in their order."""
         return hashlib.blake2b(self._digests, digest_size=DIGEST_BYTES).hexdigest()
 
     def __iter__(self) -> Iterator[list[str]]:
@@ -109,7 +109,7 @@ class IdsFile:
             self._count += len(batch)
             if position % step == 0:
                 if len(self._samples) == _KEPT_SAMPLES:
-                    # How many batches come is unknown: keep every second of the kept ones, and go on so.
+                    # Keep every second sample, and from now on every second batch.
                     self._samples = self._samples[::2]
                     step *= 2
                 if position % step == 0:
@@ -138,7 +138,7 @@ class IdsFile:
             if len(problems) == SHOWN_PROBLEMS:
                 break
         if problems:
-            kind = ", as an object with an id of that kind" if self._ndjson else ""
+            kind = ", as the id of a JSON object" if self._ndjson else ""
             raise VectorizeInputError(
                 f"ids_path {show(self.path, 200)}: {'; '.join(problems)} (counted from line 1). Expected one "
                 f"id of 1 to 64 bytes a line{kind}, in UTF-8: correct the file, or what writes it"
@@ -182,19 +182,18 @@ class IdsFile:
             return open_local(self.path, "ids_path")
         if self._open_remote is None:
             raise VectorizeInputError(
-                f"ids_path {show(self.path, 200)} is not a local path, and nothing here can open it"
+                f"ids_path {show(self.path, 200)} is not a local path: this call reads only local files"
             )
         return self._open_remote(self.path, "ids_path")
 
 
 def line_of_id(id_: str, *, ndjson: bool, is_first: bool) -> bytes:
     """
-    Return the line of a file of ids, of which :class:`IdsFile` reads the same id.
+    Return a line from which :class:`IdsFile` reads the id.
 
-    :param id_: the id.
-    :param ndjson: write an object; else the id alone.
+    :param ndjson: write a JSON object instead of a plain id.
     :param is_first: it is the first line of the file.
-    :raises VectorizeInputError: the id alone would be read as another, here or by whatever else reads lines.
+    :raises VectorizeInputError: :class:`IdsFile`, or another reader of lines, would read another id.
     """
     if ndjson:
         return json.dumps({"id": id_}, ensure_ascii=False).encode() + b"\n"
@@ -204,7 +203,7 @@ def line_of_id(id_: str, *, ndjson: bool, is_first: bool) -> bytes:
     elif "\n" in id_ or "\r" in id_:
         problem = "has a line break"
     elif is_first and id_.startswith("\ufeff"):
-        problem = "is the first, and begins with what is taken for a byte order mark"
+        problem = "is the first in the file and begins with a byte order mark"
     if problem:
         raise VectorizeInputError(
             f"the id {show(id_)} {problem}, so a file of one id a line cannot hold it: give the file a name "
@@ -215,12 +214,10 @@ def line_of_id(id_: str, *, ndjson: bool, is_first: bool) -> bytes:
 
 def write_ids(file: BinaryIO, batches: Iterable[Sequence[str]], *, ndjson: bool) -> None:
     """
-    Write ids so that :class:`IdsFile` reads the same ones.
+    Write ids so that :class:`IdsFile` reads the same ids.
 
-    :param file: where to.
-    :param batches: the ids.
-    :param ndjson: an object a line, in which any id can stand; else an id a line.
-    :raises VectorizeInputError: an id cannot stand in a line.
+    :param ndjson: write one JSON object a line, which can hold any id, instead of plain ids.
+    :raises VectorizeInputError: a plain line cannot hold an id.
     """
     is_first = True
     for batch in batches:
