@@ -45,7 +45,7 @@ NO_VECTORS = [
     ({"id": "a", "values": {"0": 1}}, "is a dict, expected a list"),
     ({"id": "a", "values": [1, "2"]}, "has '2' at position 1"),
     ({"id": "a", "values": [1, [2]]}, "has a list at position 1"),
-    ({"id": "a", "values": [1e39]}, "no finite number of 32 bits"),
+    ({"id": "a", "values": [1e39]}, "not a finite 32-bit number"),
     (vector(namespace=5), "has 5 as its namespace"),
     (vector(metadata="x"), "has 'x' as its metadata, expected an object"),
 ]
@@ -53,14 +53,14 @@ BEYOND_CAPS = [
     (vector(""), "has an id that is empty"),
     (vector("é" * 33), "has 66 bytes of UTF-8, the most is 64"),
     (vector("\ud800"), "half of a surrogate pair"),
-    (vector(values=[1.0]), "has 1 values, expected 2"),
+    (vector(values=[1.0]), "has 1 value, expected 2"),
     (vector(namespace="é" * 33), "has a namespace that has 66 bytes"),
     (vector(metadata={"k": "x" * 10233}), "has 10241 bytes of metadata as compact JSON, the most is 10240"),
     (vector(metadata={"": 1}), "has the key '' in its metadata"),
     (vector(metadata={"a.b": 1}), "has the key 'a.b' in its metadata"),
     (vector(metadata={"a": [{'b"': 1}]}), "has the key 'b\"' in its"),
     (vector(metadata={"a": {"$b": 1}}), r"has the key '\$b' in its metadata"),
-    (vector(metadata={"a": "\ud800"}), "has metadata of which no JSON can be made"),
+    (vector(metadata={"a": "\ud800"}), "has invalid metadata: this cannot be written as JSON"),
 ]
 
 

@@ -172,7 +172,7 @@ def test_told_to_stop(serve: Serve, connect: Connect) -> None:
 def test_an_unknown_behaviour_is_refused_before(connect: Connect) -> None:
     with pytest.raises(VectorizeInputError, match="index name"):
         write_vectors(connect("http://127.0.0.1:9"), "upsert", "../docs", [])
-    with pytest.raises(VectorizeInputError, match="neither 'error' nor 'discard'"):
+    with pytest.raises(VectorizeInputError, match="expected 'error' or 'discard'"):
         write_vectors(connect("http://127.0.0.1:9"), "upsert", "docs", some(1), unparsable_behavior="ignore")
 
 
@@ -180,7 +180,7 @@ def test_the_clients_own_method_is_one_request(serve: Serve, connect: Connect) -
     server = serve([accepted()])
     client = connect(server)
     client.upsert("docs", some(5000))
-    with pytest.raises(VectorizeInputError, match=r"more than 5000, .* the hook's method of the same name"):
+    with pytest.raises(VectorizeInputError, match=r"more than 5000, .* the hook's method of this name"):
         client.upsert("docs", some(5001))
     assert len(server.requests) == 1
 

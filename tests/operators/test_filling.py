@@ -233,7 +233,7 @@ def test_refused_before_any_request(
     ("line", "text"),
     [
         ("{", "(1 bytes) is not JSON in UTF-8"),
-        (json.dumps(vector("b", 1e39)), "which is no finite number of 32 bits"),
+        (json.dumps(vector("b", 1e39)), "which is not a finite 32-bit number"),
         (json.dumps({"id": "b", "values": [0.5] * 31}), "has 31 values, expected 32"),
         (json.dumps(vector("b" * 65)), "has an id that has 65 bytes"),
         (json.dumps(vector("b", namespace="n" * 65)), "has a namespace that has 65 bytes"),

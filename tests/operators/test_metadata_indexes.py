@@ -230,8 +230,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"property_name": "None"}, "property_name None is not a string"),
     ({"property_name": ""}, "property_name None is not a string"),
     ({"property_name": 7}, "property_name 7 is not a string"),
-    ({"property_name": "$lang"}, "property_name '$lang' begins"),
-    ({"property_name": 'a"b'}, "which a property's name cannot have"),
+    ({"property_name": "$lang"}, "property_name '$lang' has a level"),
+    ({"property_name": 'a"b'}, "which is not allowed in a property's name"),
     ({"wait_timeout": -1}, "wait_timeout is -1"),
     ({"poll_interval": float("nan")}, "poll_interval is nan"),
     ({"account_id": "x"}, "32 hexadecimal digits"),
@@ -242,8 +242,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ("kwargs", "text"),
     [
         *REFUSED,
-        ({"index_type": "String"}, "index_type 'String' is none of string, number, boolean"),
-        ({"index_type": None}, "index_type None is none of"),
+        ({"index_type": "String"}, "index_type is 'String', expected one of string, number, boolean"),
+        ({"index_type": None}, "index_type is None, expected one of string"),
         ({"if_exists": "replace"}, "if_exists is 'replace', expected 'skip' or 'fail'"),
     ],
 )

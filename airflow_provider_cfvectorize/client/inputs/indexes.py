@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings for a new index, and how an existing one differs."""
+"""Checks the settings of a new index, and compares them with an existing index."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def index_config(*, dimensions: object, metric: object, preset: object) -> dict[
     :param dimensions: values in each vector, 32 to 1536. With ``metric``, instead of ``preset``.
     :param metric: ``cosine``, ``euclidean`` or ``dot-product``.
     :param preset: the name of an embedding model that fixes both.
-    :raises VectorizeInputError: it is not one or the other, or is out of range.
+    :raises VectorizeInputError: the combination is invalid, or a value is out of range.
     """
     given = {"dimensions": dimensions, "metric": metric, "preset": preset}
     config = {name: value for name, value in given.items() if value is not None}
     if list(config) not in (["dimensions", "metric"], ["preset"]):
         raise VectorizeInputError(
-            "an index needs either dimensions and metric, or a preset, and not both; got "
+            "an index needs either dimensions and metric, or a preset, but not both; got "
             f"{' and '.join(config) or 'none of them'}"
         )
     if preset is not None:
-        # Which presets there are is for the service to say: a new one needs no new version of this.
+        # The service checks the name: a new preset must not need a new release of this package.
         if not isinstance(preset, str) or not preset:
             raise VectorizeInputError(
                 f"preset is {show(preset)}, expected the name of an embedding model, such as "
@@ -43,15 +43,15 @@ def index_config(*, dimensions: object, metric: object, preset: object) -> dict[
             f"{limits.MAX_DIMENSIONS}: the values in each vector that the embedding model makes"
         )
     if metric not in METRICS:
-        raise VectorizeInputError(f"metric {show(metric)} is none of {', '.join(METRICS)}")
+        raise VectorizeInputError(f"metric is {show(metric)}, expected one of {', '.join(METRICS)}")
     return config
 
 
 def check_metadata_indexes(value: object) -> dict[str, IndexType]:
     """
-    Return the metadata indexes that an index is to have, types by property.
+    Return the metadata indexes of a new index, types by property.
 
-    :raises VectorizeInputError: it is something else, has more than 10, or a name or a type that cannot be.
+    :raises VectorizeInputError: it is not a mapping, or has more than 10 items, or an invalid name or type.
     """
     if value is None:
         return {}
@@ -62,7 +62,7 @@ def check_metadata_indexes(value: object) -> dict[str, IndexType]:
         )
     if len(value) > limits.MAX_METADATA_INDEXES:
         raise VectorizeInputError(
-            f"metadata_indexes: got {len(value)}, the most that an index has is {limits.MAX_METADATA_INDEXES}"
+            f"metadata_indexes: got {len(value)}, expected at most {limits.MAX_METADATA_INDEXES}"
         )
     checked: dict[str, IndexType] = {}
     for name, index_type in value.items():
@@ -74,21 +74,21 @@ def check_metadata_indexes(value: object) -> dict[str, IndexType]:
 
 
 def has_preset(index: Mapping[str, Any]) -> bool:
-    """Say whether an index says which preset it was created with; that it must is documented nowhere."""
+    """Return whether the service names the preset of an index, which the documentation does not promise."""
     return _config_of(index).get("preset") is not None
 
 
 def describe_config(index: Mapping[str, Any]) -> str:
-    """Return the configuration of an index as a text."""
+    """Return the configuration of an index as text."""
     return ", ".join(f"{show(name)}: {show(value)}" for name, value in _config_of(index).items())
 
 
 def config_differences(index: Mapping[str, Any], config: Mapping[str, object]) -> list[str]:
     """
-    Return in what the configuration of an index is not the one wanted; nothing where it is the same.
+    Return how the configuration of an index differs from the wanted one; empty if it does not.
 
-    :param index: its description, as the service returned it.
-    :param config: what is wanted, from :func:`index_config`.
+    :param index: the description from the service.
+    :param config: the wanted configuration, from :func:`index_config`.
     """
     found = _config_of(index)
     expected = dict(config)
@@ -103,7 +103,7 @@ def config_differences(index: Mapping[str, Any], config: Mapping[str, object]) -
 
 
 def type_differences(indexes: Iterable[MetadataIndex], wanted: Mapping[str, str]) -> list[str]:
-    """Return which metadata indexes are of another type than the one wanted."""
+    """Return the metadata indexes that have another type than the wanted one."""
     return [
         f"metadata index of {show(index['propertyName'])}: expected "
         f"{show(wanted[index['propertyName']])}, found {show(index['indexType'])}"
@@ -118,27 +118,25 @@ def _config_of(index: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def problem_with_key(key: object) -> str | None:
-    """Say what is wrong with the name of a property in a filter or metadata index; None if nothing is."""
+    """Return what is wrong with a property's name in a filter or metadata index; None if it is valid."""
     if not isinstance(key, str):
         return "is not a string"
     if not key:
         return "is empty"
     levels = key.split(".")
     if not all(levels):
-        return "begins or ends with a dot, or has two in a row: between dots stand the names of levels"
+        return "begins or ends with a dot, or has two in a row: dots separate the names of levels"
     if any(level.startswith("$") for level in levels):
-        return (
-            "begins, or has a level that begins, with '$': operators belong inside of a property's condition"
-        )
+        return "has a level that begins with '$': operators belong in a property's condition"
     if '"' in key or "|" in key:
-        return "has a '\"' or a '|', which a property's name cannot have"
+        return "has a '\"' or a '|', which is not allowed in a property's name"
     if len(key) > limits.MAX_FILTER_KEY_CHARS:
         return f"has {len(key)} characters, the most is {limits.MAX_FILTER_KEY_CHARS}"
     return None
 
 
 def check_property_name(name: object) -> str:
-    """Return the name of a property of the metadata, ``.`` for nested ones."""
+    """Return a checked name of a metadata property; ``.`` separates the levels of nested ones."""
     problem = problem_with_key(name) or problem_with_text(str(name))
     if problem is not None:
         raise VectorizeInputError(f"property_name {show(name)} {problem}")
@@ -146,7 +144,9 @@ def check_property_name(name: object) -> str:
 
 
 def check_index_type(index_type: object) -> str:
-    """Return the type of a metadata index."""
+    """Return a checked type of a metadata index."""
     if not isinstance(index_type, str) or index_type not in INDEX_TYPES:
-        raise VectorizeInputError(f"index_type {show(index_type)} is none of {', '.join(INDEX_TYPES)}")
+        raise VectorizeInputError(
+            f"index_type is {show(index_type)}, expected one of {', '.join(INDEX_TYPES)}"
+        )
     return index_type

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a query may ask: checked before it costs a request."""
+"""Checks queries before they cost a request."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def query_body(
     if (vector is None) == (vector_id is None):
         raise VectorizeInputError(
             "a query takes either vector (values like those of the index) or vector_id (the id of a vector "
-            f"in the index), and got {'neither' if vector is None else 'both'}"
+            f"in the index), but got {'neither' if vector is None else 'both'}"
         )
     body: dict[str, object] = {}
     if vector is not None:
@@ -70,11 +70,13 @@ def query_body(
 
 def _check_return_metadata(value: object) -> None:
     if isinstance(value, bool):
-        # Older versions of the API took one, and much of what can be read about it still does.
+        # Older versions of the API had a boolean here, and many examples still do.
         instead = "'all' (or 'indexed', for what has a metadata index)" if value else "'none'"
         raise VectorizeInputError(f"return_metadata is {value}, pass {instead} instead")
     if value not in RETURN_METADATA:
-        raise VectorizeInputError(f"return_metadata {show(value)} is none of {', '.join(RETURN_METADATA)}")
+        raise VectorizeInputError(
+            f"return_metadata is {show(value)}, expected one of {', '.join(RETURN_METADATA)}"
+        )
 
 
 def _check_top_k(top_k: object, return_values: bool, return_metadata: object) -> None:
@@ -97,12 +99,12 @@ def _check_top_k(top_k: object, return_values: bool, return_metadata: object) ->
 
 def check_filter(value: object) -> Mapping[str, Any]:
     """
-    Return a filter that the service can read.
+    Return a checked filter.
 
-    :param value: property names (``.`` for nested ones), each with a value it must equal or a mapping of
+    :param value: property names (``.`` for nested ones), each with the value to equal or a mapping of
         operators: ``$eq``, ``$ne``, ``$in``, ``$nin``, or one or two of ``$lt``, ``$lte``, ``$gt``, ``$gte``
         for a range. The values of ``$in`` and ``$nin`` are a list or another sequence.
-    :raises VectorizeInputError: it is something else, or has 2,048 bytes or more as compact JSON.
+    :raises VectorizeInputError: it is invalid, or has 2,048 bytes or more as compact JSON.
     """
     if not isinstance(value, Mapping):
         raise VectorizeInputError(f'filter: got {show(value)}, expected a mapping such as {{"lang": "en"}}')
@@ -113,7 +115,7 @@ def check_filter(value: object) -> Mapping[str, Any]:
             raise VectorizeInputError(f"filter: the key {show(key)} {problem}")
         if problem := _problem_with_condition(condition):
             raise VectorizeInputError(f"filter: the condition of {show(key)} {problem}")
-    # Of the types that JSON is made of, whatever kinds of mappings and sequences it has.
+    # JSON has only dicts and lists; a filter may have other mappings and sequences.
     value = {key: _to_json(condition) for key, condition in value.items()}
     size = len(write_json(value))
     if size >= limits.FILTER_BYTES:
@@ -135,7 +137,7 @@ def _problem_with_condition(condition: object) -> str | None:
     for operator, operand in condition.items():
         if operator not in OPERATORS:
             return (
-                f"has {show(operator)}, which is none of {', '.join(OPERATORS)}. A nested property is "
+                f"has {show(operator)}, expected one of {', '.join(OPERATORS)}. A nested property is "
                 "written with a dot: {'a.b': ...}"
             )
         problem = _problem_with_operand(operator, operand)
@@ -149,13 +151,13 @@ def _problem_with_condition(condition: object) -> str | None:
     if len(condition) > 1 and not is_range:
         return (
             f"has {' and '.join(condition)}: only one of {', '.join(_LOWER)} and one of {', '.join(_UPPER)} "
-            "can stand together"
+            "can be combined"
         )
     return None
 
 
 def _problem_with_operand(operator: str, operand: object) -> str | None:
-    """Say what an operand is that its operator does not take; None if it does."""
+    """Return what is wrong with an operator's operand; None if it is valid."""
     if operator in _MEMBERSHIP:
         if not isinstance(operand, Sequence) or isinstance(operand, str | bytes | bytearray):
             return f"{show(operand)}, expected a list of strings, numbers or booleans"
@@ -168,7 +170,7 @@ def _problem_with_operand(operator: str, operand: object) -> str | None:
                 return f"{show(item)} at position {position}, which {problem}"
         return None
     if operator not in _EQUALITY and (operand is None or isinstance(operand, bool)):
-        return f"{show(operand)}, expected a string or a number: it has no order"
+        return f"{show(operand)}, expected a string or a number, which have an order"
     if not _is_scalar(operand):
         return f"{show(operand)}, expected a string, a number or a boolean"
     problem = _problem_with_scalar(operand)
@@ -178,7 +180,7 @@ def _problem_with_operand(operator: str, operand: object) -> str | None:
 def _problem_with_scalar(value: object) -> str | None:
     if isinstance(value, int | float):
         try:
-            return None if math.isfinite(float(value)) else "is no finite number"
+            return None if math.isfinite(float(value)) else "is not a finite number"
         except OverflowError:
             return "is too large for a number of 64 bits"
     return _problem_with_text(value)

@@ -9,11 +9,11 @@ import re
 import warnings
 from typing import Final
 
-#: Characters of text that is evaluated as Python; evaluating takes 20 times as much memory. A list of strings
-#: and integers of any length is read without that.
+#: The most characters of text to evaluate as Python, which takes 20 times as much memory. A list of strings
+#: and integers is read without this, at any length.
 MAX_LITERAL_CHARS: Final = 1024 * 1024
 
-#: White space around the items of a list; Python takes no other.
+#: White space around the items of a list; Python allows no other.
 _SPACE = " \t\r\n"
 #: An escape as ``repr`` writes it.
 _ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
@@ -21,19 +21,19 @@ _ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
 _ITEM = (
     rf"""('[^'\\\r\n]*(?:{_ESCAPE}[^'\\\r\n]*)*'|"[^"\\\r\n]*(?:{_ESCAPE}[^"\\\r\n]*)*"|-?[0-9]{{1,100}})"""
 )
-#: An item, and the comma or closing bracket behind it.
+#: An item, and the comma or closing bracket after it.
 _PYTHON_ITEM = re.compile(rf"[{_SPACE}]*{_ITEM}[{_SPACE}]*([],)])")
-#: A row of one item, as ``repr`` writes a tuple or a list, and the comma or closing bracket behind it.
+#: A row of one item, as ``repr`` writes a tuple or a list, and the comma or closing bracket after it.
 _PYTHON_ROW = re.compile(rf"[{_SPACE}]*(?:\({_ITEM},\)|\[{_ITEM}\])[{_SPACE}]*([],)])")
 
 
 def read_rendered(text: str) -> object:
     """
-    Return the list or object that a text stands for.
+    Return the list or object in a text.
 
     :param text: begins with a bracket.
-    :raises ValueError: it is neither JSON nor what ``repr`` writes. A list of strings and integers is refused
-        if ``repr`` writes it otherwise: Python joins the strings on both sides of a missing comma.
+    :raises ValueError: it is neither JSON nor what ``repr`` writes. A list of strings and integers must be
+        exactly what ``repr`` writes: Python would join the strings on both sides of a missing comma.
     """
     try:
         return json.loads(text)
@@ -43,7 +43,7 @@ def read_rendered(text: str) -> object:
     if items is not None:
         return items
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        warnings.simplefilter("ignore")  # about escapes that Python does not know
         value = _literal(text) if len(text) <= MAX_LITERAL_CHARS else None
     is_plain = isinstance(value, list | tuple) and all(map(_is_plain, value))
     if is_plain or not isinstance(value, list | tuple | dict):
@@ -52,8 +52,7 @@ def read_rendered(text: str) -> object:
 
 
 def _scan_list(text: str) -> list[object] | None:
-    # Not literal_eval on the whole: it takes 1 kB of memory for each item, so that 16 MiB of text could end a
-    # worker.
+    # Not literal_eval on the whole text: at 1 kB of memory an item, 16 MiB of text could kill a worker.
     text = text.rstrip(_SPACE)
     closing = {"[": "]", "(": ")"}.get(text[:1])
     items: list[object] = []
@@ -70,7 +69,7 @@ def _scan_list(text: str) -> list[object] | None:
         position = match.end()
         if end != ",":
             break
-    # "('a')" is a string in brackets, and no tuple.
+    # "('a')" is a string in brackets, not a tuple.
     is_tuple = closing == "]" or len(items) != 1 or text[-2] == ","
     rest = text[position - 1 if items and end != "," else position :].strip(_SPACE)
     return items if rest == closing and is_tuple else None

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
-# One for all: json.dumps makes a new one each time.
+# Shared: json.dumps would make a new one each time.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -18,10 +18,10 @@ def show(value: object, limit: int = 80) -> str:
     """
     Return a value as printable ASCII in quotes, shortened, safe for a log line.
 
-    Control characters, line breaks and whatever else could forge a log line arrive escaped.
+    Control characters, line breaks and anything else that could forge a log line are escaped.
 
-    :param value: the value; only strings, bytes, numbers and UUIDs are shown, of the rest the type alone.
-    :param limit: the most characters to show of it.
+    :param value: strings, bytes, numbers and UUIDs are shown; for all others, only the type.
+    :param limit: the most characters to show.
     """
     if isinstance(value, str | bytes):
         shown = ascii(value[:limit])
@@ -39,8 +39,8 @@ def write_json(value: object) -> bytes:
     """
     Return a value as compact JSON.
 
-    :param value: what can be JSON; of NaN and Infinity there is none, and the service's error would not say
-        where they stand.
+    :raises VectorizeInputError: the value cannot be JSON. NaN and Infinity cannot, and the service's error
+        would not say where they are.
     """
     try:
         return _ENCODER.encode(value).encode()
@@ -56,10 +56,10 @@ _SINGULAR: Final = {"are": "is", "were": "was", "have": "has"}
 
 def counted(number: int, noun: str, verb: str = "") -> str:
     """
-    Return a number with its noun, and verb, in agreement: 1 request, 2 requests are.
+    Return a number with a noun and a verb that agree with it: 1 request is, 2 requests are.
 
-    :param noun: the noun for one.
-    :param verb: ``are``, ``were`` or ``have``; none if empty.
+    :param noun: the singular.
+    :param verb: ``are``, ``were``, ``have``, or empty for no verb.
     """
     if number != 1 and noun.endswith("ry"):
         noun = noun.removesuffix("y") + "ie"

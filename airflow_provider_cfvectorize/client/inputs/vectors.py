@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Vectors on their way out: checked one by one, written as NDJSON, cut into requests.
+Checks vectors one by one and writes them as NDJSON.
 
-The checks come in two kinds, because the service treats them differently: what is not a vector at all is what
-it calls unparsable and can leave out; a vector beyond a cap is refused with the whole request.
+There are two kinds of checks, because the service has two kinds of refusals. It calls a line that is not a
+vector unparsable, and can skip it. For a vector beyond a limit, it refuses the whole request.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, BinaryIO, Final, NoReturn, TypeAlias
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.inputs.ids import problem_with_id, problem_with_text, text_of_key
-from airflow_provider_cfvectorize.client.inputs.text import show, write_json
+from airflow_provider_cfvectorize.client.inputs.text import counted, show, write_json
 from airflow_provider_cfvectorize.client.types import Vector
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
-#: What can be written: vectors, or NDJSON as bytes or in a file that was opened in binary mode.
+#: The input of a write: vectors, or NDJSON as bytes or in a file opened in binary mode.
 Vectors: TypeAlias = Iterable[Mapping[str, Any]] | bytes | bytearray | memoryview | BinaryIO
 
-#: The largest finite number of 32 bits; the service stores no more (documented).
+#: The largest finite 32-bit number; the service stores values with 32 bits (documented).
 MAX_VALUE: Final = 3.4028234663852886e38
 
-#: Levels of metadata. The form of the service's errors is that of Rust's usual reader of JSON, which reads no
-#: more than 128 levels in all.
+#: The most levels of metadata. The service's errors have the form of Rust's usual JSON reader, which reads at
+#: most 128 levels in all.
 MAX_METADATA_LEVELS: Final = 100
 
 _NUMBERS: Final = frozenset({int, float})
@@ -38,9 +38,9 @@ def read_values(values: Any) -> Sequence[float]:
     """
     Return the values of a vector: finite numbers that the service can store.
 
-    :param values: a sequence of numbers, or what has ``tolist()``, such as an array of numpy or of ``array``,
-        a pandas Series or a torch tensor.
-    :raises ValueError: says what is wrong with them, such as "is empty".
+    :param values: a sequence of numbers, or an object with ``tolist()``, such as an array of numpy or of
+        ``array``, a pandas Series or a torch tensor.
+    :raises ValueError: they are invalid; the text says why, such as "is empty".
     """
     if hasattr(values, "tolist"):
         values = values.tolist()
@@ -48,10 +48,10 @@ def read_values(values: Any) -> Sequence[float]:
         raise ValueError(f"is {show(values)}, expected a list of numbers")
     if not len(values):
         raise ValueError("is empty")
-    # The first test is for all the values at once and takes a tenth of the time; the second says which.
+    # Testing all values at once takes a tenth of the time. Only after a failure, test one by one.
     if isinstance(values, list | tuple) and _NUMBERS.issuperset(map(type, values)):
         try:
-            # Not-a-number hides from min and max, and not from a sum.
+            # A sum shows not-a-number; min and max may not.
             if math.isfinite(sum(values)) and max(values) <= MAX_VALUE and min(values) >= -MAX_VALUE:
                 return values
         except OverflowError:
@@ -70,12 +70,12 @@ def _read_number(value: Any, position: int) -> float:
     except (OverflowError, ValueError):
         number = math.inf
     if not -MAX_VALUE <= number <= MAX_VALUE:
-        raise ValueError(f"has {show(number)} at position {position}, which is no finite number of 32 bits")
+        raise ValueError(f"has {show(number)} at position {position}, which is not a finite 32-bit number")
     return value if isinstance(value, int) else number
 
 
 def problem_with_namespace(namespace: object) -> str | None:
-    """Say what is wrong with the name of a namespace; None if it can be one."""
+    """Return what is wrong with the name of a namespace; None if it is valid."""
     if not isinstance(namespace, str):
         return "is not a string"
     return problem_with_text(namespace, limits.MAX_NAMESPACE_BYTES)
@@ -83,11 +83,11 @@ def problem_with_namespace(namespace: object) -> str | None:
 
 def read_vector(value: object) -> Mapping[str, Any]:
     """
-    Return a vector with a text for its id and a list for its values. The caps are another matter.
+    Return a vector with a text as its id and a list as its values; see also :func:`problem_with_caps`.
 
     :param value: an object with ``id`` (:func:`~airflow_provider_cfvectorize.client.inputs.ids.text_of_key`),
-        ``values`` (:func:`read_values`) and perhaps ``namespace`` and ``metadata``.
-    :raises ValueError: it is no vector at all; says why, such as "has no id".
+        ``values`` (:func:`read_values`) and optional ``namespace`` and ``metadata``.
+    :raises ValueError: it is not a vector; the text says why, such as "has no id".
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"is {show(value)}, expected an object with id and values")
@@ -115,7 +115,7 @@ def read_vector(value: object) -> Mapping[str, Any]:
 
 
 def _is_too_deep(metadata: object) -> bool:
-    # Without recursion: how deep it is was the sender's choice.
+    # Without recursion, because the input can have any depth.
     level: list[object] = [metadata]
     for _ in range(MAX_METADATA_LEVELS):
         level = [
@@ -131,17 +131,17 @@ def _is_too_deep(metadata: object) -> bool:
 
 def problem_with_caps(vector: Mapping[str, Any], dimensions: int | None = None) -> str | None:
     """
-    Say which cap of the service a vector goes over; None if it keeps within all.
+    Return which limit of the service a vector exceeds; None if it exceeds none.
 
-    :param vector: what :func:`read_vector` returned.
-    :param dimensions: the number of values it must have; None for any.
+    :param vector: the result of :func:`read_vector`.
+    :param dimensions: the number of values that it must have; None for any.
     """
     if problem := problem_with_id(vector["id"]):
         return f"has an id that {problem}"
     got = len(vector["values"])
     if got != dimensions and (dimensions is not None or got > limits.MAX_DIMENSIONS):
         expected = f"at most {limits.MAX_DIMENSIONS}" if dimensions is None else str(dimensions)
-        return f"has {got} values, expected {expected}"
+        return f"has {counted(got, 'value')}, expected {expected}"
     namespace = vector.get("namespace")
     if namespace is not None and (problem := problem_with_namespace(namespace)):
         return f"has a namespace that {problem}"
@@ -150,13 +150,13 @@ def problem_with_caps(vector: Mapping[str, Any], dimensions: int | None = None) 
 
 
 def _problem_with_metadata(metadata: Mapping[str, Any]) -> str | None:
-    # https://developers.cloudflare.com/vectorize/best-practices/insert-vectors/ on keys. Without recursion:
-    # how deep it is was the sender's choice.
+    # Keys: https://developers.cloudflare.com/vectorize/best-practices/insert-vectors/. Without recursion,
+    # because the input can have any depth.
     left: list[object] = [metadata]
     try:
         size = len(write_json(metadata))
     except VectorizeInputError as e:
-        return f"has metadata of which no JSON can be made: {e}"
+        return f"has invalid metadata: {e}"
     if size > limits.MAX_METADATA_BYTES:
         return f"has {size} bytes of metadata as compact JSON, the most is {limits.MAX_METADATA_BYTES}"
     while left:
@@ -176,9 +176,9 @@ def _problem_with_metadata(metadata: Mapping[str, Any]) -> str | None:
 
 def parse_line(line: bytes) -> object:
     """
-    Return what a line of NDJSON says.
+    Return the value in a line of NDJSON.
 
-    :raises ValueError: it is not JSON in UTF-8; NaN and Infinity are not.
+    :raises ValueError: it is not JSON in UTF-8; NaN and Infinity are not JSON.
     """
     try:
         return json.loads(line.decode(), parse_constant=_refuse_constant)
@@ -192,20 +192,20 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def check_unparsable_behavior(value: object) -> None:
     """
-    Refuse what the service does not know to do with lines that it cannot parse.
+    Check the service's action for lines that it cannot parse.
 
-    :param value: what was passed; None for the service's default.
+    :param value: None for the service's default.
     :raises VectorizeInputError: it is neither ``error`` nor ``discard``.
     """
     if value not in (None, "error", "discard"):
-        raise VectorizeInputError(f"unparsable_behavior {show(value)} is neither 'error' nor 'discard'")
+        raise VectorizeInputError(f"unparsable_behavior is {show(value)}, expected 'error' or 'discard'")
 
 
 def write_ndjson(vectors: Iterable[Vector]) -> bytes:
     """
-    Return vectors as the NDJSON of one request. What can be JSON and is no vector, the service refuses.
+    Return vectors as the NDJSON of one request. The service refuses JSON that is not a vector.
 
-    :raises VectorizeInputError: there are more, or one of them cannot be JSON.
+    :raises VectorizeInputError: there are more than one request can have, or one of them cannot be JSON.
     """
     if isinstance(vectors, str | Mapping):
         raise VectorizeInputError(
@@ -215,8 +215,8 @@ def write_ndjson(vectors: Iterable[Vector]) -> bytes:
     for position, vector in enumerate(vectors):
         if position == limits.MAX_UPSERT_VECTORS:
             raise VectorizeInputError(
-                f"vectors: there are more than {limits.MAX_UPSERT_VECTORS}, which is what one request takes: "
-                "the hook's method of the same name sends any number"
+                f"vectors: got more than {limits.MAX_UPSERT_VECTORS}, the most in one request: the hook's "
+                "method of this name sends any number"
             )
         problem = ""
         read: Mapping[str, Any] = vector
