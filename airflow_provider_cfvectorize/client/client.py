@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Vectorize v2 API, one method an endpoint."""
+"""A client for the Vectorize v2 API, with one method for each endpoint."""
 
 from __future__ import annotations
 
@@ -62,23 +62,23 @@ class VectorizeClient:
     """
     Requests to one account's Vectorize indexes; safe to share between threads.
 
-    Each method is one request (sent again where that helps). Every method raises
+    Each method sends one request, and retries it where that helps. It raises
     :class:`~airflow_provider_cfvectorize.exceptions.VectorizeInputError` for an invalid name before it sends
-    anything, and another of :mod:`airflow_provider_cfvectorize.exceptions` for what the service refuses.
+    anything, and another error of :mod:`airflow_provider_cfvectorize.exceptions` if the request fails.
 
     :param account_id: 32 hexadecimal digits.
     :param api_token: an API token. Give this, or ``api_email`` and ``api_key``.
     :param api_email: the e-mail address that belongs to ``api_key``.
     :param api_key: the Global API Key.
     :param base_url: the API's address.
-    :param allow_http_hosts: hosts, beside the loopback ones, that may be asked over plain http.
-    :param timeout: seconds to connect and for each read; a response may take three times as long in all.
-    :param rate_reserve: share of the account's request budget that is left to others.
-    :param max_connections: requests under way at once; further threads wait.
+    :param allow_http_hosts: hosts, besides loopback ones, to which plain http is allowed.
+    :param timeout: seconds to connect and for each read; a whole response may take three times as long.
+    :param rate_reserve: share of the account's request budget that the client leaves to others.
+    :param max_connections: the most requests in flight; further threads wait.
     :param user_agent: the ``User-Agent`` header.
-    :param retry: how long a call goes on; None for a single attempt that never sleeps.
-    :param history: what the service has answered to the credentials, shared with other clients of the task.
-    :param conn_id: the Airflow connection that this comes from, for errors about the host.
+    :param retry: the limits of retries; None for a single attempt that never sleeps.
+    :param history: the service's responses to the credentials, shared with other clients of the task.
+    :param conn_id: the Airflow connection of the client, for errors about the host.
     """
 
     def __init__(
@@ -103,15 +103,15 @@ class VectorizeClient:
         self.timeout = timeout
         self.rate_reserve = rate_reserve
         credentials = read_credentials(api_token, api_email, api_key)
-        #: Equal for clients that could stand in for each other.
+        #: Equal for interchangeable clients.
         self.identity = (self.base_url, self.account_id, *credentials.identity)
         if not user_agent.isascii() or not user_agent.isprintable():
             raise VectorizeInputError(f"user_agent {show(user_agent)} cannot be sent in a header")
         transport = RequestsTransport(
             self.base_url, auth_headers=credentials.headers, timeout=timeout, max_connections=max_connections
         )
-        # Over plain http there is never Cloudflare, but a server of one's own: what it tells of a budget is
-        # kept to, and what only Cloudflare has, its documented limits, is not assumed.
+        # Over plain http there is never Cloudflare, but a private server. The client obeys the budget in its
+        # responses, but does not assume Cloudflare's documented limits.
         is_cloudflare = self.base_url.startswith("https:")
         self.session = VectorizeSession(
             transport,
@@ -133,7 +133,7 @@ class VectorizeClient:
         return f"VectorizeClient(account_id={self.account_id!r}, base_url={self.base_url!r})"
 
     def replaces(self, other: VectorizeClient) -> bool:
-        """Say whether this client has other credentials than another one, for the same account and host."""
+        """Return whether this client has other credentials than another client of its account and host."""
         return self.identity[:2] == other.identity[:2] and self.identity != other.identity
 
     def close(self) -> None:
@@ -154,16 +154,16 @@ class VectorizeClient:
         repeatable: bool = True,
     ) -> Any:
         """
-        Send a request that has no method here yet and return the envelope's ``result``.
+        Send any request and return the envelope's ``result``.
 
         :param method: the HTTP method.
         :param path: the path: below this account's ``vectorize/v2`` (``indexes/my-index/query``), or below
             the API's base if it begins with ``accounts/`` or ``user/``.
         :param params: the query string's parameters.
         :param json: a value to send as JSON.
-        :param body: bytes to send as they are, instead.
+        :param body: bytes to send unchanged, instead of ``json``.
         :param content_type: the type of ``body``.
-        :param repeatable: whether it does no harm to carry the request out twice, as a retry may.
+        :param repeatable: whether retries may carry out the request twice without harm.
         """
         if not isinstance(method, str) or not _METHOD.fullmatch(method):
             raise VectorizeInputError(f"invalid method {show(method)}: expected GET, POST or the like")
@@ -203,7 +203,7 @@ class VectorizeClient:
         description: str | None = None,
     ) -> Index:
         """
-        Create an index. Not sent again after a timeout: it may have been created.
+        Create an index. Not retried after a timeout, because the service may have created it.
 
         :param name: its name; see
             :func:`~airflow_provider_cfvectorize.client.http.urls.check_new_index_name`.
@@ -231,7 +231,7 @@ class VectorizeClient:
         return cast("IndexInfo", expect(self.ask_info(index_name), dict))
 
     def ask_info(self, index_name: str) -> Answer:
-        """Return what :meth:`info` does as the whole answer, with the server's clock and its headers."""
+        """Return the whole response of :meth:`info`, with the server's clock and the headers."""
         return self._send("GET", self._at(index_name, "info"))
 
     # --- vectors --------------------------------------------------------------------------------------
@@ -239,18 +239,18 @@ class VectorizeClient:
     def insert(
         self, index_name: str, vectors: Iterable[Vector] | bytes, *, unparsable_behavior: str | None = None
     ) -> Mutation:
-        """Add vectors as :meth:`upsert` does, but leave one whose id exists already as it is."""
+        """Add vectors like :meth:`upsert`, but leave vectors whose id exists unchanged."""
         return self._write(index_name, "insert", vectors, unparsable_behavior)
 
     def upsert(
         self, index_name: str, vectors: Iterable[Vector] | bytes, *, unparsable_behavior: str | None = None
     ) -> Mutation:
         """
-        Add vectors; one whose id exists already is replaced whole.
+        Add vectors; replace vectors whose id exists as a whole.
 
         :param index_name: the index.
         :param vectors: at most 5,000 vectors, or NDJSON (one vector a line).
-        :param unparsable_behavior: ``error`` or ``discard``: what the service does with a line it cannot
+        :param unparsable_behavior: ``error`` or ``discard``: the service's action for a line that it cannot
             parse.
         """
         return self._write(index_name, "upsert", vectors, unparsable_behavior)
@@ -260,7 +260,7 @@ class VectorizeClient:
         Delete up to 100 vectors.
 
         :param index_name: the index.
-        :param ids: their ids; the service refuses more than 100 whole.
+        :param ids: their ids; the service refuses a request with more than 100.
         """
         return read_mutation(
             self._send("POST", self._at(index_name, "delete_by_ids"), json_body={"ids": _ids(ids)})
@@ -268,10 +268,10 @@ class VectorizeClient:
 
     def get_by_ids(self, index_name: str, ids: Sequence[str]) -> list[Vector]:
         """
-        Return those of up to 20 vectors that exist, with values and metadata.
+        Return up to 20 vectors with values and metadata, omitting those that do not exist.
 
         :param index_name: the index.
-        :param ids: their ids; the service refuses more than 20 whole.
+        :param ids: their ids; the service refuses a request with more than 20.
         """
         return read_vectors(
             self._send("POST", self._at(index_name, "get_by_ids"), json_body={"ids": _ids(ids)})
@@ -281,14 +281,14 @@ class VectorizeClient:
         self, index_name: str, *, count: int | None = None, cursor: str | None = None
     ) -> VectorPage:
         """
-        Return one page of the ids of an index, from a snapshot that the first page takes.
+        Return one page of the ids of an index, from a snapshot made for the first page.
 
         :param index_name: the index.
         :param count: ids on the page, 1 to 1,000; the service's default is 100.
-        :param cursor: where to go on: ``nextCursor`` of the page before.
+        :param cursor: ``nextCursor`` of the previous page; None for the first page.
         """
         if count is not None and not 1 <= count <= limits.MAX_LIST_COUNT:
-            raise VectorizeInputError(f"count {count} is not from 1 to {limits.MAX_LIST_COUNT}")
+            raise VectorizeInputError(f"count is {count}, expected 1 to {limits.MAX_LIST_COUNT}")
         params = {} if count is None else {"count": str(count)}
         if cursor is not None:
             params["cursor"] = cursor
@@ -311,14 +311,14 @@ class VectorizeClient:
 
         :param index_name: the index.
         :param vector: the values to compare with, as many as the index has dimensions.
-        :param vector_id: instead of ``vector``: the id of a vector in the index whose values are taken.
+        :param vector_id: instead of ``vector``: the id of a vector in the index, to compare with its values.
         :param top_k: the most matches to return: 1 to 100, or to 50 with values or all metadata.
         :param filter: only vectors with such metadata; None or ``{}`` for no filter. See
             :func:`~airflow_provider_cfvectorize.client.inputs.queries.check_filter`. Each property needs a
-            metadata index that was there before the vectors were written.
+            metadata index that is older than the vectors.
         :param namespace: only vectors of this namespace.
-        :param return_values: with the matches' values; the scores are exact then, and else approximate.
-        :param return_metadata: with the matches' metadata: ``none``, ``indexed`` or ``all``.
+        :param return_values: return the matches' values; only then are the scores exact.
+        :param return_metadata: the metadata to return for each match: ``none``, ``indexed`` or ``all``.
         """
         body = query_body(
             vector=vector,
@@ -335,13 +335,13 @@ class VectorizeClient:
 
     def create_metadata_index(self, index_name: str, property_name: str, index_type: IndexType) -> Mutation:
         """
-        Let queries filter by a property of the metadata, for vectors that are written from now on.
+        Let queries filter by a property of the metadata, for vectors written from now on.
 
-        An index has at most 10. Creating one again that is there already is accepted.
+        An index has at most 10 metadata indexes. The service accepts a request for one that exists.
 
         :param index_name: the index.
         :param property_name: the property, ``.`` for nested ones.
-        :param index_type: ``string`` (of which the first 64 bytes are indexed), ``number`` or ``boolean``.
+        :param index_type: ``string`` (its first 64 bytes are indexed), ``number`` or ``boolean``.
         """
         body = {"propertyName": check_property_name(property_name), "indexType": check_index_type(index_type)}
         return read_mutation(
@@ -349,12 +349,12 @@ class VectorizeClient:
         )
 
     def list_metadata_indexes(self, index_name: str) -> list[MetadataIndex]:
-        """Return the metadata indexes of an index; their types in lower case, as they were given."""
+        """Return the metadata indexes of an index, with their types in lower case, as in the request."""
         return read_metadata_indexes(self._send("GET", self._at(index_name, "metadata_index/list")))
 
     def delete_metadata_index(self, index_name: str, property_name: str) -> Mutation:
         """
-        Let queries filter by a property no more.
+        Delete a metadata index: queries can no longer filter by its property.
 
         :param index_name: the index.
         :param property_name: the property.
@@ -389,7 +389,7 @@ class VectorizeClient:
 
 
 def _ids(ids: Sequence[str]) -> list[str]:
-    # A string is a sequence of strings too, and its characters are some other vectors' ids.
+    # A string is a sequence of strings, and its characters may be ids of other vectors.
     texts = [] if isinstance(ids, str | bytes) else [text_of_key(id_) for id_ in ids]
     if isinstance(ids, str | bytes) or None in texts:
         raise VectorizeInputError(f"ids: got {show(ids)}, expected a list of strings or integers")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The caps of the Vectorize service, one table.
+The limits of the Vectorize service.
 
-Both the client (which must stay within them) and the embedded server (which must refuse what the service
-refuses) read them here. The mark behind each number says how it is known:
+The client stays within them, and the embedded server refuses requests beyond them. The mark after each number
+gives its source:
 
 ``docs``
     Cloudflare's documentation: https://developers.cloudflare.com/vectorize/platform/limits/ unless another
@@ -11,7 +11,7 @@ refuses) read them here. The mark behind each number says how it is known:
 ``schema``
     Cloudflare's published OpenAPI schema of the Vectorize v2 API.
 ``observed``
-    Error texts of the live service, reported first hand in public repositories.
+    Error texts of the live service, reported firsthand in public repositories.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_MUTATION_ID_CHARS: Final = 36
 
 # --- items a request -----------------------------------------------------------------------------------
 
-#: Ids in one ``delete_by_ids`` request; one more and the whole request is refused. observed: code 40007
+#: Ids in one ``delete_by_ids`` request; the service refuses a request with more. observed: code 40007
 #: "too many ids in payload; max id count is 100, got 173".
 MAX_DELETE_IDS: Final = 100
 #: Ids in one ``get_by_ids`` request. observed: code 40007 "too many ids in payload; max id count is 20".
@@ -42,7 +42,7 @@ MAX_UPSERT_VECTORS: Final = 5000
 MAX_UPLOAD_BYTES: Final = 100 * 1000 * 1000
 #: Ids on one page of ``list``. schema.
 MAX_LIST_COUNT: Final = 1000
-#: Ids on one page of ``list`` when no number is asked for. schema.
+#: Ids on one page of ``list`` by default. schema.
 DEFAULT_LIST_COUNT: Final = 100
 
 # --- vectors and indexes -------------------------------------------------------------------------------
@@ -51,9 +51,9 @@ DEFAULT_LIST_COUNT: Final = 100
 MIN_DIMENSIONS: Final = 32
 #: Most dimensions of an index. schema; observed, as above.
 MAX_DIMENSIONS: Final = 1536
-#: Dimensions of the indexes that presets make, which are those of the models. docs: of the small and the
-#: large one https://developers.cloudflare.com/workers-ai/models/, of the others
-#: https://developers.cloudflare.com/vectorize/best-practices/create-indexes/. The metrics stand nowhere.
+#: Dimensions of an index by its preset, which are those of the model. docs: for bge-small and bge-large
+#: https://developers.cloudflare.com/workers-ai/models/, for the others
+#: https://developers.cloudflare.com/vectorize/best-practices/create-indexes/. The metrics are not documented.
 PRESET_DIMENSIONS: Final = {
     "@cf/baai/bge-small-en-v1.5": 384,
     "@cf/baai/bge-base-en-v1.5": 768,
@@ -65,31 +65,31 @@ PRESET_DIMENSIONS: Final = {
 MAX_METADATA_BYTES: Final = 10240
 #: Metadata indexes of an index. docs.
 MAX_METADATA_INDEXES: Final = 10
-#: Bytes of UTF-8 of a string that a metadata index keeps. docs.
+#: Bytes of UTF-8 of a string that a metadata index holds. docs.
 MAX_INDEXED_BYTES: Final = 64
 #: A filter as compact JSON has fewer bytes than this. docs:
 #: https://developers.cloudflare.com/vectorize/reference/metadata-filtering/
 FILTER_BYTES: Final = 2048
 #: Characters of a key in a filter. docs, same page.
 MAX_FILTER_KEY_CHARS: Final = 512
-#: Matches of a query when no number is asked for. schema.
+#: Matches of a query by default. schema.
 DEFAULT_TOP_K: Final = 5
 #: Matches of a query with values or all metadata. docs, changelog of 2026-03-16; observed: code 40025.
 MAX_TOP_K_WITH_DATA: Final = 50
-#: Matches of a query without these. docs, changelog of 2026-03-16; observed: code 40025.
+#: Matches of any other query. docs, changelog of 2026-03-16; observed: code 40025.
 MAX_TOP_K: Final = 100
 
-# --- how writes are applied ----------------------------------------------------------------------------
+# --- applying writes -----------------------------------------------------------------------------------
 
-#: Mutations that one background job of the service folds into the index, unless ``VECTORS_PER_JOB`` are
-#: reached first. docs: https://developers.cloudflare.com/vectorize/best-practices/insert-vectors/
+#: Mutations that one background job of the service applies, unless it reaches ``VECTORS_PER_JOB`` first.
+#: docs: https://developers.cloudflare.com/vectorize/best-practices/insert-vectors/
 MUTATIONS_PER_JOB: Final = 1000
-#: Vectors that one such job folds into the index. docs, same page.
+#: Vectors that one such job applies. docs, same page.
 VECTORS_PER_JOB: Final = 200_000
 
 # --- requests a time -----------------------------------------------------------------------------------
 
-#: Requests in a window, for all that an account's owner runs. docs:
+#: Requests in a window, from all clients of an account's owner. docs:
 #: https://developers.cloudflare.com/fundamentals/api/reference/limits/
 ACCOUNT_REQUESTS: Final = 1200
 #: Seconds of such a window. docs, same page.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service takes and returns, with its own field names."""
+"""Types of the service's requests and responses, with its field names."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Final, Literal, NotRequired, TypedDict, TypeGuard, get_a
 
 from airflow_provider_cfvectorize.client import limits
 
-#: What a query returns of the matches' metadata: nothing, what has a metadata index (of strings, as much as
-#: is indexed), or everything.
+#: The metadata of matches that a query returns: nothing, the indexed properties (of strings, the indexed
+#: part), or everything.
 ReturnMetadata = Literal["none", "indexed", "all"]
 RETURN_METADATA: Final[tuple[str, ...]] = get_args(ReturnMetadata)
-#: How the distance of two vectors is measured.
+#: The measure of the distance between two vectors.
 Metric = Literal["cosine", "euclidean", "dot-product"]
 METRICS: Final[tuple[str, ...]] = get_args(Metric)
-#: What kind of values a metadata index is of.
+#: The type of the values in a metadata index.
 IndexType = Literal["string", "number", "boolean"]
 INDEX_TYPES: Final[tuple[str, ...]] = get_args(IndexType)
 
@@ -24,12 +24,12 @@ _MUTATION_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.MAX_MUTATION_ID_CHARS}}}",
 
 
 def is_mutation_id(value: object) -> TypeGuard[str]:
-    """Say whether something can be the id of a mutation."""
+    """Return whether a value can be the id of a mutation."""
     return isinstance(value, str) and bool(_MUTATION_ID.fullmatch(value))
 
 
 class IndexConfig(TypedDict):
-    """What an index was created with."""
+    """The configuration of an index."""
 
     dimensions: int
     metric: str
@@ -37,7 +37,7 @@ class IndexConfig(TypedDict):
 
 
 class Index(TypedDict):
-    """An index as the service describes it; times are UTC with microseconds."""
+    """The service's description of an index; times are UTC with microseconds."""
 
     name: str
     description: str
@@ -50,8 +50,8 @@ class IndexInfo(TypedDict):
     """
     The state of an index.
 
-    ``processedUpToMutation`` is the watermark: the last mutation that was applied, by any writer. It and
-    ``processedUpToDatetime`` are absent before the first.
+    ``processedUpToMutation`` is the watermark: the last mutation that the service applied, of any writer. It
+    and ``processedUpToDatetime`` are absent before the first mutation.
     """
 
     dimensions: int
@@ -62,10 +62,10 @@ class IndexInfo(TypedDict):
 
 class Mutation(TypedDict):
     """
-    What the service answers to one request that writes, and when it did.
+    The acknowledgement of one write, and its time.
 
-    ``accepted_at`` is not in the response's body: it is the server's clock (the response's ``Date``, whole
-    seconds, ISO 8601) or, where the response has none, this machine's.
+    ``accepted_at`` is not in the response's body. It is the server's clock (the response's ``Date``, whole
+    seconds, ISO 8601), or this machine's clock if the response has no ``Date``.
     """
 
     mutationId: str
@@ -73,7 +73,7 @@ class Mutation(TypedDict):
 
 
 class Vector(TypedDict):
-    """A vector as it is written and read back."""
+    """A vector to write, or as read back."""
 
     id: str
     values: Sequence[float]
@@ -82,7 +82,7 @@ class Vector(TypedDict):
 
 
 class VectorPage(TypedDict):
-    """One page of ids, and how to get the next one."""
+    """One page of ids, with the cursor of the next page."""
 
     count: int
     totalCount: int
@@ -96,8 +96,8 @@ class QueryMatch(TypedDict):
     """
     A vector that a query found.
 
-    ``score`` is by the index's metric: for ``cosine`` the highest is the nearest, for ``euclidean`` the
-    lowest. Go by the order of the matches, which is the nearest first for every metric.
+    ``score`` depends on the index's metric: the nearest vector has the highest score for ``cosine``, and the
+    lowest for ``euclidean``. With every metric, the matches are in order, the nearest first.
     """
 
     id: str
@@ -108,7 +108,7 @@ class QueryMatch(TypedDict):
 
 
 class QueryResult(TypedDict):
-    """What a query found, the nearest first."""
+    """The matches of a query, the nearest first."""
 
     count: int
     matches: list[QueryMatch]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service acknowledged, and whether it is applied."""
+"""Receipts of writes, and waits until the writes are applied."""
