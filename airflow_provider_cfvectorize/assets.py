@@ -2,7 +2,7 @@
 """
 Indexes as Airflow's assets (in Airflow 2, datasets): ``cloudflare-vectorize://<account>/<index>``.
 
-Airflow imports this module in every process that reads such a URI, so it imports next to nothing.
+Airflow imports this module in every process that reads such a URI, so it imports very little.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def vectorize_asset(
     **kwargs: Any,
 ) -> Asset:
     """
-    Return an index as an asset, for outlets, inlets and schedules; in Airflow 2, as a dataset.
+    Return an index as an asset (in Airflow 2, a dataset) for outlets, inlets and schedules.
 
-    Airflow sees the same asset wherever account and index are the same.
+    Assets with equal account and index are the same asset for Airflow.
 
-    :param account_id: the account, 32 hexadecimal digits. A template is none: an asset is part of the DAG.
+    :param account_id: the account, 32 hexadecimal digits; no template, because an asset is part of the DAG.
     :param index_name: the index.
-    :param extra: what to keep beside the asset.
-    :param kwargs: what else the asset has in Airflow 3: ``name``, ``group``, ``watchers``.
-    :raises VectorizeInputError: there can be no such account or index; a ``ValueError``, too.
+    :param extra: data to save with the asset.
+    :param kwargs: other arguments of assets in Airflow 3: ``name``, ``group``, ``watchers``.
+    :raises VectorizeInputError: the account or the index is invalid; also a ``ValueError``.
     """
     from airflow.providers.common.compat.sdk import Asset
 
@@ -50,29 +50,29 @@ def uri_of(account_id: object, index_name: object) -> str:
     """
     Return the URI of an index.
 
-    :raises VectorizeInputError: there can be no such account or index.
+    :raises VectorizeInputError: the account or the index is invalid.
     """
     return f"{SCHEME}://{check_account_id(account_id)}/{check_path_name(index_name)}"
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
     """
-    Return a URI in its one form, with the account in lower case.
+    Return a URI in its canonical form, with the account in lower case.
 
-    Airflow calls this for each URI of the scheme. Airflow 3 refuses what it refuses; Airflow 2 warns, unless
-    ``[core] strict_dataset_uri_validation`` is set. Both drop a fragment before.
+    Airflow calls this for each URI of the scheme. After an error, Airflow 3 refuses the URI; Airflow 2 warns,
+    unless ``[core] strict_dataset_uri_validation`` is set. Both drop a fragment before.
 
-    :raises VectorizeInputError: it does not name an index; a ``ValueError``, too.
+    :raises VectorizeInputError: the URI does not name an index; also a ``ValueError``.
     """
-    # A user may be a token in the wrong place, so of such a URI nothing is shown.
+    # The user may be a token in the wrong place, so the error does not show the URI.
     if "@" in uri.netloc:
-        raise VectorizeInputError(f"the URI of an index has no user and no password; {_EXPECTED}")
+        raise VectorizeInputError(f"the URI of an index must have no user or password; {_EXPECTED}")
     if ":" in uri.netloc or uri.query or uri.fragment:
-        raise VectorizeInputError(f"the URI of an index has no port, query or fragment; {_EXPECTED}")
+        raise VectorizeInputError(f"the URI of an index must have no port, query or fragment; {_EXPECTED}")
     try:
         account_id = check_account_id(uri.netloc)
     except VectorizeInputError:
-        # What was written for an account may be anything.
+        # The error does not show the text, which may be anything.
         raise VectorizeInputError(
             f"the URI of an index has an account id of {len(uri.netloc)} characters; {_EXPECTED}"
         ) from None
@@ -88,11 +88,11 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
 
 def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> Dataset:
     """
-    Return the dataset that OpenLineage knows an index by.
+    Return the OpenLineage dataset of an index.
 
     :param asset: an asset of this scheme.
-    :param lineage_context: who has used it; it makes no difference.
-    :raises VectorizeInputError: it does not name an index.
+    :param lineage_context: the user of the asset, unused.
+    :raises VectorizeInputError: its URI does not name an index.
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The one description of the connection, from which both of Airflow's forms are made; standard library only.
+Describes the connection for both of Airflow's forms; imports only the standard library.
 
 Airflow 3.2 and later draw the form from the provider's metadata, earlier versions from two class methods of
 the hook.
@@ -29,7 +29,7 @@ PLACEHOLDERS: Final = {
     "host": "https://api.cloudflare.com/client/v4",
 }
 
-#: The extras, and no others: label, description, and JSON Schema of each.
+#: All extras: label, description and JSON Schema of each.
 EXTRAS: Final[dict[str, dict[str, Any]]] = {
     "api_email": {
         "label": "API e-mail",
@@ -59,7 +59,7 @@ def ui_field_behaviour(*, kebab: bool) -> dict[str, Any]:
     """
     Return which standard fields are hidden, and the labels and placeholders of the others.
 
-    :param kebab: spell the keys as the metadata does, not as the Python method does.
+    :param kebab: spell the keys as in the metadata, not as in the hook's method.
     """
     hidden = "hidden-fields" if kebab else "hidden_fields"
     return {hidden: list(HIDDEN_FIELDS), "relabeling": dict(RELABELING), "placeholders": dict(PLACEHOLDERS)}

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Every error a user can meet, one hierarchy.
+The errors that this provider raises, in one hierarchy.
 
-None derives from ``AirflowException``: Airflow turns those, and no others, into *skipped* when a deferred
-sensor has ``soft_fail``, so a wrong token would be skipped in deferrable mode and fail in poke mode. The one
-error that Airflow must know lives beside the sensor and derives from :class:`VectorizeError` too:
-:class:`~airflow_provider_cfvectorize.sensors.mutation.VectorizeMutationTimeout`.
+None derives from ``AirflowException``. Airflow turns only those into *skipped* when a deferred sensor has
+``soft_fail``, so a wrong token would skip the task in deferrable mode and fail it in poke mode. Airflow must
+recognize one error: :class:`~airflow_provider_cfvectorize.sensors.mutation.VectorizeMutationTimeout`.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ class VectorizeError(Exception):
 
 
 class VectorizeInputError(VectorizeError, ValueError):
-    """Something was passed or configured that cannot work; says what arrived and what is expected."""
+    """An argument or a setting is invalid; the text has the value and what is expected."""
 
 
 class VectorizeFileError(VectorizeInputError):
-    """A file cannot be opened or written, or changed while it was read: unlike other input, this may pass."""
+    """A file cannot be opened or written, or changed while it was read. A retry may help."""
 
 
 class VectorizeResponseError(VectorizeError):
     """
-    The service answered, and the answer is a refusal or makes no sense.
+    The service refused a request, or its response is invalid.
 
     :param message: what happened and what to do.
     :param status: the HTTP status.
-    :param code: the first error code of the envelope, or None where there was no envelope or no code.
+    :param code: the first error code of the envelope; None if there is no envelope or no code.
     """
 
-    #: It is a refusal that may pass: the service has accepted the same credentials a short time before.
+    #: A refusal that may pass: the service accepted these credentials a short time before.
     is_passing: bool = False
 
     def __init__(self, message: str, *, status: int | None = None, code: int | None = None) -> None:
@@ -44,7 +43,7 @@ class VectorizeResponseError(VectorizeError):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the caller is refused: by the API, or by something on the way to it."""
+        """Whether the API, or a proxy before it, refuses the caller."""
         return self.status in (401, 403) or isinstance(self, VectorizeAuthError)
 
 
@@ -53,14 +52,14 @@ class VectorizeAuthError(VectorizeResponseError):
 
 
 class VectorizeNotFoundError(VectorizeResponseError):
-    """There is no such index, it was deleted, or there is no such account."""
+    """The index or the account does not exist, or the index was deleted."""
 
 
 class VectorizeThrottledError(VectorizeResponseError):
     """
     The account's request budget is used up (HTTP 429, or code 40041 under any status).
 
-    :param retry_after: seconds after which the service wants to be asked again, None if it did not say.
+    :param retry_after: seconds after which the service allows a retry; None if it does not say.
     """
 
     def __init__(
@@ -77,12 +76,12 @@ class VectorizeThrottledError(VectorizeResponseError):
 
 class VectorizeTransportError(VectorizeError):
     """
-    No complete answer: host not reached, connection broken, or an answer too slow or too large.
+    No complete response: no connection, a broken one, or a response that is too slow or too large.
 
     :param message: what happened.
-    :param sent: whether the request may have been sent, and so carried out; no if there was no connection.
-    :param is_final: sending it again does not help: the certificate does not verify, or nothing has answered
-        for as long as a task is patient.
+    :param sent: whether the service may have carried out the request; False if there was no connection.
+    :param is_final: a retry does not help: the certificate does not verify, or the host did not respond for
+        as long as a task waits.
     """
 
     def __init__(self, message: str, *, sent: bool = True, is_final: bool = False) -> None:
@@ -95,14 +94,13 @@ class VectorizeBatchError(VectorizeError):
     """
     A write of many ids or vectors ended early.
 
-    Sending the same again is harmless: deleting ids that are gone, inserting vectors that are there and
-    replacing vectors by themselves change nothing.
+    Repeating it is harmless: deleting ids that are gone, inserting vectors that exist, and replacing vectors
+    by themselves change nothing.
 
     :param message: how many were acknowledged, which failed and why, and how many were never sent.
     :param acknowledged: number of ids or vectors in requests the service accepted.
-    :param failed: number in requests that failed; where an answer was lost they may be carried out all the
-        same.
-    :param not_sent: number that were never sent; None where it is unknown, for what is read as it is sent.
+    :param failed: number in requests that failed; if only the response was lost, they may take effect.
+    :param not_sent: number that were never sent; None if unknown, for input that is read while it is sent.
     """
 
     def __init__(
@@ -121,26 +119,26 @@ class VectorizeBatchError(VectorizeError):
 
 
 class VectorizeBatchAuthError(VectorizeBatchError, VectorizeAuthError):
-    """A write ended early because the credentials were refused; so that both kinds of handlers see it."""
+    """A write ended early because the credentials were refused. Handlers of both base classes catch it."""
 
 
 class VectorizeBatchNotFoundError(VectorizeBatchError, VectorizeNotFoundError):
-    """A write ended early because the index is not there; so that both kinds of handlers see it."""
+    """A write ended early because the index does not exist. Handlers of both base classes catch it."""
 
 
 class VectorizeBatchThrottledError(VectorizeBatchError, VectorizeThrottledError):
-    """A write ended early because the account stayed blocked; so that both kinds of handlers see it."""
+    """A write ended early because the account stayed blocked. Handlers of both base classes catch it."""
 
 
-class VectorizeListingExpired(VectorizeError):  # noqa: N818 - the listing expired, nothing erred
+class VectorizeListingExpired(VectorizeError):  # noqa: N818 - an expiry, not an error
     """
     The snapshot of a listing expired before every page was read.
 
-    What is idempotent can list again from the start; see
+    An idempotent caller can list again from the start; see
     :func:`~airflow_provider_cfvectorize.client.bulk.list.repeat_listing`.
 
-    :param message: how far the listing came.
-    :param count: number of ids that the service had listed by then.
+    :param message: the progress of the listing.
+    :param count: number of ids listed before it expired.
     """
 
     def __init__(self, message: str, *, count: int = 0) -> None:
@@ -148,16 +146,16 @@ class VectorizeListingExpired(VectorizeError):  # noqa: N818 - the listing expir
         self.count = count
 
 
-class VectorizeInterrupted(VectorizeError):  # noqa: N818 - it is no error of anyone's
-    """The task was told to stop; says what had been acknowledged by then."""
+class VectorizeInterrupted(VectorizeError):  # noqa: N818 - a stop, not an error
+    """The task was interrupted; the text says what the service had acknowledged."""
 
 
-class VectorizeWaitTimeout(VectorizeError):  # noqa: N818 - a timeout, as in TimeoutError's own family
+class VectorizeWaitTimeout(VectorizeError):  # noqa: N818 - a timeout
     """
-    A waiting operator gave up: the mutation was not seen to be applied in time.
+    The wait of an operator reached its deadline, and the mutation was not observed as applied.
 
-    :param message: what was seen.
-    :param is_unseen: there was no sign of it, and its witnesses read back as they were before it.
+    :param message: the last observations.
+    :param is_unseen: the witnesses show that the mutation is not applied, or lost.
     """
 
     def __init__(self, message: str, *, is_unseen: bool = False) -> None:
@@ -166,30 +164,29 @@ class VectorizeWaitTimeout(VectorizeError):  # noqa: N818 - a timeout, as in Tim
 
 
 class VectorizeIndexRecreatedError(VectorizeError):
-    """The index was deleted and created again after it accepted the mutation, which is lost with it."""
+    """The index was deleted and created again after it accepted the mutation, so the mutation is lost."""
 
 
 class VectorizeStillVisibleError(VectorizeError):
-    """The mutation is applied and yet some of its vectors can be read, and the caller wants them absent."""
+    """The mutation is applied, but some of its vectors can be read, and the caller wants them absent."""
 
 
 class VectorizeDiffersError(VectorizeError):
-    """The mutation counts as applied, and yet vectors of it do not read back as the caller wants them."""
+    """The mutation counts as applied, but vectors of it do not read back as the caller wants them."""
 
 
 def is_permanent(error: BaseException, next_step: Literal["poll", "write", "retry"]) -> bool:
     """
-    Decide whether what comes next ends with the same error: the one function that decides this.
+    Return whether the next step would end with the same error. No other function decides this.
 
-    Only the error itself counts and not what it was raised from. Each next step knows something of its own:
+    Only the error itself counts, not its cause. The next steps differ:
 
     - A poll of a wait follows seconds later, with the same credentials. A refusal may pass until then.
-    - A write follows the question that was asked before it. Every refusal refuses the write, too.
-    - A retry of the task follows minutes later, perhaps on another worker. A file may be there, a host may
-      answer; a refusal that is still there when the task ends does not pass, unless a part was accepted.
+    - A write follows a read. A refusal of the read also refuses the write.
+    - A retry of the task follows minutes later, perhaps on another worker. A file may exist then, or a host
+      respond. A refusal that ends a task does not pass, unless the service accepted a part of the write.
 
-    :param error: what the request, the wait or the task ended with.
-    :param next_step: what comes next.
+    :param error: the error of the request, the wait or the task.
     """
     is_retry = next_step == "retry"
     match error:
@@ -202,7 +199,7 @@ def is_permanent(error: BaseException, next_step: Literal["poll", "write", "retr
         case VectorizeAuthError() if next_step == "poll":
             return not error.is_passing
         case VectorizeNotFoundError() | VectorizeInputError() | VectorizeIndexRecreatedError():
-            # What a recreated index has lost never comes; whether to write it again, a person decides.
+            # A recreated index never applies what it lost. A person must decide whether to write it again.
             return True
         case VectorizeAuthError():
             return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow reads about this provider; imported by every Airflow process, so standard library only."""
+"""The provider's metadata. Every Airflow process imports this, so it imports only the standard library."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "extra-links": [f"{_PACKAGE}.links.VectorizeIndexLink"],
         "asset-uris": [dict(_ASSET_URI)],
-        # The same, as Airflow 2 calls it.
+        # Airflow 2 reads this key.
         "dataset-uris": [dict(_ASSET_URI)],
         "connection-types": [
             {
@@ -86,9 +86,9 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "allow_http_hosts": {
                         "description": "Host names, separated by commas, that a connection may address over "
-                        "plain http. Loopback addresses always may. Meant for the embedded server in "
-                        "containers during development: whatever is sent there, the API token included, can "
-                        "be read on the way.",
+                        "plain http. Loopback addresses are always allowed. Use it only for the embedded "
+                        "server in containers during development: anybody on the network can read the "
+                        "requests, including the API token.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "vectorize-local",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a task read and wrote, as OpenLineage's datasets.
+Reports what a task read and wrote as OpenLineage's datasets.
 
-An index is named by its account and itself, the two halves of its asset's URI; a file as OpenLineage's own
-naming convention has it. Of vectors nothing but a number is told: no ids, values or metadata.
+The names of an index are the two halves of its asset's URI, account and index. The names of a file follow
+OpenLineage's convention. The only fact about vectors is their number: no ids, values or metadata.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.openlineage.facet import Dataset, OutputDataset
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-#: What is done to an index itself, in OpenLineage's words.
+#: A change to an index itself, in OpenLineage's words.
 Change = Literal["CREATE", "ALTER", "DROP"]
 
-#: Schemes that OpenLineage calls otherwise.
+#: Schemes with another name in OpenLineage.
 _SCHEMES: Final = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
 
 
@@ -34,12 +34,11 @@ class Flow:
     """
     What a task read and wrote.
 
-    :param reads_index: whether it read the index.
-    :param writes_index: whether it wrote to the index or changed it; for one that failed, may have.
-    :param rows: number of vectors written, None if that is not known.
-    :param change: what was done to the index itself.
-    :param input_paths: files that were read; None stands for no file.
-    :param output_paths: files that were written, likewise.
+    :param writes_index: whether it wrote to the index or changed it; for a failed task, whether it may have.
+    :param rows: number of vectors written; None if unknown.
+    :param change: the change to the index itself.
+    :param input_paths: files that were read; None is no file.
+    :param output_paths: files that were written; None is no file.
     """
 
     reads_index: bool = False
@@ -52,10 +51,9 @@ class Flow:
 
 def to_openlineage(account_id: str | None, index_name: str, flow: Flow) -> OperatorLineage[Any, Any]:
     """
-    Return what a task read and wrote in OpenLineage's terms; needs Airflow's provider for it.
+    Return what a task read and wrote in OpenLineage's terms; needs Airflow's OpenLineage provider.
 
-    :param account_id: the account; None, for a task that ended before it knew its account, leaves the index
-        out.
+    :param account_id: the account; None omits the index, for a task that ended before it knew its account.
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset, OutputDataset
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -100,9 +98,9 @@ def _files(paths: Iterable[object]) -> list[tuple[str, str]]:
 
 def file_names(path: object) -> tuple[str, str] | None:
     """
-    Return the namespace and the name of a file, None if this is no path.
+    Return the namespace and the name of a file; None if it is not a path.
 
-    :param path: what an operator's parameter names: a local path, or a URL of object storage.
+    :param path: an operator's parameter: a local path, or a URL of object storage.
     """
     text = path_text(path)
     if not isinstance(text, str) or text in ("", "None"):
@@ -115,7 +113,7 @@ def file_names(path: object) -> tuple[str, str] | None:
     place, _, name = rest.partition("/")
     scheme = _SCHEMES.get(scheme.lower(), scheme.lower())
     if scheme in ("http", "https"):
-        # What follows is often a signature, and no part of an object's name as it is in a bucket.
+        # A query is often a signature. In a bucket, "?" and "#" may be part of the name.
         name = name.partition("?")[0].partition("#")[0]
-    # Before the place stands a connection id, or a user and a password.
+    # A URL may have a connection id, or a user and a password, before the place.
     return f"{scheme}://{place.rpartition('@')[2]}", name or "/"

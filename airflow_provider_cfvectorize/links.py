@@ -18,20 +18,20 @@ DASHBOARD: Final = "https://dash.cloudflare.com"
 
 class VectorizeIndexLink(BaseOperatorLink):
     """
-    The index of a task in Cloudflare's dashboard.
+    Links to a task's index in Cloudflare's dashboard.
 
-    Made of what the operator itself has, without a request, an XCom or a connection: in Airflow 3 on the
-    worker each time the task ends or is deferred, in Airflow 2 in the webserver, where nothing is rendered.
+    The link needs only the operator's own attributes: no request, XCom or connection. Airflow 3 makes it on
+    the worker each time the task ends or defers, Airflow 2 in the webserver, without rendered templates.
 
-    - ``/<account>/ai/vectorize`` lists the indexes: the dashboard's own navigation has that path.
-    - ``/<account>/ai/vectorize/<index>`` is the page of one. Cloudflare documents no such address; a public
-      list of the dashboard's pages, checked against it by its authors, has it. Were it gone one day, the
-      dashboard would still be open at the account.
-    - ``/?to=/:account/...`` is Cloudflare's documented form of a link for whoever follows it: the dashboard
-      lets them choose the account. It is taken where the task does not know its account.
+    - ``/<account>/ai/vectorize`` lists the indexes. The dashboard's navigation has this path.
+    - ``/<account>/ai/vectorize/<index>`` is the page of one index. Cloudflare does not document it; a public
+      list of the dashboard's pages, which its authors checked, has it. If Cloudflare removes the page, the
+      link still opens the dashboard at the account.
+    - ``/?to=/:account/...`` is Cloudflare's documented link for all users: the dashboard lets them choose the
+      account. The link has this form if the task does not know its account.
 
-    An account that is not 32 hexadecimal digits, or a name that no index can have (a template that nobody
-    rendered, for one), stays out of the URL, which then leads to the page above.
+    The URL omits an account that is not 32 hexadecimal digits, and a name that no index can have, such as a
+    template that was not rendered. It then leads to the page above.
     """
 
     name = "Cloudflare dashboard"
@@ -41,7 +41,7 @@ class VectorizeIndexLink(BaseOperatorLink):
         Return the URL.
 
         :param operator: an operator or sensor of this provider.
-        :param ti_key: the task instance; it makes no difference.
+        :param ti_key: the task instance, unused.
         """
         account_id = _checked(check_account_id, operator, "account_id")
         account_id = account_id or _checked(check_account_id, operator, "used_account")
@@ -51,7 +51,7 @@ class VectorizeIndexLink(BaseOperatorLink):
 
 
 def _checked(check: Callable[[object], str], operator: Any, name: str) -> str | None:
-    # An operator of Airflow 2's webserver lacks what is mapped, and has templates as they were written.
+    # In Airflow 2's webserver, an operator lacks mapped arguments, and its templates are not rendered.
     value = getattr(operator, name, None)
     try:
         return check(value) if isinstance(value, str) else None

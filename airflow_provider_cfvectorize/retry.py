@@ -24,8 +24,8 @@ from airflow_provider_cfvectorize.exceptions import VectorizeThrottledError, is_
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-#: The longest delay that is taken from the service. A header can ask for thousands of years, which the
-#: scheduler could not add to a date; a day is the most that Airflow itself lets a delay grow to by default.
+#: The longest delay that the service can cause. A header can contain thousands of years, which the scheduler
+#: could not add to a date. A day is also Airflow's default limit for growing delays.
 LONGEST_DELAY: Final = timedelta(days=1)
 
 
@@ -33,9 +33,8 @@ def delay_asked_for(error: BaseException) -> timedelta | None:
     """
     Return how long the service wants a retry to wait, at most :data:`LONGEST_DELAY`.
 
-    :param error: what the task ended with.
-    :return: None if the error is no throttle, or it does not say or says 0, which would make a loop without a
-        pause.
+    :param error: the error that ended the task.
+    :return: None if the error is not a throttle, or has no time, or has 0, which would retry without a pause.
     """
     if not isinstance(error, VectorizeThrottledError) or error.retry_after is None:
         return None
@@ -45,7 +44,7 @@ def delay_asked_for(error: BaseException) -> timedelta | None:
 
 
 try:
-    # Not by way of common-compat, which knows these only from a version on that is newer than Airflow 3.3.
+    # Not from common-compat, which has these only since a version newer than Airflow 3.3.
     from airflow.sdk import RetryDecision, RetryPolicy
 except ImportError:
     retry_policy: RetryPolicy | None = None
@@ -53,10 +52,10 @@ else:
 
     class VectorizeRetryPolicy(RetryPolicy):
         """
-        Fails at once what no retry can cure, and retries a throttle when the service wants to be asked again.
+        Fails a task at once if no retry can help, and retries a throttle when the service allows it.
 
-        Everything else, and all errors that are not this provider's, are left to the task's ``retries`` and
-        ``retry_delay``. No policy can give a task more tries than its ``retries``.
+        For all other errors, including those of other packages, the task's ``retries`` and ``retry_delay``
+        decide. No policy can give a task more attempts than its ``retries``.
         """
 
         def evaluate(
@@ -67,16 +66,16 @@ else:
             context: Context | None = None,
         ) -> RetryDecision:
             """
-            Decide what becomes of a task that has failed.
+            Decide whether and when Airflow retries a failed task.
 
-            :param exception: what it ended with.
-            :param try_number: the try that has failed, from 1.
+            :param exception: the error that ended it.
+            :param try_number: the number of the failed attempt, from 1.
             :param max_tries: the task's ``retries``.
-            :param context: the task's context, which is not needed.
+            :param context: the task's context, unused.
             """
             name = type(exception).__name__
             if is_permanent(exception, "retry"):
-                return RetryDecision.fail(f"{name}: a retry would end with the same")
+                return RetryDecision.fail(f"{name}: a retry would fail with the same error")
             if isinstance(exception, VectorizeThrottledError):
                 delay = delay_asked_for(exception)
                 when = "the task's own delay" if delay is None else f"{delay.total_seconds():g} s"
@@ -84,7 +83,7 @@ else:
             return RetryDecision.default()
 
         def serialize(self) -> dict[str, Any]:
-            """Return what tells this policy from others; it has no settings."""
+            """Return the name of the policy; it has no settings."""
             return {"__type": type(self).__name__}
 
         @classmethod
@@ -92,12 +91,12 @@ else:
             """
             Return the policy.
 
-            :param data: what :meth:`serialize` returned.
+            :param data: the result of :meth:`serialize`.
             """
             return cls()
 
         def __repr__(self) -> str:
-            # Without an address in memory: what Airflow stores of a DAG is the same each time it is read.
+            # Without a memory address: a DAG must serialize equally each time that Airflow parses it.
             return f"{type(self).__name__}()"
 
     retry_policy = VectorizeRetryPolicy()

@@ -42,7 +42,7 @@ def read_structure(value: Any, name: str) -> Any:
 
 
 def read_nothing(value: Any) -> Any:
-    """Return None for a text that Jinja renders None or nothing to; return other values unchanged."""
+    """Return None for a text that is empty, None or null; return other values unchanged."""
     return None if isinstance(value, str) and value.strip() in ("", "None", "null") else value
 
 
@@ -54,7 +54,7 @@ def read_integer(value: Any) -> Any:
 
 
 def is_given(operator: Any, name: str, value: object) -> bool:
-    """Return whether a DAG gives a parameter, whatever its rendered value is."""
+    """Return whether a DAG gives a parameter, even if it renders to nothing."""
     return value is not None or name in (operator.mapped_with or ())
 
 

@@ -41,9 +41,9 @@ REFUSED_BY_US = {
     f"cloudflare-vectorize://{ACCOUNT}": "the path ''",
     f"cloudflare-vectorize://{ACCOUNT}/docs/": "the path '/docs/'",
     f"cloudflare-vectorize://{ACCOUNT}/docs#a": "no port, query or fragment",
-    f"cloudflare-vectorize://hunter2@{ACCOUNT}/docs": "no user and no password",
-    f"cloudflare-vectorize://u:hunter2@{ACCOUNT}/docs": "no user and no password",
-    f"cloudflare-vectorize://@{ACCOUNT}/docs": "no user and no password",
+    f"cloudflare-vectorize://hunter2@{ACCOUNT}/docs": "no user or password",
+    f"cloudflare-vectorize://u:hunter2@{ACCOUNT}/docs": "no user or password",
+    f"cloudflare-vectorize://@{ACCOUNT}/docs": "no user or password",
 }
 
 
