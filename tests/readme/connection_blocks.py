@@ -19,7 +19,7 @@ CONNECTIONS = "/run/secrets/connections.json"
 
 def is_a_file_of_connections(block: Block, bench: Bench) -> None:
     """As the backend of the block after it reads it; the file is elsewhere, since that place is root's."""
-    (settings,) = (one for one in read(block.path).blocks if one.key == f"{block.path}#where-it-can-live/2")
+    (settings,) = (one for one in read(block.path).blocks if one.key == f"{block.path}#secrets-backends/2")
     path = bench.directory / "connections.json"
     path.write_text(block.text)
     assert CONNECTIONS in settings.text
@@ -37,7 +37,7 @@ def is_a_file_of_connections(block: Block, bench: Bench) -> None:
 
 
 def sets_the_backend(block: Block, bench: Bench) -> None:
-    (file,) = (one for one in read(block.path).blocks if one.key == f"{block.path}#where-it-can-live/1")
+    (file,) = (one for one in read(block.path).blocks if one.key == f"{block.path}#secrets-backends/1")
     is_a_file_of_connections(file, bench)
 
 
@@ -57,7 +57,7 @@ def deletes_in_two_accounts(block: Block, bench: Bench) -> None:
 
 
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
-    "docs/connection.md#where-it-can-live/1": is_a_file_of_connections,
-    "docs/connection.md#where-it-can-live/2": sets_the_backend,
+    "docs/connection.md#secrets-backends/1": is_a_file_of_connections,
+    "docs/connection.md#secrets-backends/2": sets_the_backend,
     "docs/connection.md#several-accounts/1": deletes_in_two_accounts,
 }

@@ -99,6 +99,6 @@ RULES: Mapping[str, Callable[[Block, Bench], None]] = {
     f"{GONE}#reading-every-id/1": digests_as_the_evidence_does,
     f"{ERASE}#the-dag/1": keeps_the_proof,
     f"{ERASE}#what-to-hand-over/1": is_a_proof,
-    "docs/ids-in-airflow.md#how-to-keep-them-out/1": leaves_no_id,
-    "docs/ids-in-airflow.md#how-long-it-stays/1": cleans_the_database,
+    "docs/ids-in-airflow.md#keep-ids-out-of-airflow/1": leaves_no_id,
+    "docs/ids-in-airflow.md#retention/1": cleans_the_database,
 }
