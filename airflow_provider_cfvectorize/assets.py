@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, urlsplit
 
-from airflow_provider_cfvectorize.client.http.urls import check_account_id, check_path_name
+from airflow_provider_cfvectorize.client.inputs.names import check_account_id, check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 

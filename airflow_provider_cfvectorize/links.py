@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
-from airflow_provider_cfvectorize.client.http.urls import check_account_id, check_path_name
+from airflow_provider_cfvectorize.client.inputs.names import check_account_id, check_path_name
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 if TYPE_CHECKING:

@@ -23,22 +23,19 @@ from airflow_provider_cfvectorize.client.http.responses import (
 )
 from airflow_provider_cfvectorize.client.http.session import RetryLimits, VectorizeSession
 from airflow_provider_cfvectorize.client.http.transport import RequestsTransport
-from airflow_provider_cfvectorize.client.http.urls import (
-    DEFAULT_BASE_URL,
-    check_account_id,
-    check_base_url,
-    check_new_index_name,
-    check_path_name,
-)
+from airflow_provider_cfvectorize.client.http.urls import DEFAULT_BASE_URL, check_base_url
 from airflow_provider_cfvectorize.client.inputs.ids import text_of_key
 from airflow_provider_cfvectorize.client.inputs.indexes import (
     check_index_type,
     check_property_name,
     index_config,
 )
-from airflow_provider_cfvectorize.client.inputs.queries import (
-    query_body,
+from airflow_provider_cfvectorize.client.inputs.names import (
+    check_account_id,
+    check_new_index_name,
+    check_path_name,
 )
+from airflow_provider_cfvectorize.client.inputs.queries import query_body
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.client.inputs.vectors import check_unparsable_behavior, write_ndjson
 from airflow_provider_cfvectorize.client.types import (
@@ -206,7 +203,7 @@ class VectorizeClient:
         Create an index. Not retried after a timeout, because the service may have created it.
 
         :param name: its name; see
-            :func:`~airflow_provider_cfvectorize.client.http.urls.check_new_index_name`.
+            :func:`~airflow_provider_cfvectorize.client.inputs.names.check_new_index_name`.
         :param dimensions: values in each vector, 32 to 1536. With ``metric``, instead of ``preset``.
         :param metric: ``cosine``, ``euclidean`` or ``dot-product``.
         :param preset: the name of an embedding model that fixes both.

@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_cfvectorize.airflow_rendering import VerbatimStringsMixin
 from airflow_provider_cfvectorize.client.http.refusals import CredentialHistory
-from airflow_provider_cfvectorize.client.http.urls import check_path_name
+from airflow_provider_cfvectorize.client.inputs.names import check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID
 from airflow_provider_cfvectorize.exceptions import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_cfvectorize.client.http.urls import check_new_index_name, check_path_name
+from airflow_provider_cfvectorize.client.inputs.names import check_new_index_name, check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.client.limits import MAX_METADATA_INDEXES
 from airflow_provider_cfvectorize.connection import DEFAULT_CONN_ID

@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_cfvectorize.client.http.urls import (
-    DEFAULT_BASE_URL,
+from airflow_provider_cfvectorize.client.http.urls import DEFAULT_BASE_URL, check_base_url, is_loopback
+from airflow_provider_cfvectorize.client.inputs.names import (
     check_account_id,
-    check_base_url,
     check_new_index_name,
     check_path_name,
-    is_loopback,
 )
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 

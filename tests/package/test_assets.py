@@ -148,7 +148,7 @@ def test_openlineage_knows_it_by_the_halves_of_the_uri() -> None:
 
 def test_reading_a_uri_imports_little() -> None:
     code = """
-import sys, urllib.parse, ipaddress, re
+import sys, urllib.parse, re
 before = set(sys.modules)
 import airflow_provider_cfvectorize.assets
 print(*sorted(set(sys.modules) - before))
@@ -158,9 +158,8 @@ print(*sorted(set(sys.modules) - before))
         "airflow_provider_cfvectorize",
         "airflow_provider_cfvectorize.assets",
         "airflow_provider_cfvectorize.client",
-        "airflow_provider_cfvectorize.client.http",
-        "airflow_provider_cfvectorize.client.http.urls",
         "airflow_provider_cfvectorize.client.inputs",
+        "airflow_provider_cfvectorize.client.inputs.names",
         "airflow_provider_cfvectorize.client.inputs.text",
         "airflow_provider_cfvectorize.exceptions",
     }

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.bulk.checkpoint import Acknowledged, Checkpoint, Saved
-from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.ids import (
     IdList,
     IdSource,
@@ -22,6 +21,7 @@ from airflow_provider_cfvectorize.client.inputs.ids import (
     sha256_of_sorted,
     spread,
 )
+from airflow_provider_cfvectorize.client.inputs.names import check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES, Receipt
 from airflow_provider_cfvectorize.client.types import Mutation

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.http.responses import NOT_FOUND_CODES
 from airflow_provider_cfvectorize.client.http.session import VectorizeSession
-from airflow_provider_cfvectorize.client.http.urls import check_path_name
+from airflow_provider_cfvectorize.client.inputs.names import check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.types import VectorPage
 from airflow_provider_cfvectorize.client.workers import Progress, Stopped, stoppable_call

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.client.bulk.checkpoint import Checkpoint
 from airflow_provider_cfvectorize.client.bulk.vector_batches import VectorBatch, VectorBatches
-from airflow_provider_cfvectorize.client.http.urls import check_path_name
 from airflow_provider_cfvectorize.client.inputs.ids import spread
+from airflow_provider_cfvectorize.client.inputs.names import check_path_name
 from airflow_provider_cfvectorize.client.inputs.text import counted, show
 from airflow_provider_cfvectorize.client.inputs.vectors import Vectors, check_unparsable_behavior
 from airflow_provider_cfvectorize.client.mutations.receipts import MAX_WITNESSES, Receipt

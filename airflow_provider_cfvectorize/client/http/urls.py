@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of everything that becomes part of a URL."""
+"""Checks of the API's base URL."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
 DEFAULT_BASE_URL = "https://api.cloudflare.com/client/v4"
 
-_ACCOUNT_ID = re.compile(r"[0-9A-Fa-f]{32}", re.ASCII)
-_PATH_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _HOST_NAME = re.compile(r"(?!.{254})[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 # No "%": each proxy and server may decode it differently, such as "%2e%2e".
 _BASE_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*", re.ASCII)
@@ -29,56 +27,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def check_account_id(account_id: object) -> str:
-    """
-    Return the account id in lower case.
-
-    :raises VectorizeInputError: it is not 32 hexadecimal digits.
-    """
-    if not isinstance(account_id, str) or not _ACCOUNT_ID.fullmatch(account_id):
-        # A longer text may be an API token in the wrong field.
-        too_long = isinstance(account_id, str) and len(account_id) > 32
-        shown = f"of {len(account_id)} characters" if too_long else show(account_id)  # type: ignore[arg-type]
-        raise VectorizeInputError(
-            f"account id {shown} is not 32 hexadecimal digits: put the Account ID (Cloudflare "
-            "dashboard, account home, 'Copy account ID') into the connection's login, or pass account_id"
-        )
-    return account_id.lower()
-
-
-def check_path_name(name: object) -> str:
-    """
-    Return a name that is safe as one segment of a path.
-
-    The service itself decides whether it knows the name. The check is linear in the name's length.
-
-    :raises VectorizeInputError: the name is not 1 to 64 characters of A-Z, a-z, 0-9, ``_`` and ``-``.
-    """
-    if not isinstance(name, str) or not _PATH_NAME.fullmatch(name):
-        raise VectorizeInputError(
-            f"invalid index name {show(name)}: expected 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'"
-        )
-    return name
-
-
-def check_new_index_name(name: object) -> str:
-    """
-    Return a name that the service accepts for a new index.
-
-    :raises VectorizeInputError: the name does not match the API's pattern (openapi-vectorize.json,
-        ``vectorize_index-name``): a lower-case letter, then lower-case letters, digits, ``_`` and ``-``, a
-        letter or digit last.
-    """
-    checked = check_path_name(name)
-    # Equivalent to the published ^([a-z]+[a-z0-9_-]*[a-z0-9]+)$, which backtracks catastrophically.
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*[a-z0-9]", checked, re.ASCII):
-        raise VectorizeInputError(
-            f"invalid name for a new index {show(name)}: expected 2 to 64 characters, a "
-            "lower-case letter first, then lower-case letters, digits, '_' and '-', a letter or digit last"
-        )
-    return checked
 
 
 def check_base_url(host: str | None, *, allow_http_hosts: Collection[str] = ()) -> str:
