@@ -195,7 +195,7 @@ def test_the_switches_of_the_local_server() -> None:
         field.name: repr(field.default) for field in fields(Behaviour)
     }
     assert all(len(row[2]) > 20 for row in rows)
-    assert f"{Behaviour.unpublished_code} is no code of the service" in words("docs/local-server.md")
+    assert f"The service has no code {Behaviour.unpublished_code}" in words("docs/local-server.md")
 
 
 def test_the_faults_of_the_local_server() -> None:
@@ -290,7 +290,7 @@ def test_the_numbers_of_the_retries() -> None:
 
 
 def test_the_numbers_of_deleting_at_scale() -> None:
-    told = {row[0]: row[1:] for row in read("docs/deleting-at-scale.md").rows("what-bounds-it")}
+    told = {row[0]: row[1:] for row in read("docs/deleting-at-scale.md").rows("the-speed-limit")}
     per_second = (
         limits.ACCOUNT_REQUESTS * (1 - connection.DEFAULT_RATE_RESERVE) / limits.ACCOUNT_WINDOW_SECONDS
     )
@@ -308,7 +308,7 @@ def test_the_numbers_of_deleting_at_scale() -> None:
         takes = simulated_seconds(requests) if requests <= 10_000 else requests / per_second
         assert takes == pytest.approx(seconds, rel=0.05)
     assert not told
-    assert f"{per_second * limits.MAX_DELETE_IDS:.0f} ids a second" in words("docs/deleting-at-scale.md")
+    assert f"{per_second * limits.MAX_DELETE_IDS:.0f} ids per second" in words("docs/deleting-at-scale.md")
 
 
 def test_the_simulated_jobs() -> None:
