@@ -122,7 +122,7 @@ def test_the_decision_is_two_clicks_away() -> None:
 
 def test_the_map_has_every_folder() -> None:
     folders = {f"{path.parent.relative_to(PACKAGE)}/" for path in PACKAGE.rglob("*.py")} - {"./"}
-    rows = {row[0].strip("`") for row in read("CONTRIBUTING.md").rows("where-things-are")}
+    rows = {row[0].strip("`") for row in read("CONTRIBUTING.md").rows("source-tree")}
     assert rows == folders | {f"{PACKAGE.name}/"}
 
 
