@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An Airflow and a Vectorize for the tests, both of their own."""
+"""A private Airflow home and a local Vectorize server for the tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-# Before anything imports Airflow, which reads these once. Each process of a parallel run gets its own home.
+# Airflow reads these once, at import. Each process of a parallel run gets its own home.
 _HOME = tempfile.TemporaryDirectory(prefix="cfvectorize-tests-", ignore_cleanup_errors=True)
 _DAGS = Path(__file__).parent.parent / "example_dags"
 os.environ |= {
@@ -21,7 +21,7 @@ os.environ |= {
     "AIRFLOW__CORE__DAGS_FOLDER": str(_DAGS),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
-    # Tests make DAGs of one name one after another.
+    # Several tests create a DAG with an identical name.
     "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",
     "AIRFLOW__CORE__FERNET_KEY": "",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME.name}/airflow.db",
@@ -41,8 +41,8 @@ from harness import Vectorize  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--browser", action="store_true", help="run the tests in a browser, and no others")
-    parser.addoption("--pictures", help="where those put their pictures (default: build/pictures)")
+    parser.addoption("--browser", action="store_true", help="run only the tests in a browser")
+    parser.addoption("--pictures", help="directory of the browser pictures (default: build/pictures)")
 
 
 def _is_about_this_airflow(item: pytest.Item) -> bool:
@@ -55,7 +55,7 @@ def _is_about_this_airflow(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, and so not even skip, what is about another version of Airflow, or not asked for."""
+    """Deselect the tests for another version of Airflow and those that no option selects."""
     browser = config.getoption("--browser")
 
     def selected(item: pytest.Item) -> bool:
@@ -64,19 +64,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deselected := [item for item in items if not selected(item)]:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if selected(item)]
-    # Or the last of them would run alone, with the other processes waiting for it.
+    # A long test at the end would run alone, while the other processes are idle.
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")
 def airflow_db() -> None:
-    """Make Airflow's metadata database."""
+    """Create Airflow's metadata database."""
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalVectorize]:
-    """Run a Vectorize that applies at once, as the default connection."""
+    """Run a local server that applies writes at once, as the default connection."""
     with LocalVectorize(apply_delay=0.02) as server:
         monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", server.connection)
         yield server
@@ -84,19 +84,19 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalVectorize]:
 
 @pytest.fixture
 def vectorize(server: LocalVectorize) -> Vectorize:
-    """Return the same, with an index ``docs`` and ways to fill and look at it."""
+    """Create the index ``docs`` on the server, with methods to fill and read it."""
     return Vectorize(server)
 
 
 @pytest.fixture
 def impatient_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the refusal of a write by a token that may only read as final after half a second, not five."""
+    """Retry a read-only token's refused write for half a second instead of five."""
     monkeypatch.setattr(refusals, "UNPROVEN_SECONDS", 0.5)
 
 
 @pytest.fixture
 def object_storage() -> str:
-    """Return the URL of a bucket in memory, which Airflow takes for any other object storage."""
+    """Return the URL of a bucket in memory that Airflow uses like any object storage."""
     import fsspec
 
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of several places need: an index to look at, and a task run in each of Airflow's modes."""
+"""Shared tools: a test index, fake task instances, and a task run in each of Airflow's modes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from airflow_provider_cfvectorize.local import LocalVectorize
 INDEX = "docs"
 DIMENSIONS = 32
 MODES = ("poke", "reschedule", "deferrable")
-#: How a wait knows of a write that was applied while it waited. A look is two requests, and what is applied
-#: between them is known by its witnesses before the watermark shows it.
+#: The outcomes of a wait for a write. A poll is two requests: if the write is applied between them, the
+#: witnesses show it before the watermark does.
 PROVEN = ("watermark", "read_back")
 
 
 class Clock:
-    """A server's clock, which can be put forward."""
+    """A server's clock, which a test can put forward."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -43,7 +43,7 @@ class Clock:
 
 
 class Vectorize:
-    """An index of a local server, seen by a client that is not under test's own hook."""
+    """An index of a local server, accessed through a plain client instead of the hook."""
 
     def __init__(
         self, server: LocalVectorize, index_name: str = INDEX, *, dimensions: int = DIMENSIONS
@@ -90,7 +90,7 @@ class Vectorize:
                 return found
 
     def watermark(self) -> str | None:
-        """Return the last mutation that was applied."""
+        """Return the last applied mutation."""
         return self.client.info(self.index_name).get("processedUpToMutation")
 
     def wait_for(self, mutation_id: str) -> None:
@@ -98,12 +98,12 @@ class Vectorize:
         wait_until(lambda: self.watermark() == mutation_id)
 
     def settle(self) -> None:
-        """Wait until everything accepted so far is applied."""
+        """Wait until all accepted mutations are applied."""
         self.wait_for(self.server.foreign_write(self.index_name)[self.index_name][-1])
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30, *, interval: float = 0.01) -> None:
-    """Wait for a condition, asked every so many seconds; fail if it does not come."""
+    """Check a condition every ``interval`` seconds until it is true; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -111,7 +111,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30, *, interval: 
 
 
 class FakeTaskInstance:
-    """The few calls of a task instance that an operator makes, kept in memory."""
+    """A task instance in memory, with the methods that an operator calls."""
 
     dag_id, run_id, map_index, try_number, max_tries, task_id = "dag", "run", -1, 1, 0, "task"
 
@@ -121,7 +121,7 @@ class FakeTaskInstance:
         self.first_reschedule: datetime | None = None
 
     def xcom_push(self, key: str, value: Any) -> None:
-        # Through JSON, which is what is kept of it.
+        # Airflow stores JSON.
         self.pushed[key] = json.loads(json.dumps(value))
 
     def xcom_pull(self, task_ids: list[str], key: str) -> list[Any]:
@@ -133,20 +133,20 @@ class FakeTaskInstance:
 
 
 class FakeTask:
-    """A task with upstream tasks."""
+    """A task that knows its upstream tasks."""
 
     def __init__(self, upstream: Iterable[str]) -> None:
         self.upstream_task_ids = set(upstream)
 
 
 def make_context(upstream: dict[str, list[Any]] | None = None) -> dict[str, Any]:
-    """Return a task's context; of the upstream tasks, the receipts they pushed."""
+    """Return a task's context; ``upstream`` holds the receipts that upstream tasks pushed."""
     return {"ti": FakeTaskInstance(upstream), "task": FakeTask(upstream or {})}
 
 
 @contextmanager
 def first_reschedule_date(ti: FakeTaskInstance) -> Iterator[None]:
-    """Let Airflow 2 ask our task instance, and not its database, when the sensor was first rescheduled."""
+    """Let Airflow 2 read the first reschedule date from our task instance instead of its database."""
     if not airflow_version.startswith("2."):
         yield
         return
@@ -164,17 +164,17 @@ def run_task(
     make: Callable[[], Any], context: dict[str, Any], on_defer: Callable[[], None] = lambda: None
 ) -> Any:
     """
-    Run a task to its end as Airflow does, in whatever mode it is, and return its result.
+    Run a task to its end as Airflow does, in each mode, and return its result.
 
-    After each reschedule and each deferral a new operator goes on, as in a new process; what a trigger is
-    given and what it sends goes through JSON.
+    A new operator continues after each reschedule and each deferral, as in a new process. The trigger's
+    arguments and its event go through JSON.
     """
     ti = context["ti"]
     with first_reschedule_date(ti):
-        go_on = lambda: make().execute(context)  # noqa: E731
+        resume = lambda: make().execute(context)  # noqa: E731
         while True:
             try:
-                return go_on()
+                return resume()
             except AirflowRescheduleException as e:
                 ti.first_reschedule = ti.first_reschedule or datetime.now(UTC)
                 time.sleep(max(0.0, (e.reschedule_date - datetime.now(UTC)).total_seconds()))
@@ -182,25 +182,25 @@ def run_task(
                 on_defer()
                 event = asyncio.run(first_event(remake(deferred.trigger)))
                 kwargs = json.loads(json.dumps(deferred.kwargs or {})) | {"event": event}
-                go_on = partial(make().resume_execution, deferred.method_name, kwargs, context)
+                resume = partial(make().resume_execution, deferred.method_name, kwargs, context)
 
 
 def remake(trigger: BaseTrigger) -> BaseTrigger:
-    """Return the trigger as the triggerer makes it from its row in the database."""
+    """Return the trigger as the triggerer builds it from its row in the database."""
     path, kwargs = trigger.serialize()
     assert path == f"{type(trigger).__module__}.{type(trigger).__qualname__}"
     return type(trigger)(**json.loads(json.dumps(kwargs)))
 
 
 async def first_event(trigger: BaseTrigger) -> Any:
-    """Return the payload of the trigger's event, and see that it sends one only."""
+    """Return the payload of the trigger's only event."""
     events = [event.payload async for event in trigger.run()]
     assert len(events) == 1
     return json.loads(json.dumps(events[0]))
 
 
 def outcome_of(run: Callable[[], Any]) -> tuple[str, Any]:
-    """Return how Airflow would end a task: success and the result, or skipped or failed and the error."""
+    """Return how Airflow ends a task: success and the result, or skipped or failed and the error."""
     try:
         return "success", run()
     except AirflowSkipException as e:
