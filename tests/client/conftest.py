@@ -12,7 +12,7 @@ from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.local import LocalVectorize
 from client.servers import Reply, Request, ScriptedServer, make_client
 
-# Always the same examples, and as long as a busy machine takes for them.
+# Examples repeat in each run and have no deadline, for busy machines.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
@@ -23,7 +23,7 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no proxy or certificate of the machine that runs the tests take part."""
+    """Hide the proxies and certificates of the machine that runs the tests."""
     for name in (*PROXY_VARIABLES, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -31,7 +31,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., ScriptedServer]]:
-    """Start a server that answers as told."""
+    """Start a server that returns prepared answers."""
     servers: list[ScriptedServer] = []
 
     def start(answer: Callable[[Request], Reply] | list[Reply | str]) -> ScriptedServer:
@@ -45,7 +45,7 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., VectorizeClient]]:
-    """Make a client of a server, or of a base URL."""
+    """Create a client for a server or a base URL."""
     clients: list[VectorizeClient] = []
 
     def make(server: ScriptedServer | str, **options: Any) -> VectorizeClient:
@@ -66,7 +66,7 @@ def vectorize() -> Iterator[LocalVectorize]:
 
 @pytest.fixture
 def index(vectorize: LocalVectorize) -> Iterator[tuple[VectorizeClient, str]]:
-    """Connect to a Vectorize that applies after 50 ms, with a new index of 32 dimensions."""
+    """Create an index of 32 dimensions on a server that applies writes after 50 ms."""
     client = VectorizeClient(vectorize.account_id, api_token=vectorize.api_token, base_url=vectorize.base_url)
     name = f"docs-{next(_numbers)}"
     client.create_index(name, dimensions=32, metric="cosine")

@@ -15,10 +15,10 @@ from airflow_provider_cfvectorize.client.http.pacer import Pacer
 
 class Limit:
     """
-    The service's limit: so many requests a window; whoever goes over is blocked, and everybody else, for one.
+    The service's limit on requests per window. A request over the limit blocks all clients for a window.
 
-    :param kind: ``fixed`` windows follow each other; a ``first_request`` one begins with a request; of a
-        ``sliding`` one, each request leaves after its length.
+    :param kind: ``fixed`` windows follow each other; a ``first_request`` window begins with a request; a
+        ``sliding`` window counts the requests of the last ``window`` seconds.
     :param quota: requests in a window.
     :param window: seconds.
     """
@@ -37,7 +37,7 @@ class Limit:
         self.accepted: Counter[float] = Counter()
 
     def ask(self, now: float) -> dict[str, str] | None:
-        """Return the headers of an answer, None for a 429."""
+        """Count a request and return the headers of its answer, or None for a 429."""
         if self.kind == "sliding":
             while self.recent and self.recent[0] <= now - self.window:
                 self.recent.popleft()
@@ -72,7 +72,7 @@ class Simulation:
     """
     Processes with more to send than the budget allows.
 
-    :param latency: seconds from a request to its answer, at most; drawn anew for each.
+    :param latency: maximum seconds from a request to its answer; drawn for each request.
     """
 
     def __init__(self, limit: Limit, *, latency: float, seed: int) -> None:
@@ -82,7 +82,7 @@ class Simulation:
         self.now = 0.0
         self.foreign_refused = 0
         self.foreign_accepted = 0
-        #: When processes with so many requests had them all answered.
+        #: When each process with limited requests received its last answer.
         self.ended: list[float] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -94,9 +94,9 @@ class Simulation:
         self, *, reserve: float, concurrency: int, begins: float, requests: float = math.inf
     ) -> Callable[[], float | None]:
         """
-        Let one of our processes send so many requests, as fast as its pacer lets it.
+        Start a process that sends ``requests`` requests as fast as its pacer allows.
 
-        :return: says how long the process thinks that the rest will take.
+        :return: a function that returns the process's estimate of the seconds left.
         """
         pacer = Pacer(
             reserve=reserve,
@@ -142,7 +142,7 @@ class Simulation:
         return lambda: pacer.time_for(int(unanswered), concurrency=concurrency)
 
     def add_foreign_client(self, per_window: float, begins: float = 0.0) -> None:
-        """Let somebody else send at a steady rate, whatever comes back."""
+        """Start a client of someone else that sends at a steady rate, whatever the answers."""
         pause = self.limit.window / per_window
 
         def send() -> None:

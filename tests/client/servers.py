@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small servers on loopback, for answers that no well-behaved one gives."""
+"""Small servers on loopback that return scripted or malformed answers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ INDEXES = f"/client/v4/accounts/{ACCOUNT}/vectorize/v2/indexes"
 MUTATION = "7f11d6e5-d126-4f76-936e-fbfec079e0be"
 DATE = "Sat, 31 Jan 2026 23:59:59 GMT"
 
-#: Retries at once, so that what is retried can be seen without waiting for it.
+#: Retries without noticeable pauses.
 AT_ONCE = RetryLimits(backoff_total=5, first_backoff=0.001, longest_backoff=0.002, throttle_total=5)
 
 
 @dataclass
 class Request:
-    """What a server was asked."""
+    """A request that a server received."""
 
     method: str
     path: str
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What it answers; a Date goes with it unless the headers have one."""
+    """A server's answer; it gets a Date header unless ``headers`` has one."""
 
     status: int = 200
     body: bytes = b""
@@ -72,10 +72,10 @@ def accepted(mutation_id: str = MUTATION) -> Reply:
 
 class ScriptedServer:
     """
-    Answers with what a function returns, or with the next of a list (the last one again and again).
+    A server that answers with a function's result or with the next item of a list, whose last item repeats.
 
-    :param answer: the function or the list; the str ``"reset"`` in place of an answer
-        ends the connection without one.
+    :param answer: the function or the list; the str ``"reset"`` in the list closes the connection without
+        an answer.
     """
 
     def __init__(self, answer: Callable[[Request], Reply] | list[Reply | str]) -> None:
@@ -124,7 +124,7 @@ class ScriptedServer:
                 pass
 
         class Server(ThreadingHTTPServer):
-            # A connection that ends early is what some of the tests are about.
+            # Some tests close connections early on purpose.
             def handle_error(self, *args: Any) -> None:
                 pass
 
@@ -156,9 +156,9 @@ class ScriptedServer:
 @contextlib.contextmanager
 def raw_server(serve: Callable[[socket.socket, threading.Event], None]) -> Iterator[str]:
     """
-    Hand each connection, its request read, to a function; yields the base URL.
+    Read the request of each connection, call a function with the connection, and yield the base URL.
 
-    :param serve: takes the connection, and an event that is set when the test is over.
+    :param serve: receives the connection and an event that is set when the test ends.
     """
     over = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A place for progress, where there is no Airflow."""
+"""A store for saved progress without Airflow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Store:
-    """A store of JSON values, as Airflow's: what comes back is what JSON makes of it."""
+    """A store that writes and reads values as JSON, like Airflow's."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
@@ -23,7 +23,7 @@ class Store:
         self._check()
         self.sets += 1
         self.values[key] = json.dumps(value)
-        # Airflow refuses what is not JSON, such as a tuple.
+        # Airflow refuses values that JSON changes, such as a tuple.
         assert json.loads(self.values[key]) == value
 
     def delete(self, key: str) -> None:

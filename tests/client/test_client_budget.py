@@ -28,7 +28,7 @@ from client.servers import make_client
 
 
 class Clock:
-    """A clock that moves while somebody sleeps."""
+    """A clock that only moves during a sleep."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -42,7 +42,7 @@ class Clock:
 
 
 @given(st.lists(st.floats(0, 0.5), min_size=52, max_size=120))
-def test_never_more_than_50_starts_in_any_second(gaps: list[float]) -> None:
+def test_the_gate_allows_at_most_50_starts_in_any_second(gaps: list[float]) -> None:
     clock, starts = Clock(), []
     gate = StartGate(MAX_REQUESTS_PER_SECOND, clock)
     for gap in gaps:
@@ -68,7 +68,7 @@ def test_the_gate_spaces_starts() -> None:
     assert clock.now - starts[100] == pytest.approx(60.02)
 
 
-def test_threads_that_come_at_once_get_starts_of_their_own() -> None:
+def test_concurrent_threads_get_separate_starts() -> None:
     gate = StartGate(50, lambda: 100.0)
     pauses: list[float] = []
     threads = [threading.Thread(target=gate.wait, args=[pauses.append]) for _ in range(51)]
@@ -76,24 +76,24 @@ def test_threads_that_come_at_once_get_starts_of_their_own() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    # The first need not wait.
+    # The first thread does not wait.
     assert sorted(pauses) == pytest.approx([i / 50 for i in range(1, 51)])
 
 
 class Refused(Exception):
-    """A gate that lets nobody through."""
+    """Raised by a gate instead of a wait."""
 
 
 @pytest.mark.parametrize(
     ("base_url", "retry", "passed"),
     [
         ("https://127.0.0.1:9/client/v4", RetryLimits(), [PROCESS_GATE]),
-        # A server of one's own has no limit but what it tells of, and a single attempt waits for nothing.
+        # A local server has no limit except its headers, and a client without retries never waits.
         ("http://127.0.0.1:9/client/v4", RetryLimits(backoff_total=0), []),
         ("https://127.0.0.1:9/client/v4", None, []),
     ],
 )
-def test_which_requests_pass_the_gate_of_the_process(
+def test_which_requests_pass_the_process_gate(
     base_url: str, retry: RetryLimits | None, passed: list[StartGate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gates: list[object] = []
@@ -123,7 +123,7 @@ def test_which_requests_pass_the_gate_of_the_process(
         ('"a";r=0;t=300', '"a";q=0', Budget(0, 300, 1200)),
         ('"a";r=0;t=0', '"a";q=1200;w=300', Budget(0, 0, 1200)),
         ('"a";r=5', '"a";q=1200;w=300', None),
-        # Not counted.
+        # A full window: the service does not count requests.
         ('"a";r=1200;t=300', '"a";q=1200;w=300', None),
         ('"a";r=1200;t=300, "b";r=9;t=5', '"a";q=1200;w=300, "b";q=10;w=5', Budget(9, 5, 10, 5)),
         ('"a";r=-5;t=5', "", None),
@@ -133,16 +133,16 @@ def test_which_requests_pass_the_gate_of_the_process(
         ("", '"a";q=1200', None),
     ],
 )
-def test_budgets(limit: str, policy: str, budget: Budget | None) -> None:
+def test_budget_headers_are_parsed(limit: str, policy: str, budget: Budget | None) -> None:
     assert read_budget({"Ratelimit": limit, "Ratelimit-Policy": policy}) == budget
 
 
-def test_no_budget_where_there_are_no_headers() -> None:
+def test_no_budget_without_headers() -> None:
     assert read_budget({}) is None
 
 
 @given(st.text(';="rtqw,0123 ', max_size=40), st.text(';="rtqw,0123 ', max_size=40))
-def test_any_headers_are_read_without_an_error(limit: str, policy: str) -> None:
+def test_arbitrary_headers_raise_no_error(limit: str, policy: str) -> None:
     budget = read_budget({"Ratelimit": limit, "Ratelimit-Policy": policy})
     if budget is not None:
         assert budget.quota >= 1
@@ -154,7 +154,7 @@ def poll_standing(remaining: int, reset: int = 200) -> Standing:
 
 
 def after(*answers: tuple[float, int, int]) -> Standing:
-    """Return what is known after answers: when each came, 0.1 s after its request, and its r and t."""
+    """Return the standing after answers; each is its time (0.1 s after its request), its r and its t."""
     standing = None
     for now, remaining, reset in answers:
         standing = learn(standing, Budget(remaining, reset), started_at=now - 0.1, now=now, jitter=0)
@@ -165,24 +165,24 @@ def after(*answers: tuple[float, int, int]) -> Standing:
 @pytest.mark.parametrize(
     ("answers", "share"),
     [
-        # Nothing is known of others in the first ten seconds, wherever in the window they are.
+        # The first ten seconds, anywhere in the window, show nothing about other clients.
         ([(0, 1199, 300)], MOST_SPREAD),
         ([(0, 1199, 300), (9.9, 1198, 291)], MOST_SPREAD),
         ([(150, 900, 150), (159, 899, 141)], MOST_SPREAD),
         ([(0, 1199, 300), (10, 1198, 290)], LEAST_SPREAD),
-        # An answer that was overtaken is our own, too.
+        # The overtaken answer is one of our own requests.
         ([(0, 1199, 300), (10, 1197, 290), (9, 1198, 291)], LEAST_SPREAD),
-        # Others sent 10 in 10 s, which makes 300 in a window, of 960 that are not reserved.
+        # Other clients sent 10 requests in 10 s: 300 in a window, of 960 that are not reserved.
         ([(0, 1199, 300), (10, 1188, 290)], pytest.approx(1.5 * 300 / 960)),
         ([(0, 1199, 300), (10, 1168, 290)], MOST_SPREAD),
-        # Rounding makes a reset up to a second later; then the window is the same. The next is a new one.
+        # Rounding can move the reset by a second within a window. A later reset is a new window.
         ([(0, 1199, 300), (10.05, 1198, 291)], LEAST_SPREAD),
         ([(0, 1199, 300), (250, 1198, 50), (301, 1199, 300)], MOST_SPREAD),
-        # A window that slides gives back.
+        # A sliding window returns requests.
         ([(0, 900, 300), (10, 950, 290)], LEAST_SPREAD),
     ],
 )
-def test_the_share_that_is_spread(answers: list[tuple[float, int, int]], share: float) -> None:
+def test_the_spread_share_follows_other_clients(answers: list[tuple[float, int, int]], share: float) -> None:
     standing = after(*answers)
     assert spread_share(standing, 0.2, standing.answered_at) == share
 
@@ -192,14 +192,14 @@ def test_the_share_that_is_spread(answers: list[tuple[float, int, int]], share: 
     [
         (None, {}, 0),
         (None, {"in_flight": 1}, math.inf),
-        # Half of 960 requests in 300 s, a quarter beside others; of what is left, if that is less.
+        # Polls get half of 960 requests in 300 s, a quarter beside other clients, or less near the reserve.
         (poll_standing(1100), {}, 0.625),
         (poll_standing(1100), {"others": 0.16}, 1 / 1.44),
         (poll_standing(1100), {"others": 5}, 1.25),
         (poll_standing(340), {}, 1 / (0.5 * 0.5)),
         (poll_standing(1100), {"in_flight": 4}, math.inf),
         (poll_standing(1100), {"is_continued": True}, 0),
-        # At the reserve, the next window; but the last look may use the reserve.
+        # At the reserve, a poll waits for the next window; only the last poll may use the reserve.
         (poll_standing(240), {}, 200),
         (poll_standing(240), {"is_last": True}, 0.3125),
         (poll_standing(0), {"is_last": True}, 200),
@@ -207,7 +207,7 @@ def test_the_share_that_is_spread(answers: list[tuple[float, int, int]], share: 
         (poll_standing(1100), {"now": 300.0, "in_flight": 1}, math.inf),
     ],
 )
-def test_when_a_poll_may_send(standing: Standing | None, changed: dict[str, Any], pause: float) -> None:
+def test_the_pause_before_a_poll(standing: Standing | None, changed: dict[str, Any], pause: float) -> None:
     arguments: dict[str, Any] = {
         "now": 100.0,
         "in_flight": 0,
@@ -219,7 +219,7 @@ def test_when_a_poll_may_send(standing: Standing | None, changed: dict[str, Any]
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(86400.0, 900), (7.0, 7), (None, 1)])
-def test_how_long_a_throttle_keeps_polls_from_asking(retry_after: float | None, pause: float) -> None:
+def test_a_throttle_pauses_polls_for_a_bounded_time(retry_after: float | None, pause: float) -> None:
     clock = Clock()
     pacer = PollPacer(assumed=None, clock=clock)
     pacer.enqueue(Turn())

@@ -77,7 +77,7 @@ def test_a_receipt_is_never_split_over_two_reads() -> None:
     assert sorted(len({id_.split("-")[0] for id_ in ids}) for ids in drive(poll)) == [1, 1, 1]
 
 
-def test_nothing_is_read_that_is_not_needed() -> None:
+def test_unneeded_witnesses_are_not_read() -> None:
     own = replace(STATE, watermark="mine")
     waits = {
         "no witness": [receipt("a", 0)],
@@ -92,7 +92,7 @@ def test_nothing_is_read_that_is_not_needed() -> None:
     assert [key for key in waits if poll.is_over(key)] == ["nothing", "own, no witness"]
 
 
-def test_the_newest_receipts_are_read_first_and_spare_the_others() -> None:
+def test_pending_newest_receipt_spares_older_reads() -> None:
     receipts = [receipt(f"m{i}", 20, second=[3, 9, 1, 7][i]) for i in range(4)]
     poll = Poll({"k": receipts}, STATE)
     assert drive(poll, everything({"k": receipts})) == [list(receipts[1].witness_ids)]
@@ -107,14 +107,14 @@ def test_the_newest_receipts_are_read_first_and_spare_the_others() -> None:
     assert order == ["m1", "m3", "m0", "m2"]
 
 
-def test_reads_that_find_nothing_end_the_look() -> None:
+def test_a_poll_ends_after_too_many_fruitless_reads() -> None:
     waits = {i: [receipt(f"m{i}", 20)] for i in range(50)}
     poll = Poll(waits, STATE)
     assert len(drive(poll, everything(waits))) == FRUITLESS_READS
     assert not any(poll.is_over(key) for key in waits)
 
 
-def test_each_wait_has_its_turn_in_time() -> None:
+def test_every_wait_is_read_eventually() -> None:
     waits = {i: [receipt(f"m{i}", 20)] for i in range(12)}
     read: set[str] = set()
     for _ in range(200):
@@ -122,7 +122,7 @@ def test_each_wait_has_its_turn_in_time() -> None:
     assert read == everything(waits)
 
 
-def test_last_looks_are_read_first_and_in_any_case() -> None:
+def test_last_polls_are_always_read_and_come_first() -> None:
     waits = {i: [receipt(f"m{i}", 20)] for i in range(50)}
     last = [7, 11, 13, 17, 19, 23]
     poll = Poll(waits, STATE, last)
@@ -135,7 +135,7 @@ def test_last_looks_are_read_first_and_in_any_case() -> None:
         assert len(decision.still_visible) == 20
 
 
-def test_a_last_look_reads_what_the_error_tells_though_the_wait_is_not_over() -> None:
+def test_a_last_poll_reads_witnesses_for_the_error() -> None:
     older = [receipt(f"m{i}", 5, second=65 + i) for i in range(6)]
     poll = Poll({"k": [*older, Receipt.of_bare_id("b")]}, STATE, ["k"])
     (ids,) = drive(poll, everything({"k": older}))
@@ -144,7 +144,7 @@ def test_a_last_look_reads_what_the_error_tells_though_the_wait_is_not_over() ->
     assert not poll.is_over("k")
 
 
-def test_a_last_look_takes_its_own_watermark_though_witnesses_are_visible() -> None:
+def test_a_last_poll_accepts_its_own_watermark_despite_visible_witnesses() -> None:
     own = receipt("other")
     for last, over in (([], False), (["k"], True)):
         poll = Poll({"k": [own]}, STATE, last)
@@ -152,15 +152,15 @@ def test_a_last_look_takes_its_own_watermark_though_witnesses_are_visible() -> N
         assert poll.is_over("k") is over
 
 
-def test_the_creation_of_the_index_is_asked_for_when_a_wait_depends_on_it() -> None:
+def test_the_index_creation_is_read_only_if_a_wait_depends_on_it() -> None:
     asked = replace(STATE, created_on=None, observed_at=T0 + timedelta(seconds=400))
     old, young = receipt("old", 0), receipt("young", 0, second=59)
     for receipts, needs in (
         ([receipt("m")], False),
         ([old], True),
-        # Not before the others are applied too, which would be a request a poll.
+        # Not while another receipt is pending: that would cost a request per poll.
         ([old, replace(young, batches=9000)], False),
-        # The order of acceptance proves the earlier one, within one index.
+        # Within an index, a later applied mutation proves the earlier.
         ([receipt("earlier", 0, batches=9000), receipt("later", second=9)], True),
     ):
         poll = Poll({"k": receipts}, asked)
@@ -179,7 +179,7 @@ def test_the_creation_of_the_index_is_asked_for_when_a_wait_depends_on_it() -> N
             assert "(accepted at 2026-01-31T12:00:00Z, ids or vectors: 100) was lost" in error
 
 
-def test_an_index_whose_creation_is_not_told_counts_as_old() -> None:
+def test_an_index_without_a_creation_time_counts_as_old() -> None:
     assert created_on({}) == created_on({"created_on": 5}) < T0
     assert created_on({"created_on": "2026-01-31T12:00:00.000001Z"}) == T0 + timedelta(microseconds=1)
 
@@ -200,7 +200,7 @@ cases = st.lists(
 
 
 @given(cases, st.sets(st.sampled_from([f"m{i}-w{j}" for i in range(9) for j in range(6)])), st.booleans())
-def test_a_wait_is_over_exactly_if_each_receipt_is_applied(
+def test_a_wait_is_over_exactly_when_each_receipt_is_applied(
     case: list[list[Receipt]], exist: set[str], last: bool
 ) -> None:
     waits = dict(enumerate(case))
@@ -212,7 +212,7 @@ def test_a_wait_is_over_exactly_if_each_receipt_is_applied(
         decisions = settle(receipts, decisions, STATE)
         over = all(decision.verdict is Verdict.APPLIED for decision in decisions)
         if over != poll.is_over(key):
-            # Only ever too early to say, and only where reads were spared.
+            # The poll may miss an applied receipt only if it skipped reads.
             assert over
             assert not last
             assert len(reads) >= FRUITLESS_READS or not complete
@@ -222,7 +222,7 @@ def test_a_wait_is_over_exactly_if_each_receipt_is_applied(
 def test_the_order_of_receipts_and_waits_does_not_matter(
     case: list[list[Receipt]], exist: set[str], random: Any
 ) -> None:
-    # So few that no reads are spared.
+    # So few receipts that no read is skipped.
     case = [receipts[:3] for receipts in case[:2]]
     keys = random.sample(range(len(case)), len(case))
     one = Poll(dict(enumerate(case)), STATE)
@@ -237,7 +237,7 @@ def pending(reason: str, *visible: str) -> Decision:
     return Decision(Verdict.PENDING, None, reason, visible, 5)
 
 
-def test_the_error_tells_what_was_seen() -> None:
+def test_the_timeout_error_names_watermark_and_visible_ids() -> None:
     text = explain_timeout([(receipt("m"), pending(f"{STATE}", "a", "b\n"))], STATE, 900)
     assert text == (
         "not seen to be applied within 900 s: mutation m, accepted at 2026-01-31T12:00:00Z: the watermark is "
@@ -245,7 +245,7 @@ def test_the_error_tells_what_was_seen() -> None:
     )
 
 
-def test_the_error_of_a_bare_id_says_that_it_is_inconclusive() -> None:
+def test_the_timeout_error_of_a_bare_id_is_inconclusive() -> None:
     bare = Receipt.of_bare_id("m")
     text = explain_timeout([(bare, decide(bare, STATE))], STATE, 1.5)
     assert (
@@ -258,7 +258,7 @@ def test_the_error_of_a_bare_id_says_that_it_is_inconclusive() -> None:
     assert explain_timeout([(bare, None)], None, 1) == "not seen to be applied within 1 s: mutation m."
 
 
-def test_the_error_tells_of_three_and_counts_the_others() -> None:
+def test_the_timeout_error_names_three_mutations_and_counts_the_rest() -> None:
     applied = Decision(Verdict.APPLIED, "watermark")
     waits = [(receipt("done"), applied), *((receipt(f"m{i}"), pending("why")) for i in range(5))]
     text = explain_timeout(waits, STATE, 60, "HTTP 503")
@@ -274,7 +274,7 @@ def evidence(name: str, outcome: str, second: int = 0, *visible: str) -> dict[st
     )
 
 
-def test_evidence() -> None:
+def test_fields_of_the_evidence() -> None:
     assert evidence("m", "read_back", 0, "x") == {
         "mutation_id": "m",
         "index_name": "docs",
@@ -289,7 +289,7 @@ def test_evidence() -> None:
     }
 
 
-def test_evidence_of_nothing() -> None:
+def test_evidence_when_nothing_was_sent() -> None:
     found = evidence_of_nothing(Receipt(None, "docs", "a" * 32))
     assert found["outcome"] == "nothing_to_do"
     assert found["mutation_id"] is None
@@ -297,7 +297,7 @@ def test_evidence_of_nothing() -> None:
     assert (found["watermark"], found["accepted_at"], found["still_visible"]) == (None, None, [])
 
 
-def test_evidence_of_several_is_as_weak_as_the_weakest() -> None:
+def test_summarized_evidence_is_as_weak_as_the_weakest() -> None:
     single = evidence("m", "watermark")
     assert summarize([single]) == single
     several = [
@@ -316,7 +316,7 @@ def test_evidence_of_several_is_as_weak_as_the_weakest() -> None:
 
 
 @pytest.mark.parametrize("count", [100, 101, 500])
-def test_evidence_is_of_bounded_size(count: int) -> None:
+def test_summarized_evidence_has_a_bounded_size(count: int) -> None:
     found = summarize(evidence(f"m{i}", "watermark", i % 60, f"w{i}") for i in range(count))
     assert found["mutation_count"] == count
     assert len(found["mutations"]) == 100

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a later try finds of an earlier one, and what it sends again."""
+"""What a later attempt reuses of an earlier attempt's saved progress, and what it sends again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def checkpoint(store: Store, work: str = WORK, **kwargs: Any) -> Checkpoint:
 
 
 class Service:
-    """Accepts deletes and upserts, refuses from a number of them on, and knows what it was sent."""
+    """A service that records the batches it accepts and refuses writes from ``refuse_from`` on."""
 
     def __init__(self, serve: Serve) -> None:
         self.refuse_from = 10**9
@@ -72,7 +72,7 @@ class Service:
             return accepted(f"00000000-0000-4000-8000-{len(self.batches):012}")
 
     def take(self) -> list[list[str]]:
-        """Return the batches that were accepted, and begin anew."""
+        """Return the accepted batches and reset the service."""
         batches, self.batches, self.refuse_from = self.batches, [], 10**9
         return batches
 
@@ -98,7 +98,7 @@ def delete(
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("accepted_before", [0, 1, 5, 8, 9])
-def test_a_delete_goes_on_after_the_last_acknowledged_batch(
+def test_a_delete_resumes_after_the_last_acknowledged_batch(
     serve: Serve, connect: Connect, accepted_before: int, concurrency: int
 ) -> None:
     service, store = Service(serve), Store()
@@ -109,21 +109,19 @@ def test_a_delete_goes_on_after_the_last_acknowledged_batch(
     first = service.take()
     receipt = delete(connect, service, store, concurrency=concurrency)
     second = service.take()
-    # At most as many again as were in flight, since those before them may have failed.
+    # At most the batches that were in flight are sent again.
     again = len(first) + len(second) - 10
     assert 0 <= again < concurrency
     assert {id_ for batch in first + second for id_ in batch} == set(IDS)
     assert (receipt.count, receipt.batches) == (1000, 10)
-    # The batch held back is the same, and it comes last.
+    # The held-back batch with the witnesses does not change and comes last.
     assert receipt.witness_ids[0] in second[-1]
-    # Until something is kept, the same is asked again.
+    # Without saved progress the witnesses are read again.
     assert service.questions == (3 if accepted_before else 6)
     assert IDS[-1] in second[-1]
 
 
-def test_a_batch_that_hangs_does_not_cost_what_is_acknowledged_meanwhile(
-    serve: Serve, connect: Connect
-) -> None:
+def test_progress_survives_a_batch_that_hangs(serve: Serve, connect: Connect) -> None:
     service, store = Service(serve), Store()
     others_are_accepted = threading.Event()
 
@@ -140,7 +138,7 @@ def test_a_batch_that_hangs_does_not_cost_what_is_acknowledged_meanwhile(
         delete(connect, service, store, server=serve(hang), concurrency=2)
     assert (error.value.acknowledged, error.value.failed, error.value.not_sent) == (800, 100, 100)
     service.take()
-    # Twice, since what is kept of gaps must be kept again.
+    # Twice: the second attempt must save the gaps again.
     service.refuse_from = 0
     with pytest.raises(VectorizeBatchError):
         delete(connect, service, store)
@@ -149,7 +147,7 @@ def test_a_batch_that_hangs_does_not_cost_what_is_acknowledged_meanwhile(
     assert [batch[0] for batch in service.take()] == [IDS[0], IDS[900]]
 
 
-def test_an_error_after_going_on_counts_all_that_is_acknowledged(serve: Serve, connect: Connect) -> None:
+def test_the_error_of_a_resumed_delete_counts_all_ids(serve: Serve, connect: Connect) -> None:
     service, store = Service(serve), Store()
     service.refuse_from = 4
     with pytest.raises(VectorizeBatchError):
@@ -161,7 +159,7 @@ def test_an_error_after_going_on_counts_all_that_is_acknowledged(serve: Serve, c
     assert (error.value.acknowledged, error.value.failed, error.value.not_sent) == (700, 100, 200)
 
 
-def test_what_is_acknowledged_as_a_whole_is_not_sent_again(serve: Serve, connect: Connect) -> None:
+def test_a_completed_delete_is_not_sent_again(serve: Serve, connect: Connect) -> None:
     service, store = Service(serve), Store()
     receipt = delete(connect, service, store)
     service.take()
@@ -172,7 +170,9 @@ def test_what_is_acknowledged_as_a_whole_is_not_sent_again(serve: Serve, connect
 @pytest.mark.parametrize(
     ("ids", "work"), [(IDS[:-1], WORK), ([*IDS[1:], IDS[0]], WORK), (IDS, fingerprint_of("other"))]
 )
-def test_other_work_is_begun_afresh(serve: Serve, connect: Connect, ids: list[str], work: str) -> None:
+def test_progress_of_other_work_is_discarded(
+    serve: Serve, connect: Connect, ids: list[str], work: str
+) -> None:
     service, store = Service(serve), Store()
     service.refuse_from = 7
     with pytest.raises(VectorizeBatchError):
@@ -193,7 +193,7 @@ def test_without_a_store_everything_is_sent_again(serve: Serve, connect: Connect
     assert len(service.take()) == 10
 
 
-def test_whoever_is_told_to_stop_keeps_how_far_it_came(serve: Serve, connect: Connect) -> None:
+def test_an_interrupted_delete_saves_its_progress(serve: Serve, connect: Connect) -> None:
     service, store = Service(serve), Store()
     with pytest.raises(VectorizeInterrupted):
         delete(connect, service, store, stopped=lambda: len(service.batches) >= 3)
@@ -203,7 +203,7 @@ def test_whoever_is_told_to_stop_keeps_how_far_it_came(serve: Serve, connect: Co
     assert len(service.take()) == 7
 
 
-def test_a_store_that_fails_costs_the_progress_and_not_the_delete(
+def test_a_failing_store_does_not_fail_the_delete(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     service, store = Service(serve), Store()
@@ -242,14 +242,14 @@ def test_a_store_that_fails_costs_the_progress_and_not_the_delete(
         ),
     ],
 )
-def test_what_cannot_be_read_counts_as_nothing(serve: Serve, connect: Connect, value: Any) -> None:
+def test_malformed_progress_is_ignored(serve: Serve, connect: Connect, value: Any) -> None:
     service, store = Service(serve), Store()
     store.set(KEY, value)
     delete(connect, service, store)
     assert len(service.take()) == 10
 
 
-def test_progress_is_kept_every_few_batches(serve: Serve, connect: Connect) -> None:
+def test_progress_is_saved_every_five_batches(serve: Serve, connect: Connect) -> None:
     service, store = Service(serve), Store()
     kept: list[int] = []
     original = store.set
@@ -264,7 +264,7 @@ def test_progress_is_kept_every_few_batches(serve: Serve, connect: Connect) -> N
     assert SAVE_BATCHES == 5
 
 
-def test_progress_is_kept_every_second(serve: Serve, connect: Connect) -> None:
+def test_progress_is_saved_every_second(serve: Serve, connect: Connect) -> None:
     service, store = Service(serve), Store()
     seconds = iter(range(100))
     kept = Checkpoint(store, WORK, clock=lambda: next(seconds) * 0.5)
@@ -272,7 +272,7 @@ def test_progress_is_kept_every_second(serve: Serve, connect: Connect) -> None:
     assert store.sets >= 3
 
 
-def test_what_is_kept_is_small_and_says_little(serve: Serve, connect: Connect) -> None:
+def test_saved_progress_is_small_and_holds_few_ids(serve: Serve, connect: Connect) -> None:
     service, store = Service(serve), Store()
     client = connect(service.server)
     ids = [f"{i:064}" for i in range(1000)]
@@ -282,7 +282,7 @@ def test_what_is_kept_is_small_and_says_little(serve: Serve, connect: Connect) -
 
 
 @given(st.permutations(range(12)), st.integers(0, 12), st.integers(0, 12))
-def test_it_is_known_which_batches_are_acknowledged(order: list[int], seen: int, tries: int) -> None:
+def test_acknowledged_batches_are_tracked_in_any_order(order: list[int], seen: int, tries: int) -> None:
     acknowledged = Acknowledged()
     for position, number in enumerate(order[:seen]):
         if position == tries:
@@ -315,7 +315,7 @@ def write(connect: Connect, service: Service, store: Store, body: bytes, **kwarg
 
 
 @pytest.mark.parametrize("accepted_before", [0, 1, 3, 4])
-def test_a_fill_goes_on_after_the_last_acknowledged_request(
+def test_a_fill_resumes_after_the_last_acknowledged_request(
     serve: Serve, connect: Connect, accepted_before: int
 ) -> None:
     service, store = Service(serve), Store()
@@ -334,7 +334,7 @@ def test_a_fill_goes_on_after_the_last_acknowledged_request(
 @pytest.mark.parametrize(
     "other", [lines(22_000, 0.25), lines(9_000), lines(22_000).replace(b"v00007", b"v7")]
 )
-def test_a_fill_of_another_file_sends_nothing_before_it_is_begun_afresh(
+def test_resuming_a_fill_with_another_file_sends_nothing(
     serve: Serve, connect: Connect, other: bytes
 ) -> None:
     service, store = Service(serve), Store()
@@ -347,7 +347,7 @@ def test_a_fill_of_another_file_sends_nothing_before_it_is_begun_afresh(
     assert service.take() == []
 
 
-def test_what_was_added_to_a_file_is_sent(serve: Serve, connect: Connect) -> None:
+def test_a_resumed_fill_sends_lines_added_to_the_file(serve: Serve, connect: Connect) -> None:
     service, store = Service(serve), Store()
     service.refuse_from = 3
     with pytest.raises(VectorizeBatchError):

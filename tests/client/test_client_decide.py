@@ -42,14 +42,14 @@ def seconds(number: float | None) -> datetime | None:
 def state(
     watermark: str | None, stamp: float | None, now: float, created: float | None = LONG_BEFORE
 ) -> IndexState:
-    """What is seen: the watermark, its time, the present and the index's creation, in seconds after T0."""
+    """Return an index state; all times are seconds after T0."""
     at = seconds(now)
     assert at is not None
     return IndexState(watermark, seconds(stamp), at, seconds(created))
 
 
 ALL, ONE, NONE = (dict.fromkeys(ids, V1) for ids in (("w1", "w2", "x"), ("w1",), ("x",)))
-#: What is read of an upsert: both as they were written, one of them, both otherwise, one otherwise and one
+#: The vectors read after an upsert: both as written, one as written, both different, one different and one
 #: absent, none.
 EQUAL, EQUAL_1 = {"w1": V1, "w2": V2, "x": V1}, {"w1": V1, "w2": replace(V2, values="0" * 32)}
 BEFORE = replace(V1, values="1" * 32)
@@ -90,7 +90,7 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
     ("later, one visible", WITH, (OTHER, 3, 5), ONE, False, PENDING, None),
     ("later, visible at the end", WITH, (OTHER, 3, 5), ALL, True, PENDING, None),
     ("no stamp, visible, long ago", WITH, (OTHER, None, 99999), ONE, True, PENDING, None),
-    # ... with one witness gone for good, or an index that has been idle
+    # Another's, with one witness gone or an idle index
     ("one visible, not old", WITH, (OTHER, 3, 299), ONE, False, PENDING, None),
     ("one visible, old", WITH, (OTHER, 299, 300), ONE, False, APPLIED, "read_back"),
     (
@@ -223,14 +223,12 @@ ASKED: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool]] = [
 @pytest.mark.parametrize(
     ("receipt", "seen", "visible", "last"), [pytest.param(*row[1:], id=row[0]) for row in ASKED]
 )
-def test_what_depends_on_the_creation_of_the_index(
-    receipt: Receipt, seen: Any, visible: Any, last: bool
-) -> None:
+def test_cases_that_need_the_index_creation(receipt: Receipt, seen: Any, visible: Any, last: bool) -> None:
     for created, verdict in ((None, CREATION), (2.5, RECREATED)):
         decision = decide(receipt, state(*seen, created), visible, at_deadline=last)
         assert (decision.verdict, decision.outcome) == (verdict, None)
         assert decision.reason
-    # The receipt's time has whole seconds: an index created within two of them may have had the mutation.
+    # A receipt's time has whole seconds: an index created within 2 s of it may have had the mutation.
     just_then = decide(receipt, state(*seen, 2), visible, at_deadline=last)
     assert just_then == decide(receipt, state(*seen), visible, at_deadline=last)
 
@@ -260,7 +258,7 @@ seen_ids = st.none() | found
 
 
 @given(receipts, states, st.booleans())
-def test_not_applied_while_all_is_visible_and_the_index_is_not_idle(
+def test_pending_while_every_witness_is_visible_and_the_index_is_busy(
     receipt: Receipt, state: IndexState, last: bool
 ) -> None:
     decision = decide(receipt, state, dict.fromkeys(receipt.witness_ids, V1), at_deadline=last)
@@ -270,7 +268,7 @@ def test_not_applied_while_all_is_visible_and_the_index_is_not_idle(
 
 
 @given(states, seen_ids, st.booleans())
-def test_a_bare_id_is_applied_by_its_own_watermark_only(
+def test_only_its_own_watermark_proves_a_bare_id(
     state: IndexState, visible: dict[str, WitnessVector] | None, last: bool
 ) -> None:
     decision = decide(BARE, state, visible, at_deadline=last)
@@ -278,7 +276,7 @@ def test_a_bare_id_is_applied_by_its_own_watermark_only(
 
 
 @given(receipts, states, seen_ids)
-def test_the_deadline_changes_nothing_but_a_wait_for_views(
+def test_the_deadline_only_ends_a_wait_for_lagging_views(
     receipt: Receipt, state: IndexState, visible: dict[str, WitnessVector] | None
 ) -> None:
     before = decide(receipt, state, visible)
@@ -290,14 +288,14 @@ def test_the_deadline_changes_nothing_but_a_wait_for_views(
 
 
 @given(receipts, states, found, st.booleans())
-def test_once_read_it_is_never_asked_to_be_read_again(
+def test_witnesses_are_never_requested_twice(
     receipt: Receipt, state: IndexState, visible: dict[str, WitnessVector], last: bool
 ) -> None:
     assert decide(receipt, state, visible, at_deadline=last).verdict is not READ_BACK
 
 
 @given(receipts, states, seen_ids, st.integers(0, 10_000), st.booleans())
-def test_what_is_applied_stays_so_while_time_goes_by(
+def test_an_applied_mutation_stays_applied_as_time_passes(
     receipt: Receipt, now: IndexState, visible: dict[str, WitnessVector] | None, more: int, last: bool
 ) -> None:
     later = replace(now, observed_at=now.observed_at + timedelta(seconds=more))
@@ -315,7 +313,7 @@ def test_nothing_is_applied_before_the_first_watermark(
 
 
 @given(receipts | st.just(BARE), states, seen_ids, st.booleans())
-def test_a_mutation_that_is_seen_needs_no_creation(
+def test_a_visible_effect_needs_no_index_creation(
     receipt: Receipt, seen: IndexState, visible: dict[str, WitnessVector] | None, last: bool
 ) -> None:
     known, unknown = (
@@ -349,7 +347,7 @@ dates = st.datetimes(timezones=st.timezones() | st.just(UTC))
 )
 @example(Receipt(MINE, accepted_at=datetime.min.replace(tzinfo=UTC), batches=MAX_COUNT), state(OTHER, 0, 0))
 @example(Receipt(MINE, accepted_at=datetime.max.replace(tzinfo=UTC), batches=MAX_COUNT), state(OTHER, 0, 0))
-def test_a_receipt_survives_xcom_and_can_be_decided_on(receipt: Receipt, state: IndexState) -> None:
+def test_a_receipt_from_xcom_can_be_decided(receipt: Receipt, state: IndexState) -> None:
     assert Receipt.from_dict(json.loads(json.dumps(receipt.as_dict()))) == receipt
     assert Receipt.from_argument(json.loads(json.dumps(BARE.as_argument()))) == BARE
     assert Receipt.from_dict(BARE.as_dict()) == BARE
@@ -416,14 +414,14 @@ def test_the_fields_of_a_receipt() -> None:
     ],
     ids=range(29),
 )
-def test_what_is_no_receipt(changes: dict[str, object], said: str) -> None:
+def test_invalid_receipts_are_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(VectorizeInputError) as e:
         Receipt.from_dict({**GOOD, **changes})
     assert any(part in str(e.value) for part in said.split("|"))
 
 
 @pytest.mark.parametrize("value", [None, "x", [], {}, {"count": 1}, 5])
-def test_what_is_not_even_a_dict_of_one(value: object) -> None:
+def test_a_receipt_must_be_a_dict(value: object) -> None:
     with pytest.raises(VectorizeInputError, match=r"expected the dict that an operator pushes.*'receipt'"):
         Receipt.from_dict(value)
 
@@ -450,12 +448,12 @@ def test_mutation_ids() -> None:
         ("9999-12-31T23:59:59-01:00", None),
     ],
 )
-def test_times(text: object, time: datetime | None) -> None:
+def test_times_are_parsed(text: object, time: datetime | None) -> None:
     assert parse_time(text) == time
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_time_or_none(text: str) -> None:
+def test_arbitrary_text_parses_as_a_time_or_none(text: str) -> None:
     time = parse_time(text)
     assert time is None or parse_time(format_time(time)) == time
 
@@ -470,11 +468,11 @@ def test_any_text_is_a_time_or_none(text: str) -> None:
         ({"processedUpToMutation": 5, "processedUpToDatetime": 1700000000000}, None, None),
     ],
 )
-def test_the_state_of_an_index(info: dict[str, Any], watermark: str | None, stamp: datetime | None) -> None:
+def test_the_state_in_an_answer(info: dict[str, Any], watermark: str | None, stamp: datetime | None) -> None:
     assert IndexState.from_info(info, T0) == IndexState(watermark, stamp, T0)
 
 
-def test_the_state_for_people() -> None:
+def test_an_index_state_as_text() -> None:
     assert str(state(None, None, 0)) == "the index has applied no mutation yet"
     assert str(state("a\nb", 0, 9)) == r"the watermark is 'a\nb' of 2026-01-31T12:00:00Z"
     assert str(state(OTHER, None, 9)) == "the watermark is 'other-2' of an unknown time"
@@ -495,7 +493,7 @@ def test_a_later_mutation_proves_an_earlier_one() -> None:
     assert later is PROOF
     earlier, _ = wait_of((0, STILL), (3, replace(PROOF, outcome="read_back")))
     assert earlier.outcome == "read_back"
-    # What an upsert has made visible again says nothing against an earlier delete.
+    # An upsert that makes ids visible again does not contradict an earlier delete.
     receipts = [WITH, replace(WRITTEN, accepted_at=seconds(3))]
     earlier, _ = settle(receipts, [STILL, PROOF], state(OTHER, 9, 9))
     assert (earlier.verdict, earlier.still_visible) == (APPLIED, ())
@@ -511,7 +509,7 @@ def test_a_later_mutation_proves_an_earlier_one_of_the_same_index(created: Any, 
 @pytest.mark.parametrize(
     "waits",
     [
-        # The clock has whole seconds, and those of two machines may differ.
+        # Clocks have whole seconds and differ between machines.
         [(0, STILL), (2, PROOF)],
         [(3, STILL), (0, PROOF)],
         [(0, STILL), (9, replace(PROOF, outcome="inferred"))],
@@ -521,5 +519,5 @@ def test_a_later_mutation_proves_an_earlier_one_of_the_same_index(created: Any, 
     ],
     ids=range(6),
 )
-def test_what_proves_nothing_of_another(waits: Any) -> None:
+def test_mutations_that_prove_nothing_about_others(waits: Any) -> None:
     assert wait_of(*waits) == [decision for _, decision in waits]

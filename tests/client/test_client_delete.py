@@ -46,7 +46,7 @@ def numbered(count: int) -> list[str]:
 
 
 class Index:
-    """Answers questions and deletes, and notes the order; each delete gets a mutation id of its own."""
+    """An index that records reads and deletes in order; each delete gets its own mutation id."""
 
     def __init__(self, exist: set[str] | None = None) -> None:
         self.exist = exist or set()
@@ -69,7 +69,7 @@ class Index:
 
 def test_the_batch_with_witnesses_is_sent_last(serve: Serve, connect: Connect) -> None:
     ids = numbered(1234)
-    # Of the first and the third of the samples nothing exists, of the second (batch 6) something does.
+    # Only ids of the second sample (batch 6) exist.
     index = Index(set(ids[600:700]))
     receipt = delete_ids(connect(serve(index), retry=AT_ONCE), "docs", read_ids(ids), log=log)
     assert index.deletes[-1] == ids[600:700]
@@ -93,7 +93,7 @@ def test_the_last_batch_waits_until_all_others_are_acknowledged(serve: Serve, co
     def answer(request: Request) -> Reply:
         first = request.ids[0]
         if first == "id-0":
-            # All the others but the held-back one overtake it.
+            # All batches except the held-back one overtake this one.
             while len(order) < 3:
                 slow_is_answered.wait(0.002)
         with lock:
@@ -108,7 +108,7 @@ def test_the_last_batch_waits_until_all_others_are_acknowledged(serve: Serve, co
 
 
 @pytest.mark.parametrize(("count", "questions"), [(1, 1), (20, 1), (100, 1), (150, 2), (300, 3), (1000, 3)])
-def test_no_witness_where_nothing_that_was_asked_for_exists(
+def test_no_witness_if_no_sampled_id_exists(
     serve: Serve, connect: Connect, count: int, questions: int
 ) -> None:
     index = Index()
@@ -118,7 +118,7 @@ def test_no_witness_where_nothing_that_was_asked_for_exists(
     assert index.deletes[-1][-1] == f"id-{count - 1}"
 
 
-def test_fewer_witnesses_where_fewer_exist(serve: Serve, connect: Connect) -> None:
+def test_only_sampled_ids_that_exist_become_witnesses(serve: Serve, connect: Connect) -> None:
     index = Index({"id-0", "id-3", "elsewhere"})
     client = connect(serve(index))
     sample = take_sample(client, "docs", read_ids(numbered(7)))
@@ -126,7 +126,7 @@ def test_fewer_witnesses_where_fewer_exist(serve: Serve, connect: Connect) -> No
     assert sample.witnesses == ((0, "id-0"), (0, "id-3"))
 
 
-def test_a_delete_of_the_last_batch_by_somebody_else_proves_nothing(serve: Serve, connect: Connect) -> None:
+def test_another_clients_delete_of_the_last_batch_proves_nothing(serve: Serve, connect: Connect) -> None:
     ids = numbered(300)
     index = Index(set(ids))
 
@@ -138,7 +138,7 @@ def test_a_delete_of_the_last_batch_by_somebody_else_proves_nothing(serve: Serve
     client = connect(serve(answer))
     receipt = delete_ids(client, "docs", read_ids(ids))
     wait = Wait(client, "docs", [receipt], log)
-    # They deleted what we sent last, just before; of what we sent, nothing is applied yet.
+    # The other client deleted the ids of our last batch; none of our deletes is applied yet.
     index.exist -= set(index.deletes[-1])
     assert wait.poll() is None
     index.exist.clear()
@@ -174,7 +174,7 @@ def test_a_warning_names_ids_that_do_not_exist(
         ok("x"),
     ],
 )
-def test_a_failed_question_costs_the_witnesses_only(
+def test_a_failed_read_of_witnesses_does_not_fail_the_delete(
     serve: Serve, connect: Connect, reply: Reply, caplog: pytest.LogCaptureFixture
 ) -> None:
     index = Index(set(numbered(100)))
@@ -201,7 +201,7 @@ def test_nothing_is_sent_for_no_ids(connect: Connect) -> None:
         (Reply(504, b"<html>"), VectorizeBatchError),
     ],
 )
-def test_a_batch_that_fails_for_good_ends_the_delete(
+def test_a_permanent_error_of_a_batch_ends_the_delete(
     serve: Serve, connect: Connect, reply: Reply, kind: type
 ) -> None:
     index = Index()
@@ -224,7 +224,7 @@ def test_a_batch_that_fails_for_good_ends_the_delete(
     assert error.__cause__ is not None
 
 
-def test_batches_in_flight_are_awaited_and_none_is_started_after_a_failure() -> None:
+def test_after_a_failure_batches_in_flight_finish_and_none_starts() -> None:
     together = threading.Barrier(4, timeout=30)
     pause = threading.Event()
     acknowledged: list[str] = []
@@ -245,7 +245,7 @@ def test_batches_in_flight_are_awaited_and_none_is_started_after_a_failure() -> 
     assert dispatcher.sent == 4
 
 
-def test_a_held_back_batch_that_fails(serve: Serve, connect: Connect) -> None:
+def test_a_failing_held_back_batch_ends_the_delete(serve: Serve, connect: Connect) -> None:
     server = serve([accepted(), "reset"])
     with pytest.raises(VectorizeBatchError) as e:
         delete_ids(connect(server), "docs", read_ids(numbered(200)), witnesses=False)
@@ -253,7 +253,7 @@ def test_a_held_back_batch_that_fails(serve: Serve, connect: Connect) -> None:
     assert isinstance(e.value.__cause__, VectorizeTransportError)
 
 
-def test_a_delete_that_is_told_to_stop(
+def test_a_stopped_delete_counts_acknowledged_ids(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_CHECK_SECONDS", 0.01)
@@ -283,7 +283,7 @@ def test_a_delete_that_is_told_to_stop(
         client.info("docs")
 
 
-def test_a_question_that_is_throttled_can_be_stopped(
+def test_a_stop_interrupts_a_throttled_read_of_witnesses(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_CHECK_SECONDS", 0.01)
@@ -299,7 +299,7 @@ def test_a_question_that_is_throttled_can_be_stopped(
     assert len(server.requests) == 1
 
 
-def test_a_file_that_changes_while_it_is_sent(serve: Serve, connect: Connect, tmp_path: Path) -> None:
+def test_a_file_changed_during_the_delete(serve: Serve, connect: Connect, tmp_path: Path) -> None:
     path = tmp_path / "ids.txt"
     path.write_text("\n".join(numbered(500)))
     ids = IdsFile(str(path))
@@ -310,7 +310,7 @@ def test_a_file_that_changes_while_it_is_sent(serve: Serve, connect: Connect, tm
     assert sorted(ids[0] for ids in index.deletes) == ["id-0", "id-100"]
 
 
-def test_an_error_of_another_kind_comes_through(serve: Serve, connect: Connect) -> None:
+def test_an_unexpected_error_of_a_worker_is_raised(serve: Serve, connect: Connect) -> None:
     def work(batch: list[str]) -> None:
         raise ZeroDivisionError
 
@@ -332,7 +332,7 @@ def test_results_arrive_on_the_callers_thread() -> None:
     assert dispatcher.sent == 20
 
 
-def test_nothing_is_started_that_is_told_to_stop() -> None:
+def test_a_stopped_dispatcher_starts_nothing() -> None:
     started: list[object] = []
     dispatcher = Dispatcher(started.append, lambda *_: None, concurrency=1, stopped=lambda: True)
     with pytest.raises(Stopped):
@@ -340,7 +340,7 @@ def test_nothing_is_started_that_is_told_to_stop() -> None:
     assert started == []
 
 
-def test_progress_is_told_now_and_then(
+def test_progress_is_logged_at_intervals(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -371,12 +371,12 @@ def test_the_rate_is_that_of_the_last_minute(
     assert "50700 of 100000 ids in 8 of 1000 batches, 10 ids a second" in caplog.messages[-1]
 
 
-def test_every_job_knows_the_budget(
+def test_the_time_left_of_every_job_includes_the_budget(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(workers, "SECONDS_BETWEEN_LINES", 0.0)
-    # 8 requests in 300 s, and one more now.
+    # 8 requests in 300 s, and 1 more now.
     budget = {"Ratelimit": '"default";r=9;t=300', "Ratelimit-Policy": '"default";q=10;w=300'}
     page = {"vectors": [{"id": "a"}], "totalCount": 20_000, "isTruncated": True, "nextCursor": "b"}
 
@@ -399,7 +399,7 @@ def test_every_job_knows_the_budget(
 def test_there_is_no_rate_before_the_first_item(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A page of a listing may be empty, and may have taken minutes.
+    # A page of a listing can be empty and take minutes.
     caplog.set_level(logging.INFO)
     now = [50.0]
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
@@ -410,7 +410,7 @@ def test_there_is_no_rate_before_the_first_item(
     assert caplog.records == []
 
 
-def test_read_back_all(
+def test_read_back_all_reports_visible_ids(
     serve: Serve, connect: Connect, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -430,7 +430,7 @@ def test_read_back_all(
     assert "five times as many as the delete needs" in caplog.text
 
 
-def test_what_is_still_visible_is_asked_for_again(serve: Serve, connect: Connect) -> None:
+def test_visible_ids_are_read_again(serve: Serve, connect: Connect) -> None:
     index = Index({"id-1", "id-2"})
 
     def lag(request: Request) -> None:
@@ -445,7 +445,7 @@ def test_what_is_still_visible_is_asked_for_again(serve: Serve, connect: Connect
     assert all(set(asked) <= {"id-1", "id-2"} for asked in index.questions[5:])
 
 
-def test_what_stays_visible_is_told_in_part(serve: Serve, connect: Connect) -> None:
+def test_a_read_back_names_at_most_20_visible_ids(serve: Serve, connect: Connect) -> None:
     ids = numbered(60)
     client = connect(serve(Index(set(ids))))
     found = read_back_all(client, "docs", IdList(ids), patience=0.02, interval=0.001)
@@ -453,21 +453,21 @@ def test_what_stays_visible_is_told_in_part(serve: Serve, connect: Connect) -> N
     assert found["still_visible"] == sorted(ids)[:20]
 
 
-def test_reading_back_that_fails(serve: Serve, connect: Connect) -> None:
+def test_a_failing_read_back_is_an_error(serve: Serve, connect: Connect) -> None:
     server = serve([ok([]), ok([]), refused(403, 10000)])
     with pytest.raises(VectorizeBatchError, match=r"40 of 100 ids were read back, then: .*code 10000") as e:
         read_back_all(connect(server), "docs", IdList(numbered(100)), concurrency=1)
     assert (e.value.acknowledged, e.value.failed, e.value.not_sent) == (40, 20, 40)
 
 
-def test_reading_back_that_is_told_to_stop(connect: Connect) -> None:
+def test_a_read_back_can_be_stopped(connect: Connect) -> None:
     with pytest.raises(
         VectorizeInterrupted, match=r"0 of 5 ids were read back\. The delete itself is complete"
     ):
         read_back_all(connect("http://127.0.0.1:9"), "docs", IdList(numbered(5)), stopped=lambda: True)
 
 
-def test_reading_back_again_that_is_told_to_stop(
+def test_a_repeated_read_back_can_be_stopped(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -483,7 +483,7 @@ def test_reading_back_again_that_is_told_to_stop(
         )
 
 
-def test_against_vectorize(index: tuple[VectorizeClient, str]) -> None:
+def test_delete_and_read_back_against_the_local_server(index: tuple[VectorizeClient, str]) -> None:
     client, name = index
     ids = numbered(350)
     client.upsert(name, [{"id": id_, "values": [1.0] * 32} for id_ in [*ids, "kept"]])

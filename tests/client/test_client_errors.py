@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which errors come again: of a poll, of a write after a question, and of a retry."""
+"""Which errors are permanent for a poll, for a write after a read, and for a task retry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_provider_cfvectorize.exceptions import (
     is_permanent,
 )
 
-#: By error: whether it is permanent for a poll, for a write after a question, and for a retry.
+#: By error: whether it is permanent for a poll, for a write after a read, and for a task retry.
 PERMANENT = {
     "VectorizeAuthError": (True, True, True),
     "VectorizeBatchAuthError": (True, True, True),
@@ -38,30 +38,30 @@ def answers(error: BaseException) -> tuple[bool, bool, bool]:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_each_error(name: str) -> None:
+def test_permanence_of_each_error(name: str) -> None:
     assert answers(ALL[name]("why")) == PERMANENT.get(name, (False, False, False))
 
 
-def test_an_error_of_something_else() -> None:
+def test_an_unknown_error_is_never_permanent() -> None:
     assert answers(RuntimeError("why")) == (False, False, False)
 
 
-def test_a_passing_refusal_ends_no_wait() -> None:
+def test_a_passing_refusal_does_not_end_a_wait() -> None:
     error = VectorizeAuthError("why", status=403)
     error.is_passing = True
     assert answers(error) == (False, True, True)
 
 
 @pytest.mark.parametrize("kind", [VectorizeResponseError, VectorizeThrottledError])
-def test_a_refusal_on_the_way_refuses_the_write_too(kind: type[VectorizeResponseError]) -> None:
+def test_a_proxys_refusal_of_the_read_refuses_the_write(kind: type[VectorizeResponseError]) -> None:
     assert answers(kind("a challenge page", status=403)) == (False, True, False)
     assert answers(kind("why", status=503)) == (False, False, False)
 
 
-def test_a_host_may_answer_a_later_try() -> None:
+def test_a_task_retry_may_reach_an_unreachable_host() -> None:
     assert answers(VectorizeTransportError("no trusted TLS connection", is_final=True)) == (True, True, False)
 
 
-def test_credentials_that_were_accepted_before_may_be_again() -> None:
+def test_a_task_retry_may_succeed_with_credentials_accepted_before() -> None:
     assert is_permanent(VectorizeBatchAuthError("why", status=403, acknowledged=0, failed=100), "retry")
     assert not is_permanent(VectorizeBatchAuthError("why", status=403, acknowledged=1400), "retry")

@@ -29,7 +29,7 @@ valid_ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_si
 
 
 def rows_of(query: str) -> list[Any]:
-    """Return the rows of SQLAlchemy."""
+    """Return SQLAlchemy rows."""
     with sqlalchemy.create_engine("sqlite://").connect() as connection:
         return connection.execute(sqlalchemy.text(query)).fetchall()
 
@@ -53,7 +53,7 @@ def short(value: object) -> str:
 
 
 class Lazy(Sequence[Any]):
-    """What an upstream's mapped tasks give: a sequence that is no list."""
+    """A sequence that is not a list, as mapped upstream tasks return."""
 
     def __getitem__(self, i: Any) -> Any:
         return [f"id-{n}" for n in range(3)][i]
@@ -127,7 +127,7 @@ class Lazy(Sequence[Any]):
         ("['[1]', '()']", ["[1]", "()"]),
     ],
 )
-def test_accepted(value: object, ids: list[str] | None) -> None:
+def test_accepted_ids(value: object, ids: list[str] | None) -> None:
     assert ids_of(value) == (value if ids is None else ids)
 
 
@@ -164,7 +164,7 @@ def test_accepted(value: object, ids: list[str] | None) -> None:
         (numpy.array(5), "got 5"),
     ],
 )
-def test_what_is_no_list_is_refused(value: object, said: str) -> None:
+def test_values_that_are_not_lists_are_refused(value: object, said: str) -> None:
     assert said in refusal(value)
 
 
@@ -185,7 +185,7 @@ def test_what_is_no_list_is_refused(value: object, said: str) -> None:
         (Decimal("sNaN"), "Decimal('sNaN') is neither"),
         (Decimal("-Infinity"), "Decimal('-Infinity') is neither"),
         (Decimal("1E+65"), "Decimal('1E+65') may have been rounded"),
-        # An XCom makes 9007199254740992.0 of it, another id.
+        # An XCom turns it into 9007199254740992.0, a different id.
         (Decimal("9007199254740993.0"), "Decimal('9007199254740993.0') may have been rounded by an XCom"),
         (Decimal("1E+999999"), "Decimal('1E+999999') may have been rounded"),
         (numpy.array([1, 2]), "a ndarray is neither"),
@@ -200,7 +200,7 @@ def test_what_is_no_list_is_refused(value: object, said: str) -> None:
     ],
     ids=short,
 )
-def test_what_is_no_id_is_refused(item: object, said: str) -> None:
+def test_invalid_ids_are_refused(item: object, said: str) -> None:
     text = refusal(["fine", item])
     assert text.startswith("ids[1]: ")
     assert "(of 2, counted from ids[0]). An id has 1 to 64 bytes of UTF-8. Pass a list" in text
@@ -210,12 +210,12 @@ def test_what_is_no_id_is_refused(item: object, said: str) -> None:
 @pytest.mark.parametrize(
     "value", [[("a", 1), ("b", 2)], [("a",), ("b", 2)], "[('a', 1), ('b', 2)]", [()]], ids=short
 )
-def test_a_row_has_one_column(value: Any) -> None:
+def test_rows_with_several_columns_are_refused(value: Any) -> None:
     with pytest.raises(VectorizeInputError, match=r"is a row of . columns, .*Query only .*\.map\(lambda row"):
         ids_of(value)
 
 
-def test_errors_of_rows_say_where_they_come_from() -> None:
+def test_errors_in_rows_name_the_row() -> None:
     for value in ([("a", 1)], [("a",), "b"]):
         with pytest.raises(VectorizeInputError, match='They come from the param "ids"'):
             read_ids(value, origin='the param "ids"')
@@ -229,12 +229,12 @@ def test_errors_of_rows_say_where_they_come_from() -> None:
     ],
     ids=short,
 )
-def test_rows_and_bare_ids_are_not_mixed(value: Any, said: str) -> None:
+def test_mixed_rows_and_bare_ids_are_refused(value: Any, said: str) -> None:
     assert f"ids: rows and plain ids are mixed: {said}" in refusal(value)
 
 
 @given(st.lists(st.text(max_size=5) | st.integers(), max_size=5))
-def test_rows_of_any_size_are_read_as_jinja_writes_them(items: list[str | int]) -> None:
+def test_rendered_rows_give_the_ids_of_the_rows(items: list[str | int]) -> None:
     def read(value: object) -> list[str] | str:
         try:
             return ids_of(value)
@@ -247,7 +247,7 @@ def test_rows_of_any_size_are_read_as_jinja_writes_them(items: list[str | int]) 
         assert read(str(rows)) == expected
 
 
-def test_a_long_text_of_rows_is_read() -> None:
+def test_long_rendered_rows_are_accepted() -> None:
     rows = [(f"id-{i}",) for i in range(100_000)]
     assert ids_of(str(rows)) == [id_ for (id_,) in rows]
 
@@ -303,7 +303,7 @@ def test_the_first_ten_bad_ids_are_listed_with_their_positions() -> None:
     ],
     ids=short,
 )
-def test_text_that_begins_like_a_list_and_is_none(text: str) -> None:
+def test_text_with_a_malformed_list_is_refused(text: str) -> None:
     assert "begins like a list, but is neither valid JSON nor a Python literal" in refusal(text)
 
 
@@ -324,11 +324,11 @@ def test_text_that_begins_like_a_list_and_is_none(text: str) -> None:
     ],
     ids=short,
 )
-def test_text_of_a_list_of_something_else(text: str, said: str) -> None:
+def test_rendered_lists_of_other_values_are_refused(text: str, said: str) -> None:
     assert said in refusal(text)
 
 
-def test_the_text_of_a_list_may_have_16_mib(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rendered_list_has_at_most_16_mib(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ids_module.MAX_TEXT_BYTES == 16 * 2**20
     monkeypatch.setattr(ids_module, "MAX_TEXT_BYTES", 2**20)
     ids = [f"{i:060}" for i in range(16_000)]
@@ -337,21 +337,21 @@ def test_the_text_of_a_list_may_have_16_mib(monkeypatch: pytest.MonkeyPatch) -> 
     tracemalloc.start()
     try:
         assert ids_of(fits) == ids
-        # Parsed as a program it takes about 20 MB.
+        # A Python parser would need about 20 MB.
         assert tracemalloc.get_traced_memory()[1] < 8_000_000
     finally:
         tracemalloc.stop()
     assert "longer than 1 MiB: write the ids into a file" in refusal(f"{fits[:-1]} ]")
 
 
-def test_text_is_measured_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_text_is_measured_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids_module, "MAX_TEXT_BYTES", 10)
     assert ids_of("['é', 1]") == ["é", "1"]
     assert "is longer than" in refusal("['éé', 12]")
 
 
 @given(st.lists(valid_ids, unique=True, max_size=30))
-def test_a_list_survives_becoming_text(ids: list[str]) -> None:
+def test_a_rendered_list_gives_the_ids_of_the_list(ids: list[str]) -> None:
     assert ids_of(str(ids)) == ids
     assert ids_of(str(tuple(ids))) == ids
     assert ids_of(json.dumps(ids)) == ids
@@ -359,13 +359,13 @@ def test_a_list_survives_becoming_text(ids: list[str]) -> None:
 
 
 @given(st.lists(valid_ids | st.integers(-(10**20), 10**20), min_size=1, max_size=8))
-def test_mixed_lists_survive_too(ids: list[str | int]) -> None:
+def test_a_rendered_list_of_strings_and_integers_gives_its_ids(ids: list[str | int]) -> None:
     expected = list(dict.fromkeys(str(id_) for id_ in ids))
     assert ids_of(ids) == ids_of(str(ids)) == ids_of(json.dumps(ids)) == expected
 
 
 @given(st.text("[](),'\"\\ abn01-\n\u2028", max_size=20), st.sampled_from("[("))
-def test_wild_text_is_read_as_python_reads_it_or_refused(text: str, first: str) -> None:
+def test_arbitrary_list_text_is_read_like_python_or_refused(text: str, first: str) -> None:
     text = first + text
     try:
         ids = ids_of(text)
@@ -379,7 +379,7 @@ def test_wild_text_is_read_as_python_reads_it_or_refused(text: str, first: str) 
 
 
 @given(st.text(max_size=80))
-def test_one_string_is_one_id_or_a_list_or_refused(text: str) -> None:
+def test_a_string_is_an_id_or_a_list_or_refused(text: str) -> None:
     try:
         ids = ids_of(text)
     except VectorizeInputError:
@@ -399,7 +399,7 @@ def test_max_ids_counts_distinct_ids() -> None:
 @pytest.mark.parametrize(
     ("count", "sizes"), [(0, []), (1, [1]), (99, [99]), (100, [100]), (101, [100, 1]), (250, [100, 100, 50])]
 )
-def test_batches_of_100(count: int, sizes: list[int]) -> None:
+def test_ids_are_cut_into_batches_of_100(count: int, sizes: list[int]) -> None:
     source = read_ids([str(i) for i in range(count)])
     assert (source.count, source.batches) == (count, len(sizes))
     assert [len(batch) for batch in source] == sizes
@@ -411,12 +411,12 @@ def test_batches_of_100(count: int, sizes: list[int]) -> None:
 @pytest.mark.parametrize(
     ("total", "positions"), [(0, []), (1, [0]), (3, [0, 1, 2]), (4, [0, 2, 3]), (101, [0, 50, 100])]
 )
-def test_spread(total: int, positions: list[int]) -> None:
+def test_spread_positions(total: int, positions: list[int]) -> None:
     assert spread(total, 3) == positions
 
 
 @given(st.integers(0, 10_000), st.integers(2, 20))
-def test_spread_is_distinct_and_within(total: int, wanted: int) -> None:
+def test_spread_positions_are_distinct_and_in_range(total: int, wanted: int) -> None:
     positions = spread(total, wanted)
     assert len(set(positions)) == len(positions) == min(total, wanted)
     assert positions == sorted(positions)
@@ -424,7 +424,7 @@ def test_spread_is_distinct_and_within(total: int, wanted: int) -> None:
 
 
 @given(st.lists(valid_ids, max_size=20))
-def test_the_digest_is_over_distinct_ids_in_the_order_of_their_bytes(ids: list[str]) -> None:
+def test_the_digest_covers_distinct_ids_sorted_by_bytes(ids: list[str]) -> None:
     encoded = sorted({id_.encode() for id_ in ids})
     expected = sha256(b"".join(id_ + b"\n" for id_ in encoded)).hexdigest()
     assert sha256_of_sorted([ids[:7], ids[7:], ids]) == (len(encoded), expected)
@@ -443,7 +443,7 @@ def sort_command() -> Callable[[bytes], bytes]:
     return run
 
 
-def test_the_digest_is_that_of_sort_and_sha256sum(sort_command: Callable[[bytes], bytes]) -> None:
+def test_sort_and_sha256sum_give_the_same_digest(sort_command: Callable[[bytes], bytes]) -> None:
     ids = ["b", "a", "B", "é", "z", "\U0001d11e", "\ufffd", "a b", "a", "~", "\x01", "b"]
     text = "".join(f"{id_}\n" for id_ in ids).encode()
     assert sha256_of_sorted([ids])[1] == sha256(sort_command(text)).hexdigest()

@@ -32,7 +32,7 @@ def write(tmp_path: Path) -> Any:
 
 
 def remote(content: bytes, name: str = "s3://bucket/ids.txt", piece: int = 0, **options: Any) -> IdsFile:
-    """A file in a store that gives no more than ``piece`` bytes at a time."""
+    """A file in an object store that returns at most ``piece`` bytes at a time."""
 
     class Store(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
@@ -76,14 +76,14 @@ def refusal(content: bytes, name: str = "s3://bucket/ids.txt") -> str:
         (b"x" * 64, ["x" * 64]),
     ],
 )
-def test_lines(content: bytes, ids: list[str], piece: int) -> None:
+def test_ids_are_read_from_lines(content: bytes, ids: list[str], piece: int) -> None:
     file = remote(content, piece=piece)
     assert ids_of(file) == ids
     assert file.count == len(ids)
 
 
 @pytest.mark.parametrize("name", ["v.ndjson", "v.jsonl", "v.NDJSON", "V.JsonL"])
-def test_ndjson(name: str) -> None:
+def test_ids_are_read_from_ndjson(name: str) -> None:
     lines = [
         '{"id": "a", "values": [1, 2], "metadata": {"id": "no"}}',
         "",
@@ -96,7 +96,7 @@ def test_ndjson(name: str) -> None:
     assert file.empty_lines == 1
 
 
-def test_other_suffixes_are_lines() -> None:
+def test_files_with_other_suffixes_hold_an_id_per_line() -> None:
     assert ids_of(remote(b'{"id": "a"}\n', "s3://bucket/v.json")) == ['{"id": "a"}']
 
 
@@ -111,13 +111,13 @@ def test_other_suffixes_are_lines() -> None:
     st.sampled_from(["\n", "\r\n"]),
     st.integers(1, 9),
 )
-def test_whatever_is_written_is_read(ids: list[str], end: str, piece: int) -> None:
+def test_any_ids_are_read_back_from_a_file(ids: list[str], end: str, piece: int) -> None:
     assert ids_of(remote(end.join([*ids, ""]).encode(), piece=piece)) == ids
     ndjson = end.join(json.dumps({"id": id_}, ensure_ascii=False) for id_ in ids)
     assert ids_of(remote(ndjson.encode(), "s3://b/v.ndjson", piece)) == ids
 
 
-def test_empty_lines_are_counted() -> None:
+def test_positions_count_empty_lines() -> None:
     file = remote(b"\na\n\r\n\nb\n")
     assert file.empty_lines == 3
     ids_of(file)
@@ -146,7 +146,7 @@ def test_empty_lines_are_counted() -> None:
         ("v.ndjson", b'{"id": "a"} {"id": "b"}', "is not JSON"),
     ],
 )
-def test_a_bad_line_is_told_by_number_and_length_and_not_shown(name: str, line: bytes, said: str) -> None:
+def test_a_bad_line_is_reported_without_its_content(name: str, line: bytes, said: str) -> None:
     fine = b'{"id": "a"}' if name.endswith("ndjson") else b"a"
     assert said in refusal(b"%s\n\n%s\n" % (fine, line), f"s3://bucket/{name}")
 
@@ -159,7 +159,7 @@ def test_the_first_ten_bad_lines_are_listed() -> None:
 
 
 @pytest.mark.parametrize("name", ["ids.txt", "v.ndjson"])
-def test_a_line_without_an_end(name: str) -> None:
+def test_reading_stops_at_a_line_that_is_too_long(name: str) -> None:
     asked = 0
 
     class Endless(io.BytesIO):
@@ -214,14 +214,14 @@ def test_local_paths_and_file_urls(write: Any, tmp_path: Path, monkeypatch: pyte
     ],
     ids=range(18),
 )
-def test_paths_that_are_refused(path: str, said: str) -> None:
+def test_invalid_paths_are_refused(path: str, said: str) -> None:
     with pytest.raises(VectorizeInputError) as e:
         IdsFile(path)
     assert said in str(e.value)
     assert str(e.value).isprintable()
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "out").symlink_to("/proc/self/environ")
     (tmp_path / "proc").symlink_to("/proc")
@@ -250,7 +250,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
         ("s3:/b", False),
     ],
 )
-def test_schemes(path: str, scheme: bool) -> None:
+def test_has_scheme(path: str, scheme: bool) -> None:
     assert has_scheme(path) is scheme
 
 
@@ -274,7 +274,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_nothing_is_sent_of_a_batch_that_changed(write: Any, change: str) -> None:
+def test_a_changed_batch_is_not_returned(write: Any, change: str) -> None:
     edit, unchanged = CHANGES[change]
     ids = numbered(250)
     file = IdsFile(write("\n".join(ids).encode()))
@@ -287,7 +287,7 @@ def test_nothing_is_sent_of_a_batch_that_changed(write: Any, change: str) -> Non
     assert sent == [ids[:100], ids[100:200]][:unchanged]
 
 
-def test_a_file_that_ends_exactly_with_a_batch_and_grows(write: Any) -> None:
+def test_a_file_that_grows_after_a_full_last_batch_is_an_error(write: Any) -> None:
     file = IdsFile(write("\n".join(numbered(100)).encode()))
     write("\n".join(numbered(101)).encode())
     batches = iter(file)
@@ -296,33 +296,33 @@ def test_a_file_that_ends_exactly_with_a_batch_and_grows(write: Any) -> None:
         next(batches)
 
 
-def test_duplicates_are_dropped_within_a_batch_only() -> None:
+def test_duplicates_are_dropped_only_within_a_batch() -> None:
     ids = ["a", "a", *numbered(99), "a"]
     file = remote("\n".join(ids).encode())
     assert [len(batch) for batch in file] == [100, 1]
     assert file.count == 101
 
 
-def test_max_ids() -> None:
+def test_a_file_has_at_most_max_ids() -> None:
     assert remote(b"a\nb", max_ids=2).count == 2
     with pytest.raises(VectorizeInputError, match="2 ids and max_ids is 1"):
         remote(b"a\nb", max_ids=1)
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2, 3, 4, 16, 17, 40, 333])
-def test_samples_are_spread(batches: int) -> None:
+def test_samples_are_spread_over_the_batches(batches: int) -> None:
     file = remote("\n".join(numbered(batches * 100)).encode())
     samples = file.samples()
     positions = [position for position, _ in samples]
     assert len(positions) == len(set(positions)) == min(3, batches)
     assert all(batch == numbered(batches * 100)[position * 100 :][:100] for position, batch in samples)
     if batches:
-        # The last one first: see take_sample.
+        # The last batch comes first: see take_sample.
         assert positions[0] == batches - 1
         assert positions[-1] == 0
 
 
-def test_a_big_file_is_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_big_file_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "CHUNK_BYTES", 64 * 1024)
     path = tmp_path / "ids.txt"
     with path.open("w") as f:
@@ -333,7 +333,7 @@ def test_a_big_file_is_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     try:
         file = IdsFile(str(path))
         assert sum(len(batch) for batch in file) == file.count == 40_000
-        # The file has 2.4 MB; as strings in a list it would take more than 4.
+        # The file has 2.4 MB; a list of its ids would take more than 4 MB.
         assert tracemalloc.get_traced_memory()[1] < 1_500_000
     finally:
         tracemalloc.stop()
@@ -349,10 +349,10 @@ def written(batches: list[list[str]], *, ndjson: bool) -> bytes:
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=16), unique=True), st.booleans())
-def test_what_is_written_is_read(ids: list[str], ndjson: bool) -> None:
+def test_written_ids_are_read_back(ids: list[str], ndjson: bool) -> None:
     batches = [ids[i : i + 3] for i in range(0, len(ids), 3)]
     fits = not any("\n" in id_ or "\r" in id_ for id_ in ids)
-    # Of a file's very first character it could not be told from a byte order mark.
+    # As the first character of a file it would look like a byte order mark.
     fits = fits and not (ids and ids[0].startswith("\ufeff"))
     if ndjson or fits:
         content = written(batches, ndjson=ndjson)
@@ -363,18 +363,18 @@ def test_what_is_written_is_read(ids: list[str], ndjson: bool) -> None:
 
 
 @pytest.mark.parametrize("bad", ["a\nb", "\n", "a\r", "a\r\n", "a\rb", "\ufeffa"])
-def test_what_cannot_be_read_back_is_not_written(bad: str) -> None:
+def test_ids_that_a_text_file_cannot_hold_are_not_written(bad: str) -> None:
     with pytest.raises(VectorizeInputError, match=r"cannot hold it.*\.ndjson"):
         written([[bad], ["b"]], ndjson=False)
     assert ids_of(remote(written([[bad], ["b"]], ndjson=True), "s3://b/ids.ndjson")) == [bad, "b"]
 
 
-def test_what_looks_odd_and_can_be_written() -> None:
+def test_unusual_ids_can_be_written() -> None:
     odd = ["a", "\ufeffb", "e\u2028f", " ", "é😀", "{}"]
     assert ids_of(remote(written([odd[:2], [], odd[2:]], ndjson=False))) == odd
     assert written([], ndjson=False) == written([], ndjson=True) == b""
 
 
-def test_an_empty_id_is_not_lost() -> None:
+def test_an_empty_id_cannot_be_written() -> None:
     with pytest.raises(VectorizeInputError, match=r"the id '' is empty, .*\.ndjson"):
         written([["a", ""]], ndjson=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All ids of an index: pages, cursors that expire, and starting again."""
+"""Listing all ids of an index: pages, expired cursors and restarts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def page(*ids: str, cursor: object = None, **change: Any) -> Reply:
     return ok({**body, "vectors": [{"id": id_} for id_ in ids], **change})
 
 
-def test_pages_become_one_listing(serve: Serve, connect: Connect) -> None:
+def test_pages_are_joined_to_a_listing(serve: Serve, connect: Connect) -> None:
     server = serve([page("a1", "b1", cursor="x"), page(cursor="y"), page("a2", "é")])
     client = connect(server)
     assert list(iter_ids(client, "docs", page_size=2)) == ["a1", "b1", "a2", "é"]
@@ -42,13 +42,13 @@ def test_pages_become_one_listing(serve: Serve, connect: Connect) -> None:
     assert queries == [{"count": ["2"]}, {"count": ["2"], "cursor": ["x"]}, {"count": ["2"], "cursor": ["y"]}]
 
 
-def test_a_prefix_is_looked_for_here(serve: Serve, connect: Connect) -> None:
+def test_the_client_filters_by_prefix(serve: Serve, connect: Connect) -> None:
     server = serve([page("a1", "b1", cursor="x"), page("a2", "A3", "")])
     assert list(iter_ids(connect(server), "docs", prefix="a")) == ["a1", "a2"]
     assert server.requests[0].path.endswith("/list?count=1000")
 
 
-def test_pages_are_read_as_they_are_needed(serve: Serve, connect: Connect) -> None:
+def test_pages_are_read_on_demand(serve: Serve, connect: Connect) -> None:
     server = serve([page("a", "b", cursor="x"), page("c")])
     listing = iter_ids(connect(server), "docs")
     assert server.requests == []
@@ -59,12 +59,12 @@ def test_pages_are_read_as_they_are_needed(serve: Serve, connect: Connect) -> No
 @pytest.mark.parametrize(
     "options", [{"page_size": 0}, {"page_size": 1001}, {"page_size": "10"}, {"prefix": 5}, {"prefix": b"a"}]
 )
-def test_what_is_refused_at_once(connect: Connect, options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused_at_once(connect: Connect, options: dict[str, Any]) -> None:
     with pytest.raises(VectorizeInputError, match=r"expected a string|from 1 to 1000"):
         iter_ids(connect("http://127.0.0.1:9/client/v4"), "docs", **options)
 
 
-def test_an_index_name_is_refused_at_once(connect: Connect) -> None:
+def test_an_invalid_index_name_is_refused_at_once(connect: Connect) -> None:
     with pytest.raises(VectorizeInputError, match="index name"):
         iter_ids(connect("http://127.0.0.1:9/client/v4"), "../docs")
 
@@ -79,7 +79,7 @@ def test_an_index_name_is_refused_at_once(connect: Connect) -> None:
         Reply(400, b"no JSON at all"),
     ],
 )
-def test_a_cursor_that_is_refused_has_expired(serve: Serve, connect: Connect, refusal: Reply) -> None:
+def test_a_refused_cursor_counts_as_expired(serve: Serve, connect: Connect, refusal: Reply) -> None:
     server = serve([page("a1", "b1", cursor="x"), page("a2", cursor="y"), refusal])
     listing = iter_ids(connect(server), "docs", prefix="a")
     assert [next(listing), next(listing)] == ["a1", "a2"]
@@ -106,7 +106,7 @@ def test_a_cursor_that_is_refused_has_expired(serve: Serve, connect: Connect, re
         (Reply(403, b"<html>Just a moment"), VectorizeResponseError),
     ],
 )
-def test_other_refusals_are_what_they_are(
+def test_other_refusals_do_not_count_as_expired(
     serve: Serve, connect: Connect, refusal: Reply, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind) as e:
@@ -114,7 +114,7 @@ def test_other_refusals_are_what_they_are(
     assert not isinstance(e.value, VectorizeListingExpired)
 
 
-def test_a_refusal_of_the_first_page_is_what_it_is(serve: Serve, connect: Connect) -> None:
+def test_a_refused_first_page_does_not_count_as_expired(serve: Serve, connect: Connect) -> None:
     with pytest.raises(VectorizeResponseError):
         list(iter_ids(connect(serve([refused(400, 1000)])), "docs"))
 
@@ -129,12 +129,12 @@ def test_a_refusal_of_the_first_page_is_what_it_is(serve: Serve, connect: Connec
         page("a", isTruncated="false"),
     ],
 )
-def test_a_page_with_an_open_end_is_an_error(serve: Serve, connect: Connect, open_end: Reply) -> None:
+def test_a_page_must_say_whether_more_follow(serve: Serve, connect: Connect, open_end: Reply) -> None:
     with pytest.raises(VectorizeResponseError, match="does not say whether there are more"):
         list(iter_ids(connect(serve([open_end])), "docs"))
 
 
-def test_a_listing_in_a_circle_ends(serve: Serve, connect: Connect) -> None:
+def test_a_repeated_cursor_ends_the_listing(serve: Serve, connect: Connect) -> None:
     server = serve([page("a", cursor="x")])
     with pytest.raises(
         VectorizeResponseError, match="after 2 ids the service returned the same cursor again"
@@ -156,7 +156,7 @@ def expiring(times: int) -> Callable[[], Iterator[str]]:
 
 
 @pytest.mark.parametrize("times", [0, 1, 3])
-def test_what_is_idempotent_lists_again(times: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_expired_listing_is_repeated(times: int, caplog: pytest.LogCaptureFixture) -> None:
     listing = expiring(times)
     seen: list[str] = []
     with caplog.at_level(logging.WARNING):
@@ -165,7 +165,7 @@ def test_what_is_idempotent_lists_again(times: int, caplog: pytest.LogCaptureFix
     assert len(caplog.messages) == times
 
 
-def test_the_fourth_listing_that_expires_is_the_last() -> None:
+def test_the_fourth_expired_listing_is_an_error() -> None:
     calls: list[int] = []
 
     def work() -> None:
@@ -177,7 +177,7 @@ def test_the_fourth_listing_that_expires_is_the_last() -> None:
     assert (len(calls), e.value.count) == (4, 7)
 
 
-def test_a_real_listing(index: tuple[VectorizeClient, str]) -> None:
+def test_a_listing_from_the_local_server(index: tuple[VectorizeClient, str]) -> None:
     client, name = index
     ids = [f"v{i:04}" for i in range(2500)]
     last = client.upsert(name, [{"id": id_, "values": [1.0] * 32} for id_ in ids])["mutationId"]
@@ -187,7 +187,7 @@ def test_a_real_listing(index: tuple[VectorizeClient, str]) -> None:
     assert sorted(iter_ids(client, name, prefix="v01", page_size=700)) == ids[100:200]
 
 
-def test_a_cursor_that_a_real_server_refuses(vectorize: LocalVectorize) -> None:
+def test_a_cursor_that_the_local_server_refuses(vectorize: LocalVectorize) -> None:
     client = VectorizeClient(
         vectorize.account_id, api_token=vectorize.api_token, base_url=vectorize.base_url, retry=None
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries and metadata indexes against a Vectorize that answers them."""
+"""Queries and metadata indexes against the local server."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def filled(index: Index, applied: Callable[[Any], None]) -> Index:
     return index
 
 
-def test_the_nearest(filled: Index) -> None:
+def test_a_query_returns_the_nearest_vectors(filled: Index) -> None:
     client, name = filled
     result = client.query(name, vector=[1, 0, *FILLER])
     assert result["count"] == 3
@@ -78,13 +78,13 @@ def test_the_nearest(filled: Index) -> None:
         ({"filter": {"lang": "en"}, "namespace": "m"}, ["c"]),
     ],
 )
-def test_filters(filled: Index, options: dict[str, Any], ids: list[str]) -> None:
+def test_filters_select_matches(filled: Index, options: dict[str, Any], ids: list[str]) -> None:
     client, name = filled
     result = client.query(name, vector=[1, 0, *FILLER], **options)
     assert [match["id"] for match in result["matches"]] == ids
 
 
-def test_what_comes_with_a_match(filled: Index) -> None:
+def test_optional_fields_of_a_match(filled: Index) -> None:
     client, name = filled
     (match,) = client.query(name, vector=[1, 0, *FILLER], top_k=1, return_values=True, return_metadata="all")[
         "matches"
@@ -113,7 +113,7 @@ def test_metadata_indexes(filled: Index, applied: Callable[[Any], None]) -> None
     assert e.value.code == 40005
 
 
-def test_the_services_advice(index: Index) -> None:
+def test_a_refused_query_explains_the_expected_dimensions(index: Index) -> None:
     client, name = index
     with pytest.raises(VectorizeResponseError, match=r"code 40006: .*expected 32 dimensions.*as many values"):
         client.query(name, vector=[1])
@@ -137,19 +137,19 @@ CLAUSES = st.dictionaries(
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(filter=st.dictionaries(KEYS, SCALARS | CLAUSES, max_size=2))
-def test_no_filter_passes_that_the_server_refuses(index: Index, filter: dict[str, Any]) -> None:
+def test_the_client_refuses_what_the_server_refuses(index: Index, filter: dict[str, Any]) -> None:
     client, name = index
     try:
         client.query(name, vector=[1, 0, *FILLER], filter=filter)
     except VectorizeInputError:
         assert filter, "an empty filter is no filter"
-        # Refused here. A refusal of the server is another error, and fails this test.
+        # The client refused it. A refusal by the server raises another error and fails this test.
         with pytest.raises(VectorizeInputError, match=r"^filter: "):
             check_filter(filter)
 
 
-def test_no_check_is_looser_than_the_server(index: Index) -> None:
-    """The largest of everything that passes here passes there."""
+def test_the_largest_accepted_query_passes_the_server(index: Index) -> None:
+    """The server accepts a query with the largest value of each option that the client accepts."""
     client, name = index
     key = "k" * limits.MAX_FILTER_KEY_CHARS
     frame = len(json.dumps({key: ""}, separators=(",", ":")))

@@ -33,7 +33,7 @@ Connect = Callable[..., VectorizeClient]
 
 @pytest.fixture
 def echo(serve: Callable[..., ScriptedServer]) -> ScriptedServer:
-    """Acknowledge everything with something that has the shape of every result."""
+    """Start a server whose only answer fits every method."""
     return serve(lambda _: ok({"mutationId": MUTATION, "vectors": []}, Date="Sat, 31 Jan 2026 23:59:59 GMT"))
 
 
@@ -69,7 +69,7 @@ def sent(echo: ScriptedServer) -> Request:
         ),
     ],
 )
-def test_requests(
+def test_the_request_of_each_method(
     client: VectorizeClient, echo: ScriptedServer, call: Any, method: str, path: str, body: object
 ) -> None:
     call(client)
@@ -93,7 +93,7 @@ def test_requests(
         ({"count": 1000, "cursor": "a&b=c #é/"}, {"count": ["1000"], "cursor": ["a&b=c #é/"]}),
     ],
 )
-def test_list_vectors(
+def test_the_request_of_list_vectors(
     client: VectorizeClient, echo: ScriptedServer, options: dict[str, Any], query: dict[str, list[str]]
 ) -> None:
     client.list_vectors("docs", **options)
@@ -129,7 +129,7 @@ def test_list_vectors(
         lambda c: c.request("POST", "indexes", json=object()),
     ],
 )
-def test_what_is_refused_before_it_is_sent(client: VectorizeClient, echo: ScriptedServer, call: Any) -> None:
+def test_invalid_arguments_are_never_sent(client: VectorizeClient, echo: ScriptedServer, call: Any) -> None:
     with pytest.raises(VectorizeInputError):
         call(client)
     assert echo.requests == []
@@ -174,7 +174,7 @@ def test_paths_of_any_request(client: VectorizeClient, echo: ScriptedServer, pat
     ],
     ids=range(17),
 )
-def test_paths_that_are_refused(client: VectorizeClient, echo: ScriptedServer, path: Any) -> None:
+def test_invalid_paths_are_refused(client: VectorizeClient, echo: ScriptedServer, path: Any) -> None:
     with pytest.raises(VectorizeInputError, match="expected segments of"):
         client.request("GET", path)
     assert echo.requests == []
@@ -192,7 +192,7 @@ def test_vectors_are_sent_as_ndjson(client: VectorizeClient, echo: ScriptedServe
     assert [json.loads(line) for line in request.body.decode().removesuffix("\n").split("\n")] == vectors
 
 
-def test_ndjson_that_is_ready_is_sent_as_it_is(client: VectorizeClient, echo: ScriptedServer) -> None:
+def test_ndjson_bytes_are_sent_unchanged(client: VectorizeClient, echo: ScriptedServer) -> None:
     client.upsert("docs", b'{"id":"a"}\nanything')
     assert sent(echo).body == b'{"id":"a"}\nanything'
 
@@ -207,7 +207,7 @@ def test_ndjson_that_is_ready_is_sent_as_it_is(client: VectorizeClient, echo: Sc
         {"id": "b", "metadata": {"a": {1, 2}}},
     ],
 )
-def test_a_vector_that_cannot_be_json_is_told_by_position(
+def test_the_error_of_a_vector_that_is_not_json_names_its_position(
     client: VectorizeClient, echo: ScriptedServer, bad: Any
 ) -> None:
     with pytest.raises(VectorizeInputError, match=r"vectors: at position 1, (the vector|this cannot be)"):
@@ -229,7 +229,7 @@ def test_a_vector_that_cannot_be_json_is_told_by_position(
         ({"user_agent": "a\nb"}, "user_agent"),
     ],
 )
-def test_what_cannot_be_in_a_header(connect: Connect, options: dict[str, Any], said: str) -> None:
+def test_text_invalid_in_a_header_is_refused(connect: Connect, options: dict[str, Any], said: str) -> None:
     with pytest.raises(VectorizeInputError, match=said) as e:
         connect("http://127.0.0.1:9", **options)
     assert "hunter2" not in str(e.value)
@@ -237,7 +237,7 @@ def test_what_cannot_be_in_a_header(connect: Connect, options: dict[str, Any], s
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """Make a certificate for 127.0.0.1 that nobody has signed but itself; its key is in the same file."""
+    """Create a self-signed certificate for 127.0.0.1; the file holds its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "vectorize")])
     now = datetime.now(UTC)
@@ -276,7 +276,7 @@ def tls_url(certificate: Path, serve: Callable[..., ScriptedServer]) -> str:
     return server.base_url.replace("http:", "https:")
 
 
-def test_an_unknown_certificate_is_refused_at_once(
+def test_an_untrusted_certificate_is_refused_without_a_retry(
     connect: Connect, tls_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = connect(tls_url, retry=RetryLimits(), conn_id="vectors")
@@ -291,14 +291,14 @@ def test_an_unknown_certificate_is_refused_at_once(
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_the_environments_ca_bundle_is_heeded(
+def test_ca_bundle_from_the_environment_is_trusted(
     connect: Connect, tls_url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, str(certificate))
     assert connect(tls_url).list_indexes() == []
 
 
-def test_another_variable_for_cas_is_not_read(
+def test_ssl_cert_file_is_ignored(
     connect: Connect, tls_url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -307,7 +307,7 @@ def test_another_variable_for_cas_is_not_read(
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_a_ca_bundle_that_cannot_be_read(
+def test_an_unreadable_ca_bundle_is_an_error(
     connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     (tmp_path / "none.pem").write_text("none")
@@ -315,17 +315,17 @@ def test_a_ca_bundle_that_cannot_be_read(
         monkeypatch.setenv(variable, str(tmp_path / name))
         with pytest.raises(VectorizeFileError, match=f"no CA cert.*{name}.*which {variable} names"):
             connect("https://127.0.0.1:9")
-        # Without TLS, nobody needs it.
+        # Plain HTTP does not need it.
         connect("http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize("token", [7, b"bytes", ["a"]])
-def test_a_token_that_is_no_text(connect: Connect, token: Any) -> None:
+def test_a_token_must_be_a_string(connect: Connect, token: Any) -> None:
     with pytest.raises(VectorizeInputError, match=r"the API token is a (int|bytes|list), expected a string"):
         connect("http://127.0.0.1:9", api_token=token)
 
 
-def test_a_life_with_vectorize(index: tuple[VectorizeClient, str]) -> None:
+def test_methods_against_the_local_server(index: tuple[VectorizeClient, str]) -> None:
     client, name = index
     assert name in [one["name"] for one in client.list_indexes()]
     assert client.get_index(name)["config"]["dimensions"] == 32

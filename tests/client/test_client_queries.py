@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries and metadata indexes: what is sent, what is refused before, and what an answer must have."""
+"""Queries and metadata indexes: requests, inputs that the client refuses, and required fields of answers."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def client(server: ScriptedServer, connect: Connect) -> VectorizeClient:
         ),
     ],
 )
-def test_a_query(
+def test_the_request_of_a_query(
     client: VectorizeClient, server: ScriptedServer, asked: dict[str, Any], sent: dict[str, Any]
 ) -> None:
     assert client.query("docs", **asked) == {"count": 1, "matches": [{"id": "a", "score": 0.75}]}
@@ -141,7 +141,7 @@ def test_a_query(
         ({"vector": V, "filter": []}, "expected a mapping"),
     ],
 )
-def test_a_query_that_is_refused(
+def test_invalid_queries_are_refused(
     client: VectorizeClient, server: ScriptedServer, asked: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(VectorizeInputError, match=said):
@@ -160,7 +160,7 @@ def test_a_query_that_is_refused(
         {"é": "x" * (2047 - len('{"é":""}'.encode()))},
     ],
 )
-def test_a_filter(good: dict[str, Any]) -> None:
+def test_filters_are_sent_as_json(good: dict[str, Any]) -> None:
     assert json.dumps(check_filter(good)) == json.dumps(good)
 
 
@@ -205,12 +205,12 @@ def test_a_filter(good: dict[str, Any]) -> None:
         ({"a": "x" * 2040}, "has 2048 bytes"),
     ],
 )
-def test_a_filter_that_is_refused(bad: dict[Any, Any], said: str) -> None:
+def test_invalid_filters_are_refused(bad: dict[Any, Any], said: str) -> None:
     with pytest.raises(VectorizeInputError, match=said):
         check_filter(bad)
 
 
-def test_a_filter_of_other_types_is_sent_as_json(client: VectorizeClient, server: ScriptedServer) -> None:
+def test_filters_of_other_types_are_sent_as_json(client: VectorizeClient, server: ScriptedServer) -> None:
     asked = MappingProxyType(
         {"a": MappingProxyType({"$in": range(3)}), "b": {"$nin": UserList(["x"])}, "c": 1}
     )
@@ -235,7 +235,7 @@ anything = st.recursive(
 
 
 @given(anything)
-def test_any_filter_is_taken_whole_or_refused(value: Any) -> None:
+def test_any_filter_is_accepted_unchanged_or_refused(value: Any) -> None:
     try:
         checked = check_filter(value)
     except VectorizeInputError:
@@ -261,7 +261,7 @@ def test_an_answer_without_matches_is_an_error(serve: Serve, connect: Connect, r
         connect(serve([ok(result)])).query("docs", vector=V)
 
 
-def test_the_count_of_an_answer_is_that_of_its_matches(serve: Serve, connect: Connect) -> None:
+def test_a_missing_count_is_the_number_of_matches(serve: Serve, connect: Connect) -> None:
     result = connect(serve([ok({"matches": []})])).query("docs", vector=V)
     assert result == {"count": 0, "matches": []}
 
@@ -270,7 +270,7 @@ def test_the_count_of_an_answer_is_that_of_its_matches(serve: Serve, connect: Co
 # --------------------------------------------------------------------------------------------
 
 
-def test_metadata_indexes(client: VectorizeClient, server: ScriptedServer) -> None:
+def test_the_requests_for_metadata_indexes(client: VectorizeClient, server: ScriptedServer) -> None:
     mutation = {"mutationId": MUTATION, "accepted_at": "2026-01-31T23:59:59Z"}
     assert client.create_metadata_index("docs", "a.b", "number") == mutation
     assert client.list_metadata_indexes("docs") == [{"propertyName": "lang", "indexType": "string"}]
@@ -298,7 +298,7 @@ def test_metadata_indexes(client: VectorizeClient, server: ScriptedServer) -> No
         (lambda c: c.delete_metadata_index("docs", "a" * 513), "513 characters"),
     ],
 )
-def test_metadata_indexes_that_are_refused(
+def test_invalid_metadata_indexes_are_refused(
     client: VectorizeClient, server: ScriptedServer, call: Any, said: str
 ) -> None:
     with pytest.raises(VectorizeInputError, match=said):
@@ -326,7 +326,7 @@ def test_an_answer_without_metadata_indexes_is_an_error(
         (40025, "at most 50 matches"),
     ],
 )
-def test_the_advice_of_a_refusal(serve: Serve, connect: Connect, code: int, advice: str) -> None:
+def test_a_refused_query_includes_advice(serve: Serve, connect: Connect, code: int, advice: str) -> None:
     with pytest.raises(VectorizeResponseError, match=rf"code {code}: 'what it says'\. .*{advice}") as e:
         connect(serve([refused(400, code, "what it says")])).query("docs", vector=V)
     assert e.value.code == code

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading any number of vectors: in their order, in few requests at a time, and until interrupted."""
+"""Reading any number of vectors in order, with few requests in flight, until a stop."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def read_vectors(*args: Any, **kwargs: Any) -> list[Any]:
 
 
 def backwards(request: Request) -> Reply:
-    """Know the even ids only, and answer in an order of one's own."""
+    """Return the vectors of even ids only, in reverse order."""
     time.sleep(0.01 if request.ids[0] == "0" else 0)
     return ok([{"id": id_, "values": [1]} for id_ in reversed(request.ids) if int(id_) % 2 == 0])
 
 
-def test_any_number_of_ids_in_their_order(serve: Serve, connect: Connect) -> None:
+def test_any_number_of_ids_is_read_in_order(serve: Serve, connect: Connect) -> None:
     server = serve(backwards)
     ids = [str(i) for i in range(250)]
     vectors = read_vectors(connect(server), "docs", read_ids([*ids, "4", "0"]), concurrency=4)
@@ -46,7 +46,7 @@ def test_any_number_of_ids_in_their_order(serve: Serve, connect: Connect) -> Non
     assert sorted(id_ for request in server.requests for id_ in request.ids) == sorted(ids)
 
 
-def test_no_ids_cost_no_request(connect: Connect) -> None:
+def test_no_ids_need_no_request(connect: Connect) -> None:
     assert read_vectors(connect("http://127.0.0.1:9"), "docs", read_ids([]), concurrency=1) == []
 
 
@@ -58,14 +58,14 @@ def test_no_ids_cost_no_request(connect: Connect) -> None:
         (refused(400, 40007), VectorizeResponseError),
     ],
 )
-def test_a_read_that_fails(serve: Serve, connect: Connect, refusal: Reply, kind: type[Exception]) -> None:
+def test_a_failing_read(serve: Serve, connect: Connect, refusal: Reply, kind: type[Exception]) -> None:
     server = serve([ok([]), refusal])
     with pytest.raises(kind):
         read_vectors(connect(server), "docs", read_ids([str(i) for i in range(99)]), concurrency=1)
     assert len(server.requests) == 2
 
 
-def test_a_read_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
+def test_a_read_can_be_stopped(serve: Serve, connect: Connect) -> None:
     with pytest.raises(VectorizeInterrupted, match="interrupted: 0 of 1 id was read"):
         next(
             iter_vectors(
@@ -83,7 +83,7 @@ def test_each_id_comes_with_its_vector_or_none(serve: Serve, connect: Connect) -
 
 
 class Drawn(IdList):
-    """Ids that note how many of them were taken."""
+    """Ids that count how many were read."""
 
     drawn = 0
 
@@ -93,24 +93,24 @@ class Drawn(IdList):
             yield batch
 
 
-def test_no_more_is_read_than_is_needed(serve: Serve, connect: Connect) -> None:
+def test_ids_are_read_on_demand(serve: Serve, connect: Connect) -> None:
     ids = Drawn([str(i) for i in range(1000)])
     server = serve(backwards)
     for position, _ in enumerate(iter_vectors(connect(server), "docs", ids, concurrency=3)):
-        # What is at work, what is being taken, and what is left of the batch.
+        # The ids in flight, the ids being returned, and the rest of the batch.
         assert ids.drawn <= position + 20 * (3 + 1) + 100
         assert len(server.requests) <= position // 20 + 3
     assert len(server.requests) == 50
 
 
-def test_a_concurrency_that_cannot_be(connect: Connect) -> None:
+def test_a_concurrency_of_0_is_refused(connect: Connect) -> None:
     with pytest.raises(VectorizeInputError, match="concurrency is 0"):
         read_vectors(connect("http://127.0.0.1:9"), "docs", read_ids(["a"]), concurrency=0)
 
 
 @pytest.fixture
 def silent(serve: Serve) -> Iterator[ScriptedServer]:
-    """Start a server that gives no answer before the test is over."""
+    """Start a server that does not answer before the test ends."""
     over = threading.Event()
 
     def answer(_: Request) -> Reply:
@@ -121,9 +121,7 @@ def silent(serve: Serve) -> Iterator[ScriptedServer]:
     over.set()
 
 
-def test_a_request_that_is_not_answered_does_not_hold_up_a_stop(
-    silent: ScriptedServer, connect: Connect
-) -> None:
+def test_an_unanswered_read_does_not_delay_a_stop(silent: ScriptedServer, connect: Connect) -> None:
     ids = read_ids([str(i) for i in range(99)])
     with pytest.raises(VectorizeInterrupted, match="interrupted: 0 of 99 ids"):
         next(
@@ -137,12 +135,12 @@ def test_a_request_that_is_not_answered_does_not_hold_up_a_stop(
         )
 
 
-def test_a_page_that_does_not_come_does_not_hold_up_a_stop(silent: ScriptedServer, connect: Connect) -> None:
+def test_an_unanswered_page_does_not_delay_a_stop(silent: ScriptedServer, connect: Connect) -> None:
     with pytest.raises(VectorizeInterrupted, match="interrupted: 0 ids of index 'docs' had been listed"):
         list(iter_ids(connect(silent, timeout=60), "docs", stopped=lambda: bool(silent.requests)))
 
 
-def test_a_listing_is_stopped_between_two_pages(serve: Serve, connect: Connect) -> None:
+def test_a_listing_stops_between_two_pages(serve: Serve, connect: Connect) -> None:
     page = {"count": 1, "totalCount": 2, "isTruncated": True, "nextCursor": "x", "vectors": [{"id": "a"}]}
     server = serve([ok(page)])
     seen: list[str] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an index holds beside what it should hold, and when so much must not be deleted."""
+"""Comparing an index with the desired ids, and the limits that refuse a large delete."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from harness import wait_until
 Connect = Callable[..., VectorizeClient]
 Serve = Callable[..., ScriptedServer]
 
-#: In an order that is neither that of their characters nor that of their bytes.
+#: Not in the order of their characters or bytes.
 POOL = [f"{i * 37 % 350}" for i in range(350)] + [
     " ",
     "1\n",
@@ -68,7 +68,7 @@ def flat(batches: Any) -> list[str]:
     st.lists(st.sampled_from([0, 0.1, 0.7, 1]), min_size=1, max_size=3),
     st.sampled_from(["", "1", "a", "é"]),
 )
-def test_what_is_surplus_in_every_listing_and_what_is_missing_in_the_last(
+def test_surplus_ids_are_in_every_listing_and_missing_ids_not_in_the_last(
     chance: random.Random, share: float, shares: list[float], prefix: str
 ) -> None:
     desired = {id_ for id_ in POOL if id_.startswith(prefix) and chance.random() < share}
@@ -83,7 +83,7 @@ def test_what_is_surplus_in_every_listing_and_what_is_missing_in_the_last(
             (comparison.surplus, surplus),
             (comparison.missing, desired - scopes[-1]),
         ):
-            # As an IdSource it is the sorted list, batch for batch.
+            # As an IdSource it returns the batches of the sorted list.
             model = IdList(sorted(expected, key=str.encode))
             assert flat(stored) == flat(stored) == flat(model)
             assert list(stored) == list(model)
@@ -98,7 +98,7 @@ def test_what_is_surplus_in_every_listing_and_what_is_missing_in_the_last(
         assert [id_ for id_, _ in comparison.lookalikes.pairs] == alike[:SHOWN_LOOKALIKES]
 
 
-def test_a_listing_that_ended_early_counts_for_nothing() -> None:
+def test_an_incomplete_listing_is_discarded() -> None:
     def ends_early() -> Iterator[str]:
         yield from ("a", "gone")
         raise VectorizeListingExpired("expired", count=2)
@@ -115,7 +115,7 @@ def test_a_listing_that_ended_early_counts_for_nothing() -> None:
         assert (flat(comparison.surplus), flat(comparison.missing)) == (["b"], ["a"])
 
 
-def test_desired_ids_outside_of_the_prefix() -> None:
+def test_desired_ids_outside_the_prefix_are_an_error() -> None:
     wanted = IdList([f"a{i}" for i in range(150)] + ["b\n" * 9, *"bcdefg"])
     with pytest.raises(VectorizeInputError) as e, Comparison("a") as comparison:
         comparison.add_desired(wanted)
@@ -142,13 +142,13 @@ def test_desired_ids_outside_of_the_prefix() -> None:
         ("\ud800", "surrogate"),
     ],
 )
-def test_what_is_no_prefix(prefix: object, said: str) -> None:
+def test_invalid_prefixes_are_refused(prefix: object, said: str) -> None:
     with pytest.raises(VectorizeInputError, match=said):
         check_prefix(prefix)
 
 
 @pytest.mark.parametrize("prefix", [None, "a", " ", "é" * 32, "nothing"])
-def test_what_is_a_prefix(prefix: object) -> None:
+def test_valid_prefixes(prefix: object) -> None:
     check_prefix(prefix)
 
 
@@ -175,7 +175,7 @@ def test_what_is_a_prefix(prefix: object) -> None:
         (0, 9, 9, True, 0, None),
     ],
 )
-def test_refusal(
+def test_when_a_reconcile_is_refused(
     desired: int, listed: int, surplus: int, allow_empty: bool, fraction: float, said: str | None
 ) -> None:
     told = refusal(
@@ -207,10 +207,10 @@ def page(*ids: str, cursor: str | None = None, total: object = 5) -> Reply:
 EXPIRED = refused(400, 1000, "cursor expired")
 
 
-def test_an_expired_listing_starts_again(
+def test_an_expired_listing_starts_over(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # What was only in the listing that expired is not there any more.
+    # Ids that only the expired listing had do not count.
     server = serve([page("a", "gone", cursor="x"), EXPIRED, page("a", "b", cursor="y"), page("c", "b")])
     with Comparison() as comparison, caplog.at_level(logging.WARNING):
         comparison.add_desired(IdList(["a"]))
@@ -220,20 +220,20 @@ def test_an_expired_listing_starts_again(
     assert "Listing again, restart 1 of at most 3." in caplog.text
 
 
-def test_the_fourth_listing_that_expires_ends_it(serve: Serve, connect: Connect) -> None:
+def test_the_fourth_expired_listing_ends_the_reconcile(serve: Serve, connect: Connect) -> None:
     server = serve(lambda request: EXPIRED if "cursor" in request.path else page("a", cursor="x"))
     with Comparison() as comparison, pytest.raises(VectorizeListingExpired):
         list_into(comparison, connect(server), "docs")
     assert len(server.requests) == 8
 
 
-def test_other_errors_are_what_they_are(serve: Serve, connect: Connect) -> None:
+def test_other_errors_are_raised_unchanged(serve: Serve, connect: Connect) -> None:
     with Comparison() as comparison, pytest.raises(VectorizeNotFoundError):
         list_into(comparison, connect(serve([refused(404, 3000)])), "docs")
 
 
 @pytest.mark.parametrize("total", [5, None, "5"])
-def test_progress_is_told(
+def test_progress_is_logged(
     serve: Serve,
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
@@ -248,7 +248,7 @@ def test_progress_is_told(
     assert ("listing docs: 2 of 5 ids" in caplog.text) is (total == 5)
 
 
-def test_a_stop_between_two_pages(serve: Serve, connect: Connect) -> None:
+def test_a_listing_stops_between_two_pages(serve: Serve, connect: Connect) -> None:
     server = serve([page("a", cursor="x"), page("b")])
     with (
         Comparison() as comparison,
@@ -258,7 +258,7 @@ def test_a_stop_between_two_pages(serve: Serve, connect: Connect) -> None:
     assert len(server.requests) == 1
 
 
-def test_a_stop_while_a_page_is_waited_for(serve: Serve, connect: Connect) -> None:
+def test_a_listing_stops_while_a_page_is_in_flight(serve: Serve, connect: Connect) -> None:
     over = threading.Event()
 
     def answer(request: Request) -> Reply:
@@ -273,7 +273,7 @@ def test_a_stop_while_a_page_is_waited_for(serve: Serve, connect: Connect) -> No
         over.set()
 
 
-def test_a_pause_ends_when_it_is_over_or_told_to() -> None:
+def test_a_pause_ends_after_its_time_or_at_a_stop() -> None:
     pause(0, lambda: True)
     pause(0.01, lambda: False)
     asked: list[bool] = []
@@ -286,7 +286,7 @@ def test_a_pause_ends_when_it_is_over_or_told_to() -> None:
         pause(3600, stopped)
 
 
-def test_a_pause_in_a_thread_hears_of_a_stop() -> None:
+def test_a_stop_ends_a_pause_in_a_thread() -> None:
     stop, ended = threading.Event(), threading.Event()
 
     def run() -> None:
@@ -317,7 +317,7 @@ except VectorizeError as e:
 """
 
 
-def test_a_full_disk_is_explained() -> None:
+def test_the_error_of_a_full_disk_is_explained() -> None:
     done = subprocess.run([sys.executable, "-c", FULL_DISK], capture_output=True, text=True, check=True)
     assert "the temporary database of ids failed: " in done.stdout
     assert "SQLITE_TMPDIR or TMPDIR" in done.stdout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists and objects that Jinja made text of."""
+"""Lists and objects that Jinja rendered as text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ values = st.recursive(
 
 
 @given(st.lists(values) | st.dictionaries(st.text(), values))
-def test_what_becomes_text_is_read_back(value: Any) -> None:
+def test_rendered_values_are_read_back(value: Any) -> None:
     assert read_rendered(repr(value)) == value
     assert read_rendered(json.dumps(value)) == value
 
@@ -41,12 +41,12 @@ def test_what_becomes_text_is_read_back(value: Any) -> None:
         "[" * 500,
     ],
 )
-def test_what_repr_does_not_write_is_refused(text: str) -> None:
+def test_text_that_repr_does_not_write_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="neither JSON nor what repr"):
         read_rendered(text)
 
 
-def test_only_lists_of_strings_and_integers_may_be_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_lists_of_strings_and_integers_may_exceed_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendered, "MAX_LITERAL_CHARS", 10)
     assert read_rendered("['one', 'two', 3]") == ["one", "two", 3]
     assert read_rendered("[[True]]") == [[True]]

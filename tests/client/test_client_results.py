@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of a result, no more is passed on than the fields on record."""
+"""Results contain only documented fields."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TYPES = [{"propertyName": "lang", "indexType": "string"}]
 
 
 def stuffed(value: Any) -> Any:
-    """Return a value in which each object has one more field, but for metadata, where any may be."""
+    """Return a value with an extra field in each object, except in metadata, which may hold any field."""
     if isinstance(value, list):
         return [stuffed(item) for item in value]
     if isinstance(value, dict):
@@ -50,13 +50,13 @@ def stuffed(value: Any) -> Any:
         (lambda c: c.list_vectors("docs"), PAGE),
     ],
 )
-def test_other_fields_are_left_out(
+def test_undocumented_fields_are_dropped(
     serve: Serve, connect: Connect, call: Callable[[VectorizeClient], Any], result: Any
 ) -> None:
     assert call(connect(serve([ok(stuffed(result))]))) == result
 
 
-def test_other_fields_of_metadata_indexes_are_left_out(serve: Serve, connect: Connect) -> None:
+def test_undocumented_fields_of_metadata_indexes_are_dropped(serve: Serve, connect: Connect) -> None:
     server = serve([ok(stuffed({"metadataIndexes": TYPES}))])
     assert connect(server).list_metadata_indexes("docs") == TYPES
 
@@ -70,7 +70,7 @@ def test_other_fields_of_metadata_indexes_are_left_out(serve: Serve, connect: Co
         (lambda c: c.list_vectors("docs"), {"vectors": []}),
     ],
 )
-def test_fields_that_are_not_there_are_not_made_up(
+def test_absent_fields_stay_absent(
     serve: Serve, connect: Connect, call: Callable[[VectorizeClient], Any], result: Any
 ) -> None:
     assert call(connect(serve([ok(result)]))) == result

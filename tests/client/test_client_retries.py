@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a request is sent again, on a clock that stands still while nobody sleeps."""
+"""When a request is retried, on a clock that only moves during a sleep."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BUSY = refused(503, 1)
 
 
 class Service:
-    """A transport that gives prepared answers, on a clock of its own; the last answer again and again."""
+    """A transport with its own clock that returns prepared answers and repeats the last."""
 
     def __init__(self, *answers: Reply | str | VectorizeTransportError, seconds: float = 0.0) -> None:
         self.answers = list(answers)
@@ -93,7 +93,7 @@ class Service:
 @pytest.mark.parametrize(
     "passing", [LOST, refused(408, 1), refused(500, 1), BUSY, Reply(504, b"<html>"), Reply(502)]
 )
-def test_what_passes_is_asked_again(passing: Reply | str) -> None:
+def test_transient_failures_are_retried(passing: Reply | str) -> None:
     service = Service(passing, passing, ok("there"))
     assert service.ask() == "there"
     assert service.sent == 3
@@ -111,7 +111,7 @@ def test_what_passes_is_asked_again(passing: Reply | str) -> None:
         Reply(302, b"", {"Location": "/"}),
     ],
 )
-def test_what_does_not_pass_is_not_asked_again(final: Reply) -> None:
+def test_permanent_failures_are_not_retried(final: Reply) -> None:
     service = Service(final, ok())
     with pytest.raises(VectorizeResponseError):
         service.ask()
@@ -120,7 +120,7 @@ def test_what_does_not_pass_is_not_asked_again(final: Reply) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, 7, 90])
-def test_backoff_is_bounded_in_all(seconds: float) -> None:
+def test_total_backoff_is_bounded(seconds: float) -> None:
     service = Service(BUSY, seconds=seconds)
     with pytest.raises(VectorizeResponseError, match="HTTP 503"):
         service.ask()
@@ -140,7 +140,7 @@ def test_backoff_grows_and_is_random() -> None:
     assert len(firsts) > 25
 
 
-def test_a_throttle_is_waited_for_as_long_as_it_says(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_throttle_waits_for_retry_after(caplog: pytest.LogCaptureFixture) -> None:
     service = Service(refused(429, 971, Retry_After="299"), refused(400, 40041, Retry_After="300"), ok(1))
     assert service.ask() == 1
     assert service.sleeps == [299, 300]
@@ -148,7 +148,7 @@ def test_a_throttle_is_waited_for_as_long_as_it_says(caplog: pytest.LogCaptureFi
     assert "Waiting 299 s, until 20" in caplog.text
 
 
-def test_a_throttle_until_a_date() -> None:
+def test_a_throttle_waits_until_a_date() -> None:
     reply = refused(
         429, 971, Date="Sun, 01 Feb 2026 00:00:00 GMT", Retry_After="Sun, 01 Feb 2026 00:02:00 GMT"
     )
@@ -157,7 +157,7 @@ def test_a_throttle_until_a_date() -> None:
     assert service.sleeps == [120]
 
 
-def test_throttles_are_waited_for_900_seconds_in_sum() -> None:
+def test_throttle_waits_add_up_to_at_most_900_seconds() -> None:
     service = Service(refused(429, 971, Retry_After="300"))
     with pytest.raises(VectorizeThrottledError, match="retry after 300 s") as e:
         service.ask()
@@ -166,7 +166,7 @@ def test_throttles_are_waited_for_900_seconds_in_sum() -> None:
     assert e.value.status == 429
 
 
-def test_a_throttle_longer_than_that_is_not_waited_for() -> None:
+def test_a_throttle_over_900_seconds_is_not_waited_for() -> None:
     service = Service(refused(429, 971, Retry_After="901"), ok())
     with pytest.raises(VectorizeThrottledError) as e:
         service.ask()
@@ -176,7 +176,7 @@ def test_a_throttle_longer_than_that_is_not_waited_for() -> None:
 @pytest.mark.parametrize(
     "headers", [{}, {"Retry_After": "0"}, {"Retry_After": "Sat, 31 Jan 2026 00:00:00 GMT"}]
 )
-def test_a_throttle_that_says_nothing_or_zero_ends_all_the_same(headers: dict[str, str]) -> None:
+def test_a_throttle_without_a_useful_retry_after_ends(headers: dict[str, str]) -> None:
     service = Service(refused(429, 40041, **headers))
     with pytest.raises(VectorizeThrottledError):
         service.ask()
@@ -184,7 +184,7 @@ def test_a_throttle_that_says_nothing_or_zero_ends_all_the_same(headers: dict[st
     assert sum(service.sleeps) <= 900
 
 
-def test_no_throttle_is_waited_for_past_the_deadline() -> None:
+def test_a_throttle_past_the_deadline_is_not_waited_for() -> None:
     service = Service(refused(429, 971, Retry_After="60"))
     session = service.session()
     session.deadline = service.now + 150
@@ -193,7 +193,7 @@ def test_no_throttle_is_waited_for_past_the_deadline() -> None:
     assert service.sleeps == [60, 60]
 
 
-def test_waiting_for_throttles_does_not_use_up_the_time_for_retries() -> None:
+def test_throttle_waits_do_not_count_as_backoff() -> None:
     service = Service(
         refused(429, 971, Retry_After="300"), LOST, refused(429, 971, Retry_After="300"), LOST, ok(1)
     )
@@ -201,7 +201,7 @@ def test_waiting_for_throttles_does_not_use_up_the_time_for_retries() -> None:
     assert service.sent == 5
 
 
-def test_single_attempts_never_sleep_and_use_no_gate() -> None:
+def test_a_session_without_retries_never_sleeps() -> None:
     for answer in (LOST, BUSY, refused(429, 971, Retry_After="1")):
         service = Service(answer, ok())
         session = VectorizeSession(
@@ -216,7 +216,7 @@ def test_single_attempts_never_sleep_and_use_no_gate() -> None:
         assert (service.sleeps, service.sent) == ([], 1)
 
 
-def test_creating_an_index_is_not_sent_again_when_its_answer_is_lost(serve: Serve, connect: Connect) -> None:
+def test_create_index_is_not_retried_after_a_lost_answer(serve: Serve, connect: Connect) -> None:
     server = serve(["reset", ok({})])
     with pytest.raises(VectorizeTransportError):
         connect(server, retry=AT_ONCE).create_index("docs", preset="m")
@@ -224,7 +224,7 @@ def test_creating_an_index_is_not_sent_again_when_its_answer_is_lost(serve: Serv
 
 
 @pytest.mark.parametrize("answer", [BUSY, Reply(504, b"<html>")])
-def test_creating_an_index_is_not_sent_again_after_a_server_fault(
+def test_create_index_is_not_retried_after_a_server_fault(
     serve: Serve, connect: Connect, answer: Reply
 ) -> None:
     server = serve([answer, ok({})])
@@ -233,14 +233,14 @@ def test_creating_an_index_is_not_sent_again_after_a_server_fault(
     assert len(server.requests) == 1
 
 
-def test_creating_an_index_is_sent_again_after_a_throttle(serve: Serve, connect: Connect) -> None:
+def test_create_index_is_retried_after_a_throttle(serve: Serve, connect: Connect) -> None:
     server = serve([refused(429, 971), ok({"name": "docs"})])
     assert connect(server, retry=AT_ONCE).create_index("docs", preset="m") == {"name": "docs"}
 
 
 @pytest.mark.parametrize("gone", [refused(404, 3000), refused(400, 3000), refused(410, 3005)])
 @pytest.mark.parametrize("lost", ["reset", Reply(504, b"<html>")])
-def test_deleting_an_index_that_a_retry_no_longer_finds_is_success(
+def test_delete_index_succeeds_if_a_retry_finds_the_index_missing(
     serve: Serve, connect: Connect, lost: Reply | str, gone: Reply
 ) -> None:
     server = serve([lost, gone])
@@ -248,34 +248,36 @@ def test_deleting_an_index_that_a_retry_no_longer_finds_is_success(
     assert [request.method for request in server.requests] == ["DELETE", "DELETE"]
 
 
-def test_deleting_an_index_that_is_not_there_is_an_error(serve: Serve, connect: Connect) -> None:
+def test_delete_index_fails_if_the_first_attempt_finds_no_index(serve: Serve, connect: Connect) -> None:
     with pytest.raises(VectorizeNotFoundError):
         connect(serve([refused(404, 3000)]), retry=AT_ONCE).delete_index("docs")
 
 
 @pytest.mark.parametrize("refusal", [refused(429, 971), refused(400, 40041), refused(503, 40041)])
-def test_a_throttled_attempt_has_deleted_nothing(serve: Serve, connect: Connect, refusal: Reply) -> None:
+def test_delete_index_fails_if_a_throttle_precedes_a_404(
+    serve: Serve, connect: Connect, refusal: Reply
+) -> None:
     with pytest.raises(VectorizeNotFoundError):
         connect(serve([refusal, refused(404, 3000)]), retry=AT_ONCE).delete_index("docs")
 
 
-def test_an_attempt_that_reached_nobody_has_deleted_nothing() -> None:
+def test_delete_index_fails_if_no_earlier_attempt_was_sent() -> None:
     unreached = VectorizeTransportError("no connection", sent=False)
     service = Service(unreached, refused(404, 3000))
     with pytest.raises(VectorizeNotFoundError):
         service.ask(missing_ok_on_retry=True)
-    # Of several attempts, one that may have been carried out is enough.
+    # It succeeds if any earlier attempt may have taken effect.
     assert (
         Service(LOST, unreached, refused(429, 971), refused(404, 3000)).ask(missing_ok_on_retry=True) is None
     )
 
 
-def test_a_retry_that_finds_no_account_is_no_success(serve: Serve, connect: Connect) -> None:
+def test_delete_index_fails_if_a_retry_finds_no_account(serve: Serve, connect: Connect) -> None:
     with pytest.raises(VectorizeNotFoundError, match="account id"):
         connect(serve(["reset", refused(404, 7003)]), retry=AT_ONCE).delete_index("docs")
 
 
-def test_writes_and_reads_are_sent_again(serve: Serve, connect: Connect) -> None:
+def test_writes_and_reads_are_retried(serve: Serve, connect: Connect) -> None:
     lost: list[Reply | str] = ["reset", BUSY]
     client = connect(serve([*lost, accepted(), *lost, accepted(), *lost, ok([])]), retry=AT_ONCE)
     client.delete_by_ids("docs", ["a"])
@@ -283,7 +285,7 @@ def test_writes_and_reads_are_sent_again(serve: Serve, connect: Connect) -> None
     assert client.get_by_ids("docs", ["a"]) == []
 
 
-def test_a_request_that_must_not_be_repeated_is_not(serve: Serve, connect: Connect) -> None:
+def test_a_request_that_is_not_repeatable_is_not_retried(serve: Serve, connect: Connect) -> None:
     server = serve(["reset", ok(1)])
     client = connect(server, retry=AT_ONCE)
     with pytest.raises(VectorizeTransportError):
@@ -291,12 +293,12 @@ def test_a_request_that_must_not_be_repeated_is_not(serve: Serve, connect: Conne
     assert client.request("POST", "indexes/docs/x") == 1
 
 
-def test_an_error_after_a_retry_is_the_last_one(serve: Serve, connect: Connect) -> None:
+def test_the_last_error_of_several_attempts_is_raised(serve: Serve, connect: Connect) -> None:
     with pytest.raises(VectorizeAuthError):
         connect(serve(["reset", BUSY, refused(403, 10000)]), retry=AT_ONCE).list_indexes()
 
 
-def test_stop_wakes_who_sleeps(serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stop_wakes_sleepers(serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     server = serve([refused(429, 971, Retry_After="500")])
     client = connect(server, retry=RetryLimits())
     ended: list[BaseException] = []
@@ -315,11 +317,11 @@ def test_stop_wakes_who_sleeps(serve: Serve, connect: Connect, caplog: pytest.Lo
     for thread in threads:
         thread.join(20)
     assert len(ended) == 3
-    # The others wait for what the first one learns.
+    # The other threads wait for the first answer.
     assert len(server.requests) == 1
 
 
-def test_who_is_woken_first_is_told_of_the_stop(
+def test_a_thread_woken_by_a_stop_sends_nothing(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = connect(serve([refused(429, 971, Retry_After="500")]), retry=RetryLimits())
@@ -327,14 +329,14 @@ def test_who_is_woken_first_is_told_of_the_stop(
         call = pool.submit(client.list_indexes)
         while "Waiting 500 s" not in caplog.text:
             wait([call], 0.005)
-        # Those who wait for the pacer are woken last; by then this one has tried again.
+        # The stop wakes the threads that wait for the pacer last; this thread has retried by then.
         monkeypatch.setattr(Pacer, "stop", lambda pacer: wait([call], 20))
         client.session.stop()
         with pytest.raises(VectorizeInterrupted, match=r"interrupted: .* was not sent"):
             call.result()
 
 
-def test_after_stop_nothing_is_sent(serve: Serve, connect: Connect) -> None:
+def test_nothing_is_sent_after_a_stop(serve: Serve, connect: Connect) -> None:
     server = serve([ok([])])
     for retry in (None, RetryLimits()):
         client = connect(server, retry=retry)
@@ -350,7 +352,7 @@ PAGE = Reply(403, b"<html>Just a moment...</html>")
 
 
 @pytest.mark.parametrize("refusal", [refused(403, 10000), refused(401, 9109), refused(400, 6003), PAGE])
-def test_a_refusal_is_final_if_it_is_the_first_answer(refusal: Reply) -> None:
+def test_a_refusal_before_any_success_is_final(refusal: Reply) -> None:
     service = Service(BUSY, refusal, ok())
     with pytest.raises(VectorizeResponseError) as e:
         service.ask()
@@ -360,7 +362,7 @@ def test_a_refusal_is_final_if_it_is_the_first_answer(refusal: Reply) -> None:
 
 @pytest.mark.parametrize("repeatable", [True, False])
 @pytest.mark.parametrize("refusal", [refused(403, 10000), refused(401, 9109), refused(400, 6003), PAGE])
-def test_a_refusal_after_a_success_passes(
+def test_a_refusal_after_a_success_is_retried(
     refusal: Reply, repeatable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = Service(ok(), refusal, refusal, ok("there"))
@@ -372,7 +374,7 @@ def test_a_refusal_after_a_success_passes(
     assert "The service has accepted these credentials before. Retrying" in warning.getMessage()
 
 
-def test_a_refusal_that_stays_is_final_after_three_minutes() -> None:
+def test_a_lasting_refusal_is_final_after_three_minutes() -> None:
     service = Service(ok(), refused(403, 10000))
     session = service.session()
     session.request("POST", "/x")
@@ -380,14 +382,14 @@ def test_a_refusal_that_stays_is_final_after_three_minutes() -> None:
         session.request("POST", "/x")
     assert 180 <= sum(service.sleeps) < 215
     assert (e.value.status, e.value.code, e.value.is_passing) == (403, 10000, False)
-    # And from then on at once.
+    # Later refusals are final at once.
     sent = service.sent
     with pytest.raises(VectorizeAuthError):
         session.request("POST", "/x")
     assert service.sent == sent + 1
 
 
-def test_the_time_of_refusals_starts_again_with_a_success() -> None:
+def test_a_success_resets_the_time_of_refusals() -> None:
     service = Service(ok(), *[refused(403, 10000), ok()] * 20, seconds=60)
     session = service.session()
     for _ in range(20):
@@ -405,11 +407,11 @@ def test_the_time_of_refusals_starts_again_with_a_success() -> None:
         (True, False, 5, False),
     ],
 )
-def test_when_a_refusal_passes(accepted: bool, proven: bool, refused_for: float, passes: bool) -> None:
+def test_which_refusals_are_retried(accepted: bool, proven: bool, refused_for: float, passes: bool) -> None:
     assert refusal_passes(accepted=accepted, proven=proven, refused_for=refused_for) is passes
 
 
-def test_a_token_that_may_only_read_is_refused_after_seconds() -> None:
+def test_a_refused_write_of_a_reading_token_is_final_after_seconds() -> None:
     service = Service(ok(), refused(403, 10000))
     session = service.session()
     session.request("POST", "/get_by_ids")
@@ -418,10 +420,10 @@ def test_a_token_that_may_only_read_is_refused_after_seconds() -> None:
     assert 5 <= sum(service.sleeps) < 21
 
 
-# --- a host that does not answer --------------------------------------------------------------------------
+# --- unreachable hosts ------------------------------------------------------------------------------------
 
 
-def test_patience_is_that_of_the_task(caplog: pytest.LogCaptureFixture) -> None:
+def test_backoff_for_an_unreachable_host_is_spent_once_per_task(caplog: pytest.LogCaptureFixture) -> None:
     service = Service(VectorizeTransportError("no response from api.example", sent=False))
     session = service.session(conn_id="vectors")
     with pytest.raises(VectorizeTransportError) as e:
@@ -434,7 +436,7 @@ def test_patience_is_that_of_the_task(caplog: pytest.LogCaptureFixture) -> None:
     )
     assert 119 < sum(service.sleeps) < 121
     assert [record.levelno for record in caplog.records].count(logging.WARNING) == 1
-    # The next request of the task does not wait for as long again.
+    # The next request of the task fails at once.
     sent, sleeps = service.sent, len(service.sleeps)
     with pytest.raises(VectorizeTransportError, match="Nothing has responded for"):
         session.request("GET", "/y")
@@ -442,7 +444,7 @@ def test_patience_is_that_of_the_task(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("answer", [ok(), BUSY, refused(404, 3000)])
-def test_any_answer_shows_that_the_host_is_there(answer: Reply) -> None:
+def test_any_answer_resets_the_backoff_for_an_unreachable_host(answer: Reply) -> None:
     service = Service(*[LOST] * 5, answer, ok(), *[LOST] * 5, ok("there"), seconds=15)
     session = service.session()
     with contextlib.suppress(VectorizeNotFoundError):
@@ -452,7 +454,7 @@ def test_any_answer_shows_that_the_host_is_there(answer: Reply) -> None:
     assert service.sent == 13
 
 
-def test_what_is_final_is_not_sent_again() -> None:
+def test_a_final_error_is_not_retried() -> None:
     service = Service(VectorizeTransportError("no trusted TLS connection", sent=False, is_final=True), ok())
     with pytest.raises(VectorizeTransportError, match=r"GET /x of connection 'vectors': no trusted TLS"):
         service.session(conn_id="vectors").request("GET", "/x")

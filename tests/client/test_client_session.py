@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an answer means; when it is asked for again is in test_client_retries.py."""
+"""Results and errors from answers. ``test_client_retries.py`` tests retries."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def envelope(status: int = 200, **fields: object) -> Reply:
 
 
 @pytest.mark.parametrize("result", [None, [], {}, "text", 1, {"a": [None]}])
-def test_success(result: object) -> None:
+def test_a_successful_answer_returns_its_result(result: object) -> None:
     assert read(ok(result)) == result
 
 
@@ -63,7 +63,7 @@ def test_success(result: object) -> None:
         {},
     ],
 )
-def test_success_is_success_whatever_else_the_envelope_has(extra: dict[str, object]) -> None:
+def test_success_ignores_other_fields_of_the_envelope(extra: dict[str, object]) -> None:
     assert read(envelope(success=True, result=1, **extra)) == 1
 
 
@@ -107,7 +107,7 @@ def test_success_is_success_whatever_else_the_envelope_has(extra: dict[str, obje
         (envelope(200, result=1), VectorizeResponseError, None),
     ],
 )
-def test_the_kind_of_error(reply: Reply, kind: type, code: int | None) -> None:
+def test_the_class_and_code_of_each_error(reply: Reply, kind: type, code: int | None) -> None:
     error = failure(reply)
     assert type(error) is kind
     assert (error.status, error.code) == (reply.status, code)
@@ -131,7 +131,7 @@ def test_the_kind_of_error(reply: Reply, kind: type, code: int | None) -> None:
         (refused(200, 1), r"success: false"),
     ],
 )
-def test_what_to_do_is_said(reply: Reply, advice: str) -> None:
+def test_errors_include_advice(reply: Reply, advice: str) -> None:
     import re
 
     assert re.search(advice, str(failure(reply)))
@@ -154,7 +154,7 @@ def test_what_to_do_is_said(reply: Reply, advice: str) -> None:
     ids=range(10),
 )
 @pytest.mark.parametrize("status", [200, 504])
-def test_no_envelope(body: bytes, status: int) -> None:
+def test_a_body_without_the_api_envelope_is_an_error(body: bytes, status: int) -> None:
     error = failure(Reply(status, body))
     assert type(error) is VectorizeResponseError
     assert error.status == status
@@ -169,7 +169,7 @@ def test_the_first_200_characters_of_a_body_are_shown() -> None:
 
 
 @given(st.binary(max_size=60), st.sampled_from([200, 204, 302, 400, 401, 404, 429, 500]))
-def test_any_bytes_are_an_error_of_ours_or_a_result(body: bytes, status: int) -> None:
+def test_arbitrary_bytes_give_a_response_error_or_a_result(body: bytes, status: int) -> None:
     try:
         read(Reply(status, body))
     except VectorizeResponseError as e:
@@ -220,19 +220,19 @@ def test_an_acknowledged_write_without_a_mutation_id_is_an_error(
         connect(server).delete_by_ids("docs", ["a"])
 
 
-def test_accepted_at_is_the_servers_clock(serve: Serve, connect: Connect) -> None:
+def test_accepted_at_comes_from_the_servers_clock(serve: Serve, connect: Connect) -> None:
     mutation = connect(serve([accepted()])).delete_by_ids("docs", ["a"])
     assert mutation == {"mutationId": MUTATION, "accepted_at": "2026-01-31T23:59:59Z"}
 
 
-def test_accepted_at_without_a_date_is_this_machines_clock(serve: Serve, connect: Connect) -> None:
+def test_accepted_at_without_a_date_comes_from_this_machines_clock(serve: Serve, connect: Connect) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     mutation = connect(serve([ok({"mutationId": MUTATION}, Date="")])).delete_by_ids("docs", ["a"])
     assert before <= datetime.fromisoformat(mutation["accepted_at"]) <= datetime.now(UTC)
 
 
 @pytest.mark.parametrize("result", [{}, "x", None, 3, [1], [{}], [{"id": 5}], [None]])
-def test_something_else_than_vectors_is_an_error(serve: Serve, connect: Connect, result: object) -> None:
+def test_a_result_without_vectors_is_an_error(serve: Serve, connect: Connect, result: object) -> None:
     client = connect(serve([ok(result), ok({"vectors": result})]))
     with pytest.raises(VectorizeResponseError, match=", expected "):
         client.get_by_ids("docs", ["a"])
@@ -240,7 +240,7 @@ def test_something_else_than_vectors_is_an_error(serve: Serve, connect: Connect,
         client.list_vectors("docs")
 
 
-def test_something_else_than_an_object_is_an_error(serve: Serve, connect: Connect) -> None:
+def test_a_result_of_another_type_is_an_error(serve: Serve, connect: Connect) -> None:
     client = connect(serve([ok("text")]))
     for call in (client.list_indexes, lambda: client.info("docs"), lambda: client.get_index("docs")):
         with pytest.raises(VectorizeResponseError, match="of type str, expected an "):
@@ -267,7 +267,7 @@ def test_something_else_than_an_object_is_an_error(serve: Serve, connect: Connec
         ("Sun, 01 Feb 99999999999999999999 00:00:59 GMT", None),
     ],
 )
-def test_retry_after(value: str, seconds: float | None) -> None:
+def test_retry_after_is_parsed(value: str, seconds: float | None) -> None:
     assert read_retry_after({"Retry-After": value, "Date": DATE}) == seconds
 
 
@@ -276,19 +276,19 @@ def test_retry_after_is_absent() -> None:
 
 
 @given(st.text(max_size=60) | st.from_regex(r"[A-Z][a-z]{2}, \d+ Jan \d+ \d\d:\d\d:\d\d [+-]\d+"))
-def test_any_header_text_is_read_without_an_error(text: str) -> None:
+def test_arbitrary_header_text_raises_no_error(text: str) -> None:
     date = read_date({"Date": text})
     assert date is None or date.tzinfo is UTC
     seconds = read_retry_after({"Retry-After": text, "Date": DATE})
     assert seconds is None or seconds >= 0
 
 
-def test_a_date_is_utc() -> None:
+def test_a_date_is_read_as_utc() -> None:
     assert read_date({"Date": DATE}) == datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
     assert read_date({}) is None
 
 
-def test_errors_are_one_family_and_can_be_pickled() -> None:
+def test_errors_share_a_base_class_and_can_be_pickled() -> None:
     error = VectorizeBatchAuthError("x", status=403, code=10000, acknowledged=1, failed=2, not_sent=3)
     copy = pickle.loads(pickle.dumps(error))
     assert vars(copy) == vars(error)

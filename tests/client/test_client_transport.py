@@ -49,17 +49,17 @@ OK_LINE = b"HTTP/1.1 200 OK\r\n"
         pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n", id="interim answers"),
     ],
 )
-def test_an_endless_answer_ends(connect: Connect, head: bytes, piece: bytes) -> None:
+def test_an_endless_answer_times_out(connect: Connect, head: bytes, piece: bytes) -> None:
     with raw_server(drip(head, piece)) as base_url:
         client = connect(base_url, timeout=0.3)
         started = time.monotonic()
         with pytest.raises(VectorizeTransportError, match=r"more than 0\.3 s between two reads.* 0\.9 s"):
             client.list_indexes()
-        # Three times the timeout, and much room for a busy machine.
+        # Three times the timeout, with room for a busy machine.
         assert time.monotonic() - started < 5
 
 
-def test_silence_ends_after_the_timeout(connect: Connect) -> None:
+def test_a_silent_server_times_out(connect: Connect) -> None:
     def silent(connection: socket.socket, over: threading.Event) -> None:
         over.wait(10)
 
@@ -94,11 +94,11 @@ def test_a_large_answer_is_read_and_a_larger_one_refused(
     assert client.list_indexes() == []
     with pytest.raises(VectorizeTransportError, match=r"larger than 0 MiB.*check that the connection's host"):
         client.list_indexes()
-    # The rest of the refused one is not taken for the next answer.
+    # The rest of the refused answer is not read as the next answer.
     assert client.list_indexes() == []
 
 
-def test_a_small_answer_that_unpacks_to_a_large_one_is_refused(
+def test_the_size_limit_applies_to_the_unpacked_answer(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "MAX_RESPONSE_BYTES", 100_000)
@@ -115,7 +115,7 @@ def test_gzip_is_read(serve: Serve, connect: Connect) -> None:
     assert "gzip" in server.requests[0].headers["Accept-Encoding"]
 
 
-def test_broken_gzip_is_no_answer(serve: Serve, connect: Connect) -> None:
+def test_invalid_gzip_is_an_error(serve: Serve, connect: Connect) -> None:
     server = serve([Reply(200, b"not packed at all", {"Content-Encoding": "gzip"})])
     with pytest.raises(VectorizeTransportError, match="no response from"):
         connect(server).list_indexes()
@@ -134,12 +134,12 @@ def test_a_redirect_is_not_followed(serve: Serve, connect: Connect, status: int)
     assert other.requests == []
 
 
-def test_a_redirect_to_no_url_is_a_response(serve: Serve, connect: Connect) -> None:
+def test_a_redirect_to_an_invalid_url_is_an_error(serve: Serve, connect: Connect) -> None:
     with pytest.raises(VectorizeResponseError, match=r"a redirect to 'http://\[', which is not"):
         connect(serve([Reply(302, b"moved", {"Location": "http://["})])).list_indexes()
 
 
-def test_cookies_are_not_kept(serve: Serve, connect: Connect) -> None:
+def test_cookies_are_not_sent_back(serve: Serve, connect: Connect) -> None:
     server = serve([ok([], Set_Cookie="session=1; Path=/")])
     client = connect(server)
     client.list_indexes()
@@ -164,7 +164,7 @@ def test_netrc_is_not_read(
     assert (key["X-Auth-Email"], key["X-Auth-Key"]) == ("a@example.com", "key-1")
 
 
-def test_loopback_never_goes_through_a_proxy(
+def test_requests_to_loopback_use_no_proxy(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy = serve([refused(500, 1)])
@@ -177,7 +177,7 @@ def test_loopback_never_goes_through_a_proxy(
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "all_proxy", "ALL_PROXY"])
-def test_other_hosts_are_reached_through_the_proxy(
+def test_requests_to_other_hosts_use_the_proxy(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     proxy = serve([ok([])])
@@ -193,19 +193,19 @@ def test_which_variable_names_the_proxy(
     proxy, other = serve([ok([])]), serve([refused(500, 1)])
     monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{other.port}")
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{other.port}")
-    # The lower-case spelling before the upper-case one, and that of the scheme before the one of all.
+    # Lower case has precedence over upper case, and the scheme's variable over ALL_PROXY.
     monkeypatch.setenv("http_proxy", f"http://someone:else@127.0.0.1:{proxy.port}")
     client = connect("http://vectorize.invalid/v4", allow_http_hosts=["vectorize.invalid"])
     assert client.list_indexes() == []
-    # For the proxy, and not the API.
+    # The credentials are for the proxy, not for the API.
     assert proxy.requests[0].headers["Proxy-Authorization"] == "Basic c29tZW9uZTplbHNl"
     assert other.requests == []
-    # What the environment becomes later is not asked for.
+    # Later changes of the environment have no effect.
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{other.port}")
     assert client.list_indexes() == []
 
 
-def test_https_through_a_proxy_that_refuses(
+def test_a_proxys_refusal_of_https_is_an_error(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy = serve([Reply(407, b"who are you?")])
@@ -239,7 +239,7 @@ def test_the_password_of_a_malformed_proxy_is_not_shown(
     assert "proxy-password" not in f"{e.value!r} {e.value.__context__!r}"
 
 
-def test_no_proxy_is_heeded(serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_excludes_hosts(serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = serve([ok([])])
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
     monkeypatch.setenv("no_proxy", "vectorize.invalid")
@@ -248,7 +248,7 @@ def test_no_proxy_is_heeded(serve: Serve, connect: Connect, monkeypatch: pytest.
     assert proxy.requests == []
 
 
-def test_connection_refused(connect: Connect) -> None:
+def test_a_refused_connection_is_an_error(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     refusal = rf"no response from 127\.0\.0\.1:{port}: .*refused"
@@ -257,7 +257,7 @@ def test_connection_refused(connect: Connect) -> None:
     assert not e.value.sent
 
 
-def test_reset_before_the_answer(serve: Serve, connect: Connect) -> None:
+def test_a_reset_before_the_answer_is_an_error(serve: Serve, connect: Connect) -> None:
     reset = r"^GET .*/indexes: no response from 127\.0\.0\.1"
     with pytest.raises(VectorizeTransportError, match=reset) as e:
         connect(serve(["reset"])).list_indexes()
@@ -276,7 +276,7 @@ def test_reset_before_the_answer(serve: Serve, connect: Connect) -> None:
         pytest.param(OK_LINE + b"X: " + b"y" * 100_000 + b"\r\n\r\n", id="a long header"),
     ],
 )
-def test_an_incomplete_answer(connect: Connect, answer: bytes) -> None:
+def test_an_incomplete_answer_is_an_error(connect: Connect, answer: bytes) -> None:
     with (
         raw_server(lambda connection, _: connection.sendall(answer)) as base_url,
         pytest.raises(VectorizeTransportError, match="no response from"),
@@ -284,7 +284,7 @@ def test_an_incomplete_answer(connect: Connect, answer: bytes) -> None:
         connect(base_url).list_indexes()
 
 
-def test_connections_are_reused_whatever_the_answer(serve: Serve, connect: Connect) -> None:
+def test_connections_are_reused_after_any_answer(serve: Serve, connect: Connect) -> None:
     server = serve([ok([]), refused(400, 1004), Reply(504, b"<html>"), Reply(500, b""), ok([])])
     client = connect(server)
     for _ in range(5):
@@ -311,7 +311,7 @@ def test_threads_share_a_pool_of_connections(serve: Serve, connect: Connect) -> 
 
 
 def failures(serve: Serve, connect: Connect) -> list[VectorizeError]:
-    """Every kind of failure that an exception can be of."""
+    """Return an exception of each kind."""
     echo = f"I know you: {TOKEN} " * 9
     answers: list[Any] = [
         "reset",
@@ -364,7 +364,7 @@ def test_the_credential_is_in_no_error_log_or_repr(
         pytest.param(OK_LINE + b"X: 1\r\nno header " + TOKEN.encode() + b"\r\n\r\n", id="second header"),
     ],
 )
-def test_an_echo_in_a_malformed_head_is_masked(
+def test_a_credential_in_a_malformed_answer_head_is_masked(
     connect: Connect, caplog: pytest.LogCaptureFixture, answer: bytes
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -380,7 +380,7 @@ def test_an_echo_in_a_malformed_head_is_masked(
     assert TOKEN[:12] not in caplog.text
 
 
-def test_clients_are_identical_if_all_is_equal(connect: Connect) -> None:
+def test_clients_are_identical_if_url_and_credentials_are_equal(connect: Connect) -> None:
     base_url = "http://127.0.0.1:9"
     same = {connect(base_url).identity, connect(f"{base_url}/").identity}
     assert len(same) == 1

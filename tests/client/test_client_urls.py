@@ -46,7 +46,7 @@ PUBLISHED = re.compile(r"^([a-z]+[a-z0-9_-]*[a-z0-9]+)\Z")
         ("https://my_host.example.com.", "https://my_host.example.com."),
     ],
 )
-def test_base_urls(host: str | None, url: str) -> None:
+def test_base_urls_are_normalized(host: str | None, url: str) -> None:
     assert check_base_url(host, allow_http_hosts=["VECTORIZE"]) == url
     assert check_base_url(url, allow_http_hosts=["vectorize"]) == url
 
@@ -65,7 +65,7 @@ def test_base_urls(host: str | None, url: str) -> None:
         "http://127.1",
     ],
 )
-def test_plain_http_is_for_this_machine_and_allowed_hosts(host: str) -> None:
+def test_plain_http_needs_loopback_or_an_allowed_host(host: str) -> None:
     with pytest.raises(VectorizeInputError, match=r"over plain http.*\[cfvectorize\] allow_http_hosts"):
         check_base_url(host, allow_http_hosts=["vectorize"])
 
@@ -87,7 +87,7 @@ def test_plain_http_is_for_this_machine_and_allowed_hosts(host: str) -> None:
         "http://user:hunter2@127.0.0.1",
     ],
 )
-def test_what_may_hold_a_secret_is_refused_and_not_shown(host: str) -> None:
+def test_urls_with_a_possible_secret_are_refused_and_not_shown(host: str) -> None:
     with pytest.raises(VectorizeInputError, match="not shown: it may have a secret in it") as e:
         check_base_url(host)
     assert "hunter2" not in str(e.value)
@@ -137,7 +137,7 @@ def test_what_may_hold_a_secret_is_refused_and_not_shown(host: str) -> None:
         "https://api.cloudflare.com/{account}",
     ],
 )
-def test_what_is_no_url_is_refused(host: str) -> None:
+def test_invalid_urls_are_refused(host: str) -> None:
     with pytest.raises(
         VectorizeInputError, match=r"expected something like https://api\.cloudflare\.com"
     ) as e:
@@ -146,7 +146,7 @@ def test_what_is_no_url_is_refused(host: str) -> None:
 
 
 @given(st.text(max_size=40), st.sampled_from(["", "https://", "http://", "https://a"]))
-def test_whatever_is_accepted_is_accepted_again(text: str, start: str) -> None:
+def test_an_accepted_url_stays_accepted_unchanged(text: str, start: str) -> None:
     try:
         url = check_base_url(f"{start}{text}", allow_http_hosts=["a"])
     except VectorizeInputError:
@@ -170,11 +170,11 @@ def test_whatever_is_accepted_is_accepted_again(text: str, start: str) -> None:
         ("host.docker.internal", False),
     ],
 )
-def test_loopback(host: str, loopback: bool) -> None:
+def test_loopback_hosts(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
 
 
-def test_account_ids() -> None:
+def test_valid_account_ids() -> None:
     assert check_account_id("0123456789ABCDEFabcdef0123456789") == "0123456789abcdefabcdef0123456789"
 
 
@@ -194,7 +194,7 @@ def test_account_ids() -> None:
         " " + "0" * 31,
     ],
 )
-def test_what_is_no_account_id(account_id: object) -> None:
+def test_invalid_account_ids_are_refused(account_id: object) -> None:
     with pytest.raises(VectorizeInputError, match="not 32 hexadecimal digits: put the Account ID"):
         check_account_id(account_id)
 
@@ -206,7 +206,7 @@ def test_a_token_in_place_of_an_account_id_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "docs", "A_b-9", "9", "-", "_", "x" * 64])
-def test_names_in_paths(name: str) -> None:
+def test_valid_names_in_paths(name: str) -> None:
     assert check_path_name(name) == name
 
 
@@ -236,7 +236,7 @@ def test_names_in_paths(name: str) -> None:
         "а",  # noqa: RUF001 - Cyrillic
     ],
 )
-def test_what_could_leave_its_segment_of_a_path_is_refused(name: object) -> None:
+def test_names_that_change_the_path_are_refused(name: object) -> None:
     with pytest.raises(VectorizeInputError, match="expected 1 to 64 characters of A-Z"):
         check_path_name(name)
     with pytest.raises(VectorizeInputError):
@@ -250,13 +250,13 @@ def test_a_long_name_is_refused_at_once(name: str) -> None:
     started = time.process_time()
     with pytest.raises(VectorizeInputError) as e:
         check_new_index_name(name)
-    # The published pattern would take longer than the universe has.
+    # The published pattern would take practically forever.
     assert time.process_time() - started < 1
     assert len(str(e.value)) < 300
 
 
 @given(st.text("abz019_-AZ.é\n /", max_size=9))
-def test_new_names_are_those_of_the_published_pattern(name: str) -> None:
+def test_new_index_names_match_the_published_pattern(name: str) -> None:
     expected = bool(PUBLISHED.match(name))
     if expected:
         assert check_new_index_name(name) == name
@@ -266,7 +266,7 @@ def test_new_names_are_those_of_the_published_pattern(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "A1", "1a", "a-", "a_", "-a", "docs-"])
-def test_what_only_a_new_index_may_not_be_called(name: str) -> None:
+def test_names_refused_only_for_a_new_index(name: str) -> None:
     assert check_path_name(name) == name
     with pytest.raises(VectorizeInputError, match=r"invalid name for a new index .*: expected 2 to 64"):
         check_new_index_name(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors on their way out: what is refused and where it stands, and how they are cut into requests."""
+"""Vectors to write: invalid vectors and their positions, and how the client cuts them into requests."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ BEYOND_CAPS = [
 
 
 @pytest.mark.parametrize(("bad", "said"), [*NO_VECTORS, *BEYOND_CAPS])
-def test_a_bad_vector_is_told_with_its_place(bad: Any, said: str) -> None:
+def test_the_error_of_an_invalid_vector_has_its_position(bad: Any, said: str) -> None:
     with pytest.raises(VectorizeInputError, match=f"^vectors: at position 1, the vector .*{said}"):
         cut([vector(), bad])
     with pytest.raises(VectorizeInputError, match=f"^vectors: line 4 .*{said}"):
@@ -77,7 +77,7 @@ def test_a_bad_vector_is_told_with_its_place(bad: Any, said: str) -> None:
     [b"{", b'{"id":"a","values":[NaN]}', b'{"id":"a","values":[Infinity]}', b"\xff", b"[" * 100_000, b"a,b"],
     ids=range(6),
 )
-def test_a_line_that_is_not_json(bad: bytes) -> None:
+def test_a_line_that_is_not_json_is_an_error(bad: bytes) -> None:
     with pytest.raises(VectorizeInputError, match=rf"line 2 \({len(bad)} bytes\) is not JSON in UTF-8"):
         cut(line(vector()) + bad)
     batches = VectorBatches(line(vector()) + bad, discard=True)
@@ -85,13 +85,13 @@ def test_a_line_that_is_not_json(bad: bytes) -> None:
     assert batches.discarded == 1
 
 
-def test_1e400_is_not_finite() -> None:
+def test_1e400_is_refused_as_infinite() -> None:
     with pytest.raises(VectorizeInputError, match="has inf at position 0"):
         cut(b'{"id":"a","values":[1e400]}')
 
 
 @pytest.mark.parametrize(("bad", "_"), NO_VECTORS)
-def test_what_is_no_vector_can_be_discarded(bad: Any, _: str) -> None:
+def test_invalid_vectors_can_be_discarded(bad: Any, _: str) -> None:
     for given_ in ([vector("a"), bad, vector("b")], line(vector("a")) + line(bad) + line(vector("b"))):
         batches = VectorBatches(given_, discard=True)
         (batch,) = batches
@@ -100,7 +100,7 @@ def test_what_is_no_vector_can_be_discarded(bad: Any, _: str) -> None:
 
 
 @pytest.mark.parametrize(("bad", "said"), BEYOND_CAPS)
-def test_what_is_beyond_a_cap_cannot_be_discarded(bad: Any, said: str) -> None:
+def test_vectors_over_a_limit_cannot_be_discarded(bad: Any, said: str) -> None:
     with pytest.raises(VectorizeInputError, match=said):
         cut([vector(), bad], discard=True)
 
@@ -117,7 +117,7 @@ def test_what_is_beyond_a_cap_cannot_be_discarded(bad: Any, said: str) -> None:
         vector(anything="else"),
     ],
 )
-def test_a_good_vector(good: dict[str, Any]) -> None:
+def test_valid_vectors_are_sent(good: dict[str, Any]) -> None:
     (batch,) = cut([good, good])
     assert [json.loads(text) for text in batch.body.decode().removesuffix("\n").split("\n")] == (
         [json.loads(json.dumps(good))] * 2
@@ -139,12 +139,12 @@ def test_a_good_vector(good: dict[str, Any]) -> None:
         (vector(values=range(2)), vector(values=[0, 1])),
     ],
 )
-def test_keys_and_arrays_are_taken(given: Any, sent: Any) -> None:
+def test_other_keys_and_arrays_are_converted(given: Any, sent: Any) -> None:
     (batch,) = cut([given])
     assert batch.body == write_ndjson([given]) == json.dumps(sent, separators=(",", ":")).encode() + b"\n"
 
 
-def test_an_integer_id_of_a_file_is_sent_as_text() -> None:
+def test_an_integer_id_in_a_file_is_sent_as_text() -> None:
     (batch,) = cut(line(vector(17)) + line(vector("18")))
     assert [json.loads(text)["id"] for text in batch.body.splitlines()] == ["17", "18"]
 
@@ -159,12 +159,12 @@ def test_an_integer_id_of_a_file_is_sent_as_text() -> None:
         (numpy.array([True]), "has True at position 0, expected numbers"),
     ],
 )
-def test_an_array_that_is_no_vector(values: Any, said: str) -> None:
+def test_invalid_arrays_of_values_are_refused(values: Any, said: str) -> None:
     with pytest.raises(VectorizeInputError, match=f"position 0, the vector has a list of values that {said}"):
         cut([vector(values=values)])
 
 
-def test_the_number_of_values() -> None:
+def test_the_number_of_values_is_checked() -> None:
     with pytest.raises(VectorizeInputError, match="position 0, the vector has 2 values, expected 3"):
         cut([vector()], dimensions=3)
     with pytest.raises(VectorizeInputError, match="has 1537 values, expected at most 1536"):
@@ -180,7 +180,7 @@ def test_the_number_of_values() -> None:
         (vector(), "got a dict, expected"),
     ],
 )
-def test_what_holds_no_vectors(wrong: Any, said: str) -> None:
+def test_inputs_without_vectors_are_refused(wrong: Any, said: str) -> None:
     with pytest.raises(VectorizeInputError, match=said):
         VectorBatches(wrong)
 
@@ -191,29 +191,29 @@ class NothingYet(io.BytesIO):
 
 
 @pytest.mark.parametrize("file", [io.StringIO("{}"), NothingYet()])
-def test_a_file_that_gives_no_bytes(file: Any) -> None:
+def test_a_file_must_be_opened_as_binary(file: Any) -> None:
     with pytest.raises(
         VectorizeInputError, match=r"reading the file returned .*expected bytes: open it with"
     ):
         cut(file)
 
 
-def test_nothing() -> None:
+def test_empty_inputs_give_no_batches() -> None:
     for nothing in ([], (), iter([]), b"", b"\n\r\n \n", io.BytesIO(), b"\xef\xbb\xbf"):
         assert cut(nothing) == []
 
 
-def test_a_line_without_an_end_and_a_byte_order_mark() -> None:
+def test_a_last_line_without_a_line_feed_and_a_byte_order_mark() -> None:
     (batch,) = cut(b"\xef\xbb\xbf" + line(vector("a")) + line(vector("b")).rstrip())
     assert (batch.count, batch.body) == (2, line(vector("a")) + line(vector("b")))
 
 
-def test_a_line_that_is_too_long() -> None:
+def test_a_line_that_is_too_long_is_an_error() -> None:
     with pytest.raises(VectorizeInputError, match="more than 1048576 bytes"):
         cut(io.BytesIO(b"x" * 3 * 2**20))
 
 
-def test_requests_are_cut_by_number() -> None:
+def test_requests_hold_a_limited_number_of_vectors() -> None:
     batches = cut(vector(str(i)) for i in range(12_001))
     assert [batch.count for batch in batches] == [5000, 5000, 2001]
     assert [batch.where for batch in batches] == [
@@ -225,7 +225,7 @@ def test_requests_are_cut_by_number() -> None:
     assert [batch.where for batch in batches] == ["lines 2 to 5001", "line 5002"]
 
 
-def test_requests_are_cut_by_bytes() -> None:
+def test_requests_hold_a_limited_number_of_bytes() -> None:
     large = line(vector(metadata={"k": "x" * 10_000}))
     batches = cut(io.BytesIO(large * 4000))
     assert sum(batch.count for batch in batches) == 4000
@@ -235,7 +235,7 @@ def test_requests_are_cut_by_bytes() -> None:
 
 
 class Dribble(io.RawIOBase):
-    """A file that gives a few bytes at a time."""
+    """A file that returns a few bytes at a time."""
 
     def __init__(self, content: bytes, step: int) -> None:
         self._left, self._step = content, step
@@ -260,7 +260,7 @@ some_vectors = st.lists(
 
 
 @given(some_vectors, st.integers(1, 9), st.integers(1, 600), st.integers(1, 50))
-def test_nothing_is_lost_and_nothing_changes_its_place(
+def test_all_vectors_are_sent_in_order(
     vectors: list[dict[str, Any]], max_vectors: int, max_bytes: int, step: int
 ) -> None:
     ndjson = b"".join(line(one) for one in vectors)
@@ -285,14 +285,14 @@ def test_nothing_is_lost_and_nothing_changes_its_place(
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
-def test_any_bytes_are_sent_as_they_are_or_refused(content: bytes) -> None:
+def test_arbitrary_bytes_are_sent_unchanged_or_refused(content: bytes) -> None:
     said = ""
     batches: list[VectorBatch] = []
     try:
         batches = cut(content)
     except VectorizeInputError as e:
         said = str(e)
-    # What is in a line cannot forge a line of the log.
+    # The content of a line cannot forge a log line.
     assert said.isascii()
     assert not said or said.isprintable()
     for batch in batches:

@@ -41,7 +41,7 @@ CREATED = ok({"name": "docs", "created_on": "2026-01-30T12:00:00Z"})
 SEEN, GONE = ok([{"id": "w"}]), ok([])
 
 
-def test_a_look_at_a_time(serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+def test_polls_until_applied(serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     server = serve(
         [
@@ -73,20 +73,20 @@ def test_a_look_at_a_time(serve: Serve, connect: Connect, caplog: pytest.LogCapt
     )
     assert evidence["decided_at"] == "2026-01-31T12:00:06Z"
     told = [record.getMessage() for record in caplog.records]
-    # The second look saw what the first had seen, and is not told of.
+    # The second poll saw no change and logs nothing.
     assert [text.split(":")[0] for text in told] == ["Not applied yet"] * 3 + [
         "This poll failed, which does not end the wait"
     ] * 3
 
 
 @pytest.mark.parametrize(("asked", "pause"), [("7", 7), ("86400", 900)])
-def test_a_throttle_has_a_longest_pause(serve: Serve, connect: Connect, asked: str, pause: float) -> None:
+def test_the_pause_of_a_throttle_is_bounded(serve: Serve, connect: Connect, asked: str, pause: float) -> None:
     wait = Wait(connect(serve([refused(429, 971, Retry_After=asked)])), "docs", [RECEIPT], log)
     wait.poll()
     assert wait.pause == pause
 
 
-def test_a_connection_is_read_again_once_a_minute(
+def test_a_refused_wait_rereads_the_connection_once_a_minute(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(lambda request: refused(403, 10000))
@@ -104,12 +104,12 @@ def test_a_connection_is_read_again_once_a_minute(
         with pytest.raises(VectorizeAuthError):
             wait.poll()
     assert read == [100, 160]
-    # Two of the four looks were made again, with the new credentials.
+    # Two of the four polls were repeated with the new credentials.
     assert len(server.requests) == 6
 
 
 @pytest.mark.parametrize(("account_id", "token"), [("a" * 32, TOKEN), ("b" * 32, "another-token")])
-def test_a_connection_with_nothing_new_for_the_account_ends_the_wait(
+def test_a_connection_without_new_credentials_ends_the_wait(
     serve: Serve, connect: Connect, account_id: str, token: str
 ) -> None:
     server = serve([refused(403, 10000)])
@@ -121,12 +121,12 @@ def test_a_connection_with_nothing_new_for_the_account_ends_the_wait(
 
 
 @pytest.mark.parametrize("reply", [refused(403, 10000), refused(404, 3000), refused(410, 3005)])
-def test_what_is_for_good_ends_a_look(serve: Serve, connect: Connect, reply: Reply) -> None:
+def test_permanent_errors_end_a_poll(serve: Serve, connect: Connect, reply: Reply) -> None:
     with pytest.raises((VectorizeAuthError, VectorizeNotFoundError)):
         Wait(connect(serve([reply])), "docs", [RECEIPT], log).poll()
 
 
-def test_the_deadline_ends_a_wait_with_what_was_seen(serve: Serve, connect: Connect) -> None:
+def test_the_error_at_the_deadline_names_visible_witnesses(serve: Serve, connect: Connect) -> None:
     server = serve([info("other"), SEEN, CREATED])
     wait = Wait(connect(server), "docs", [RECEIPT], log)
     with pytest.raises(VectorizeWaitTimeout, match=r"within 0 s: mutation mine, .*; still visible: 'w'"):
@@ -134,27 +134,27 @@ def test_the_deadline_ends_a_wait_with_what_was_seen(serve: Serve, connect: Conn
     assert len(server.requests) == 3
 
 
-def test_a_last_look_that_fails_is_told(serve: Serve, connect: Connect) -> None:
+def test_the_error_at_the_deadline_names_a_failed_last_poll(serve: Serve, connect: Connect) -> None:
     wait = Wait(connect(serve(["reset"])), "docs", [RECEIPT], log)
     with pytest.raises(VectorizeWaitTimeout, match=r"The last poll failed: GET .*info: no response"):
         wait.until(0, interval=1, stopped=lambda: False)
 
 
-def test_a_wait_goes_on_until_it_is_applied(serve: Serve, connect: Connect) -> None:
+def test_a_wait_continues_until_the_mutation_is_applied(serve: Serve, connect: Connect) -> None:
     server = serve([info(None), CREATED, info("other"), SEEN, "reset", info("mine"), GONE])
     evidence = Wait(connect(server), "docs", [RECEIPT], log).until(60, interval=0.001, stopped=lambda: False)
     assert evidence["outcome"] == "watermark"
     assert len(server.requests) == 7
 
 
-def test_a_wait_that_is_told_to_stop(serve: Serve, connect: Connect) -> None:
+def test_a_wait_can_be_stopped(serve: Serve, connect: Connect) -> None:
     server = serve([info("older", "2026-01-31T11:00:00Z")])
     with pytest.raises(VectorizeInterrupted, match=r"interrupted: .* the write is accepted"):
         Wait(connect(server), "docs", [RECEIPT], log).until(60, interval=30, stopped=lambda: True)
     assert len(server.requests) == 1
 
 
-def test_the_clock_is_the_servers_or_else_this_machines() -> None:
+def test_observed_at_is_the_servers_date_or_this_machines_time() -> None:
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
     assert read_state(Answer({"processedUpToMutation": "m"}, at, {})).observed_at == at
     before = datetime.now(UTC)
@@ -176,7 +176,7 @@ def evidence(outcome: str, *visible: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def test_what_is_still_visible_is_a_warning_or_an_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_visible_witnesses_are_a_warning_or_an_error(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     report_evidence(evidence("watermark", "a\n"), log)
     first, record = caplog.records
@@ -234,7 +234,7 @@ def test_what_is_still_visible_is_a_warning_or_an_error(caplog: pytest.LogCaptur
         ),
     ],
 )
-def test_a_success_begins_with_its_outcome(
+def test_the_log_line_of_a_success_begins_with_the_outcome(
     caplog: pytest.LogCaptureFixture, known: dict[str, Any], said: str
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -244,7 +244,7 @@ def test_a_success_begins_with_its_outcome(
     assert len(line) <= 120
 
 
-def test_what_is_inferred_is_weaker(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_inferred_outcome_logs_that_it_is_weaker(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     report_evidence(evidence("inferred", witnesses_checked=0), log)
     first, second = (record.getMessage() for record in caplog.records)

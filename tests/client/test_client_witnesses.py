@@ -32,11 +32,11 @@ def as_stored(values: list[float]) -> list[float]:
 @given(st.lists(finite, min_size=1, max_size=20))
 @example([0.123455])
 @example([1e-45, -0.0, 9.99995, 99999.5, 1.0000005])
-def test_values_are_known_again_as_the_service_stores_them(values: list[float]) -> None:
+def test_values_match_after_the_service_stores_them(values: list[float]) -> None:
     written = WitnessVector.of({"id": "a", "values": values})
     stored = as_stored(values)
     assert WitnessVector.of({"id": "a", "values": stored}) == written
-    # The shortest text that means the same number of 32 bits.
+    # The shortest text of the 32-bit number.
     shortest = [float(f"{value:.9g}") for value in stored]
     assert WitnessVector.of({"id": "a", "values": shortest}) == written
 
@@ -56,7 +56,7 @@ def test_values_are_known_again_as_the_service_stores_them(values: list[float]) 
         ([12345.6], [12346.7], False),
     ],
 )
-def test_five_significant_digits(values: Any, others: Any, equal: bool) -> None:
+def test_values_are_compared_by_five_significant_digits(values: Any, others: Any, equal: bool) -> None:
     a, b = ({"id": "a", "values": one} for one in (values, others))
     assert (WitnessVector.of(a) == WitnessVector.of(b)) is equal
 
@@ -64,7 +64,7 @@ def test_five_significant_digits(values: Any, others: Any, equal: bool) -> None:
 @given(json_values)
 @example({"a": 10**400})
 @example({"a": 2**53 + 1})
-def test_metadata_is_known_again(metadata: Any) -> None:
+def test_metadata_matches_after_a_round_trip_through_json(metadata: Any) -> None:
     written = WitnessVector.of({"id": "a", "values": [1], "metadata": metadata})
     again = json.loads(json.dumps(metadata))
     if isinstance(again, dict):
@@ -86,13 +86,13 @@ def test_metadata_is_known_again(metadata: Any) -> None:
         ({"namespace": "a"}, {}, False),
     ],
 )
-def test_what_counts_as_equal(more: Any, others: Any, equal: bool) -> None:
+def test_which_vectors_count_as_equal(more: Any, others: Any, equal: bool) -> None:
     a, b = ({"id": "a", "values": [1], **one} for one in (more, others))
     assert (WitnessVector.of(a) == WitnessVector.of(b)) is equal
 
 
 @pytest.mark.parametrize("values", [None, "x", ["x"], [None], [10**400], [1e39]])
-def test_values_that_are_none_fail_nothing(values: Any) -> None:
+def test_unusual_values_raise_no_error(values: Any) -> None:
     witness = WitnessVector.of({"id": "a", "values": values})
     witness = witness.known_before(WitnessVector.of({"id": "a", "values": [2]}))
     assert witness != WitnessVector.of({"id": "a", "values": [1.0]})
@@ -120,13 +120,13 @@ GOOD = WitnessVector.of({"id": "a", "values": [1]}).as_dict()
     ],
     ids=range(12),
 )
-def test_what_is_no_witness(value: object) -> None:
+def test_invalid_witnesses_are_refused(value: object) -> None:
     accepted = {"mutation_id": MUTATION, "accepted_at": "2026-01-31T23:59:59Z", "count": 1, "batches": 1}
     with pytest.raises(VectorizeInputError, match=r"receipt: .*witness.vector"):
         Receipt.from_dict({**accepted, "witness_vectors": [value]})
 
 
-def test_what_the_server_returns_is_known_again() -> None:
+def test_vectors_match_after_a_round_trip_through_the_server() -> None:
     values = [((i * 7919) % 1000 - 500) / 997 for i in range(32)]
     vectors: list[Any] = [
         {"id": "plain", "values": values},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any number of vectors: requests one after the other, what is said when one fails, and what is held."""
+"""Writing any number of vectors: sequential requests, errors, and bounded memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def ids_of(request: Request) -> list[str]:
 
 
 @pytest.mark.parametrize("route", ["insert", "upsert"])
-def test_one_request_after_the_other(serve: Serve, connect: Connect, route: Any) -> None:
+def test_requests_are_sent_one_after_the_other(serve: Serve, connect: Connect, route: Any) -> None:
     in_flight: list[int] = []
     most: list[int] = []
 
@@ -80,7 +80,7 @@ def test_one_request_after_the_other(serve: Serve, connect: Connect, route: Any)
     assert told == [(2000, "positions 10000 to 11999", 2)]
 
 
-def test_nothing_costs_no_request(serve: Serve, connect: Connect) -> None:
+def test_an_empty_input_sends_no_request(serve: Serve, connect: Connect) -> None:
     server = serve([accepted()])
     for nothing in ([], b"\n", io.BytesIO()):
         written = write_vectors(connect(server), "upsert", "docs", nothing)
@@ -98,7 +98,7 @@ def test_discarded_lines_are_counted_and_not_sent(serve: Serve, connect: Connect
     assert request.body == b'{"id":"a","values":[1]}\n'
 
 
-def test_a_bad_line_says_what_was_acknowledged(serve: Serve, connect: Connect) -> None:
+def test_the_error_of_a_bad_line_counts_acknowledged_vectors(serve: Serve, connect: Connect) -> None:
     server = serve([accepted()])
     lines = [json.dumps(vector) for vector in some(7000)]
     lines[6000] = "{"
@@ -113,7 +113,7 @@ def test_a_bad_line_says_what_was_acknowledged(serve: Serve, connect: Connect) -
         write_vectors(connect(server), "upsert", "docs", b"{")
 
 
-def test_an_error_of_the_source_stays_what_it_is(serve: Serve, connect: Connect) -> None:
+def test_an_error_of_the_source_is_raised_with_a_note(serve: Serve, connect: Connect) -> None:
     def source() -> Iterator[Any]:
         yield from some(5001)
         raise KeyError("embedding")
@@ -133,7 +133,9 @@ def test_an_error_of_the_source_stays_what_it_is(serve: Serve, connect: Connect)
         ("reset", VectorizeBatchError),
     ],
 )
-def test_a_request_that_fails(serve: Serve, connect: Connect, refusal: Any, kind: type[Exception]) -> None:
+def test_a_failed_request_is_an_error(
+    serve: Serve, connect: Connect, refusal: Any, kind: type[Exception]
+) -> None:
     server = serve([accepted(), accepted(LAST), refusal, accepted()])
     with pytest.raises(VectorizeBatchError) as e:
         write_vectors(connect(server), "upsert", "docs", some(25_000))
@@ -148,7 +150,7 @@ def test_a_request_that_fails(serve: Serve, connect: Connect, refusal: Any, kind
     assert len(server.requests) == 3
 
 
-def test_what_passes_is_tried_again_with_the_same_bytes(serve: Serve, connect: Connect) -> None:
+def test_a_retry_sends_identical_bytes(serve: Serve, connect: Connect) -> None:
     server = serve(["reset", refused(503, None), accepted()])
     written = write_vectors(connect(server, retry=AT_ONCE), "upsert", "docs", some(3))
     assert (written.vectors, written.requests) == (3, 1)
@@ -156,7 +158,7 @@ def test_what_passes_is_tried_again_with_the_same_bytes(serve: Serve, connect: C
     assert len(server.requests) == 3
 
 
-def test_told_to_stop(serve: Serve, connect: Connect) -> None:
+def test_a_write_can_be_stopped(serve: Serve, connect: Connect) -> None:
     stop = threading.Event()
 
     def answer(request: Request) -> Reply:
@@ -169,14 +171,14 @@ def test_told_to_stop(serve: Serve, connect: Connect) -> None:
         write_vectors(connect(serve(answer)), "upsert", "docs", some(20_000), stopped=stop.is_set)
 
 
-def test_an_unknown_behaviour_is_refused_before(connect: Connect) -> None:
+def test_invalid_options_are_refused_before_a_request(connect: Connect) -> None:
     with pytest.raises(VectorizeInputError, match="index name"):
         write_vectors(connect("http://127.0.0.1:9"), "upsert", "../docs", [])
     with pytest.raises(VectorizeInputError, match="expected 'error' or 'discard'"):
         write_vectors(connect("http://127.0.0.1:9"), "upsert", "docs", some(1), unparsable_behavior="ignore")
 
 
-def test_the_clients_own_method_is_one_request(serve: Serve, connect: Connect) -> None:
+def test_the_clients_method_sends_at_most_one_request(serve: Serve, connect: Connect) -> None:
     server = serve([accepted()])
     client = connect(server)
     client.upsert("docs", some(5000))
@@ -186,7 +188,7 @@ def test_the_clients_own_method_is_one_request(serve: Serve, connect: Connect) -
 
 
 class ManyLines(io.RawIOBase):
-    """120 MB of NDJSON that are never in memory at once."""
+    """120 MB of NDJSON that is never whole in memory."""
 
     def __init__(self) -> None:
         text = json.dumps({"id": "a", "values": [1.5, 2.5], "metadata": {"k": "x" * 10_000}})
@@ -198,7 +200,7 @@ class ManyLines(io.RawIOBase):
         return self._block if self._blocks >= 0 else b""
 
 
-def test_only_one_requests_bytes_are_held() -> None:
+def test_only_the_bytes_of_one_request_are_in_memory() -> None:
     sizes: list[int] = []
 
     class Client:
@@ -214,11 +216,11 @@ def test_only_one_requests_bytes_are_held() -> None:
         tracemalloc.stop()
     assert (written.vectors, written.requests) == (12_000, 4)
     assert sum(sizes) > 120_000_000
-    # The bytes of one request, what a buffer grows by, and the block that is being read.
+    # The bytes of a request, the growth of a buffer, and the block being read.
     assert peak < 48_000_000
 
 
-def test_a_large_request_may_take_longer_than_the_timeout_of_one_step() -> None:
+def test_a_large_request_may_take_longer_than_the_timeout() -> None:
     body = b'{"id":"a","values":[1]}\n' + b"\n" * 12_000_000
     seen: list[int] = []
 
@@ -227,7 +229,7 @@ def test_a_large_request_may_take_longer_than_the_timeout_of_one_step() -> None:
         left = len(body)
         while left > 65536:
             left -= len(connection.recv(65536))
-            # About 2.5 s in all, and never long.
+            # About 2.5 s in total, without a long pause.
             time.sleep(0.013)
         seen.append(left)
         answer = accepted().body

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rule of pacing: no throttle, and all of the budget that is not reserved, however many take part."""
+"""Simulated pacing causes no throttle and uses the unreserved budget, with any number of processes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from client.pacing_simulation import Limit, Simulation
 WINDOWS = 8
 RESERVE = 0.2
 KINDS = ["fixed", "first_request", "sliding"]
-#: `make test` runs the first seed and the small numbers of processes; `make test-all` the rest as well.
+#: `make test` runs the first seed and few processes; `make test-all` runs everything.
 LONG = pytest.mark.long
 SEEDS = [0, pytest.param(1, marks=LONG)]
 PROCESSES = [1, 4, *(pytest.param(processes, marks=LONG) for processes in (16, 64))]
-#: The account's limit with a usual latency: quota, window, latency.
+#: The account's limit with a common latency: quota, window, latency.
 ACCOUNT = (1200, 300, 0.25)
-#: One for tests in real time, of which whole seconds are a coarse measure.
+#: A limit for tests in real time. Whole seconds are a coarse unit for its window.
 SHORT = (120, 3, 0.02)
 
 
@@ -36,7 +36,7 @@ def simulate(
 
 
 def used(simulation: Simulation) -> float:
-    """Return the share of the budget that was used, over the whole windows."""
+    """Return the used share of the budget, over complete windows."""
     whole = [count for _, count in sorted(simulation.limit.accepted.items())][1:-1]
     return sum(whole) / len(whole) / simulation.limit.quota
 
@@ -44,7 +44,7 @@ def used(simulation: Simulation) -> float:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_of_the_budget_and_no_throttle(kind: str, processes: int, seed: int) -> None:
+def test_processes_use_the_budget_without_a_throttle(kind: str, processes: int, seed: int) -> None:
     simulation = simulate(kind, processes, ACCOUNT, seed=seed)
     assert simulation.limit.refused == 0
     assert used(simulation) >= 0.95 * (1 - RESERVE)
@@ -53,10 +53,10 @@ def test_all_of_the_budget_and_no_throttle(kind: str, processes: int, seed: int)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("processes", PROCESSES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_somebody_else_is_given_way_to(kind: str, processes: int, seed: int) -> None:
+def test_processes_give_way_to_other_clients(kind: str, processes: int, seed: int) -> None:
     simulation = simulate(kind, processes, ACCOUNT, seed=seed, foreign=0.5)
     assert simulation.limit.refused == 0
-    # Somebody else's half, and what is left of the four fifths.
+    # The other client's half, and the rest of the four fifths.
     assert used(simulation) >= 0.95 * (1 - RESERVE)
 
 
@@ -64,16 +64,16 @@ def test_somebody_else_is_given_way_to(kind: str, processes: int, seed: int) -> 
 @pytest.mark.parametrize("foreign", [0.0, 0.5])
 @pytest.mark.parametrize("processes", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_short_windows(kind: str, processes: int, foreign: float, seed: int) -> None:
+def test_short_windows_without_a_throttle(kind: str, processes: int, foreign: float, seed: int) -> None:
     simulation = simulate(kind, processes, SHORT, seed=seed, foreign=foreign)
     assert simulation.limit.refused == 0
-    # With the whole seconds of a reset, a window of three that slides is made out only roughly.
+    # A reset has whole seconds, which show a sliding window of 3 s only roughly.
     assert used(simulation) >= (0.7 if kind == "sliding" else 0.95) * (1 - RESERVE)
 
 
 @pytest.mark.parametrize(("requests", "seconds"), [(250, 12), (500, 22), (700, 100), (900, 256)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_nobody_else_wants_is_free_for_a_burst(kind: str, requests: int, seconds: float) -> None:
+def test_a_burst_uses_the_budget_that_nobody_else_needs(kind: str, requests: int, seconds: float) -> None:
     quota, window, latency = ACCOUNT
     simulation = Simulation(Limit(kind, quota, window, phase=0), latency=latency, seed=0)
     simulation.add_process(reserve=RESERVE, concurrency=4, begins=0, requests=requests)
@@ -81,7 +81,7 @@ def test_what_nobody_else_wants_is_free_for_a_burst(kind: str, requests: int, se
     assert [ended <= seconds for ended in simulation.ended] == [True]
 
 
-def test_a_second_job_finds_what_the_first_left() -> None:
+def test_a_second_job_uses_the_rest_of_the_budget() -> None:
     quota, window, latency = ACCOUNT
     simulation = Simulation(Limit("fixed", quota, window, phase=0), latency=latency, seed=0)
     simulation.add_process(reserve=RESERVE, concurrency=4, begins=0, requests=500)
@@ -90,9 +90,9 @@ def test_a_second_job_finds_what_the_first_left() -> None:
     assert [ended < most for ended, most in zip(simulation.ended, (22, 50), strict=True)] == [True, True]
 
 
-# Beside somebody else, it is known by and by.
+# Beside another client, the estimate becomes accurate over time.
 @pytest.mark.parametrize(("processes", "foreign", "within"), [(1, 0.0, 0.05), (4, 0.0, 0.15), (1, 0.4, 0.6)])
-def test_the_time_left_knows_the_pacing(processes: int, foreign: float, within: float) -> None:
+def test_the_time_left_includes_the_pacing(processes: int, foreign: float, within: float) -> None:
     quota, window, latency = ACCOUNT
     simulation = Simulation(Limit("first_request", quota, window, phase=0), latency=latency, seed=0)
     told: list[tuple[float, float | None]] = []
@@ -115,12 +115,12 @@ def test_the_time_left_knows_the_pacing(processes: int, foreign: float, within: 
 @pytest.mark.parametrize("begins", [12, 60, *(pytest.param(begins, marks=LONG) for begins in (30, 120, 250))])
 @pytest.mark.parametrize("processes", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_somebody_else_who_begins_after_the_burst(kind: str, processes: int, begins: int) -> None:
+def test_no_throttle_for_a_client_that_begins_after_the_burst(kind: str, processes: int, begins: int) -> None:
     quota, window, latency = ACCOUNT
     simulation = Simulation(Limit(kind, quota, window, phase=0), latency=latency, seed=begins)
     for _ in range(processes):
         simulation.add_process(reserve=RESERVE, concurrency=4, begins=simulation.random.random())
-    # The bound: beyond two fifths of the limit, only a larger reserve protects such a client.
+    # The bound: above two fifths of the limit, only a larger reserve protects such a client.
     simulation.add_foreign_client(0.4 * quota, begins=begins)
     simulation.run(3 * window)
     assert simulation.limit.refused == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pace of polls: no throttle, no job that starves, and no index that is forgotten."""
+"""Simulated polls cause no throttle, starve no job and reach every index."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from client.pacing_simulation import Limit, Simulation
 KINDS = ["fixed", "first_request", "sliding"]
 QUOTA, WINDOW, LATENCY, RESERVE = 1200, 300, 0.25, 0.2
 INTERVAL = 10.0
-#: The job of 30,000 ids.
+#: The requests of a delete of 30,000 ids.
 JOB = 300
 
 
 class Polls(Simulation):
-    """A triggerer that polls indexes, and jobs beside it."""
+    """A triggerer that polls indexes while jobs send requests."""
 
     def __init__(self, kind: str, seed: int) -> None:
         super().__init__(
@@ -27,9 +27,9 @@ class Polls(Simulation):
         )
 
     def add_triggerer(self, indexes: int, *, deadline: float = math.inf) -> list[list[float]]:
-        """Poll indexes, all from the start; returns when each was looked at."""
+        """Poll all indexes from the start; return the times of each index's polls."""
         pacer = PollPacer(assumed=None, clock=lambda: self.now, draw=self.random.random)
-        looks: list[list[float]] = [[] for _ in range(indexes)]
+        polls: list[list[float]] = [[] for _ in range(indexes)]
         ended: set[int] = set()
         turns: dict[Turn, int] = {}
         wake = math.inf
@@ -37,7 +37,7 @@ class Polls(Simulation):
         def ask(index: int) -> None:
             if index in ended:
                 return
-            answered_at = looks[index][-1] if looks[index] else -math.inf
+            answered_at = polls[index][-1] if polls[index] else -math.inf
             turn = Turn(answered_at, last_at=deadline, reserve=RESERVE)
             turns[turn] = index
             pacer.enqueue(turn)
@@ -67,7 +67,7 @@ class Polls(Simulation):
 
         def answer(started_at: float, headers: dict[str, str] | None, index: int) -> None:
             pacer.end(started_at, headers, throttled=headers is None, retry_after=float(WINDOW))
-            looks[index].append(self.now)
+            polls[index].append(self.now)
             if started_at >= deadline:
                 ended.add(index)
             self.at(max(self.now, started_at + INTERVAL), lambda: ask(index))
@@ -75,10 +75,10 @@ class Polls(Simulation):
 
         for index in range(indexes):
             self.at(0.0, lambda index=index: ask(index))  # type: ignore[misc]
-        return looks
+        return polls
 
     def add_job(self, requests: int, *, begins: float) -> list[float]:
-        """Send so many requests, four at a time; returns when they were answered."""
+        """Send requests, four at a time; return when each was answered."""
         pacer = Pacer(
             reserve=RESERVE, concurrency=4, own_count=None, clock=lambda: self.now, draw=self.random.random
         )
@@ -110,11 +110,11 @@ class Polls(Simulation):
         return done
 
 
-def longest_gap(looks: list[list[float]], seconds: float) -> float:
-    """Return the longest time that any index went without a look."""
+def longest_gap(polls: list[list[float]], seconds: float) -> float:
+    """Return the longest time between two polls of an index."""
     return max(
         after - before
-        for times in looks
+        for times in polls
         for before, after in zip([0.0, *times], [*times, seconds], strict=True)
     )
 
@@ -124,43 +124,43 @@ def longest_gap(looks: list[list[float]], seconds: float) -> float:
 )
 def test_no_throttle_however_many_indexes(kind: str, indexes: int) -> None:
     simulation = Polls(kind, seed=1)
-    looks = simulation.add_triggerer(indexes)
+    polls = simulation.add_triggerer(indexes)
     simulation.run(1300)
     assert simulation.limit.refused == 0
     assert max(simulation.limit.accepted.values()) <= 0.5 * (1 - RESERVE) * QUOTA + 5
-    # Evenly: no index has another look before all others have theirs.
-    assert max(map(len, looks)) - min(map(len, looks)) <= 2
+    # Evenly: every index is polled once before one is polled again.
+    assert max(map(len, polls)) - min(map(len, polls)) <= 2
     if indexes <= 100:
-        assert longest_gap(looks, 1300) <= max(INTERVAL + 1, 0.75 * indexes)
+        assert longest_gap(polls, 1300) <= max(INTERVAL + 1, 0.75 * indexes)
 
 
 @pytest.mark.parametrize("kind", ["fixed", "sliding"])
 def test_no_throttle_when_all_waits_reach_their_deadline_at_once(kind: str) -> None:
     simulation = Polls(kind, seed=1)
-    looks = simulation.add_triggerer(400, deadline=500.0)
+    polls = simulation.add_triggerer(400, deadline=500.0)
     simulation.run(650)
     assert simulation.limit.refused == 0
-    # A wait hears for half a minute whether its last look has ended.
-    assert sum(times[-1] >= 500 for times in looks) == 400
-    assert sum(500 <= times[-1] < 530 for times in looks) >= 80
+    # A wait waits half a minute for the end of its last poll.
+    assert sum(times[-1] >= 500 for times in polls) == 400
+    assert sum(500 <= times[-1] < 530 for times in polls) >= 80
 
 
-def test_polls_give_way_to_somebody_else() -> None:
+def test_polls_give_way_to_other_clients() -> None:
     simulation = Polls("first_request", seed=1)
-    looks = simulation.add_triggerer(100)
+    polls = simulation.add_triggerer(100)
     simulation.add_foreign_client(0.5 * QUOTA)
     simulation.run(1300)
     assert simulation.limit.refused == 0
-    # The first window begins before anything was seen of the other one.
+    # The first window begins before the pacer has seen the other client.
     most = max(list(simulation.limit.accepted.values())[1:-1])
     assert most <= 0.5 * QUOTA + 0.25 * (1 - RESERVE) * QUOTA + 5
-    assert longest_gap(looks, 1300) <= 150
+    assert longest_gap(polls, 1300) <= 150
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("begins", [0.0, 431.0, 560.0])
 @pytest.mark.parametrize("indexes", [100, 400])
-def test_a_job_beside_polls(kind: str, indexes: int, begins: float) -> None:
+def test_polls_slow_a_job_by_at_most_half(kind: str, indexes: int, begins: float) -> None:
     def run(polled: int) -> float:
         simulation = Polls(kind, seed=1)
         simulation.add_triggerer(polled)
