@@ -106,7 +106,7 @@ def states_kept(dag_id: str) -> int:
 
 def test_a_delete_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
     index, relay = connect
-    relay.meddle = breaking = Breaking("/delete_by_ids", 6)
+    relay.intercept = breaking = Breaking("/delete_by_ids", 6)
     done = run("durable_delete", DeleteVectorsByIdsOperator, ids=IDS, concurrency=1)
     assert done.states == {"write": "success"}
     assert done.tries("write") == 2
@@ -120,7 +120,7 @@ def test_a_delete_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
 
 def test_a_task_that_fails_after_its_write_sends_nothing_again(connect: tuple[Vectorize, Relay]) -> None:
     index, relay = connect
-    relay.meddle = breaking = Breaking("/delete_by_ids", 10**6)
+    relay.intercept = breaking = Breaking("/delete_by_ids", 10**6)
 
     def fail_once(context: Any, result: Any) -> None:
         if context["ti"].try_number == 1:
@@ -141,7 +141,7 @@ def test_a_cleared_task_starts_over(
     connect: tuple[Vectorize, Relay], monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
     index, relay = connect
-    relay.meddle = breaking = Breaking("/delete_by_ids", 10**6 if state == "success" else 6)
+    relay.intercept = breaking = Breaking("/delete_by_ids", 10**6 if state == "success" else 6)
     clear_once(monkeypatch, state, lambda: index.fill(IDS))
     done = run(
         f"cleared_{state}",
@@ -158,7 +158,7 @@ def test_a_cleared_task_starts_over(
 
 def test_without_durable_everything_is_sent_again(connect: tuple[Vectorize, Relay]) -> None:
     _, relay = connect
-    relay.meddle = breaking = Breaking("/delete_by_ids", 6)
+    relay.intercept = breaking = Breaking("/delete_by_ids", 6)
     done = run("not_durable", DeleteVectorsByIdsOperator, ids=IDS, concurrency=1, durable=False)
     assert done.states == {"write": "success"}
     assert breaking.sent == 6 + 1 + 10
@@ -169,13 +169,13 @@ def test_a_wait_that_fails_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> 
     # Not found as the wait asks for the first time, which ends it.
     asked: list[str] = []
 
-    def meddle(route: str, request: Request) -> Reply | str | None:
+    def intercept(route: str, request: Request) -> Reply | str | None:
         if not route.endswith(("/info", "/delete_by_ids")):
             return None
         asked.append(route.rpartition("/")[2])
         return refused(404, 3000) if asked.count("info") == 1 and asked[-1] == "info" else None
 
-    relay.meddle = meddle
+    relay.intercept = intercept
     done = run("durable_wait", DeleteVectorsByIdsOperator, ids=IDS)
     assert done.states == {"write": "success"}
     assert done.tries("write") == 2
@@ -189,7 +189,7 @@ def test_an_upsert_is_gone_on_with(connect: tuple[Vectorize, Relay], tmp_path: P
     with path.open("w") as file:
         for i in range(12_000):
             file.write(json.dumps({"id": f"new-{i}", "values": [0.25] * 32}) + "\n")
-    relay.meddle = breaking = Breaking("/upsert", 2)
+    relay.intercept = breaking = Breaking("/upsert", 2)
     done = run("durable_upsert", UpsertVectorsOperator, vectors_path=str(path))
     assert done.states == {"write": "success"}
     assert breaking.sent == (2 + 1 + 1 if KEEPS else 2 + 1 + 3)
@@ -210,13 +210,13 @@ def test_a_file_that_changed_is_sent_as_it_is(connect: tuple[Vectorize, Relay], 
     write(0.25)
     breaking = Breaking("/upsert", 2)
 
-    def meddle(route: str, request: Request) -> Reply | str | None:
+    def intercept(route: str, request: Request) -> Reply | str | None:
         reply = breaking(route, request)
         if reply is not None:
             write(0.75)
         return reply
 
-    relay.meddle = meddle
+    relay.intercept = intercept
     assert run("changed_upsert", UpsertVectorsOperator, vectors_path=str(path)).states == {"write": "success"}
     assert breaking.sent == 2 + 1 + 3
     ((first,), (last,)) = (
@@ -228,7 +228,7 @@ def test_a_file_that_changed_is_sent_as_it_is(connect: tuple[Vectorize, Relay], 
 
 def test_a_reconcile_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
     index, relay = connect
-    relay.meddle = breaking = Breaking("/delete_by_ids", 6)
+    relay.intercept = breaking = Breaking("/delete_by_ids", 6)
     done = run(
         "durable_reconcile",
         ReconcileVectorsOperator,
@@ -247,7 +247,7 @@ def test_an_index_that_was_created_anew_is_begun_afresh(connect: tuple[Vectorize
     index, relay = connect
     breaking = Breaking("/delete_by_ids", 6)
 
-    def meddle(route: str, request: Request) -> Reply | str | None:
+    def intercept(route: str, request: Request) -> Reply | str | None:
         reply = breaking(route, request)
         if reply is not None:
             index.client.delete_index(INDEX)
@@ -255,7 +255,7 @@ def test_an_index_that_was_created_anew_is_begun_afresh(connect: tuple[Vectorize
             index.fill(IDS)
         return reply
 
-    relay.meddle = meddle
+    relay.intercept = intercept
     done = run("anew", DeleteVectorsByIdsOperator, ids=IDS, concurrency=1)
     assert done.states == {"write": "success"}
     assert breaking.sent == 6 + 1 + 10

@@ -225,7 +225,7 @@ def test_what_progress_has_in_it(
         sent += route.partition("?")[0].endswith("delete_by_ids")
         return refused(400, 40000) if sent == 2 else None
 
-    relay.meddle = refuse_the_second
+    relay.intercept = refuse_the_second
     monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", relay.connection)
     column = "task_state_store.value"
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several operators' tests need: what was logged, a client, and a relay on which answers are lost."""
+"""Shared fixtures of the operators' tests: the log, a client, a relay and a scripted server."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 from airflow_provider_cfvectorize.client.client import VectorizeClient
 from airflow_provider_cfvectorize.local import LocalVectorize
 from client.servers import ACCOUNT, TOKEN, Reply, Request, ScriptedServer
-from operators.relay import Relay, Told
+from operators.relay import Logged, Relay
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Told:
-    """Return what says what was logged; Airflow 3 logs to standard output where no supervisor listens."""
+def logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Logged:
+    """Return a function that returns the log. Airflow 3 logs to standard output without a supervisor."""
     caplog.set_level(logging.INFO)
     return lambda: caplog.text + capfd.readouterr().out
 
 
 @pytest.fixture
 def client(server: LocalVectorize) -> VectorizeClient:
-    """Return a client that is not the operators' own."""
+    """Return a client that is independent of the operators."""
     return VectorizeClient(
         server.account_id, api_token=server.api_token, base_url=server.base_url, retry=None
     )
@@ -43,7 +43,7 @@ def relay(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> Iterator[R
 def script(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[Callable[[Request], Reply] | list[Reply | str]], ScriptedServer]]:
-    """Start a server that answers as told, as the default connection."""
+    """Start a server that returns prepared answers, as the default connection."""
     servers: list[ScriptedServer] = []
 
     def start(answer: Callable[[Request], Reply] | list[Reply | str]) -> ScriptedServer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the operators for indexes share: running them, and looking at what they made."""
+"""Helpers that run the operators for indexes and read the created metadata indexes."""
 
 from __future__ import annotations
 

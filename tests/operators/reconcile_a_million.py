@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One reconciliation in a process of its own, which tells how much memory it took at most."""
+"""Run a reconciliation in a separate process and print its peak memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from harness import make_context
 
 
 def peak_kib() -> int:
-    """Return the most memory that this process has had resident."""
-    # Not ru_maxrss where there is another: on Linux it counts what the parent had when it started us.
+    """Return the peak resident memory of this process."""
+    # On Linux, ru_maxrss includes the parent's memory at the start of this process.
     try:
         status = Path("/proc/self/status").read_text()
     except FileNotFoundError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a reconciliation, and reading what it left."""
+"""Helpers that run a reconciliation and read its XComs and files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def reconcile(context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
 
 
 def pushed(**kwargs: Any) -> dict[str, Any]:
-    """Return the XComs of a task, its return value among them."""
+    """Run a reconciliation and return its XComs, including the return value."""
     context = make_context()
     returned = reconcile(context, **kwargs)
     xcoms: dict[str, Any] = {**context["ti"].pushed, "return_value": returned}

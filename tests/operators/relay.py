@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A relay before a local server, on which answers are lost and replaced."""
+"""A relay in front of a local server that can lose or replace answers."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from urllib.parse import urlsplit
 from airflow_provider_cfvectorize.local import LocalVectorize
 from client.servers import Reply, Request, ScriptedServer
 
-#: What a relay may do with a request: None to pass it on, an answer in place of the server's, or ``lost`` to
-#: have it carried out and its answer lost.
-Meddle = Callable[[str, Request], Reply | str | None]
+#: Decides what the relay does with a request: None forwards it, an answer replaces the server's, and ``lost``
+#: forwards the request and drops the answer.
+Intercept = Callable[[str, Request], Reply | str | None]
 
-#: What says what was logged.
-Told = Callable[[], str]
+#: Returns the log.
+Logged = Callable[[], str]
 
 
 class Relay:
     """
-    Passes requests on to a server.
+    A relay that forwards requests to a server.
 
-    :param server: where to.
-    :param meddle: takes method and route of a request, such as ``POST docs/metadata_index/create``, and the
-        request; set it at any time.
+    :param server: the server.
+    :param intercept: called with the method and route of a request, such as
+        ``POST docs/metadata_index/create``, and the request; set it at any time.
     """
 
     def __init__(self, server: LocalVectorize) -> None:
         self._target = urlsplit(server.root_url)
         self._server = server
-        self.meddle: Meddle = lambda route, request: None
+        self.intercept: Intercept = lambda route, request: None
         self.routes: list[str] = []
         self._relay = ScriptedServer(self._answer)  # type: ignore[arg-type]
 
     @property
     def connection(self) -> str:
-        """The connection's JSON, by way of the relay."""
+        """The JSON of a connection through the relay."""
         return json.dumps(json.loads(self._server.connection) | {"host": self.base_url})
 
     @property
@@ -50,7 +50,7 @@ class Relay:
     def _answer(self, request: Request) -> Reply | str:
         route = f"{request.method} {request.path.partition('/indexes')[2].lstrip('/')}".strip()
         self.routes.append(route)
-        instead = self.meddle(route, request)
+        instead = self.intercept(route, request)
         if instead is not None and instead != "lost":
             return instead
         connection = http.client.HTTPConnection(self._target.hostname or "", self._target.port or 0)
@@ -69,14 +69,14 @@ class Relay:
         return "reset" if instead == "lost" else reply
 
 
-def once(route: str, instead: Reply | str) -> Meddle:
-    """Return what meddles with the first request for a route only."""
+def once(route: str, instead: Reply | str) -> Intercept:
+    """Return a function that intercepts only the first request for a route."""
     done: list[str] = []
 
-    def meddle(asked: str, request: Request) -> Reply | str | None:
+    def intercept(asked: str, request: Request) -> Reply | str | None:
         if asked != route or done:
             return None
         done.append(asked)
         return instead
 
-    return meddle
+    return intercept

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The delete operator, over real HTTP, without Airflow's machinery around it."""
+"""The delete operator over real HTTP, without a scheduler."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def delete(context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
     return run_task(lambda: make(**kwargs), context or make_context())
 
 
-# --- what is deleted --------------------------------------------------------------------------------------
+# --- what is deleted ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 100, 101, 250, 10_000])
 @pytest.mark.parametrize("how", ["list", "tuple", "text", "lines", "ndjson"])
-def test_exactly_these_ids(vectorize: Vectorize, tmp_path: Path, count: int, how: str) -> None:
+def test_exactly_the_ids_are_deleted(vectorize: Vectorize, tmp_path: Path, count: int, how: str) -> None:
     ids = [f"id-{i}" for i in range(count)]
     others = {"id", "id-", "id--1", f"id-{count}", "x"}
     vectorize.fill([*ids, *others])
@@ -106,12 +106,12 @@ def test_exactly_these_ids(vectorize: Vectorize, tmp_path: Path, count: int, how
 
 
 @pytest.mark.parametrize("how", ["list", "text", "json", "lines", "ndjson"])
-def test_odd_ids(vectorize: Vectorize, tmp_path: Path, how: str) -> None:
+def test_unusual_ids_are_deleted(vectorize: Vectorize, tmp_path: Path, how: str) -> None:
     vectorize.fill([*ODD_IDS, "other"])
     if how in ("lines", "ndjson"):
         path = tmp_path / ("ids.txt" if how == "lines" else "ids.NDJSON")
         lines = ODD_IDS if how == "lines" else [json.dumps({"id": id_}) for id_ in ODD_IDS]
-        # A byte order mark, both kinds of line ends, an empty line, and no end of the last line.
+        # A byte order mark, both line endings, an empty line, and no line feed at the end.
         path.write_bytes(("\ufeff" + "\r\n".join(lines[:5]) + "\n\n" + "\n".join(lines[5:])).encode())
         delete(ids_path=str(path), wait_for_completion=True)
     else:
@@ -120,7 +120,7 @@ def test_odd_ids(vectorize: Vectorize, tmp_path: Path, how: str) -> None:
     assert vectorize.ids() == {"other"}
 
 
-def test_integers_and_duplicates(vectorize: Vectorize) -> None:
+def test_integers_and_duplicates_are_accepted(vectorize: Vectorize) -> None:
     vectorize.fill(["1", "2", "3"])
     context = make_context()
     delete(context, ids=[1, "2", 2, 1], wait_for_completion=True)
@@ -128,14 +128,13 @@ def test_integers_and_duplicates(vectorize: Vectorize) -> None:
     assert context["ti"].pushed["receipt"]["count"] == 2
 
 
-def test_a_single_id(vectorize: Vectorize) -> None:
+def test_a_single_id_is_deleted(vectorize: Vectorize) -> None:
     vectorize.fill(["1e5", "100000.0"])
     delete(ids="1e5", wait_for_completion=True)
     assert vectorize.ids() == {"100000.0"}
 
 
-# --- what is refused before anything is sent
-# -----------------------------------------------------------------
+# --- refused inputs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,7 +179,7 @@ def test_a_single_id(vectorize: Vectorize) -> None:
         ({"ids": ["a"], "max_ids": 1.5}, "max_ids is 1.5"),
     ],
 )
-def test_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
+def test_invalid_arguments_are_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
     with pytest.raises(VectorizeInputError) as error:
         delete(**kwargs)
     assert text in str(error.value)
@@ -204,7 +203,7 @@ def test_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> N
         ({"extra": {"rate_reserve": 1}}, "from 0 to below 1"),
     ],
 )
-def test_a_connection_that_cannot_be_used(
+def test_invalid_connections_are_refused(
     server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], text: str
 ) -> None:
     connection = json.loads(server.connection) | change
@@ -217,8 +216,7 @@ def test_a_connection_that_cannot_be_used(
     assert server.api_token not in str(error.value)
 
 
-# --- empty, rehearsed, checked
-# ---------------------------------------------------------------------------------
+# --- empty inputs, dry runs, verification -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wait", [False, True])
@@ -248,7 +246,7 @@ def test_a_dry_run_sends_nothing(
     assert "of 3 ids read, 2 exist" in caplog.text + capfd.readouterr().out
 
 
-def test_a_dry_run_tells_what_would_fail(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_fails_like_a_delete(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VectorizeNotFoundError):
         delete(ids=["a"], index_name="other", dry_run=True)
     monkeypatch.setenv(CONN, vectorize.server.connection_with("wrong-token-0123456789abcdef0123456789"))
@@ -257,7 +255,7 @@ def test_a_dry_run_tells_what_would_fail(vectorize: Vectorize, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_verify_all_of_other_ids_proves_nothing(
+def test_verify_all_fails_if_the_file_changed(
     vectorize: Vectorize, tmp_path: Path, deferrable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectorize.fill(["a", "b"])
@@ -274,7 +272,7 @@ def test_verify_all_of_other_ids_proves_nothing(
         delete(ids_path=str(path), wait_for_completion=True, deferrable=deferrable, verify="all")
 
 
-def test_verify_none_asks_nothing(vectorize: Vectorize) -> None:
+def test_verify_none_reads_no_ids(vectorize: Vectorize) -> None:
     vectorize.fill(["a"])
     vectorize.server.reset_stats()
     context = make_context()
@@ -303,11 +301,11 @@ def test_verify_all_reads_every_id_back(
     assert vectorize.server.stats()["get_by_ids"] >= 7
 
 
-# --- waiting -----------------------------------------------------------------------------------------------
+# --- waiting ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_waiting(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
+def test_a_wait_ends_when_the_delete_is_applied(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
     with LocalVectorize(apply_delay=0.3) as server:
         monkeypatch.setenv(CONN, server.connection)
         vectorize = Vectorize(server)
@@ -327,14 +325,14 @@ def test_waiting(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_waiting_in_vain(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
+def test_a_wait_times_out(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
     with LocalVectorize(apply_delay=3600) as server:
         monkeypatch.setenv(CONN, server.connection)
         Vectorize(server)
         context = make_context()
         with pytest.raises(VectorizeWaitTimeout, match="no mutation yet"):
             delete(context, ids=["a"], wait_for_completion=True, deferrable=deferrable, wait_timeout=0.2)
-        # What was accepted is on record, for a sensor or a person.
+        # The receipt is pushed for a sensor or a person.
         assert context["ti"].pushed["receipt"]["mutation_id"]
 
 
@@ -354,7 +352,7 @@ def test_a_deferral_ends_with_the_execution_timeout(vectorize: Vectorize) -> Non
     assert deferred.value.timeout == timedelta(seconds=960)
 
 
-def test_an_execution_timeout_that_ends_a_deferred_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_execution_timeout_ends_a_deferred_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalVectorize(apply_delay=3600) as server:
         monkeypatch.setenv(CONN, server.connection)
         Vectorize(server)
@@ -369,8 +367,8 @@ def test_an_execution_timeout_that_ends_a_deferred_wait(monkeypatch: pytest.Monk
             )
 
 
-def test_a_retry_that_is_resumed_with_the_first_try_s_event(vectorize: Vectorize) -> None:
-    # As Airflow 3.0 does it.
+def test_a_retry_resumed_with_the_event_of_the_first_attempt(vectorize: Vectorize) -> None:
+    # Airflow 3.0 does this.
     vectorize.fill(["a", "b"])
     context = make_context()
 
@@ -398,7 +396,7 @@ def test_a_retry_that_is_resumed_with_the_first_try_s_event(vectorize: Vectorize
 # --- failing ------------------------------------------------------------------------------------------------
 
 
-def test_a_token_that_is_refused(
+def test_a_refused_token_ends_the_task(
     vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = "wrong-token-0123456789abcdef0123456789ab"
@@ -406,7 +404,7 @@ def test_a_token_that_is_refused(
     with pytest.raises(VectorizeAuthError, match="Vectorize: Edit") as error:
         delete(ids=["a"])
     assert token not in str(error.value)
-    # The question about witnesses has the first answer, and it ends the task without a warning.
+    # The refused read of witnesses is the first request and ends the task without a warning.
     assert (vectorize.server.stats()["delete_by_ids"], str(error.value).count("Check, in this order")) == (
         0,
         1,
@@ -433,7 +431,7 @@ def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
             "connection 'cloudflare_vectorize_default' and, on this worker",
         ):
             operator.execute(make_context() | {"task_state_store": Store()})
-    # One patience, one error and one warning, where there were three requests with one each.
+    # One backoff, one error and one warning, although three requests could each have had one.
     warnings = [r for r in caplog.records if r.levelname == "WARNING" and "client" in r.name]
     assert len(warnings) == 1
     assert "Progress is not saved" not in caplog.text
@@ -441,11 +439,11 @@ def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
 
 @pytest.mark.parametrize("deferrable", [False, True])
 @pytest.mark.parametrize("kind", ["refuse", "challenge"])
-def test_a_spurious_refusal_in_the_middle(vectorize: Vectorize, kind: str, deferrable: bool) -> None:
+def test_temporary_refusals_are_retried(vectorize: Vectorize, kind: str, deferrable: bool) -> None:
     ids = [f"v{i}" for i in range(3000)]
     vectorize.server.set_faults([f"{kind}:delete_by_ids#15", f"{kind}:get_by_ids#2", f"{kind}:info#1-2"])
     try:
-        # The wait has a client of its own, and knows what the write was answered.
+        # The wait has its own client and knows that the write was accepted.
         delete(ids=ids, wait_for_completion=True, deferrable=deferrable, poll_interval=0.05)
     finally:
         vectorize.server.set_faults([])
@@ -453,7 +451,7 @@ def test_a_spurious_refusal_in_the_middle(vectorize: Vectorize, kind: str, defer
 
 
 @pytest.mark.usefixtures("impatient_refusals")
-def test_a_token_without_the_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     token = "read-only-token-0123456789abcdef01234567"
     with LocalVectorize(apply_delay=0.02, read_only_token=token) as server:
         vectorize = Vectorize(server)
@@ -465,7 +463,7 @@ def test_a_token_without_the_permission(monkeypatch: pytest.MonkeyPatch) -> None
         assert vectorize.ids() == {"a"}
 
 
-def test_an_index_that_is_not_there(vectorize: Vectorize) -> None:
+def test_a_missing_index_is_an_error(vectorize: Vectorize) -> None:
     with pytest.raises(VectorizeNotFoundError, match="Check index_name") as error:
         delete(ids=[str(i) for i in range(250)], index_name="other")
     assert error.value.code == 3000
@@ -475,9 +473,9 @@ def test_an_index_that_is_not_there(vectorize: Vectorize) -> None:
         delete(ids=["a"])
 
 
-def test_a_retry_holds_the_same_batch_back(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A try that ended midway has not sent the batch it held back. If the next one took its witnesses from
-    # another, the first try's deletes, applied later, would look like its own.
+def test_a_retry_holds_back_the_same_batch(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An attempt that ended midway has not sent its held-back batch. If the retry took witnesses from another
+    # batch, deletes of the first attempt that are applied later would look like its own.
     from airflow_provider_cfvectorize.client.client import VectorizeClient
 
     ids = [f"v{i}" for i in range(400)]
@@ -503,8 +501,8 @@ def test_a_retry_holds_the_same_batch_back(vectorize: Vectorize, monkeypatch: py
     assert not witnesses & {id_ for batch in sent for id_ in batch}
 
 
-def test_an_id_in_two_batches_is_no_witness(vectorize: Vectorize, tmp_path: Path) -> None:
-    # Of a file, duplicates are dropped within a batch only; the first of the two removes the vector.
+def test_an_id_in_two_batches_is_not_a_witness(vectorize: Vectorize, tmp_path: Path) -> None:
+    # Duplicates in a file are dropped only within a batch; the first delete removes the vector.
     ids = [f"v{i}" for i in range(120)]
     vectorize.fill(ids)
     path = tmp_path / "ids.txt"
@@ -517,7 +515,7 @@ def test_an_id_in_two_batches_is_no_witness(vectorize: Vectorize, tmp_path: Path
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_nothing_is_sent_if_none_exists(vectorize: Vectorize, dry_run: bool) -> None:
+def test_fail_if_none_exist_sends_nothing(vectorize: Vectorize, dry_run: bool) -> None:
     vectorize.fill(["a"])
     options = {"fail_if_none_exist": True, "dry_run": dry_run}
     with pytest.raises(VectorizeInputError, match="None of 3 sampled ids exists in index docs, so"):
@@ -542,7 +540,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Vectorize]:
         yield Vectorize(server)
 
 
-def test_a_kill_starts_no_further_batch(slow: Vectorize) -> None:
+def test_no_batch_starts_after_a_kill(slow: Vectorize) -> None:
     operator = make(ids=[str(i) for i in range(10_000)], concurrency=2)
     previous = signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
 
@@ -578,10 +576,10 @@ def test_a_kill_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         killer.join()
 
 
-# --- telling ------------------------------------------------------------------------------------------------
+# --- logging ------------------------------------------------------------------------------------------------
 
 
-def test_progress_is_told(
+def test_progress_is_logged(
     vectorize: Vectorize,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
@@ -592,14 +590,14 @@ def test_progress_is_told(
     monkeypatch.setattr(workers, "SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO):
         delete(ids=[str(i) for i in range(300)])
-    # Airflow 3 logs to the standard output where no supervisor listens.
+    # Airflow 3 logs to standard output without a supervisor.
     text = caplog.text + capfd.readouterr().out
     assert "100 of 300 ids in 1 of 3 batches" in text
     assert "ids a second" in text
     assert "s left" in text
 
 
-def test_the_token_is_told_nowhere(
+def test_the_token_appears_nowhere(
     vectorize: Vectorize, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     vectorize.fill(["a"])
@@ -610,7 +608,7 @@ def test_the_token_is_told_nowhere(
         with pytest.raises(TaskDeferred) as deferred:
             make(ids=["a"], wait_for_completion=True, deferrable=True).execute(context)
     client = operator.make_client(max_connections=1)
-    told = "\n".join(
+    logged = "\n".join(
         [
             caplog.text,
             *capfd.readouterr(),
@@ -621,4 +619,4 @@ def test_the_token_is_told_nowhere(
             repr(vars(operator)),
         ]
     )
-    assert vectorize.server.api_token not in told
+    assert vectorize.server.api_token not in logged

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deleting what a filter or namespace selects, by the operator and the hook, over real HTTP."""
+"""Deleting by filter or namespace with the operator and the hook, over real HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from airflow_provider_cfvectorize.local import LocalVectorize
 from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByFilterOperator
 from client.servers import Request
 from harness import DIMENSIONS, INDEX, PROVEN, Vectorize, make_context, run_task, wait_until
-from operators.relay import Relay, Told
+from operators.relay import Logged, Relay
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 TYPES = {"doc": "string", "year": "number", "live": "boolean", "of.page": "string"}
@@ -43,7 +43,7 @@ def run(context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
 
 
 def lines(metadata: list[dict[str, Any]], namespace: str | None = None) -> str:
-    """Return vectors in random directions as NDJSON, with ids by their metadata's ``id``."""
+    """Return vectors in random directions as NDJSON; ``id`` in the metadata is the id."""
     draw = random.Random(0)
     return "\n".join(
         json.dumps(
@@ -79,7 +79,7 @@ def indexed(vectorize: Vectorize) -> Vectorize:
 
 @pytest.fixture(scope="module")
 def large() -> Iterator[Vectorize]:
-    """Return an index of 50,000 vectors, of which one document each has 0, 1, 100 and so on, for each way."""
+    """Create an index of 50,000 vectors, with a document of each count for each way."""
     with LocalVectorize(apply_delay=0.02) as server:
         vectorize = Vectorize(server)
         index_properties(vectorize)
@@ -95,8 +95,8 @@ def large() -> Iterator[Vectorize]:
 
 @pytest.mark.parametrize("way", ["poke", "deferred"])
 @pytest.mark.parametrize("count", COUNTS)
-def test_all_of_a_document_go(
-    large: Vectorize, monkeypatch: pytest.MonkeyPatch, count: int, way: str, told: Told
+def test_all_vectors_of_a_document_are_deleted(
+    large: Vectorize, monkeypatch: pytest.MonkeyPatch, count: int, way: str, logged: Logged
 ) -> None:
     monkeypatch.setenv(CONN, large.server.connection)
     before = large.client.info(INDEX)["vectorCount"]
@@ -115,7 +115,7 @@ def test_all_of_a_document_go(
     assert mutation_id == receipt["mutation_id"] == evidence["mutation_id"]
     assert sum(report["waits"].values()) == report["rounds"]
     assert report["queries"] == requests["query"]
-    text = told()
+    text = logged()
     assert "this does not prove that none is left" in text
     assert "before the metadata indexes" in text
     assert "before the metadata indexes" in report["note"]
@@ -177,7 +177,7 @@ def test_each_operator_of_a_filter(indexed: Vectorize, filter: Any, expected: Ca
         ({"namespace": "a", "filter": {"doc": "d0"}}, {"a1", "b0", "b1"}),
     ],
 )
-def test_a_namespace(indexed: Vectorize, given: dict[str, Any], left: set[str]) -> None:
+def test_a_namespace_is_deleted(indexed: Vectorize, given: dict[str, Any], left: set[str]) -> None:
     for name in ("a", "b"):
         fill(indexed, [{"id": f"{name}{i}", "doc": f"d{i}"} for i in range(2)], name)
     indexed.server.reset_stats()
@@ -208,7 +208,7 @@ def test_a_namespace(indexed: Vectorize, given: dict[str, Any], left: set[str]) 
         {"filter": {"doc": "d0"}, "probes": 0},
     ],
 )
-def test_what_selects_nothing_in_particular(indexed: Vectorize, given: dict[str, Any]) -> None:
+def test_empty_selections_are_refused(indexed: Vectorize, given: dict[str, Any]) -> None:
     indexed.server.reset_stats()
     with pytest.raises(VectorizeInputError):
         run(**given)
@@ -219,13 +219,13 @@ def test_what_selects_nothing_in_particular(indexed: Vectorize, given: dict[str,
     assert sum(indexed.server.stats().values()) == 0
 
 
-def test_an_empty_text_that_is_written_out_is_meant(indexed: Vectorize) -> None:
+def test_a_filter_by_an_empty_string_is_accepted(indexed: Vectorize) -> None:
     fill(indexed, [{"id": "a", "doc": ""}, {"id": "b", "doc": "d"}])
     run(filter={"doc": ""})
     assert indexed.ids() == {"b"}
 
 
-def test_a_property_without_a_metadata_index(indexed: Vectorize) -> None:
+def test_a_property_without_a_metadata_index_is_refused(indexed: Vectorize) -> None:
     fill(indexed, [{"id": "a", "doc": "d0", "lang": "en"}])
     indexed.server.reset_stats()
     for filter in ({"lang": "en"}, {"doc": "d0", "of": "p0"}):
@@ -235,7 +235,7 @@ def test_a_property_without_a_metadata_index(indexed: Vectorize) -> None:
     assert stats == {"list_metadata_indexes": 2}
 
 
-def test_vectors_older_than_their_metadata_index(vectorize: Vectorize, told: Told) -> None:
+def test_vectors_older_than_their_metadata_index_are_not_found(vectorize: Vectorize, logged: Logged) -> None:
     fill(vectorize, [{"id": "old", "doc": "d0"}])
     index_properties(vectorize)
     fill(vectorize, [{"id": "new", "doc": "d0"}])
@@ -243,11 +243,11 @@ def test_vectors_older_than_their_metadata_index(vectorize: Vectorize, told: Tol
     run(context, filter={"doc": "d0"})
     assert vectorize.ids() == {"old"}
     text = "does not find vectors that were written before the metadata indexes"
-    assert text in told()
+    assert text in logged()
     assert text in context["ti"].pushed["report"]["note"]
 
 
-def test_equal_vectors_take_a_round_for_each_hundred(vectorize: Vectorize) -> None:
+def test_equal_vectors_need_a_round_per_100_ids(vectorize: Vectorize) -> None:
     vectors: list[Any] = [{"id": f"v{i}", "values": [0.5] * DIMENSIONS, "namespace": "n"} for i in range(250)]
     vectorize.wait_for(vectorize.client.upsert(INDEX, vectors)["mutationId"])
     context = make_context()
@@ -259,7 +259,7 @@ def test_equal_vectors_take_a_round_for_each_hundred(vectorize: Vectorize) -> No
 # --- limits -------------------------------------------------------------------------------------------------
 
 
-def test_more_than_max_ids(indexed: Vectorize) -> None:
+def test_nothing_is_deleted_over_max_ids(indexed: Vectorize) -> None:
     ids = [f"v{i}" for i in range(101)]
     fill(indexed, [{"id": id_, "doc": "d0"} for id_ in ids])
     context = make_context()
@@ -272,7 +272,7 @@ def test_more_than_max_ids(indexed: Vectorize) -> None:
     assert indexed.ids() == set()
 
 
-def test_a_dry_run(indexed: Vectorize, told: Told) -> None:
+def test_a_dry_run_deletes_nothing(indexed: Vectorize, logged: Logged) -> None:
     fill(indexed, [{"id": f"v{i}", "doc": "d0"} for i in range(101)])
     context = make_context()
     assert run(context, filter={"doc": "d0"}, dry_run=True) is None
@@ -281,18 +281,18 @@ def test_a_dry_run(indexed: Vectorize, told: Told) -> None:
     assert len(report["ids"]) == 10
     assert (receipt["would_delete"], receipt["dry_run"]) == (101, True)
     assert receipt["sampled"] == receipt["existing"] > 0
-    assert "101 ids would be deleted, for example 'v" in (text := told())
+    assert "101 ids would be deleted, for example 'v" in (text := logged())
     assert "may miss" in text
     assert len(indexed.ids()) == 101
     again = CloudflareVectorizeHook().delete_by_filter(INDEX, filter={"doc": "d0"}, max_ids=500, dry_run=True)
     assert again["ids"] == report["ids"]
 
 
-# --- a search that misses, and others who write -------------------------------------------------------------
+# --- imperfect recall and other writers ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_search_that_misses(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
+def test_imperfect_recall_needs_several_rounds(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
     with LocalVectorize(apply_delay=0.02, recall=0.7, foreign_writes_per_second=50) as server:
         monkeypatch.setenv(CONN, server.connection)
         vectorize = Vectorize(server)
@@ -311,14 +311,14 @@ def index_properties_of_busy(vectorize: Vectorize) -> None:
 
 
 def fill_busy(vectorize: Vectorize, metadata: list[dict[str, Any]]) -> None:
-    """Fill an index whose watermark is soon another writer's."""
+    """Fill an index whose watermark another writer soon replaces."""
     vectorize.client.upsert(INDEX, lines(metadata).encode())
     wait_until(lambda: vectorize.client.info(INDEX)["vectorCount"] == len(metadata))
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
 @pytest.mark.parametrize("count", [7, 500])
-def test_somebody_writes_the_same_ids_again(
+def test_ids_that_another_writer_restores_are_an_error(
     relay: Relay, indexed: Vectorize, count: int, deferrable: bool
 ) -> None:
     metadata = [{"id": f"v{i}", "doc": "d0"} for i in range(count)]
@@ -328,33 +328,33 @@ def test_somebody_writes_the_same_ids_again(
         if route.endswith("/query") and indexed.client.info(INDEX)["vectorCount"] == 0:
             fill(indexed, metadata)
 
-    relay.meddle = write_again
+    relay.intercept = write_again
     context = make_context()
     with pytest.raises(VectorizeStillVisibleError, match=r"2 rounds in a row .*'v\d+', 'v\d+'"):
         run(context, filter={"doc": "d0"}, max_ids=count, deferrable=deferrable)
     report = context["ti"].pushed["report"]
-    # They are deleted, and again; then the task gives up.
+    # The task deletes them twice and then fails.
     assert report["found"] == count
     assert count < report["deleted"] <= 2 * count
 
 
-def test_somebody_writes_others(relay: Relay, indexed: Vectorize) -> None:
+def test_new_ids_of_another_writer_count_towards_max_ids(relay: Relay, indexed: Vectorize) -> None:
     fill(indexed, [{"id": "v0", "doc": "d0"}])
 
     def write(route: str, request: Request) -> None:
         if route.endswith("/query") and indexed.client.info(INDEX)["vectorCount"] == 0:
             fill(indexed, [{"id": f"w{len(relay.routes)}", "doc": "d0"}])
 
-    relay.meddle = write
+    relay.intercept = write
     with pytest.raises(VectorizeInputError, match=r"6 ids were found so far.*5 ids were deleted in 5 rounds"):
         run(filter={"doc": "d0"}, max_ids=5)
 
 
-# --- ends in the middle -------------------------------------------------------------------------------------
+# --- interrupted runs ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("route", ["query", "delete_by_ids"])
-def test_a_kill_and_a_retry(relay: Relay, indexed: Vectorize, route: str) -> None:
+def test_a_retry_after_a_kill_completes_the_delete(relay: Relay, indexed: Vectorize, route: str) -> None:
     fill(indexed, [{"id": f"v{i}", "doc": "d0"} for i in range(500)])
     asked: list[bytes] = []
     task = make(filter={"doc": "d0"})
@@ -365,7 +365,7 @@ def test_a_kill_and_a_retry(relay: Relay, indexed: Vectorize, route: str) -> Non
         if asked_for.endswith(f"/{route}") and relay.routes.count(asked_for) >= 2:
             task.on_kill()
 
-    relay.meddle = kill
+    relay.intercept = kill
     with pytest.raises(VectorizeInterrupted, match="interrupted"):
         task.execute(make_context())
     first, asked[:] = asked[:], []
@@ -379,7 +379,7 @@ def test_a_kill_and_a_retry(relay: Relay, indexed: Vectorize, route: str) -> Non
     assert context["ti"].pushed["report"]["found"] == left
 
 
-def test_a_process_that_is_killed_in_a_round(relay: Relay, indexed: Vectorize) -> None:
+def test_a_retry_after_a_killed_process_completes_the_delete(relay: Relay, indexed: Vectorize) -> None:
     fill(indexed, [{"id": f"v{i}", "doc": "d0"} for i in range(1000)])
     code = (
         "from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook as Hook\n"
@@ -391,10 +391,10 @@ def test_a_process_that_is_killed_in_a_round(relay: Relay, indexed: Vectorize) -
         if relay.routes.count(f"POST {INDEX}/delete_by_ids") >= 3:
             started[0].kill()
 
-    relay.meddle = kill
+    relay.intercept = kill
     started.append(subprocess.Popen([sys.executable, "-c", code]))
     assert started[0].wait(120) == -signal.SIGKILL
-    relay.meddle = lambda route, request: None
+    relay.intercept = lambda route, request: None
     indexed.settle()
     left = len(indexed.ids())
     assert 0 < left < 1000
@@ -405,16 +405,16 @@ def test_a_process_that_is_killed_in_a_round(relay: Relay, indexed: Vectorize) -
     assert indexed.ids() == set()
 
 
-def test_what_a_deferral_keeps_is_bounded(indexed: Vectorize) -> None:
+def test_the_state_of_a_deferral_has_a_bounded_size(indexed: Vectorize) -> None:
     fill(indexed, [{"id": f"{i:064}", "doc": "d0"} for i in range(2000)])
     with pytest.raises(TaskDeferred) as deferred:
         make(filter={"doc": "d0"}, deferrable=True).execute(make_context())
     assert len(json.dumps(deferred.value.kwargs)) < 6000
 
 
-def test_later_rounds_have_the_filter_of_the_first(indexed: Vectorize) -> None:
+def test_later_rounds_use_the_filter_of_the_first(indexed: Vectorize) -> None:
     fill(indexed, [{"id": f"v{i}", "doc": f"d{i}"} for i in range(3)])
-    # As a template with the time of day in it would.
+    # A template with the time of day changes like this.
     filters = iter([{"doc": f"d{i}"} for i in range(3)])
     run_task(lambda: make(filter=next(filters), deferrable=True), make_context())
     assert indexed.ids() == {"v1", "v2"}

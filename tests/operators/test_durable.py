@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a try that follows a complete one does: Airflow can fail a task after its write is over."""
+"""An attempt after a complete attempt: Airflow can fail a task after its write is complete."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ IDS = [f"v{i}" for i in range(150)]
 WRITES = ("delete_by_ids", "insert", "upsert")
 
 
-def try_once(make: Callable[[], Any], store: Store) -> dict[str, Any]:
-    """Run one try of a task and return its XComs."""
+def run_attempt(make: Callable[[], Any], store: Store) -> dict[str, Any]:
+    """Run one attempt of a task and return its XComs."""
     context = {**make_context(), "task_state_store": store}
     result = run_task(make, context)
     return {**context["ti"].pushed, "return_value": result}
@@ -37,7 +37,7 @@ def writes(server: LocalVectorize) -> dict[str, int]:
 
 @pytest.mark.parametrize("waits", [{}, {"wait_for_completion": True}, {"deferrable": True}])
 @pytest.mark.parametrize("kind", ["delete", "delete a batch", "upsert", "insert", "reconcile"])
-def test_a_try_after_a_complete_one_sends_nothing(
+def test_an_attempt_after_a_complete_attempt_sends_nothing(
     vectorize: Vectorize, server: LocalVectorize, tmp_path: Path, kind: str, waits: dict[str, bool]
 ) -> None:
     path = tmp_path / "vectors.ndjson"
@@ -56,16 +56,16 @@ def test_a_try_after_a_complete_one_sends_nothing(
     def task() -> Any:
         return make(task_id="write", index_name=INDEX, poll_interval=0.02, wait_timeout=20, **inputs, **waits)
 
-    first = try_once(task, store)
+    first = run_attempt(task, store)
     vectorize.settle()
-    # Somebody writes otherwise what the task has written, and the next try must leave it alone.
+    # Another writer changes the vectors; the next attempt must not change them again.
     if make in (DeleteVectorsByIdsOperator, ReconcileVectorsOperator):
         vectorize.fill(IDS)
     else:
         vectorize.delete([f"n{i}" for i in range(9)])
         vectorize.settle()
     before, ids = writes(server), vectorize.ids()
-    assert try_once(task, store) == first
+    assert run_attempt(task, store) == first
     assert first["receipt"].get("witness_ids") or first["receipt"]["witness_vectors"]
     assert writes(server) == before
     assert vectorize.ids() == ids

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that tells, beside its results, what it was sent: none of it reaches an XCom or a file."""
+"""A server that echoes request headers in its results: no credential reaches an XCom or a file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def echo(request: Request) -> Reply:
         (CreateVectorizeIndexOperator, {"dimensions": 32, "metric": "cosine"}),
     ],
 )
-def test_no_xcom_has_them(script: Script, operator: Any, kwargs: dict[str, Any]) -> None:
+def test_no_xcom_has_echoed_credentials(script: Script, operator: Any, kwargs: dict[str, Any]) -> None:
     server = script(echo)
     context = make_context()
     returned = operator(task_id="task", index_name=INDEX, **kwargs).execute(context)
@@ -54,7 +54,7 @@ def test_no_xcom_has_them(script: Script, operator: Any, kwargs: dict[str, Any])
     assert len(server.requests) == 1
 
 
-def test_no_file_has_them(script: Script, tmp_path: Path) -> None:
+def test_no_file_has_echoed_credentials(script: Script, tmp_path: Path) -> None:
     script(echo)
     path = tmp_path / "vectors.ndjson"
     GetVectorsByIdsOperator(task_id="get", index_name=INDEX, ids=["a"], path=str(path)).execute(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The upsert and insert operators, over real HTTP, without Airflow's machinery around them."""
+"""The upsert and insert operators over real HTTP, without a scheduler."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def count_requests(server: LocalVectorize) -> int:
     return sum(server.stats().values())
 
 
-# --- what is written --------------------------------------------------------------------------------------
+# --- written vectors ----------------------------------------------------------------------------------------
 
 
 @both
 @pytest.mark.parametrize("how", ["list", "json", "python", "path", "callable", "generator", "bytes"])
-def test_exactly_these_vectors(vectorize: Vectorize, tmp_path: Path, route: str, how: str) -> None:
+def test_exactly_the_vectors_are_written(vectorize: Vectorize, tmp_path: Path, route: str, how: str) -> None:
     vectors = [vector(f"v{i}", i / 300, metadata={"n": i}, namespace="a") for i in range(300)]
     lines = "".join(f"{json.dumps(one)}\n" for one in vectors)
     path = tmp_path / "vectors.ndjson"
@@ -92,7 +92,7 @@ def test_exactly_these_vectors(vectorize: Vectorize, tmp_path: Path, route: str,
     assert pushed["report"] == {"vectors": 300, "requests": 1, "discarded": 0}
 
 
-def test_the_later_line_counts_for_an_upsert_and_the_earlier_for_an_insert(vectorize: Vectorize) -> None:
+def test_the_last_duplicate_is_upserted_and_the_first_inserted(vectorize: Vectorize) -> None:
     filling = [vector(f"f{i}") for i in range(5000)]
     vectors = [vector("a", 0.25), *filling, vector("a", 0.75), vector("b", 0.25), vector("b", 0.75)]
     for route, expected in (("upsert", 0.75), ("insert", 0.25)):
@@ -102,7 +102,7 @@ def test_the_later_line_counts_for_an_upsert_and_the_earlier_for_an_insert(vecto
         assert {id_: one["values"][0] for id_, one in found.items()} == {"a": expected, "b": expected}
 
 
-def test_an_upsert_replaces_whole_and_an_insert_leaves(vectorize: Vectorize) -> None:
+def test_an_upsert_replaces_vectors_and_an_insert_keeps_them(vectorize: Vectorize) -> None:
     write("upsert", vectors=[vector("a", 0.25, metadata={"x": 1})], wait_for_completion=True)
     write("insert", vectors=[vector("a", 0.5), vector("b", 0.5)], wait_for_completion=True)
     found = read(vectorize, "a", "b")
@@ -132,7 +132,7 @@ def test_nothing_to_write(vectorize: Vectorize, tmp_path: Path, route: str, how:
     assert pushed["evidence"]["outcome"] == "nothing_to_do"
 
 
-def test_one_request_for_5000_vectors_and_two_questions(vectorize: Vectorize) -> None:
+def test_a_fill_sends_one_request_per_5000_vectors_and_two_reads(vectorize: Vectorize) -> None:
     before = vectorize.server.stats()
     write("upsert", vectors=[vector(f"v{i}") for i in range(10_001)])
     after = vectorize.server.stats()
@@ -148,7 +148,7 @@ def test_one_request_for_5000_vectors_and_two_questions(vectorize: Vectorize) ->
     assert "witness_vectors" not in context["ti"].pushed["receipt"]
 
 
-def test_lines_that_are_no_vectors_can_be_left_out(
+def test_invalid_lines_can_be_discarded(
     vectorize: Vectorize, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "vectors.jsonl"
@@ -162,7 +162,7 @@ def test_lines_that_are_no_vectors_can_be_left_out(
     assert "skipped 3 unparsable items" in caplog.text + capfd.readouterr().out
 
 
-def test_keys_that_no_vector_has_are_told(
+def test_unknown_keys_are_logged(
     vectorize: Vectorize, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -172,7 +172,7 @@ def test_keys_that_no_vector_has_are_told(
     assert "hello" not in text
 
 
-# --- what is refused --------------------------------------------------------------------------------------
+# --- refused inputs -----------------------------------------------------------------------------------------
 
 
 @both
@@ -218,7 +218,7 @@ def test_keys_that_no_vector_has_are_told(
     ],
     ids=range(27),
 )
-def test_refused_before_any_request(
+def test_invalid_arguments_are_refused(
     vectorize: Vectorize, route: str, kwargs: dict[str, Any], text: str
 ) -> None:
     before = count_requests(vectorize.server)
@@ -244,7 +244,7 @@ def test_refused_before_any_request(
     ],
     ids=range(9),
 )
-def test_a_bad_line_is_told_with_its_number_before_it_costs_a_request(
+def test_a_bad_line_is_reported_by_number_before_a_request(
     vectorize: Vectorize, tmp_path: Path, route: str, line: str, text: str
 ) -> None:
     path = tmp_path / "vectors.ndjson"
@@ -257,20 +257,20 @@ def test_a_bad_line_is_told_with_its_number_before_it_costs_a_request(
     assert vectorize.server.stats().get(route, 0) == 0
 
 
-def test_the_first_vector_is_held_against_the_index_before_it_is_sent(vectorize: Vectorize) -> None:
+def test_the_dimensions_are_checked_before_a_request(vectorize: Vectorize) -> None:
     with pytest.raises(VectorizeInputError, match=r"position 0, the vector has 2 values, expected 32"):
         write("upsert", vectors=[{"id": "a", "values": [1, 2]}])
     assert vectorize.server.stats().get("upsert", 0) == 0
 
 
-def test_what_was_sent_before_a_bad_line_is_said(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_the_error_of_a_bad_line_counts_acknowledged_vectors(vectorize: Vectorize, tmp_path: Path) -> None:
     path = tmp_path / "vectors.ndjson"
     with path.open("w") as file:
         file.writelines(f"{json.dumps(vector(f'v{i}'))}\n" for i in range(10_000))
         file.write("{\n")
     with pytest.raises(VectorizeInputError) as e:
         write("upsert", vectors_path=str(path))
-    # The request before the bad line was complete, so it was sent.
+    # The request before the bad line was complete and was sent.
     assert "line 10001 (1 bytes) is not JSON" in str(e.value)
     assert "10000 vectors in 2 requests are acknowledged (the last mutation is " in str(e.value)
     assert "Writing all of them again is harmless" in str(e.value)
@@ -278,7 +278,7 @@ def test_what_was_sent_before_a_bad_line_is_said(vectorize: Vectorize, tmp_path:
     assert len(vectorize.ids()) == 10_000
 
 
-def test_an_error_of_the_callable_says_how_far_it_came(vectorize: Vectorize) -> None:
+def test_an_error_of_the_callable_counts_acknowledged_vectors(vectorize: Vectorize) -> None:
     def generate() -> Iterator[dict[str, Any]]:
         yield from (vector(f"v{i}") for i in range(5001))
         raise OSError("the model went away")
@@ -288,7 +288,7 @@ def test_an_error_of_the_callable_says_how_far_it_came(vectorize: Vectorize) -> 
     assert "5000 vectors in 1 request are acknowledged" in e.value.__notes__[0]
 
 
-def test_a_file_that_the_callable_misses_may_be_there_at_the_next_try(vectorize: Vectorize) -> None:
+def test_a_file_error_of_the_callable_may_be_retried(vectorize: Vectorize) -> None:
     def generate() -> Iterator[dict[str, Any]]:
         yield vector("a")
         raise VectorizeFileError("the second part is not there")
@@ -297,15 +297,15 @@ def test_a_file_that_the_callable_misses_may_be_there_at_the_next_try(vectorize:
         write("upsert", vectors_callable=generate)
 
 
-# --- errors of the service --------------------------------------------------------------------------------
+# --- errors of the service ----------------------------------------------------------------------------------
 
 
-def test_no_such_index(server: LocalVectorize) -> None:
+def test_a_missing_index_is_an_error(server: LocalVectorize) -> None:
     with pytest.raises(VectorizeNotFoundError, match="no-such-index"):
         write("upsert", index_name="no-such-index", vectors=[vector("a")])
 
 
-def test_a_refused_token(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_token_is_an_error(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     conn = json.loads(vectorize.server.connection)
     conn["password"] = "z" * 40
     monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", json.dumps(conn))
@@ -314,7 +314,7 @@ def test_a_refused_token(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) 
     assert "z" * 40 not in str(e.value)
 
 
-def test_a_request_that_fails_says_which_vectors(vectorize: Vectorize) -> None:
+def test_the_error_of_a_request_names_its_vectors(vectorize: Vectorize) -> None:
     def generate() -> Iterator[dict[str, Any]]:
         yield from (vector(f"v{i}") for i in range(5001))
         vectorize.client.delete_index(INDEX)
@@ -341,12 +341,12 @@ def test_a_kill_stops_between_requests(vectorize: Vectorize) -> None:
     assert vectorize.server.stats()["upsert"] == 1
 
 
-# --- waiting ----------------------------------------------------------------------------------------------
+# --- waiting ------------------------------------------------------------------------------------------------
 
 
 @both
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_waits_until_it_is_applied(vectorize: Vectorize, route: str, deferrable: bool) -> None:
+def test_a_wait_ends_when_the_write_is_applied(vectorize: Vectorize, route: str, deferrable: bool) -> None:
     context = make_context()
     mutation_id = write(
         route, context, vectors=[vector("a")], wait_for_completion=True, deferrable=deferrable
@@ -359,7 +359,7 @@ def test_waits_until_it_is_applied(vectorize: Vectorize, route: str, deferrable:
 
 @pytest.fixture
 def make_overtaken(vectorize: Vectorize) -> Callable[..., dict[str, Any]]:
-    """Return what waits for a write whose watermark can never be seen."""
+    """Return a function that waits for a write whose watermark is already replaced."""
 
     def overtake(route: str, deferrable: bool, after: Callable[[], None], **kwargs: Any) -> dict[str, Any]:
         context = make_context()
@@ -388,7 +388,7 @@ modes = pytest.mark.parametrize("deferrable", [False, True])
 
 @both
 @modes
-def test_an_overtaken_write_is_known_by_its_witnesses(
+def test_witnesses_prove_an_overtaken_write(
     vectorize: Vectorize, make_overtaken: Any, route: str, deferrable: bool
 ) -> None:
     values = [0.1 + i / 1000 for i in range(DIMENSIONS)]
@@ -400,7 +400,7 @@ def test_an_overtaken_write_is_known_by_its_witnesses(
 
 
 @modes
-def test_witnesses_that_differ_end_the_wait_with_a_warning(
+def test_different_witnesses_end_the_wait_with_a_warning(
     vectorize: Vectorize,
     make_overtaken: Any,
     deferrable: bool,
@@ -433,7 +433,7 @@ def test_witnesses_that_differ_end_the_wait_with_a_warning(
 
 
 @modes
-def test_witnesses_that_are_absent_do_not_pass(
+def test_absent_witnesses_do_not_end_the_wait(
     vectorize: Vectorize, make_overtaken: Any, deferrable: bool
 ) -> None:
     def remove() -> None:
@@ -444,7 +444,7 @@ def test_witnesses_that_are_absent_do_not_pass(
         make_overtaken("upsert", deferrable, remove, vectors=[vector("v0")], wait_timeout=0.3)
 
 
-def test_what_is_there_already_is_no_witness(vectorize: Vectorize) -> None:
+def test_unchanged_vectors_are_not_witnesses(vectorize: Vectorize) -> None:
     vectors = [vector(f"v{i}", metadata={"n": i}) for i in range(10)]
     write("upsert", vectors=vectors, wait_for_completion=True)
     vectors[3] = vector("v3", 0.25)
@@ -459,7 +459,7 @@ def test_what_is_there_already_is_no_witness(vectorize: Vectorize) -> None:
     assert {witness["id"] for witness in receipt["witness_vectors"]} == {"new"}
 
 
-def test_the_receipt_stays_small(vectorize: Vectorize) -> None:
+def test_the_receipt_has_a_bounded_size(vectorize: Vectorize) -> None:
     context = make_context()
     write(
         "upsert", context, vectors=[vector("é" * 32 + str(i), metadata={"a": "x" * 9000}) for i in range(0)]
@@ -469,7 +469,7 @@ def test_the_receipt_stays_small(vectorize: Vectorize) -> None:
     assert len(json.dumps(context["ti"].pushed["receipt"])) < 2000
 
 
-def test_a_question_that_fails_costs_the_witnesses_only(
+def test_a_failed_read_of_witnesses_does_not_fail_the_write(
     vectorize: Vectorize,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -500,7 +500,7 @@ def test_a_deferral_holds_no_vectors(vectorize: Vectorize) -> None:
     assert "secret-id" not in json.dumps(kwargs)
 
 
-# --- memory -----------------------------------------------------------------------------------------------
+# --- memory -------------------------------------------------------------------------------------------------
 
 BIG, BAD_LINE = 50_000, 34_567
 
@@ -515,7 +515,7 @@ def run_script(*arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.long
-def test_a_big_file_is_never_held(server: LocalVectorize, tmp_path: Path) -> None:
+def test_a_big_file_is_never_whole_in_memory(server: LocalVectorize, tmp_path: Path) -> None:
     vectorize = Vectorize(server, "big-index-768", dimensions=768)
     path = tmp_path / "vectors.ndjson"
     values = ", ".join(f"{i / 768 - 0.5:.6f}" for i in range(768))
@@ -539,5 +539,5 @@ def test_a_big_file_is_never_held(server: LocalVectorize, tmp_path: Path) -> Non
     said = re.search(r"(\d+) vectors in (\d+) requests are acknowledged", bad["error"])
     assert said is not None
     assert int(said[2]) == server.stats()["upsert"] - full["report"]["requests"]
-    # Whole requests, of 32 MB each: the next one would have had the bad line.
+    # Complete requests of 32 MB each; the next request would include the bad line.
     assert BAD_LINE - 32e6 / len(lines[0]) <= int(said[1]) < BAD_LINE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fill may take for a proof, and what it must not; and what ends a fill early."""
+"""What proves that a fill is applied, what does not, and what ends a fill early."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from harness import DIMENSIONS, INDEX, Vectorize, make_context, run_task
 
 
 class Still:
-    """A clock that stands still until it is put forward."""
+    """A clock that moves only when a test puts it forward."""
 
     now = 1_800_000_000.0
 
@@ -34,7 +34,7 @@ class Still:
 
 
 class World:
-    """A server on a still clock. A job takes 5,000 vectors, not 200,000: a request stands for forty."""
+    """A server with a still clock. A job applies 5,000 vectors instead of 200,000: one request is a job."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **kwargs: Any) -> None:
         monkeypatch.setattr(limits, "VECTORS_PER_JOB", 5000)
@@ -54,7 +54,7 @@ class World:
     def fill(
         self, cls: Any = UpsertVectorsOperator, *, seconds: float = 0.0, **kwargs: Any
     ) -> dict[str, Any]:
-        """Run the task; between its last request and its wait the clock goes forward."""
+        """Run the task and put the clock forward between its last request and its wait."""
         context = make_context()
 
         def make() -> Any:
@@ -111,17 +111,17 @@ def test_a_replacing_upsert_behind_its_own_backlog_is_not_applied(make_world: An
         world.fill(vectors_callable=lambda: some(10_001, 0.75), wait_for_completion=True, seconds=61)
 
 
-def test_a_replacing_upsert_is_not_applied_at_an_early_deadline(make_world: Any) -> None:
+def test_a_replacing_upsert_is_not_inferred_at_an_early_deadline(make_world: Any) -> None:
     world = make_world(apply_delay=10)
     world.fill(vectors=[vector("a", 0.25)])
     world.forward(20)
     world.server.foreign_write(INDEX)
-    world.forward(11)  # applied one second ago, by the time the upsert is accepted
+    world.forward(11)  # applied one second before the upsert is accepted
     with pytest.raises(VectorizeWaitTimeout):
         world.fill(vectors=[vector("a", 0.75)], wait_for_completion=True)
 
 
-def test_a_tail_that_repeats_the_head_is_no_witness(make_world: Any) -> None:
+def test_repeated_vectors_at_the_end_are_not_witnesses(make_world: Any) -> None:
     world = make_world(apply_delay=60)
     vectors = [*some(5000), *(vector(f"new{i}") for i in range(100)), *some(20)]
     with pytest.raises(VectorizeWaitTimeout):
@@ -129,15 +129,15 @@ def test_a_tail_that_repeats_the_head_is_no_witness(make_world: Any) -> None:
     assert not world.read("new1")
 
 
-def test_an_id_that_an_insert_has_twice_is_no_witness(make_world: Any) -> None:
-    # The earlier one counts, so the later one never reads back as it was written.
+def test_a_duplicate_id_of_an_insert_is_not_a_witness(make_world: Any) -> None:
+    # The first duplicate wins; the second never reads back as written.
     world = make_world(apply_delay=1)
     vectors = [*some(5000), vector("v0", 0.75), vector("new")]
     receipt = world.fill(InsertVectorsOperator, vectors_callable=lambda: vectors)["receipt"]
     assert [witness["id"] for witness in receipt["witness_vectors"]] == ["new"]
 
 
-def test_no_inference_while_the_own_backlog_is_applied(make_world: Any) -> None:
+def test_nothing_is_inferred_behind_the_tasks_own_backlog(make_world: Any) -> None:
     world = make_world(apply_delay=60)
     pushed = world.fill(vectors_callable=lambda: some(40_000), verify="none")
     world.forward(320)
@@ -146,7 +146,7 @@ def test_no_inference_while_the_own_backlog_is_applied(make_world: Any) -> None:
     assert world.client.info(INDEX)["vectorCount"] < 40_000
 
 
-def test_the_server_discards_nothing_that_is_counted(make_world: Any, tmp_path: Any) -> None:
+def test_vectors_too_deep_for_the_server_are_not_counted(make_world: Any, tmp_path: Any) -> None:
     world = make_world(apply_delay=0)
     deep: Any = 1
     for _ in range(130):
@@ -160,7 +160,7 @@ def test_the_server_discards_nothing_that_is_counted(make_world: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("second", ["upsert", "delete"])
-def test_a_sensor_on_two_writes_of_the_same_ids(make_world: Any, second: str) -> None:
+def test_a_sensor_waits_for_two_writes_of_the_same_ids(make_world: Any, second: str) -> None:
     world = make_world(apply_delay=1)
     receipts = [world.fill(vectors=[vector("a", 0.25)])["receipt"]]
     world.clock.now += 3
@@ -173,7 +173,7 @@ def test_a_sensor_on_two_writes_of_the_same_ids(make_world: Any, second: str) ->
     assert world.sense(*receipts)["outcome"] in ("watermark", "read_back", "inferred")
 
 
-def test_deep_metadata_costs_no_more_than_the_witnesses(make_world: Any, tmp_path: Any) -> None:
+def test_deep_metadata_ends_the_fill_without_losing_the_count(make_world: Any, tmp_path: Any) -> None:
     world = make_world(apply_delay=0)
     path = tmp_path / "v.ndjson"
     with path.open("w") as file:
@@ -184,7 +184,7 @@ def test_deep_metadata_costs_no_more_than_the_witnesses(make_world: Any, tmp_pat
         world.fill(vectors_path=str(path))
 
 
-def test_a_kill_is_seen_between_vectors(vectorize: Vectorize) -> None:
+def test_a_kill_ends_a_fill_between_vectors(vectorize: Vectorize) -> None:
     taken: list[int] = []
     operator: Any = None
 
@@ -201,7 +201,7 @@ def test_a_kill_is_seen_between_vectors(vectorize: Vectorize) -> None:
     assert len(taken) < 100
 
 
-def test_a_line_that_is_too_long_is_told_with_its_number(make_world: Any, tmp_path: Any) -> None:
+def test_a_line_that_is_too_long_is_reported_by_number(make_world: Any, tmp_path: Any) -> None:
     world = make_world(apply_delay=0)
     path = tmp_path / "v.ndjson"
     path.write_text("".join(f"{json.dumps(one)}\n" for one in some(7000)) + "x" * 3_000_000 + "\n")
@@ -242,7 +242,7 @@ def test_the_generator_is_closed_when_the_write_fails(vectorize: Vectorize) -> N
 
 
 @pytest.mark.parametrize("kwargs", ["None", [1], "x", {1: 2}])
-def test_vectors_kwargs_that_are_no_mapping(vectorize: Vectorize, kwargs: Any) -> None:
+def test_vectors_kwargs_must_be_a_mapping(vectorize: Vectorize, kwargs: Any) -> None:
     operator = UpsertVectorsOperator(
         task_id="t", index_name=INDEX, vectors_callable=lambda: [vector("a")], vectors_kwargs=kwargs
     )
@@ -261,7 +261,7 @@ def test_changes_before_an_unchanged_tail_are_witnesses(make_world: Any) -> None
     assert pushed["receipt"].get("witness_vectors")
 
 
-def test_what_was_waited_for_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_can_be_read_after_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalVectorize(apply_delay=0.1, visibility_lag=3) as server:
         monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", server.connection)
         vectorize = Vectorize(server)

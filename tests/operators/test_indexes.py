@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator that creates indexes, over real HTTP, without Airflow's machinery around it."""
+"""The operator that creates indexes, over real HTTP, without a scheduler."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from airflow_provider_cfvectorize.exceptions import (
 from airflow_provider_cfvectorize.local import LocalVectorize
 from harness import DIMENSIONS, INDEX, Vectorize, make_context, run_task, wait_until
 from operators.indexing import CONN, TYPES, create, make, types_of
-from operators.relay import Told
+from operators.relay import Logged
 
 BASE, SMALL = "@cf/baai/bge-base-en-v1.5", "@cf/baai/bge-small-en-v1.5"
 
 
-# --- creating -----------------------------------------------------------------------------------------------
+# --- create -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("if_exists", ["fail", "skip"])
@@ -38,7 +38,7 @@ BASE, SMALL = "@cf/baai/bge-base-en-v1.5", "@cf/baai/bge-small-en-v1.5"
         ),
     ],
 )
-def test_creating(
+def test_create_an_index(
     client: VectorizeClient, kwargs: dict[str, Any], config: dict[str, Any], if_exists: str
 ) -> None:
     context = make_context()
@@ -52,18 +52,18 @@ def test_creating(
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_waiting_where_there_is_nothing_to_wait_for(server: LocalVectorize, deferrable: bool) -> None:
+def test_a_wait_without_metadata_indexes_has_nothing_to_do(server: LocalVectorize, deferrable: bool) -> None:
     context = make_context()
     assert create(context, wait_for_completion=True, deferrable=deferrable) is None
     assert context["ti"].pushed["evidence"]["outcome"] == "nothing_to_do"
 
 
 @pytest.mark.parametrize("as_text", [False, True])
-def test_metadata_indexes(client: VectorizeClient, as_text: bool) -> None:
+def test_create_with_metadata_indexes(client: VectorizeClient, as_text: bool) -> None:
     context = make_context()
     mutation_id = create(context, metadata_indexes=json.dumps(TYPES) if as_text else TYPES)
     wait_until(lambda: client.info(INDEX).get("processedUpToMutation") == mutation_id)
-    # Applied with the last of them are all of them.
+    # The last creation is applied after all others.
     assert types_of(client) == TYPES
     receipt = context["ti"].pushed["receipt"]
     assert (receipt["mutation_id"], receipt["index_name"]) == (mutation_id, INDEX)
@@ -72,7 +72,7 @@ def test_metadata_indexes(client: VectorizeClient, as_text: bool) -> None:
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_waiting_for_metadata_indexes(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
+def test_a_wait_for_metadata_indexes(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
     with LocalVectorize(apply_delay=0.3) as server:
         monkeypatch.setenv(CONN, server.connection)
         context, deferred = make_context(), []
@@ -89,7 +89,7 @@ def test_waiting_for_metadata_indexes(monkeypatch: pytest.MonkeyPatch, deferrabl
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_waiting_in_vain(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
+def test_a_wait_times_out(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
     with LocalVectorize(apply_delay=3600) as server:
         monkeypatch.setenv(CONN, server.connection)
         context = make_context()
@@ -100,8 +100,8 @@ def test_waiting_in_vain(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> N
         assert context["ti"].pushed["index"]["name"] == INDEX
 
 
-def test_vectors_written_at_once_are_found_by_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nothing is applied between the two, so what counts is the order of their acceptance.
+def test_a_filter_finds_vectors_written_right_after_the_creation(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing is applied in between: the order of acceptance counts.
     with LocalVectorize(apply_delay=0.3) as server:
         monkeypatch.setenv(CONN, server.connection)
         create(metadata_indexes=TYPES)
@@ -119,13 +119,13 @@ def test_vectors_written_at_once_are_found_by_a_filter(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("if_exists", ["fail", "skip"])
-def test_the_name_of_a_deleted_index_can_be_used_again(vectorize: Vectorize, if_exists: str) -> None:
+def test_the_name_of_a_deleted_index_can_be_reused(vectorize: Vectorize, if_exists: str) -> None:
     vectorize.client.delete_index(INDEX)
     create(dimensions=64, if_exists=if_exists)
     assert vectorize.client.get_index(INDEX)["config"]["dimensions"] == 64
 
 
-# --- what is refused before anything is sent ----------------------------------------------------------------
+# --- refused inputs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,17 +163,17 @@ def test_the_name_of_a_deleted_index_can_be_used_again(vectorize: Vectorize, if_
         ({"account_id": "f" * 31}, "32 hexadecimal digits"),
     ],
 )
-def test_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
+def test_invalid_arguments_are_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
     with pytest.raises(VectorizeInputError) as error:
         create(**kwargs)
     assert text in str(error.value)
     assert sum(server.stats().values()) == 0
 
 
-# --- an index that exists -----------------------------------------------------------------------------------
+# --- existing indexes ---------------------------------------------------------------------------------------
 
 
-def test_an_index_that_exists_is_an_error(vectorize: Vectorize) -> None:
+def test_an_existing_index_is_an_error(vectorize: Vectorize) -> None:
     with pytest.raises(VectorizeResponseError, match="exists already") as error:
         create(dimensions=64, metadata_indexes=TYPES)
     assert error.value.code == 3002
@@ -182,7 +182,7 @@ def test_an_index_that_exists_is_an_error(vectorize: Vectorize) -> None:
     assert vectorize.server.stats()["create_metadata_index"] == 0
 
 
-def test_an_index_that_is_the_one_wanted(vectorize: Vectorize, told: Told) -> None:
+def test_an_existing_index_with_the_wanted_configuration(vectorize: Vectorize, logged: Logged) -> None:
     for name, index_type in {**TYPES, "further": "string"}.items():
         vectorize.client.create_metadata_index(INDEX, name, index_type)  # type: ignore[arg-type]
     vectorize.fill(["a"])
@@ -195,7 +195,7 @@ def test_an_index_that_is_the_one_wanted(vectorize: Vectorize, told: Told) -> No
     assert (pushed["evidence"]["mutation_id"], pushed["evidence"]["outcome"]) == (mutation_id, "watermark")
     stats = vectorize.server.stats()
     assert (stats["create_index"], stats["create_metadata_index"]) == (0, 3)
-    text = told()
+    text = logged()
     assert "missing metadata indexes: none; further ones: 'further'" in text
 
 
@@ -211,7 +211,7 @@ def test_an_index_that_is_the_one_wanted(vectorize: Vectorize, told: Told) -> No
         ({"preset": SMALL}, ["dimensions: expected 384, found 32."]),
     ],
 )
-def test_an_index_that_is_another(vectorize: Vectorize, kwargs: dict[str, Any], texts: list[str]) -> None:
+def test_an_index_that_differs(vectorize: Vectorize, kwargs: dict[str, Any], texts: list[str]) -> None:
     vectorize.client.create_metadata_index(INDEX, "lang", "string")
     vectorize.settle()
     with pytest.raises(VectorizeInputError, match="exists with another configuration") as error:
@@ -221,25 +221,25 @@ def test_an_index_that_is_another(vectorize: Vectorize, kwargs: dict[str, Any], 
     assert vectorize.server.stats()["create_metadata_index"] == 1
 
 
-def test_a_preset_that_the_index_tells(client: VectorizeClient, told: Told) -> None:
+def test_an_index_with_a_known_preset(client: VectorizeClient, logged: Logged) -> None:
     client.create_index(INDEX, preset=BASE)
     create(preset=BASE, if_exists="skip")
     create(dimensions=768, metric="cosine", if_exists="skip")
     with pytest.raises(VectorizeInputError, match=f"preset: expected '{SMALL}', found '{BASE}'"):
         create(preset=SMALL, if_exists="skip")
-    assert "does not say" not in told()
+    assert "does not say" not in logged()
 
 
 @pytest.mark.parametrize("preset", [BASE, "some/new-model"])
-def test_a_preset_that_the_index_does_not_tell(client: VectorizeClient, told: Told, preset: str) -> None:
+def test_an_index_without_a_known_preset(client: VectorizeClient, logged: Logged, preset: str) -> None:
     client.create_index(INDEX, dimensions=768, metric="euclidean")
     create(preset=preset, if_exists="skip")
-    text = told()
+    text = logged()
     assert f"does not say whether it was created with preset '{preset}', so" in text
     assert "'dimensions': 768, 'metric': 'euclidean'" in text
 
 
-def test_missing_metadata_indexes_of_an_empty_index(vectorize: Vectorize) -> None:
+def test_missing_metadata_indexes_are_created_in_an_empty_index(vectorize: Vectorize) -> None:
     vectorize.client.create_metadata_index(INDEX, "lang", "string")
     vectorize.settle()
     context = make_context()
@@ -250,7 +250,7 @@ def test_missing_metadata_indexes_of_an_empty_index(vectorize: Vectorize) -> Non
     assert vectorize.server.stats()["create_metadata_index"] == 4
 
 
-def test_missing_metadata_indexes_of_an_index_with_vectors(vectorize: Vectorize) -> None:
+def test_missing_metadata_indexes_are_an_error_if_there_are_vectors(vectorize: Vectorize) -> None:
     vectorize.fill(["a", "b"])
     with pytest.raises(VectorizeInputError, match=r"has vectors \(2\)") as error:
         create(metadata_indexes=TYPES, if_exists="skip")
@@ -259,7 +259,7 @@ def test_missing_metadata_indexes_of_an_index_with_vectors(vectorize: Vectorize)
     assert vectorize.server.stats()["create_metadata_index"] == 0
 
 
-def test_more_metadata_indexes_than_an_index_can_have(vectorize: Vectorize) -> None:
+def test_too_many_metadata_indexes_are_an_error(vectorize: Vectorize) -> None:
     for i in range(8):
         vectorize.client.create_metadata_index(INDEX, f"p{i}", "string")
     vectorize.settle()

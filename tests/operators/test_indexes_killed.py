@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kill of the operators for indexes, heard while a request waits for a throttle to end."""
+"""A kill stops the operators for indexes while a request waits for the end of a throttle."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from client.servers import Reply, Request, refused
 from harness import INDEX, Vectorize, make_context
 from operators.relay import Relay
 
-#: What it takes to notice a kill is a fraction of a second. Not much longer, since a task that does not
-#: notice it waits to the end and succeeds.
+#: Longer than the fraction of a second that a kill needs to take effect, and short enough for a task that
+#: misses the kill: it waits to the end and succeeds.
 THROTTLE = refused(429, 971, Retry_After="20")
 LIST = f"GET {INDEX}/metadata_index/list"
 CREATE = f"POST {INDEX}/metadata_index/create"
@@ -45,11 +45,11 @@ REMOVE = (
         (DeleteVectorizeIndexOperator, {}, f"DELETE {INDEX}"),
         *((*ADD, route) for route in (LIST, f"GET {INDEX}/info", CREATE)),
         (*REMOVE, DELETE),
-        # There is none, so it is looked for.
+        # The metadata index is missing: the task lists them.
         (*REMOVE, LIST),
     ],
 )
-def test_a_kill_is_heard_during_a_throttle(
+def test_a_kill_ends_a_throttled_task(
     relay: Relay, vectorize: Vectorize, operator: Any, kwargs: dict[str, Any], route: str
 ) -> None:
     task = operator(**{"task_id": "task", "index_name": INDEX, **kwargs})
@@ -60,9 +60,9 @@ def test_a_kill_is_heard_during_a_throttle(
         task.on_kill()
         return THROTTLE
 
-    relay.meddle = throttle
+    relay.intercept = throttle
     with pytest.raises(VectorizeInterrupted, match="interrupted"):
         task.execute(make_context())
-    # And nothing goes on in the background.
+    # Nothing continues in the background.
     assert relay.routes[-1] == route
     assert relay.routes.count(route) == 1

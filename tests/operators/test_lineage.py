@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow's OpenLineage provider learns of a task that has ended, by its own extractor."""
+"""Lineage that the extractor of Airflow's OpenLineage provider reads from a finished task."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SECRET = "tenant-7/a-name"
 
 
 class Lineage:
-    """The lineage of a task, once it has run."""
+    """Run a task and hold its lineage."""
 
     def __init__(self, cls: Any, **kwargs: Any) -> None:
         made: list[Any] = []
@@ -90,7 +90,7 @@ def file(tmp_path: Path) -> Callable[..., str]:
     return make
 
 
-def test_a_delete(index: tuple[str, str], file: Callable[..., str]) -> None:
+def test_lineage_of_a_delete(index: tuple[str, str], file: Callable[..., str]) -> None:
     path = file("ids.txt", "a", SECRET)
     for wait in ({}, {"wait_for_completion": True, "poll_interval": 0.01}):
         for deferrable in (False, True):
@@ -100,7 +100,7 @@ def test_a_delete(index: tuple[str, str], file: Callable[..., str]) -> None:
             assert SECRET not in lineage.text
 
 
-def test_a_delete_of_nothing_writes_nothing(index: tuple[str, str], file: Callable[..., str]) -> None:
+def test_an_empty_delete_has_no_output(index: tuple[str, str], file: Callable[..., str]) -> None:
     lineage = Lineage(DeleteVectorsByIdsOperator, ids=[], wait_for_completion=True)
     assert (lineage.state, lineage.inputs, lineage.outputs) == ("success", [], [])
 
@@ -116,7 +116,7 @@ def test_a_delete_by_filter(vectorize: Vectorize, index: tuple[str, str], deferr
         assert SECRET not in lineage.text
 
 
-def test_a_rehearsal_reads(index: tuple[str, str]) -> None:
+def test_a_dry_run_has_the_index_as_input(index: tuple[str, str]) -> None:
     lineage = Lineage(DeleteVectorsByIdsOperator, ids=["a"], dry_run=True)
     assert (lineage.inputs, lineage.outputs) == ([index], [])
     lineage = Lineage(DeleteVectorsByIdsOperator, ids=["a"], dry_run=True, verify="none")
@@ -124,7 +124,7 @@ def test_a_rehearsal_reads(index: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_an_upsert_tells_how_many(index: tuple[str, str], file: Callable[..., str], deferrable: bool) -> None:
+def test_an_upsert_counts_rows(index: tuple[str, str], file: Callable[..., str], deferrable: bool) -> None:
     lines = [json.dumps({"id": id_, "values": VALUES}) for id_ in ("c", "d", SECRET)]
     path = file("vectors.ndjson", *lines)
     wait: dict[str, Any] = {"wait_for_completion": True, "poll_interval": 0.01, "deferrable": deferrable}
@@ -132,12 +132,12 @@ def test_an_upsert_tells_how_many(index: tuple[str, str], file: Callable[..., st
     assert (lineage.inputs, lineage.outputs) == ([("file", path)], [index])
     assert lineage.facets == [{"outputStatistics": 3}]
     assert SECRET not in lineage.text
-    # Of an insert, what the service has left alone is counted as well.
+    # An insert's count would include vectors that the service skipped.
     lineage = Lineage(InsertVectorsOperator, vectors_path=path, **wait)
     assert (lineage.inputs, lineage.outputs, lineage.facets) == ([("file", path)], [index], [{}])
 
 
-def test_reading(index: tuple[str, str], file: Callable[..., str]) -> None:
+def test_lineage_of_reads(index: tuple[str, str], file: Callable[..., str]) -> None:
     ids = file("ids.txt", "a", SECRET)
     found = file("found.ndjson")
     lineage = Lineage(GetVectorsByIdsOperator, ids_path=ids, path=found)
@@ -151,14 +151,14 @@ def test_reading(index: tuple[str, str], file: Callable[..., str]) -> None:
     assert (lineage.inputs, lineage.outputs) == ([index], [])
     lineage = Lineage(ListVectorsOperator, path=found)
     assert (lineage.inputs, lineage.outputs) == ([index], [("file", found)])
-    # A file that did not come to be is no output.
+    # A file that was not written is not an output.
     lineage = Lineage(ListVectorsOperator, path=found, index_name="no-such-index")
     assert lineage.state == "failed"
     assert (lineage.inputs, lineage.outputs) == ([(index[0], "no-such-index")], [])
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_reconcile(index: tuple[str, str], file: Callable[..., str], deferrable: bool) -> None:
+def test_lineage_of_a_reconcile(index: tuple[str, str], file: Callable[..., str], deferrable: bool) -> None:
     ids, surplus, missing = file("ids.txt", "a", "c"), file("surplus.txt"), file("missing.txt")
     given: dict[str, Any] = {
         "ids_path": ids,
@@ -181,13 +181,13 @@ def test_a_reconcile(index: tuple[str, str], file: Callable[..., str], deferrabl
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_an_index_and_its_metadata_indexes(server: LocalVectorize, deferrable: bool) -> None:
+def test_lineage_of_an_index_and_its_metadata_indexes(server: LocalVectorize, deferrable: bool) -> None:
     index = (f"cloudflare-vectorize://{server.account_id}", "new")
     wait: dict[str, Any] = {"wait_for_completion": True, "poll_interval": 0.01, "deferrable": deferrable}
     create: dict[str, Any] = {"index_name": "new", "dimensions": 32, "metric": "cosine", **wait}
     for cls, given, change in (
         (CreateVectorizeIndexOperator, {**create, "metadata_indexes": {"a": "string"}}, "CREATE"),
-        # It is there.
+        # The index exists.
         (CreateVectorizeIndexOperator, {**create, "if_exists": "skip"}, None),
         (
             CreateVectorizeIndexOperator,
@@ -215,9 +215,7 @@ def test_an_index_and_its_metadata_indexes(server: LocalVectorize, deferrable: b
         assert lineage.facets == ([{"lifecycleStateChange": change}] if change else [])
 
 
-def test_a_task_that_failed_tells_where_it_may_have_written(
-    server: LocalVectorize, vectorize: Vectorize
-) -> None:
+def test_a_failed_task_has_the_index_as_output(server: LocalVectorize, vectorize: Vectorize) -> None:
     for cls, given in (
         (DeleteVectorsByIdsOperator, {"ids": ["a"]}),
         (UpsertVectorsOperator, {"vectors": [{"id": "a", "values": VALUES}]}),
@@ -228,13 +226,13 @@ def test_a_task_that_failed_tells_where_it_may_have_written(
         namespace = f"cloudflare-vectorize://{server.account_id}"
         assert (lineage.inputs, lineage.outputs) == ([], [(namespace, "no-such-index")])
         assert lineage.facets == [{}]
-    # It had not found its account yet, or there can be no such index.
+    # The task did not find its account, or the index name is invalid.
     for more in ({"conn_id": "no_such_connection"}, {"index_name": "../other"}):
         lineage = Lineage(DeleteVectorsByIdsOperator, ids=["a"], **more)
         assert (lineage.state, lineage.inputs, lineage.outputs) == ("failed", [], [])
 
 
-def test_a_wait_that_failed_still_knows_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_wait_keeps_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalVectorize(apply_delay=600) as server:
         monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", server.connection)
         Vectorize(server)
@@ -270,11 +268,11 @@ def test_a_wait_that_failed_still_knows_what_was_written(monkeypatch: pytest.Mon
         (["a"], None),
     ],
 )
-def test_what_a_file_is_called(path: object, expected: tuple[str, str] | None) -> None:
+def test_names_of_files(path: object, expected: tuple[str, str] | None) -> None:
     assert file_names(path) == expected
 
 
-def test_without_the_provider_nothing_is_missed() -> None:
+def test_tasks_work_without_the_openlineage_provider() -> None:
     code = """
 import sys
 # All but what says that it is installed, which Airflow reads in any case.

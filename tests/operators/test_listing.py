@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listing all ids, over real HTTP, without Airflow's machinery around it."""
+"""The list operator over real HTTP, without a scheduler."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def page(ids: list[str], cursor: str | None = None) -> Reply:
     )
 
 
-# --- what is listed -----------------------------------------------------------------------------------------
+# --- listed ids ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [None, "txt", "ndjson", "JSONL"])
 @pytest.mark.parametrize(("prefix", "matched"), [(None, 2210), ("v1", 1111), ("no", 0)])
-def test_these_ids(
+def test_exactly_the_matching_ids_are_listed(
     vectorize: Vectorize, tmp_path: Path, suffix: str | None, prefix: str | None, matched: int
 ) -> None:
     ids = {*[f"v{i}" for i in range(2200)], *ODD_IDS}
@@ -79,7 +79,7 @@ def test_these_ids(
     assert vectorize.server.stats()["list_vectors"] == 3
 
 
-def test_progress_is_told(
+def test_progress_is_logged(
     vectorize: Vectorize,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
@@ -89,11 +89,11 @@ def test_progress_is_told(
     monkeypatch.setattr(workers, "SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO):
         list_ids(prefix="no")
-    # Airflow 3 logs to the standard output where no supervisor listens.
+    # Airflow 3 logs to standard output without a supervisor.
     assert f"listing {INDEX}: 1000 of 1500 ids in 1 of 2 batches" in caplog.text + capfd.readouterr().out
 
 
-def test_an_empty_index(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_an_empty_index_has_an_empty_list(vectorize: Vectorize, tmp_path: Path) -> None:
     assert list_ids() == []
     path = tmp_path / "ids.txt"
     list_ids(path=str(path))
@@ -101,7 +101,7 @@ def test_an_empty_index(vectorize: Vectorize, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["txt", "ndjson"])
-def test_a_delete_takes_the_file(vectorize: Vectorize, tmp_path: Path, suffix: str) -> None:
+def test_a_delete_reads_the_listed_file(vectorize: Vectorize, tmp_path: Path, suffix: str) -> None:
     vectorize.fill([*ODD_IDS, *[f"old-{i}" for i in range(250)]])
     path = list_ids(prefix="old-", path=str(tmp_path / f"ids.{suffix}"))
     delete = DeleteVectorsByIdsOperator(task_id="delete", index_name=INDEX, ids_path=path)
@@ -110,7 +110,7 @@ def test_a_delete_takes_the_file(vectorize: Vectorize, tmp_path: Path, suffix: s
 
 
 @pytest.mark.usefixtures("object_storage")
-def test_into_object_storage(vectorize: Vectorize) -> None:
+def test_ids_are_written_to_object_storage(vectorize: Vectorize) -> None:
     vectorize.fill(["a", "b"])
     place = ObjectStoragePath("memory://bucket/ids.txt")
     assert list_ids(path=place) == str(place)
@@ -136,7 +136,7 @@ _ID = (
 @example(ids=["\ufeffa", "b"], ndjson=False)
 @example(ids=["b", "\ufeffa"], ndjson=False)
 @example(ids=["\ufeffa", " b ", "\r", "\n"], ndjson=True)
-def test_a_file_of_ids_is_read_as_it_was_listed(
+def test_a_file_of_ids_holds_the_listed_ids(
     script: Script, tmp_path: Path, ids: list[str], ndjson: bool
 ) -> None:
     server = script([page(ids)])
@@ -161,7 +161,7 @@ def test_a_file_of_ids_is_read_as_it_was_listed(
         (["\ufeffa"], r"the id '\ufeffa' is the first in the file and begins"),
     ],
 )
-def test_an_id_that_cannot_stand_in_a_plain_file(
+def test_an_id_that_a_text_file_cannot_hold_is_an_error(
     script: Script, tmp_path: Path, ids: list[str], text: str
 ) -> None:
     script([page(ids)])
@@ -175,10 +175,10 @@ def test_an_id_that_cannot_stand_in_a_plain_file(
     assert path.read_text() == "before"
 
 
-# --- too many -----------------------------------------------------------------------------------------------
+# --- limits -------------------------------------------------------------------------------------------------
 
 
-def test_more_than_max_ids(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_more_than_max_ids_are_an_error(vectorize: Vectorize, tmp_path: Path) -> None:
     vectorize.fill([f"v{i:04}" for i in range(2500)])
     vectorize.server.reset_stats()
     with pytest.raises(VectorizeInputError) as error:
@@ -196,18 +196,18 @@ def test_more_than_max_ids(vectorize: Vectorize, tmp_path: Path) -> None:
     assert len((tmp_path / "ids").read_text().split()) == 2500
 
 
-def test_too_many_bytes_for_an_xcom(vectorize: Vectorize) -> None:
+def test_ids_too_large_for_an_xcom_are_an_error(vectorize: Vectorize) -> None:
     vectorize.fill([f"{i:064}" for i in range(4000)])
     context = make_context()
     with pytest.raises(VectorizeInputError) as error:
         list_ids(context)
-    # 64 characters, two quotation marks, a comma and a space.
+    # Each id: 64 characters, two quotation marks, a comma and a space.
     assert "the first 3,856 ids have 262,208 bytes as JSON" in str(error.value)
     assert "at most 262,144 for an XCom: pass path" in str(error.value)
     assert context["ti"].pushed == {}
 
 
-def test_a_file_of_ids_is_never_held(script: Script, tmp_path: Path) -> None:
+def test_a_file_of_ids_is_never_whole_in_memory(script: Script, tmp_path: Path) -> None:
     def answer(request: Request) -> Reply:
         number = int(parse_qs(urlsplit(request.path).query).get("cursor", ["0"])[0])
         return page(
@@ -216,7 +216,7 @@ def test_a_file_of_ids_is_never_held(script: Script, tmp_path: Path) -> None:
 
     script(answer)
     path = tmp_path / "ids"
-    # What is imported at first use is not what this is about.
+    # The first run imports modules, which also need memory.
     list_ids(path=str(path))
     tracemalloc.start()
     try:
@@ -224,13 +224,13 @@ def test_a_file_of_ids_is_never_held(script: Script, tmp_path: Path) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # All of them take more than 10 MB.
+    # All ids together need more than 10 MB.
     assert peak < 5_000_000
     with path.open() as file:
         assert [int(line) for line in file] == list(range(100_000))
 
 
-# --- what is refused ----------------------------------------------------------------------------------------
+# --- refused inputs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -252,15 +252,15 @@ def test_a_file_of_ids_is_never_held(script: Script, tmp_path: Path) -> None:
         ({"account_id": "f" * 31}, "32 hexadecimal digits"),
     ],
 )
-def test_what_cannot_be_listed(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
+def test_invalid_arguments_are_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
     with pytest.raises(VectorizeInputError) as error:
         list_ids(**kwargs)
     assert text in str(error.value)
     assert sum(server.stats().values()) == 0
 
 
-def test_a_prefix_that_was_given_and_became_none(server: LocalVectorize) -> None:
-    # As native rendering, or an upstream task that returned nothing, leaves it.
+def test_a_prefix_that_renders_to_none_is_refused(server: LocalVectorize) -> None:
+    # Native rendering or an upstream task without a result gives None.
     operator = ListVectorsOperator(task_id="list", index_name=INDEX, prefix="{{ params.tenant }}")
     operator.prefix = None
     with pytest.raises(VectorizeInputError, match="prefix is None after rendering"):
@@ -268,17 +268,17 @@ def test_a_prefix_that_was_given_and_became_none(server: LocalVectorize) -> None
     assert sum(server.stats().values()) == 0
 
 
-def test_an_index_that_is_not_there(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_missing_index_is_an_error(vectorize: Vectorize, tmp_path: Path) -> None:
     with pytest.raises(VectorizeNotFoundError, match="Check index_name"):
         list_ids(index_name="other", path=str(tmp_path / "ids"))
     assert os.listdir(tmp_path) == []
 
 
-# --- listings that end early --------------------------------------------------------------------------------
+# --- interrupted listings -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("to_file", [False, True])
-def test_a_listing_that_expires_is_started_again(script: Script, tmp_path: Path, to_file: bool) -> None:
+def test_an_expired_listing_starts_over(script: Script, tmp_path: Path, to_file: bool) -> None:
     expired = refused(400, 1000, "cursor expired")
     server = script(
         [page(["a", "b"], "x"), expired, page(["c"], "y"), expired, page(["d", "e"], "z"), page(["f"])]
@@ -291,7 +291,7 @@ def test_a_listing_that_expires_is_started_again(script: Script, tmp_path: Path,
     assert len(server.requests) == 6
 
 
-def test_a_listing_that_expires_four_times(script: Script, tmp_path: Path) -> None:
+def test_the_fourth_expired_listing_is_an_error(script: Script, tmp_path: Path) -> None:
     expired = refused(400, 1000, "cursor expired")
     server = script([page(["a"], "x"), expired] * 5)
     path = tmp_path / "ids"

@@ -19,7 +19,7 @@ from airflow_provider_cfvectorize.operators.indexes import (
     DeleteVectorizeMetadataIndexOperator,
 )
 from harness import DIMENSIONS, INDEX, Vectorize, make_context, run_task
-from operators.relay import Relay, Told, once
+from operators.relay import Logged, Relay, once
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 OPERATORS = [CreateVectorizeMetadataIndexOperator, DeleteVectorizeMetadataIndexOperator]
@@ -65,12 +65,12 @@ def check_receipt(context: dict[str, Any], mutation_id: str) -> None:
     assert receipt["accepted_at"].endswith("Z")
 
 
-# --- what they do -------------------------------------------------------------------------------------------
+# --- changes ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("index_type", ["string", "number", "boolean"])
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_creating(vectorize: Vectorize, index_type: str, if_exists: str) -> None:
+def test_create_a_metadata_index(vectorize: Vectorize, index_type: str, if_exists: str) -> None:
     context = make_context()
     mutation_id = create(context, property_name="deep.er", index_type=index_type, if_exists=if_exists)
     vectorize.wait_for(mutation_id)
@@ -80,7 +80,7 @@ def test_creating(vectorize: Vectorize, index_type: str, if_exists: str) -> None
 
 
 @pytest.mark.parametrize("if_missing", ["fail", "skip"])
-def test_deleting(vectorize: Vectorize, if_missing: str) -> None:
+def test_delete_a_metadata_index(vectorize: Vectorize, if_missing: str) -> None:
     give(vectorize, lang="string", year="number")
     context = make_context()
     mutation_id = delete(context, if_missing=if_missing)
@@ -91,7 +91,7 @@ def test_deleting(vectorize: Vectorize, if_missing: str) -> None:
 
 @pytest.mark.parametrize("deferrable", [False, True])
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_waiting(monkeypatch: pytest.MonkeyPatch, operator: Any, deferrable: bool) -> None:
+def test_a_wait_for_a_change(monkeypatch: pytest.MonkeyPatch, operator: Any, deferrable: bool) -> None:
     with LocalVectorize(apply_delay=0.3) as server:
         monkeypatch.setenv(CONN, server.connection)
         vectorize = Vectorize(server)
@@ -107,7 +107,7 @@ def test_waiting(monkeypatch: pytest.MonkeyPatch, operator: Any, deferrable: boo
 
 @pytest.mark.parametrize("deferrable", [False, True])
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_waiting_in_vain(monkeypatch: pytest.MonkeyPatch, operator: Any, deferrable: bool) -> None:
+def test_a_wait_times_out(monkeypatch: pytest.MonkeyPatch, operator: Any, deferrable: bool) -> None:
     with LocalVectorize(apply_delay=3600) as server:
         monkeypatch.setenv(CONN, server.connection)
         vectorize = Vectorize(server)
@@ -119,38 +119,38 @@ def test_waiting_in_vain(monkeypatch: pytest.MonkeyPatch, operator: Any, deferra
 
 
 @pytest.mark.parametrize("has_vectors", [False, True])
-def test_vectors_that_are_there_already_are_warned_of(
-    vectorize: Vectorize, told: Told, has_vectors: bool
-) -> None:
+def test_existing_vectors_cause_a_warning(vectorize: Vectorize, logged: Logged, has_vectors: bool) -> None:
     if has_vectors:
         vectorize.fill(["a", "b"])
     create(property_name="lang")
-    text = told()
+    text = logged()
     assert ("has vectors" in text) is has_vectors
     assert ("(2). A filter by 'lang' finds them only after you upsert them again" in text) is has_vectors
 
 
-# --- what is there already, or is not there -----------------------------------------------------------------
+# --- existing and missing metadata indexes ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_one_that_is_there_already(vectorize: Vectorize, told: Told, wait: bool, deferrable: bool) -> None:
+def test_an_existing_metadata_index_is_sent_again(
+    vectorize: Vectorize, logged: Logged, wait: bool, deferrable: bool
+) -> None:
     give(vectorize, lang="string")
     vectorize.fill(["a"])
     context = make_context()
     mutation_id = create(context, wait_for_completion=wait, deferrable=deferrable)
     check_receipt(context, mutation_id)
-    text = told()
+    text = logged()
     assert "already; the task sends it again" in text
-    # They know it already.
+    # The author knew this when the metadata index was created.
     assert "has vectors" not in text
     if wait:
         assert context["ti"].pushed["evidence"]["outcome"] == "watermark"
     assert vectorize.server.stats()["create_metadata_index"] == 2
 
 
-def test_one_that_must_not_be_there(vectorize: Vectorize) -> None:
+def test_an_existing_metadata_index_is_an_error_with_if_exists_fail(vectorize: Vectorize) -> None:
     give(vectorize, lang="string")
     with pytest.raises(VectorizeInputError, match="already") as error:
         create(if_exists="fail")
@@ -159,7 +159,7 @@ def test_one_that_must_not_be_there(vectorize: Vectorize) -> None:
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_one_of_another_type(vectorize: Vectorize, if_exists: str) -> None:
+def test_an_existing_metadata_index_of_another_type_is_an_error(vectorize: Vectorize, if_exists: str) -> None:
     give(vectorize, lang="string")
     with pytest.raises(VectorizeInputError, match="expected 'number', found 'string'") as error:
         create(index_type="number", if_exists=if_exists)
@@ -167,7 +167,7 @@ def test_one_of_another_type(vectorize: Vectorize, if_exists: str) -> None:
     assert vectorize.server.stats()["create_metadata_index"] == 1
 
 
-def test_an_eleventh(vectorize: Vectorize) -> None:
+def test_an_eleventh_metadata_index_is_an_error(vectorize: Vectorize) -> None:
     give(vectorize, **{f"p{i}": "string" for i in range(10)})
     with pytest.raises(VectorizeInputError, match="has 10 metadata indexes, the most of an index: 'p0', "):
         create()
@@ -176,7 +176,9 @@ def test_an_eleventh(vectorize: Vectorize) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404])
-def test_one_that_is_not_there(monkeypatch: pytest.MonkeyPatch, told: Told, status: Any) -> None:
+def test_deleting_a_missing_metadata_index(
+    monkeypatch: pytest.MonkeyPatch, logged: Logged, status: Any
+) -> None:
     behaviour = Behaviour(metadata_index_not_found_status=status)
     with LocalVectorize(apply_delay=0.02, behaviour=behaviour) as server:
         monkeypatch.setenv(CONN, server.connection)
@@ -187,13 +189,13 @@ def test_one_that_is_not_there(monkeypatch: pytest.MonkeyPatch, told: Told, stat
         assert isinstance(error.value, VectorizeNotFoundError) is (status == 404)
         context = make_context()
         assert delete(context, if_missing="skip", wait_for_completion=True) is None
-        assert "has no metadata index of 'lang'" in told()
+        assert "has no metadata index of 'lang'" in logged()
         assert context["ti"].pushed["receipt"]["mutation_id"] is None
         assert context["ti"].pushed["evidence"]["outcome"] == "nothing_to_do"
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_an_index_that_is_not_there(server: LocalVectorize, operator: Any) -> None:
+def test_a_missing_index_is_an_error(server: LocalVectorize, operator: Any) -> None:
     kwargs = {"if_missing": "skip"} if operator is DeleteVectorizeMetadataIndexOperator else {}
     with pytest.raises(VectorizeNotFoundError, match="Check index_name") as error:
         run(operator, **kwargs)
@@ -201,11 +203,11 @@ def test_an_index_that_is_not_there(server: LocalVectorize, operator: Any) -> No
 
 
 @pytest.mark.parametrize(("operator", "route"), [(OPERATORS[0], "create"), (OPERATORS[1], "delete")])
-def test_an_answer_that_is_lost(relay: Relay, vectorize: Vectorize, operator: Any, route: str) -> None:
+def test_a_lost_answer_is_retried(relay: Relay, vectorize: Vectorize, operator: Any, route: str) -> None:
     if route == "delete":
         give(vectorize, lang="string")
-    relay.meddle = once(f"POST {INDEX}/metadata_index/{route}", "lost")
-    # The deletion is not there to be found again, so its mutation id is lost with the answer.
+    relay.intercept = once(f"POST {INDEX}/metadata_index/{route}", "lost")
+    # The retry finds nothing to delete: the mutation id is lost with the answer.
     kwargs = {"if_missing": "skip"} if route == "delete" else {}
     assert (run(operator, **kwargs) is None) is (route == "delete")
     assert relay.routes.count(f"POST {INDEX}/metadata_index/{route}") == 2
@@ -213,7 +215,7 @@ def test_an_answer_that_is_lost(relay: Relay, vectorize: Vectorize, operator: An
     assert types_of(vectorize) == ({} if route == "delete" else {"lang": "string"})
 
 
-def test_a_metadata_index_of_another_type_made_anew(vectorize: Vectorize) -> None:
+def test_a_metadata_index_can_be_recreated_with_another_type(vectorize: Vectorize) -> None:
     give(vectorize, year="string")
     delete(property_name="year", wait_for_completion=True)
     create(property_name="year", index_type="number", wait_for_completion=True)
@@ -223,7 +225,7 @@ def test_a_metadata_index_of_another_type_made_anew(vectorize: Vectorize) -> Non
     assert found["count"] == 1
 
 
-# --- what is refused before anything is sent ----------------------------------------------------------------
+# --- refused inputs -----------------------------------------------------------------------------------------
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"index_name": "a/b"}, "index name 'a/b'"),
@@ -247,7 +249,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         ({"if_exists": "replace"}, "if_exists is 'replace', expected 'skip' or 'fail'"),
     ],
 )
-def test_a_create_that_is_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
+def test_invalid_creates_are_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
     with pytest.raises(VectorizeInputError) as error:
         create(**kwargs)
     assert text in str(error.value)
@@ -257,7 +259,7 @@ def test_a_create_that_is_refused(server: LocalVectorize, kwargs: dict[str, Any]
 @pytest.mark.parametrize(
     ("kwargs", "text"), [*REFUSED, ({"if_missing": True}, "if_missing is True, expected 'fail' or 'skip'")]
 )
-def test_a_delete_that_is_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
+def test_invalid_deletes_are_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
     with pytest.raises(VectorizeInputError) as error:
         delete(**{"if_missing": "skip", **kwargs})
     assert text in str(error.value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every operator and the sensor take alike: flags and durations."""
+"""Flags and durations of every operator and the sensor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLAGS = [
     for name, parameter in inspect.signature(cls.__init__).parameters.items()
     if isinstance(parameter.default, bool)
 ]
-#: Airflow's own, which the sensor carries out.
+#: Airflow's own flags, which the sensor implements.
 FLAGS.append((VectorizeMutationSensor, "soft_fail"))
 
 
@@ -37,12 +37,12 @@ def make(cls: Any, **kwargs: Any) -> Any:
 
 
 @pytest.mark.parametrize(("cls", "name"), FLAGS)
-def test_a_flag_is_no_text(cls: Any, name: str) -> None:
+def test_a_flag_must_be_a_bool(cls: Any, name: str) -> None:
     with pytest.raises(VectorizeInputError, match=f"^{name} is 'False', expected True or False"):
         make(cls, **{name: "False"}).execute(make_context())
 
 
-def test_durations(vectorize: Vectorize) -> None:
+def test_durations_may_be_timedeltas(vectorize: Vectorize) -> None:
     operator = make(
         vectors.DeleteVectorsByIdsOperator,
         ids=["a"],
@@ -61,7 +61,7 @@ def test_durations(vectorize: Vectorize) -> None:
 
 @pytest.mark.parametrize("name", ["wait_timeout", "poll_interval"])
 @pytest.mark.parametrize("value", ["10", None, timedelta(seconds=-1)])
-def test_what_is_no_duration(name: str, value: Any) -> None:
+def test_invalid_durations_are_refused(name: str, value: Any) -> None:
     with pytest.raises(VectorizeInputError, match=f"^{name} is .*, expected a number"):
         make(vectors.DeleteVectorsByIdsOperator, ids=["a"], **{name: value}).execute(make_context())
 
@@ -73,6 +73,8 @@ def test_what_is_no_duration(name: str, value: Any) -> None:
         (vectors.UpsertVectorsOperator, {"vectors_callable": list}, "vectors_kwargs"),
     ],
 )
-def test_what_renders_to_nothing(vectorize: Vectorize, cls: Any, kwargs: dict[str, Any], name: str) -> None:
+def test_arguments_that_render_to_none_are_refused(
+    vectorize: Vectorize, cls: Any, kwargs: dict[str, Any], name: str
+) -> None:
     with pytest.raises(VectorizeInputError, match=f"^{name} is 'None' after rendering"):
         make(cls, **kwargs, **{name: "None"}).execute(make_context())

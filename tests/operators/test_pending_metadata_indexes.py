@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metadata indexes whose creation or deletion is accepted, and not listed yet."""
+"""Metadata indexes whose creation or deletion is accepted but not yet listed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from airflow_provider_cfvectorize.operators.indexes import (
 from client.servers import Reply, Request, refused
 from harness import DIMENSIONS, INDEX, Clock, Vectorize, make_context, run_task
 from operators import indexing
-from operators.relay import Relay, Told
+from operators.relay import Logged, Relay
 
 LIST = f"GET {INDEX}/metadata_index/list"
-#: Seconds until a write is applied, on a clock that only the tests put forward.
+#: Seconds until a write is applied, on a clock that only tests put forward.
 LATER = 100.0
 WAITS: list[dict[str, Any]] = [
     {"wait_for_completion": True, "deferrable": False},
@@ -34,7 +34,7 @@ HOW = ["metadata index", "index"]
 
 
 class Slow:
-    """An index whose writes are applied when a test says so, behind a relay."""
+    """An index behind a relay whose writes are applied when a test puts the clock forward."""
 
     def __init__(self, server: LocalVectorize, clock: Clock) -> None:
         self.vectorize = Vectorize(server)
@@ -43,11 +43,11 @@ class Slow:
         self._clock = clock
 
     def later(self) -> None:
-        """Let what is accepted be applied, and after that be seen."""
+        """Put the clock forward until accepted writes are applied and visible."""
         self._clock.ahead += LATER
 
     def give(self, name: str, index_type: Any) -> None:
-        """Create a metadata index, applied at once."""
+        """Create a metadata index and apply it at once."""
         self.client.create_metadata_index(INDEX, name, index_type)
         self.later()
 
@@ -55,16 +55,16 @@ class Slow:
         return indexing.types_of(self.client)
 
     def meanwhile(self, route: str, do: Callable[[], object], *, nth: int = 1) -> None:
-        """Do something when a request for a route comes for the n-th time, before it is answered."""
+        """Call a function before the answer to the n-th request for a route."""
 
-        def meddle(asked: str, request: Request) -> None:
+        def intercept(asked: str, request: Request) -> None:
             if asked == route and self.relay.routes.count(route) == nth:
                 do()
 
-        self.relay.meddle = meddle
+        self.relay.intercept = intercept
 
     def create(self, how: str, index_type: str, context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        """Create the metadata index of ``lang`` by one of the two operators that can."""
+        """Create the metadata index of ``lang`` with one of two operators."""
         if how == "index":
             types = {"lang": index_type}
             return indexing.create(context, if_exists="skip", metadata_indexes=types, **kwargs)
@@ -89,7 +89,7 @@ def delete(context: dict[str, Any] | None = None, **kwargs: Any) -> Any:
 
 @pytest.fixture
 def lag() -> float:
-    """Return the seconds for which a watermark is ahead of what is listed."""
+    """Return the seconds for which the list lags behind the watermark."""
     return 0.0
 
 
@@ -103,11 +103,11 @@ def slow(monkeypatch: pytest.MonkeyPatch, lag: float) -> Iterator[Slow]:
         slow.relay.close()
 
 
-# --- a deletion on the way ----------------------------------------------------------------------------------
+# --- a pending deletion -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_one_that_is_being_deleted_is_created_again(slow: Slow, how: str) -> None:
+def test_a_metadata_index_with_a_pending_deletion_is_created_again(slow: Slow, how: str) -> None:
     slow.give("lang", "string")
     delete()
     mutation_id = slow.create(how, "string")
@@ -122,7 +122,7 @@ def test_one_that_is_being_deleted_is_created_again(slow: Slow, how: str) -> Non
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("wait", WAITS)
-def test_that_is_waited_for(slow: Slow, how: str, wait: dict[str, Any]) -> None:
+def test_a_wait_for_the_creation_after_a_pending_deletion(slow: Slow, how: str, wait: dict[str, Any]) -> None:
     slow.give("lang", "string")
     delete()
     slow.meanwhile(f"GET {INDEX}/info", slow.later)
@@ -133,7 +133,7 @@ def test_that_is_waited_for(slow: Slow, how: str, wait: dict[str, Any]) -> None:
     assert (evidence["mutation_id"], evidence["outcome"]) == (mutation_id, "watermark")
 
 
-def test_vectors_do_not_keep_one_that_is_there_from_being_created(slow: Slow) -> None:
+def test_an_existing_metadata_index_is_sent_again_despite_vectors(slow: Slow) -> None:
     slow.give("lang", "string")
     slow.client.upsert(INDEX, [{"id": "a", "values": [0.5] * DIMENSIONS}])
     slow.later()
@@ -141,34 +141,34 @@ def test_vectors_do_not_keep_one_that_is_there_from_being_created(slow: Slow) ->
     assert slow.client.info(INDEX)["vectorCount"] == 1
 
 
-# --- another type on the way --------------------------------------------------------------------------------
+# --- a pending creation with another type -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("wait", WAITS)
-def test_one_of_another_type_that_is_being_created(slow: Slow, how: str, wait: dict[str, Any]) -> None:
+def test_a_pending_creation_of_another_type_is_an_error(slow: Slow, how: str, wait: dict[str, Any]) -> None:
     slow.client.create_metadata_index(INDEX, "lang", "string")
-    # The first is for the number of vectors, before it is created.
+    # The first request reads the number of vectors before the creation.
     slow.meanwhile(f"GET {INDEX}/info", slow.later, nth=2)
     context = make_context()
     with pytest.raises(VectorizeInputError, match="expected 'number', found 'string'") as error:
         slow.create(how, "number", context, **wait)
     assert "Someone else created it first" in str(error.value)
-    # What was waited for is applied, and that is kept.
+    # The awaited mutation is applied, and its evidence is pushed.
     assert context["ti"].pushed["evidence"]["outcome"] == "watermark"
     assert slow.types() == {"lang": "string"}
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_without_a_wait_the_type_is_not_confirmed(slow: Slow, told: Told, how: str) -> None:
+def test_without_a_wait_the_type_is_not_confirmed(slow: Slow, logged: Logged, how: str) -> None:
     slow.client.create_metadata_index(INDEX, "lang", "string")
     assert slow.create(how, "number")
-    assert "Type not confirmed" in told()
+    assert "Type not confirmed" in logged()
     assert slow.relay.routes.count(LIST) == 1
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_one_that_is_deleted_before_it_is_seen(slow: Slow, wait: dict[str, Any]) -> None:
+def test_a_metadata_index_deleted_before_it_is_listed(slow: Slow, wait: dict[str, Any]) -> None:
     def delete_first() -> None:
         slow.later()
         slow.types()
@@ -176,44 +176,44 @@ def test_one_that_is_deleted_before_it_is_seen(slow: Slow, wait: dict[str, Any])
         slow.later()
 
     slow.meanwhile(LIST, delete_first, nth=2)
-    applied = slow.relay.meddle
+    applied = slow.relay.intercept
 
-    def meddle(route: str, request: Request) -> Reply | str | None:
+    def intercept(route: str, request: Request) -> Reply | str | None:
         if route == f"GET {INDEX}/info" and slow.relay.routes.count(route) == 2:
             slow.later()
         return applied(route, request)
 
-    slow.relay.meddle = meddle
+    slow.relay.intercept = intercept
     with pytest.raises(VectorizeWaitTimeout, match=r"not listed: 'lang'.*someone has deleted them since"):
         slow.create("metadata index", "string", **wait, wait_timeout=1)
 
 
 @pytest.mark.parametrize("lag", [LATER / 2])
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_list_that_lags_behind_the_watermark(slow: Slow, lag: float, wait: dict[str, Any]) -> None:
+def test_a_wait_for_a_list_that_lags(slow: Slow, lag: float, wait: dict[str, Any]) -> None:
     slow.meanwhile(f"GET {INDEX}/info", slow.later, nth=2)
-    applied = slow.relay.meddle
+    applied = slow.relay.intercept
 
-    def meddle(route: str, request: Request) -> Reply | str | None:
-        # The first is before it is created, the second does not show it yet.
+    def intercept(route: str, request: Request) -> Reply | str | None:
+        # The first list is before the creation; the second does not show it yet.
         if route == LIST and slow.relay.routes.count(LIST) == 3:
             slow.later()
         return applied(route, request)
 
-    slow.relay.meddle = meddle
+    slow.relay.intercept = intercept
     slow.create("metadata index", "string", **wait)
     assert slow.types() == {"lang": "string"}
     assert slow.relay.routes.count(LIST) == 3
 
 
-# --- a deletion of which no mutation is known ---------------------------------------------------------------
+# --- a deletion without a known mutation --------------------------------------------------------------------
 
 
 def lose_the_deletion(slow: Slow) -> None:
-    """Have the first deletion carried out and its answer lost, and later show that on the third look."""
+    """Lose the answer of the first deletion, and apply it before the third list."""
     lost: list[str] = []
 
-    def meddle(route: str, request: Request) -> Reply | str | None:
+    def intercept(route: str, request: Request) -> Reply | str | None:
         if route == LIST and slow.relay.routes.count(LIST) == 3:
             slow.later()
         if route.endswith("metadata_index/delete") and not lost:
@@ -221,11 +221,11 @@ def lose_the_deletion(slow: Slow) -> None:
             return "lost"
         return None
 
-    slow.relay.meddle = meddle
+    slow.relay.intercept = intercept
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_deletion_whose_answer_is_lost_is_waited_for(slow: Slow, wait: dict[str, Any]) -> None:
+def test_a_wait_for_a_deletion_whose_answer_is_lost(slow: Slow, wait: dict[str, Any]) -> None:
     slow.give("lang", "string")
     lose_the_deletion(slow)
     context = make_context()
@@ -235,7 +235,7 @@ def test_a_deletion_whose_answer_is_lost_is_waited_for(slow: Slow, wait: dict[st
     assert context["ti"].pushed["evidence"]["outcome"] == "nothing_to_do"
 
 
-def test_without_a_wait_it_is_not_looked_for(slow: Slow) -> None:
+def test_without_a_wait_metadata_indexes_are_not_listed(slow: Slow) -> None:
     slow.give("lang", "string")
     lose_the_deletion(slow)
     assert delete(if_missing="skip") is None
@@ -243,7 +243,7 @@ def test_without_a_wait_it_is_not_looked_for(slow: Slow) -> None:
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_deletion_of_somebody_else_is_waited_for_in_vain(slow: Slow, wait: dict[str, Any]) -> None:
+def test_a_wait_for_another_clients_deletion_times_out(slow: Slow, wait: dict[str, Any]) -> None:
     slow.give("lang", "string")
     slow.client.delete_metadata_index(INDEX, "lang")
     context = make_context()
@@ -258,23 +258,23 @@ def test_a_deletion_of_somebody_else_is_waited_for_in_vain(slow: Slow, wait: dic
 @pytest.mark.parametrize(
     "failure", [Reply(503, b"<html>"), refused(429, 971, Retry_After="0"), "lost", refused(400, 40000)]
 )
-def test_a_look_that_fails_does_not_end_the_wait(slow: Slow, told: Told, failure: Reply | str) -> None:
-    slow.relay.meddle = lambda route, request: (
+def test_a_failed_poll_does_not_end_the_wait(slow: Slow, logged: Logged, failure: Reply | str) -> None:
+    slow.relay.intercept = lambda route, request: (
         failure if route == LIST and slow.relay.routes.count(LIST) == 1 else None
     )
     assert delete(if_missing="skip", **WAITS[0]) is None
     assert slow.relay.routes.count(LIST) == 2
-    assert "this poll failed, which does not end the wait" in told()
+    assert "this poll failed, which does not end the wait" in logged()
 
 
-def test_a_look_that_fails_to_the_end_is_told(slow: Slow) -> None:
-    slow.relay.meddle = lambda route, request: Reply(503, b"<html>") if route == LIST else None
+def test_a_timeout_names_the_failed_poll(slow: Slow) -> None:
+    slow.relay.intercept = lambda route, request: Reply(503, b"<html>") if route == LIST else None
     with pytest.raises(VectorizeWaitTimeout, match=r"after 0\.05 s: this poll failed.*HTTP 503"):
         delete(if_missing="skip", wait_timeout=0.05, **WAITS[0])
 
 
-def test_a_refusal_for_good_ends_the_wait(slow: Slow) -> None:
-    slow.relay.meddle = lambda route, request: refused(403, 10000) if route == LIST else None
+def test_a_refusal_ends_the_wait(slow: Slow) -> None:
+    slow.relay.intercept = lambda route, request: refused(403, 10000) if route == LIST else None
     with pytest.raises(VectorizeAuthError):
         delete(if_missing="skip", **WAITS[0])
     assert slow.relay.routes.count(LIST) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Getting by id and querying, over real HTTP, without Airflow's machinery around it."""
+"""The get and query operators over real HTTP, without a scheduler."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def query(**kwargs: Any) -> Any:
 
 
 def values_of(number: int) -> list[float]:
-    """Return values of their own, all of which 32 bits hold."""
+    """Return distinct values that 32-bit floats hold exactly."""
     return [number / 1024, 1 - number / 1024, *[0.25] * (DIMENSIONS - 2)]
 
 
@@ -52,7 +52,7 @@ def write(vectorize: Vectorize, vectors: list[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def filled(vectorize: Vectorize) -> Vectorize:
-    """Return an index with the vectors v0 to v99, the even ones in a namespace, all with metadata."""
+    """Create an index of the vectors v0 to v99 with metadata; even ids are in a namespace."""
     for name, kind in (("lang", "string"), ("year", "number")):
         vectorize.wait_for(vectorize.client.create_metadata_index(INDEX, name, kind)["mutationId"])
     write(vectorize, [vector_of(i) for i in range(100)])
@@ -73,13 +73,13 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
 
 
-# --- by id: what comes back ---------------------------------------------------------------------------------
+# --- get by id ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["list", "text", "file"])
 @pytest.mark.parametrize("to_file", [False, True])
 @pytest.mark.parametrize("numbers", [[], [7], list(range(21)), [*range(70, 130), 5, 200]])
-def test_the_vectors_of_these_ids(
+def test_get_the_vectors_of_ids(
     filled: Vectorize, tmp_path: Path, how: str, to_file: bool, numbers: list[int]
 ) -> None:
     ids = [f"v{number}" for number in numbers]
@@ -104,12 +104,12 @@ def test_the_vectors_of_these_ids(
     assert filled.server.stats()["get_by_ids"] == -(-len(ids) // 20)
 
 
-def test_integers_and_duplicates(vectorize: Vectorize) -> None:
+def test_integers_and_duplicates_are_accepted(vectorize: Vectorize) -> None:
     vectorize.fill(["1", "2"])
     assert [vector["id"] for vector in get(ids=[2, "1", 2])] == ["2", "1"]
 
 
-def test_a_report_names_a_hundred_ids_and_counts_all(vectorize: Vectorize) -> None:
+def test_a_report_names_100_missing_ids_and_counts_all(vectorize: Vectorize) -> None:
     vectorize.fill(["v7"])
     context = make_context()
     get(context, ids=[f"v{i}" for i in range(150)])
@@ -119,7 +119,7 @@ def test_a_report_names_a_hundred_ids_and_counts_all(vectorize: Vectorize) -> No
 
 
 @pytest.mark.parametrize("to_file", [False, True])
-def test_without_values(filled: Vectorize, tmp_path: Path, to_file: bool) -> None:
+def test_values_can_be_left_out(filled: Vectorize, tmp_path: Path, to_file: bool) -> None:
     path = tmp_path / "vectors.JSONL"
     result = get(ids=["v1", "v2"], return_values=False, path=str(path) if to_file else None)
     expected = [vector_of(1), vector_of(2)]
@@ -128,7 +128,7 @@ def test_without_values(filled: Vectorize, tmp_path: Path, to_file: bool) -> Non
     assert (lines_of(path) if to_file else result) == expected
 
 
-def test_a_file_of_vectors_can_be_written_again(filled: Vectorize, tmp_path: Path) -> None:
+def test_a_file_of_vectors_can_be_upserted(filled: Vectorize, tmp_path: Path) -> None:
     path = tmp_path / "vectors.ndjson"
     ids = [f"v{i}" for i in range(100)]
     before = filled.client.get_by_ids(INDEX, ids[:20])
@@ -142,15 +142,15 @@ def test_a_file_of_vectors_can_be_written_again(filled: Vectorize, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("object_storage")
-def test_into_object_storage(filled: Vectorize) -> None:
+def test_vectors_are_written_to_object_storage(filled: Vectorize) -> None:
     place = ObjectStoragePath("memory://bucket/vectors.ndjson")
     assert get(ids=["v1"], path=place) == str(place)
     assert json.loads(place.read_text()) == vector_of(1)
-    # Such a file serves as one of ids.
+    # The file also serves as a file of ids.
     assert [vector["id"] for vector in get(ids_path=str(place))] == ["v1"]
 
 
-def test_what_is_too_large_for_an_xcom(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_vectors_too_large_for_an_xcom_are_an_error(vectorize: Vectorize, tmp_path: Path) -> None:
     third = [1 / 3] * DIMENSIONS
     write(vectorize, [{"id": f"v{i}", "values": third} for i in range(600)])
     ids = [*[f"v{i}" for i in range(600)], *[f"none{i}" for i in range(600)]]
@@ -160,7 +160,7 @@ def test_what_is_too_large_for_an_xcom(vectorize: Vectorize, tmp_path: Path) -> 
         get(context, ids=ids)
     for text in ("vectors have 262,", "at most 262,144", "pass path=", "return_values=False"):
         assert text in str(error.value)
-    # It is known as soon as it is so.
+    # The task stops as soon as the limit is passed.
     assert vectorize.server.stats()["get_by_ids"] <= 35
     assert context["ti"].pushed == {}
     assert len(get(ids=ids, return_values=False)) == 600
@@ -169,7 +169,7 @@ def test_what_is_too_large_for_an_xcom(vectorize: Vectorize, tmp_path: Path) -> 
     assert len(lines_of(path)) == 600
 
 
-def test_a_file_of_vectors_is_never_held(script: Script, tmp_path: Path) -> None:
+def test_a_file_of_vectors_is_never_whole_in_memory(script: Script, tmp_path: Path) -> None:
     values = json.dumps([0.5] * 1536)
 
     def answer(request: Request) -> Reply:
@@ -186,13 +186,13 @@ def test_a_file_of_vectors_is_never_held(script: Script, tmp_path: Path) -> None
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # All of them take 10 MB; one request's, as text and as numbers, 2 MB.
+    # All vectors need 10 MB; the vectors of a request, as text and numbers, need 2 MB.
     assert peak < 5_000_000
     with path.open() as file:
         assert [json.loads(line)["id"] for line in file] == ids
 
 
-# --- by id: what is refused ---------------------------------------------------------------------------------
+# --- get by id: refused inputs ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -221,8 +221,8 @@ def test_a_file_of_vectors_is_never_held(script: Script, tmp_path: Path) -> None
         ({"ids": ["a"], "conn_id": "none"}, "none"),
     ],
 )
-def test_what_cannot_be_got(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
-    # What Airflow says of a connection that is not there is its own.
+def test_invalid_gets_are_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
+    # Airflow raises its own error for a missing connection.
     kind: type[Exception] = Exception if "conn_id" in kwargs else VectorizeInputError
     with pytest.raises(kind) as error:
         get(**kwargs)
@@ -239,9 +239,7 @@ def test_what_cannot_be_got(server: LocalVectorize, kwargs: dict[str, Any], text
         pytest.param("local://{}", marks=pytest.mark.airflow(since="3.0"), id="local, of Airflow 3"),
     ],
 )
-def test_a_file_is_not_replaced_by_what_is_read_for_it(
-    server: LocalVectorize, tmp_path: Path, spelling: str
-) -> None:
+def test_path_and_ids_path_must_differ(server: LocalVectorize, tmp_path: Path, spelling: str) -> None:
     path = tmp_path / "same.ndjson"
     path.write_text('{"id": "a"}\n')
     (tmp_path / "sub").mkdir()
@@ -252,7 +250,7 @@ def test_a_file_is_not_replaced_by_what_is_read_for_it(
     assert sum(server.stats().values()) == 0
 
 
-def test_a_read_that_fails_leaves_the_file_as_it_was(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_failed_read_leaves_the_file_unchanged(vectorize: Vectorize, tmp_path: Path) -> None:
     path = tmp_path / "vectors.ndjson"
     path.write_text("before")
     with pytest.raises(VectorizeNotFoundError, match="Check index_name"):
@@ -261,7 +259,7 @@ def test_a_read_that_fails_leaves_the_file_as_it_was(vectorize: Vectorize, tmp_p
     assert path.read_text() == "before"
 
 
-def test_a_token_that_is_refused(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_token_is_an_error(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     token = "wrong-token-0123456789abcdef0123456789ab"
     monkeypatch.setenv(CONN, vectorize.server.connection_with(token))
     for read in (lambda: get(ids=["a"]), lambda: query(vector=values_of(0))):
@@ -274,7 +272,7 @@ def test_a_token_that_is_refused(vectorize: Vectorize, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("kind", ["get", "query"])
-def test_a_kill_is_heard_while_an_answer_is_awaited(script: Script, tmp_path: Path, kind: str) -> None:
+def test_a_kill_ends_a_read_in_flight(script: Script, tmp_path: Path, kind: str) -> None:
     over = threading.Event()
 
     def answer(_: Request) -> Reply:
@@ -315,7 +313,7 @@ def ids_of(result: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("form", [list, tuple, str, json.dumps])
-def test_the_nearest(filled: Vectorize, form: Callable[[Any], Any]) -> None:
+def test_a_query_returns_the_nearest_vectors(filled: Vectorize, form: Callable[[Any], Any]) -> None:
     result = query(vector=form(values_of(0)), top_k=3)
     assert ids_of(result) == ["v0", "v1", "v2"]
     assert set(result["matches"][0]) <= {"id", "score", "namespace"}
@@ -328,9 +326,9 @@ def test_numbers_may_be_integers(filled: Vectorize) -> None:
     assert ids_of(query(vector=[0, 1, *[0] * 30], top_k=1)) == ["v0"]
 
 
-def test_by_the_id_of_a_vector(filled: Vectorize) -> None:
+def test_query_by_the_id_of_a_vector(filled: Vectorize) -> None:
     assert ids_of(query(vector_id="v50", top_k="1")) == ["v50"]
-    # Either may be a template that gives nothing.
+    # Either may be a template that renders to None.
     assert ids_of(query(vector_id="v50", vector="None", top_k=1)) == ["v50"]
     assert ids_of(query(vector_id="None", vector=values_of(50), top_k=1)) == ["v50"]
 
@@ -343,7 +341,7 @@ def test_by_the_id_of_a_vector(filled: Vectorize) -> None:
         "{'year': {'$gte': 2010, '$lt': 2013}, 'lang': 'de'}",
     ],
 )
-def test_a_filter(filled: Vectorize, condition: Any) -> None:
+def test_query_with_a_filter(filled: Vectorize, condition: Any) -> None:
     assert ids_of(query(vector=values_of(0), filter=condition, top_k=100)) == ["v10", "v11"]
 
 
@@ -351,7 +349,7 @@ def test_an_empty_filter_is_no_filter(filled: Vectorize) -> None:
     assert query(vector=values_of(0), filter={}) == query(vector=values_of(0))
 
 
-def test_a_namespace_values_and_metadata(filled: Vectorize) -> None:
+def test_query_with_a_namespace_values_and_metadata(filled: Vectorize) -> None:
     result = query(vector=values_of(1), namespace="even", top_k=1, return_values=True, return_metadata="all")
     (match,) = result["matches"]
     assert {key: match[key] for key in vector_of(0)} in (vector_of(0), vector_of(2))
@@ -359,16 +357,16 @@ def test_a_namespace_values_and_metadata(filled: Vectorize) -> None:
     assert result["matches"][0]["metadata"] == {"lang": "de", "year": 2001}
 
 
-def test_all_that_can_be_asked_for(filled: Vectorize) -> None:
+def test_query_with_the_largest_top_k(filled: Vectorize) -> None:
     assert len(query(vector=values_of(0), top_k=100)["matches"]) == 100
     assert len(query(vector=values_of(0), top_k=50, return_values=True)["matches"]) == 50
 
 
-def test_no_match(vectorize: Vectorize) -> None:
+def test_query_without_a_match(vectorize: Vectorize) -> None:
     assert query(vector=values_of(0)) == {"count": 0, "matches": []}
 
 
-def test_matches_that_are_too_large_for_an_xcom(script: Script) -> None:
+def test_matches_too_large_for_an_xcom_are_an_error(script: Script) -> None:
     match = {"id": "a", "score": 1.0, "values": [1 / 3] * 1536}
     script([ok({"count": 50, "matches": [match] * 50})])
     with pytest.raises(VectorizeInputError) as error:
@@ -420,7 +418,7 @@ def test_matches_that_are_too_large_for_an_xcom(script: Script) -> None:
         ({"account_id": "f" * 31}, "32 hexadecimal digits"),
     ],
 )
-def test_what_cannot_be_asked(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
+def test_invalid_queries_are_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
     if kwargs and not {"vector", "vector_id"} & set(kwargs):
         kwargs = {"vector_id": "a", **kwargs}
     with pytest.raises(VectorizeInputError) as error:
@@ -430,8 +428,8 @@ def test_what_cannot_be_asked(server: LocalVectorize, kwargs: dict[str, Any], te
 
 
 @pytest.mark.parametrize("name", ["filter", "namespace"])
-def test_what_was_given_and_became_none(server: LocalVectorize, name: str) -> None:
-    # As native rendering, or an upstream task that returned nothing, leaves it.
+def test_arguments_that_render_to_none_are_refused(server: LocalVectorize, name: str) -> None:
+    # Native rendering or an upstream task without a result gives None.
     template: dict[str, Any] = {name: "{{ params.tenant }}"}
     operator = QueryVectorsOperator(task_id="query", index_name=INDEX, vector_id="a", **template)
     setattr(operator, name, None)
@@ -440,7 +438,7 @@ def test_what_was_given_and_became_none(server: LocalVectorize, name: str) -> No
     assert sum(server.stats().values()) == 0
 
 
-def test_what_only_the_service_knows(filled: Vectorize, script: Script) -> None:
+def test_refusals_by_the_service_are_errors(filled: Vectorize, script: Script) -> None:
     with pytest.raises(VectorizeResponseError):
         query(vector=[1, 2, 3])
     with pytest.raises(VectorizeNotFoundError, match="Check index_name"):

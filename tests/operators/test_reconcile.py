@@ -29,18 +29,20 @@ CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """Return the log; Airflow 3 writes it to the standard output where no supervisor listens."""
+def logged(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[[], str]]:
+    """Return a function that returns the log. Airflow 3 logs to standard output without a supervisor."""
     with caplog.at_level(logging.INFO):
         yield lambda: caplog.text + capfd.readouterr().out
 
 
-# --- what is deleted ----------------------------------------------------------------------------------------
+# --- deletes ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("surplus", [0, 1, 100, 101, 1250])
 @pytest.mark.parametrize("how", ["list", "tuple", "text", "lines", "ndjson"])
-def test_exactly_the_surplus(vectorize: Vectorize, tmp_path: Path, surplus: int, how: str) -> None:
+def test_exactly_the_surplus_is_deleted(vectorize: Vectorize, tmp_path: Path, surplus: int, how: str) -> None:
     there = [f"id-{i}" for i in range(1200)]
     missing = {"id", "id-", "id--1", "é\u2028"}
     old = {f"old-{i}" for i in range(surplus)}
@@ -69,42 +71,42 @@ def test_exactly_the_surplus(vectorize: Vectorize, tmp_path: Path, surplus: int,
         assert xcoms["evidence"]["outcome"] == "nothing_to_do"
 
 
-def test_an_empty_index(vectorize: Vectorize) -> None:
+def test_an_empty_index_has_nothing_to_delete(vectorize: Vectorize) -> None:
     xcoms = pushed(ids=["a"])
     assert (xcoms["report"]["listed"], xcoms["report"]["missing_ids"]) == (0, ["a"])
     assert vectorize.server.stats()["delete_by_ids"] == 0
 
 
-def test_a_prefix_limits_what_is_deleted(vectorize: Vectorize, told: Callable[[], str]) -> None:
+def test_a_prefix_limits_what_is_deleted(vectorize: Vectorize, logged: Callable[[], str]) -> None:
     vectorize.fill(["a:1", "a:2", "a:3", "A:1", "b:1", "a", "xa:1"])
     xcoms = pushed(ids=["a:1", "a:4"], id_prefix="a:")
     assert vectorize.ids() == {"a:1", "A:1", "b:1", "a", "xa:1"}
     report = xcoms["report"]
     assert (report["listed"], report["surplus"], report["missing_ids"]) == (3, 2, ["a:4"])
     assert report["id_prefix"] == "a:"
-    text = told()
+    text = logged()
     assert "ids that begin with 'a:': 3 ids listed, 2 desired, 2 surplus, 1 missing" in text
     assert "owns the whole index" not in text
 
 
-def test_without_a_prefix_the_log_says_whose_the_index_is(
-    vectorize: Vectorize, told: Callable[[], str]
+def test_without_a_prefix_the_log_says_that_the_task_owns_the_index(
+    vectorize: Vectorize, logged: Callable[[], str]
 ) -> None:
     vectorize.fill(["a"])
     reconcile(ids=["a"])
-    assert f"owns the whole index {INDEX}" in told()
+    assert f"owns the whole index {INDEX}" in logged()
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_everything_of_a_tenant(vectorize: Vectorize, deferrable: bool) -> None:
+def test_everything_of_a_tenant_can_be_deleted(vectorize: Vectorize, deferrable: bool) -> None:
     vectorize.fill(["t1/a", "t1/b", "t2/a"])
-    # All of it, whatever the fraction says.
+    # The fraction does not limit it.
     xcoms = pushed(ids=[], id_prefix="t1/", allow_empty=True, max_delete_fraction=0.1, deferrable=deferrable)
     assert vectorize.ids() == {"t2/a"}
     assert (xcoms["report"]["desired"], xcoms["report"]["deleted"]) == (0, 2)
 
 
-# --- ids that look alike ------------------------------------------------------------------------------------
+# --- lookalike ids ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,32 +135,32 @@ def test_a_damaged_file_deletes_nothing(vectorize: Vectorize, tmp_path: Path, te
     assert (vectorize.ids(), report["deleted"]) == (ids, 0)
 
 
-def test_ids_that_look_alike_go_if_that_is_meant(vectorize: Vectorize) -> None:
+def test_lookalike_ids_are_deleted_with_allow_lookalikes(vectorize: Vectorize) -> None:
     vectorize.fill(["doc-1", "doc-2"])
     pushed(ids=["doc-1 ", "doc-2"], allow_lookalikes=True)
     assert vectorize.ids() == {"doc-2"}
 
 
-def test_ids_that_only_seem_to_look_alike_go(vectorize: Vectorize) -> None:
-    # What is there does look like a desired one, which is there as well; and a list has no lines to be cut.
+def test_ids_are_deleted_if_their_lookalike_exists(vectorize: Vectorize) -> None:
+    # 'doc-1 ' looks like the desired 'doc-1', but the index holds both; and a list has no truncated lines.
     vectorize.fill(["doc-1", "doc-1 ", "doc-20"])
     pushed(ids=["doc-1", "doc-2"])
     assert vectorize.ids() == {"doc-1"}
 
 
 @pytest.mark.parametrize(("prefix", "warned"), [("tenant-1", True), ("tenant-1/", False)])
-def test_a_prefix_without_a_delimiter(
-    vectorize: Vectorize, told: Callable[[], str], prefix: str, warned: bool
+def test_a_prefix_without_a_delimiter_causes_a_warning(
+    vectorize: Vectorize, logged: Callable[[], str], prefix: str, warned: bool
 ) -> None:
     vectorize.fill(["tenant-1/a"])
     reconcile(ids=["tenant-1/a"], id_prefix=prefix)
-    assert ("that begin with 'tenant-10'. End it with a delimiter, as in 'tenant-1/'" in told()) == warned
+    assert ("that begin with 'tenant-10'. End it with a delimiter, as in 'tenant-1/'" in logged()) == warned
 
 
 # --- guards -------------------------------------------------------------------------------------------------
 
 
-def test_more_than_the_fraction_is_refused(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_delete_over_the_fraction_is_refused(vectorize: Vectorize, tmp_path: Path) -> None:
     ids = [f"v{i}" for i in range(100)]
     vectorize.fill(ids)
     path = tmp_path / "surplus.txt"
@@ -179,12 +181,12 @@ def test_more_than_the_fraction_is_refused(vectorize: Vectorize, tmp_path: Path)
     assert vectorize.ids() == set(ids[20:])
 
 
-def test_the_fraction_is_of_what_is_in_scope(vectorize: Vectorize) -> None:
+def test_the_fraction_counts_only_ids_in_scope(vectorize: Vectorize) -> None:
     vectorize.fill(["a1", "a2", *[f"b{i}" for i in range(98)]])
     report_of_failure(VectorizeInputError, "1 of 2 ids", ids=["a1"], id_prefix="a", max_delete_fraction=0.2)
 
 
-def test_the_fraction_is_a_fifth_unless_said_otherwise(vectorize: Vectorize) -> None:
+def test_the_default_fraction_is_a_fifth(vectorize: Vectorize) -> None:
     vectorize.fill("abcde")
     operator = ReconcileVectorsOperator(task_id="t", index_name=INDEX, ids=["a", "b", "c"])
     with pytest.raises(VectorizeInputError, match=r"2 of 5 ids .* max_delete_fraction=0.2"):
@@ -193,9 +195,7 @@ def test_the_fraction_is_a_fifth_unless_said_otherwise(vectorize: Vectorize) -> 
 
 
 @pytest.mark.parametrize("how", [[], "[]", "file"])
-def test_an_empty_set_is_refused_before_anything_is_listed(
-    vectorize: Vectorize, tmp_path: Path, how: Any
-) -> None:
+def test_an_empty_set_is_refused_before_the_listing(vectorize: Vectorize, tmp_path: Path, how: Any) -> None:
     vectorize.fill(["a"])
     vectorize.server.reset_stats()
     path = tmp_path / "ids.txt"
@@ -206,12 +206,12 @@ def test_an_empty_set_is_refused_before_anything_is_listed(
     assert sum(vectorize.server.stats().values()) == 0
 
 
-# --- listing twice ------------------------------------------------------------------------------------------
+# --- two listings -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
-    """Do something at the moment between two listings, in place of waiting."""
+    """Replace the pause between two listings by a function call."""
 
     def between(act: Callable[[], None]) -> None:
         def pause(seconds: float, stopped: Callable[[], bool]) -> None:
@@ -223,7 +223,7 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], N
     return between
 
 
-def test_what_is_written_between_the_listings_stays(
+def test_ids_written_between_the_listings_are_kept(
     vectorize: Vectorize, between: Callable[[Callable[[], None]], None]
 ) -> None:
     vectorize.fill(["a", "b", "old", "gone"])
@@ -236,13 +236,13 @@ def test_what_is_written_between_the_listings_stays(
     xcoms = pushed(ids=["a", "b", "c"], confirm_after=3600)
     assert vectorize.ids() == {"b", "c", "late"}
     report = xcoms["report"]
-    # Of the last listing: b, c, late, old.
+    # The last listing: b, c, late, old.
     assert (report["listed"], report["surplus"], report["missing_ids"]) == (4, 1, ["a"])
     assert xcoms["receipt"]["count"] == 1
     assert vectorize.server.stats()["list_vectors"] - 1 == 2
 
 
-def test_what_is_confirmed_is_guarded(
+def test_the_fraction_applies_to_the_confirmed_surplus(
     vectorize: Vectorize, between: Callable[[Callable[[], None]], None]
 ) -> None:
     vectorize.fill(["old", *[f"v{i}" for i in range(9)]])
@@ -266,7 +266,7 @@ def test_what_is_confirmed_is_guarded(
         ({"ids": ["a"], "max_delete_fraction": 0.2}, True),
     ],
 )
-def test_no_second_listing_where_it_can_change_nothing(
+def test_no_second_listing_if_it_cannot_change_anything(
     vectorize: Vectorize, kwargs: dict[str, Any], refused: bool
 ) -> None:
     vectorize.fill(["a", "b"])
@@ -288,7 +288,7 @@ def test_a_real_pause_is_followed_by_a_second_listing(vectorize: Vectorize, conf
     assert vectorize.ids() == {"a"}
 
 
-def test_a_listing_that_expires_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_listing_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     expire = iter([True, False])
     list_vectors = VectorizeClient.list_vectors
@@ -319,7 +319,7 @@ def test_a_listing_that_expires_starts_again(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_dry_run_writes_the_surplus_and_deletes_nothing(
-    vectorize: Vectorize, told: Callable[[], str]
+    vectorize: Vectorize, logged: Callable[[], str]
 ) -> None:
     vectorize.fill(["a", "b", "line\nbreak"])
     vectorize.server.reset_stats()
@@ -331,7 +331,7 @@ def test_a_dry_run_writes_the_surplus_and_deletes_nothing(
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     finally:
         path.unlink()
-    text = told()
+    text = logged()
     assert str(path) in text
     assert "Without dry_run, the task would fail: 2 of 3 ids" in text
     assert report["refused"].startswith("2 of 3 ids")
@@ -353,7 +353,7 @@ def test_a_dry_run_writes_the_surplus_and_deletes_nothing(
         ({"ids": [], "allow_empty": True}, None),
     ],
 )
-def test_a_dry_run_says_whether_a_guard_would_refuse(
+def test_a_dry_run_reports_a_refusal(
     vectorize: Vectorize, tmp_path: Path, kwargs: dict[str, Any], refused: str | None
 ) -> None:
     vectorize.fill(["a", "b"])
@@ -366,7 +366,7 @@ def test_a_dry_run_says_whether_a_guard_would_refuse(
     assert vectorize.ids() == {"a", "b"}
 
 
-def test_a_dry_run_confirms_too(
+def test_a_dry_run_lists_twice(
     vectorize: Vectorize, tmp_path: Path, between: Callable[[Callable[[], None]], None]
 ) -> None:
     vectorize.fill(["a", "b", "c"])
@@ -377,7 +377,7 @@ def test_a_dry_run_confirms_too(
 
 
 @pytest.mark.parametrize("url", ["{}", "file://{}"])
-def test_what_is_deleted_and_what_is_missing_is_on_record(
+def test_files_list_deleted_and_missing_ids(
     vectorize: Vectorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     old, missing = [f"old{i:03}" for i in range(120)], [f"new{i:03}" for i in range(120)]
@@ -395,7 +395,7 @@ def test_what_is_deleted_and_what_is_missing_is_on_record(
     report = pushed(
         ids=["a", *missing], surplus_path=url.format(surplus_path), missing_path=url.format(missing_path)
     )["report"]
-    # Complete before the first request of the delete.
+    # The file is complete before the first delete request.
     assert seen == [old, old]
     assert ids_in(missing_path) == missing
     assert json.loads(missing_path.read_text().splitlines()[0]) == {"id": "new000"}
@@ -405,7 +405,7 @@ def test_what_is_deleted_and_what_is_missing_is_on_record(
     assert vectorize.ids() == {"a"}
 
 
-def test_files_in_object_storage(vectorize: Vectorize, object_storage: str) -> None:
+def test_files_in_object_storage_are_read_and_written(vectorize: Vectorize, object_storage: str) -> None:
     vectorize.fill(["a", "old"])
     store = fsspec.filesystem("memory")
     store.pipe("/bucket/ids.txt", b"a\nnew\n")
@@ -417,7 +417,7 @@ def test_files_in_object_storage(vectorize: Vectorize, object_storage: str) -> N
     assert vectorize.ids() == {"a"}
 
 
-def test_files_are_written_when_nothing_stands_in_them(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_empty_files_are_written(vectorize: Vectorize, tmp_path: Path) -> None:
     vectorize.fill(["a"])
     paths = {"surplus_path": str(tmp_path / "surplus.txt"), "missing_path": str(tmp_path / "missing.txt")}
     (tmp_path / "surplus.txt").write_text("of an earlier run\n")
@@ -426,7 +426,7 @@ def test_files_are_written_when_nothing_stands_in_them(vectorize: Vectorize, tmp
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_an_id_that_no_line_can_hold(vectorize: Vectorize, tmp_path: Path, dry_run: bool) -> None:
+def test_an_id_with_a_line_break_is_an_error(vectorize: Vectorize, tmp_path: Path, dry_run: bool) -> None:
     vectorize.fill(["a", "b\nc"])
     path = tmp_path / "surplus.txt"
     with pytest.raises(VectorizeInputError, match=r"'b\\nc' has a line break.*\.ndjson"):
@@ -435,7 +435,7 @@ def test_an_id_that_no_line_can_hold(vectorize: Vectorize, tmp_path: Path, dry_r
     assert vectorize.ids() == {"a", "b\nc"}
 
 
-def test_a_file_that_cannot_be_written_deletes_nothing(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_nothing_is_deleted_if_a_file_cannot_be_written(vectorize: Vectorize, tmp_path: Path) -> None:
     vectorize.fill(["a", "b"])
     for name in ("surplus_path", "missing_path"):
         with pytest.raises(VectorizeInputError, match=f"{name} .* cannot be written"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An index of a million vectors is reconciled in little memory."""
+"""Reconciling an index of a million vectors needs little memory."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import requests
 from harness import DIMENSIONS, PROVEN, wait_until
 
 COUNT = 1_000_000
-#: MB, of 2**20 bytes, above a run that has next to nothing to do; a set of the ids would take 100.
+#: MB (2**20 bytes) above a run with almost nothing to do; a set of the ids would need 100.
 MOST_MEMORY = 64
-#: As short as values can be: only the ids matter.
+#: The shortest possible values: only the ids matter.
 VALUES = "[1" + ",0" * (DIMENSIONS - 1) + "]"
 
 
 def id_of(number: int) -> str:
-    # In an order that has nothing to do with that of the ids, which is the hardest for what sorts them.
+    # Random order is the hardest to sort.
     return f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}-{number}"
 
 
 class Index:
-    """An index of a server in a process of its own, spoken to without a client that paces itself."""
+    """An index of a server in another process, accessed without a client's pacing."""
 
     def __init__(self, name: str, base_url: str, session: requests.Session) -> None:
         self.name = name
@@ -70,7 +70,7 @@ class Index:
 
 @pytest.fixture
 def connection() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run a server in another process, so that its memory is not counted; give its URL and connection."""
+    """Run a server in another process, to exclude its memory; yield its URL and connection."""
     command = [sys.executable, "-m", "airflow_provider_cfvectorize.local", "--port=0", "--apply-delay=0.05"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -81,7 +81,7 @@ def connection() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def reconcile(index: Index, ids: Iterable[str], folder: Path, connection: dict[str, Any]) -> dict[str, Any]:
-    """Run the task in a process of its own and return what it told."""
+    """Run the task in a separate process and return its result."""
     path = folder / f"{index.name}.txt"
     path.write_text("".join(f"{id_}\n" for id_ in ids))
     tests = Path(__file__).parents[1]
@@ -98,14 +98,13 @@ def reconcile(index: Index, ids: Iterable[str], folder: Path, connection: dict[s
         env=os.environ | environment,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{index.name}: {time.monotonic() - started:.1f} s, peak {told['peak_kib'] / 1024:.0f} MB")
-    return told
+    printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{index.name}: {time.monotonic() - started:.1f} s, peak {printed['peak_kib'] / 1024:.0f} MB")
+    return printed
 
 
-# Of its minute and a half on two cores, 40 seconds are the pace of 50 requests a second, at which two
-# listings of 1,000 pages are read, and 15 are filling the index. It tests nothing of Airflow, so once is
-# enough.
+# It takes 90 seconds on two cores: 40 for two listings of 1,000 pages at 50 requests a second, and 15 to fill
+# the index. It tests nothing of Airflow: one version is enough.
 @pytest.mark.airflow(since="3.0")
 @pytest.mark.long
 def test_a_million(connection: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
@@ -130,7 +129,7 @@ def test_a_million(connection: tuple[str, dict[str, Any]], tmp_path: Path) -> No
     kept = [id_of(number) for number in range(COUNT) if number % 100 != 37]
     reconciled = reconcile(million, kept, tmp_path, airflow_connection)
     assert reconciled["error"] is None
-    assert reconciled["report"]["listed"] == COUNT  # so nothing was deleted before
+    assert reconciled["report"]["listed"] == COUNT  # nothing was deleted before
     assert reconciled["report"]["deleted"] == COUNT // 100
     assert reconciled["evidence"]["outcome"] in PROVEN
     assert reconciled["peak_kib"] <= most

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ends a reconciliation early: what is refused, what fails, what is waited for in vain, and a kill."""
+"""Refusals, failures, timeouts and kills that end a reconciliation early."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from operators.reconciling import make, pushed, reconcile, report_of_failure
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 
 
-# --- what is refused before anything is sent ----------------------------------------------------------------
+# --- refused inputs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -71,23 +71,23 @@ CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
         ({"account_id": "f" * 31}, "32 hexadecimal digits"),
     ],
 )
-def test_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
+def test_invalid_arguments_are_refused(server: LocalVectorize, kwargs: dict[str, Any], text: str) -> None:
     with pytest.raises(VectorizeInputError) as error:
         reconcile(**{"ids": ["a"], **kwargs})
     assert text in str(error.value)
     assert sum(server.stats().values()) == 0
 
 
-def test_a_prefix_that_became_none_is_not_the_whole_index(server: LocalVectorize) -> None:
+def test_a_prefix_that_renders_to_none_is_refused(server: LocalVectorize) -> None:
     operator = make(ids=[], allow_empty=True, id_prefix="{{ params.prefix }}")
-    # What native rendering makes of a param that is not set.
+    # Native rendering of an unset param gives None.
     operator.id_prefix = None
     with pytest.raises(VectorizeInputError, match="id_prefix is None after rendering"):
         operator.execute(make_context())
     assert sum(server.stats().values()) == 0
 
 
-def test_ids_of_a_file_are_in_no_error(server: LocalVectorize, tmp_path: Path) -> None:
+def test_errors_do_not_show_ids_of_a_file(server: LocalVectorize, tmp_path: Path) -> None:
     path = tmp_path / "ids.txt"
     path.write_text("b1\n\nhunter2\nb2\n")
     with pytest.raises(VectorizeInputError) as error:
@@ -97,11 +97,11 @@ def test_ids_of_a_file_are_in_no_error(server: LocalVectorize, tmp_path: Path) -
     assert sum(server.stats().values()) == 0
 
 
-# --- waiting, failing, stopping -----------------------------------------------------------------------------
+# --- waits, failures, kills ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_waiting_in_vain_leaves_everything_on_record(
+def test_a_wait_that_times_out_pushes_the_receipt_and_report(
     monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     clock = Clock()
@@ -118,7 +118,7 @@ def test_waiting_in_vain_leaves_everything_on_record(
         assert (xcoms["report"]["deleted"], xcoms["receipt"]["witness_ids"]) == (1, ["b"])
 
 
-def test_a_deferral_goes_on_without_ids_and_database(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_deferred_task_resumes_without_the_ids(vectorize: Vectorize, tmp_path: Path) -> None:
     vectorize.fill(["a", "b"])
     path = tmp_path / "ids.txt"
     path.write_text("a\n")
@@ -136,7 +136,7 @@ def test_a_deferral_goes_on_without_ids_and_database(vectorize: Vectorize, tmp_p
 
 
 @pytest.mark.parametrize("verify", ["sample", "none"])
-def test_not_waiting_and_not_asking(vectorize: Vectorize, verify: str) -> None:
+def test_without_a_wait_nothing_is_verified(vectorize: Vectorize, verify: str) -> None:
     vectorize.fill(["a", "b"])
     vectorize.server.reset_stats()
     xcoms = pushed(ids=["a"], wait_for_completion=False, verify=verify)
@@ -146,7 +146,7 @@ def test_not_waiting_and_not_asking(vectorize: Vectorize, verify: str) -> None:
     assert (stats["info"], stats["get_by_ids"]) == (0, 1 if verify == "sample" else 0)
 
 
-def test_a_delete_that_breaks_off_and_the_retry(
+def test_a_retry_after_a_failed_delete_completes_it(
     vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = [f"old{i:03}" for i in range(350)]
@@ -168,13 +168,13 @@ def test_a_delete_that_breaks_off_and_the_retry(
     vectorize.settle()
     vectorize.client.upsert(INDEX, [{"id": "new", "values": [1.0] * 32}])
     vectorize.settle()
-    # The retry sees the index as it is then.
+    # The retry lists the index again.
     xcoms = pushed(ids=["a", "new"])
     assert xcoms["report"]["deleted"] == 150
     assert not vectorize.ids() & set(old)
 
 
-def test_an_index_that_is_not_there_or_a_wrong_token(
+def test_a_missing_index_and_a_wrong_token_are_errors(
     vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(VectorizeNotFoundError):
@@ -187,7 +187,7 @@ def test_an_index_that_is_not_there_or_a_wrong_token(
 
 
 @pytest.mark.usefixtures("impatient_refusals")
-def test_a_token_that_may_only_read_can_rehearse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_read_only_token_allows_a_dry_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     token = "read-only-token-0123456789abcdef01234567"
     with LocalVectorize(apply_delay=0.02, read_only_token=token) as server:
         vectorize = Vectorize(server)
@@ -199,7 +199,7 @@ def test_a_token_that_may_only_read_can_rehearse(monkeypatch: pytest.MonkeyPatch
 
 
 def killed(operator: ReconcileVectorsOperator, when: Callable[[], bool]) -> str:
-    """Run a task, end it by a signal at some moment, and return what it ended with."""
+    """Run a task, kill it once ``when()`` is true, and return its error."""
     previous = signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
 
     def kill_at_work() -> None:
@@ -235,14 +235,14 @@ def test_a_kill_between_two_listings(vectorize: Vectorize, monkeypatch: pytest.M
 def test_a_kill_while_the_index_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalVectorize(apply_delay=0.02) as server:
         Vectorize(server).fill([f"v{i}" for i in range(5000)])
-        # Held by the test, so that the listing is not over before the signal comes.
-        listed, go_on = threading.Event(), threading.Event()
+        # The test holds the listing until the signal arrives.
+        listed, resume = threading.Event(), threading.Event()
         list_vectors = VectorizeClient.list_vectors
 
         def hold(client: VectorizeClient, *args: Any, **kwargs: Any) -> Any:
             page = list_vectors(client, *args, **kwargs)
             listed.set()
-            go_on.wait(30)
+            resume.wait(30)
             return page
 
         monkeypatch.setattr(VectorizeClient, "list_vectors", hold)
@@ -250,6 +250,6 @@ def test_a_kill_while_the_index_is_listed(monkeypatch: pytest.MonkeyPatch) -> No
         try:
             said = killed(make(ids=["v1"]), listed.is_set)
         finally:
-            go_on.set()
+            resume.set()
         assert "interrupted during the listing of index 'docs': nothing was deleted" in said
         assert (server.stats()["list_vectors"], server.stats()["delete_by_ids"]) == (1, 0)

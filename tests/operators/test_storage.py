@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that operators read and write, local ones and in object storage."""
+"""Files that operators read and write, on disk and in object storage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ try:
 except ImportError:  # before 3.2
     from airflow.lineage import hook as lineage
 try:
-    # Where it is asked for; from 3.0 on, at the place that it comes from.
+    # The module that calls it; since 3.0, the module that defines it.
     from airflow.io import path as asks_for_lineage
 
     if not hasattr(asks_for_lineage, "get_hook_lineage_collector"):
@@ -42,7 +42,7 @@ CONTENT = b"one\r\ntwo\n" * 200_000
 
 @pytest.fixture(params=["plain", "file URL", "object storage"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, object_storage: str) -> Callable[[str], str]:
-    """Return what makes the path of a file."""
+    """Return a function that makes the path of a file."""
     bases = {
         "plain": str(tmp_path),
         "file URL": f"file://{tmp_path}",
@@ -68,7 +68,7 @@ def write_half(path: str) -> None:
         raise ZeroDivisionError
 
 
-def test_what_was_written_is_read(place: Callable[[str], str]) -> None:
+def test_a_written_file_is_read_back(place: Callable[[str], str]) -> None:
     path = place("new.txt")
     for content in (CONTENT, b"", b"again"):
         with write_file(path, "path") as file:
@@ -76,7 +76,7 @@ def test_what_was_written_is_read(place: Callable[[str], str]) -> None:
         assert read(path) == content
 
 
-def test_what_ends_early_leaves_all_as_it_was(place: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_file_unchanged(place: Callable[[str], str], tmp_path: Path) -> None:
     path = place("kept.txt")
     with write_file(path, "path") as file:
         file.write(b"old")
@@ -97,7 +97,7 @@ def test_what_ends_early_leaves_all_as_it_was(place: Callable[[str], str], tmp_p
         pytest.param("local://", marks=pytest.mark.airflow(since="3.0"), id="local, of Airflow 3"),
     ],
 )
-def test_windows_into_the_system_are_closed(scheme: str) -> None:
+def test_system_files_are_refused(scheme: str) -> None:
     for path in ("/proc/self/environ", "/dev/null", "/sys/x"):
         with pytest.raises(VectorizeInputError, match="which hold no data files"):
             read(f"{scheme}{path}")
@@ -108,7 +108,7 @@ def test_windows_into_the_system_are_closed(scheme: str) -> None:
             pass
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
+def test_invalid_paths_to_write_are_refused(tmp_path: Path) -> None:
     for path, text in (
         (str(tmp_path), "path .* is a directory: name a file in it"),
         (str(tmp_path / "no" / "file.txt"), "path .* cannot be written: No such file or directory"),
@@ -119,22 +119,22 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
             pass
 
 
-def test_a_new_file_is_as_readable_as_others(tmp_path: Path) -> None:
-    # As the umask says, since another user's task may have to read it.
+def test_a_new_file_has_the_mode_of_the_umask(tmp_path: Path) -> None:
+    # A task of another user may need to read it.
     (tmp_path / "plain").touch()
     with write_file(str(tmp_path / "ours"), "path"):
         pass
     assert os.stat(tmp_path / "ours").st_mode == os.stat(tmp_path / "plain").st_mode
 
 
-def test_paths() -> None:
+def test_paths_are_checked() -> None:
     assert path_of("a", "path") == path_of(Path("a"), "path") == "a"
     for value in (None, "", "None", 5, ["a"]):
         with pytest.raises(VectorizeInputError, match="expected a path such as"):
             path_of(value, "path")
 
 
-def test_what_replaces_a_file_is_no_more_readable(tmp_path: Path) -> None:
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.touch(mode=0o600)
     with write_file(str(path), "path") as file:
@@ -144,8 +144,8 @@ def test_what_replaces_a_file_is_no_more_readable(tmp_path: Path) -> None:
     assert (path.stat().st_mode & 0o777, path.read_bytes()) == (0o600, b"new")
 
 
-@pytest.mark.parametrize("may", [True, False], ids=["may give it away", "may not"])
-def test_what_replaces_a_file_is_for_the_same_people(
+@pytest.mark.parametrize("may", [True, False], ids=["chown allowed", "chown refused"])
+def test_a_replaced_file_keeps_its_owner_and_group(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, may: bool
 ) -> None:
     path = tmp_path / "shared"
@@ -174,14 +174,14 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
         pass
 
 
-def test_the_longest_name(tmp_path: Path) -> None:
+def test_the_longest_file_name_is_accepted(tmp_path: Path) -> None:
     with write_file(str(tmp_path / ("n" * 255)), "path"):
         pass
     assert [len(path.name) for path in tmp_path.iterdir()] == [255]
 
 
 @pytest.mark.parametrize("where", ["local", "object storage"])
-def test_a_full_disk(tmp_path: Path, object_storage: str, where: str) -> None:
+def test_a_full_disk_is_an_error(tmp_path: Path, object_storage: str, where: str) -> None:
     path = str(tmp_path / "ids.txt") if where == "local" else f"{object_storage}/{tmp_path.name}/ids.txt"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -196,7 +196,7 @@ def test_a_full_disk(tmp_path: Path, object_storage: str, where: str) -> None:
 
 
 class Upload(AbstractBufferedFile):
-    """A file that is sent in parts and is there once it is closed, as those of s3fs, gcsfs and adlfs."""
+    """A file that is sent in parts and exists once it is closed, like files of s3fs, gcsfs and adlfs."""
 
     def _initiate_upload(self) -> None:
         self.parts: list[bytes] = []
@@ -224,8 +224,8 @@ class Store(AbstractFileSystem):
 
 
 @pytest.mark.parametrize("error", [None, OSError("connection lost"), KeyboardInterrupt()], ids=repr)
-def test_an_upload_is_whole_or_not_at_all(error: BaseException | None) -> None:
-    # Airflow keeps the first store of a scheme.
+def test_an_upload_is_complete_or_discarded(error: BaseException | None) -> None:
+    # Airflow caches the first store of a scheme.
     scheme = f"parts-{type(error).__name__.lower()}"
     kind = type("Store", (Store,), {"protocol": scheme})
     fsspec.register_implementation(scheme, kind, clobber=True)
@@ -242,7 +242,7 @@ def test_an_upload_is_whole_or_not_at_all(error: BaseException | None) -> None:
 
 
 class Ending(MemoryFileSystem):
-    """A store whose files stand as soon as they are opened, and cannot be told that they are closed."""
+    """A store whose files exist as soon as they are opened and cannot be marked as closed."""
 
     protocol = "ending"
     cachable = False
@@ -259,14 +259,14 @@ class Ending(MemoryFileSystem):
         return file
 
 
-def test_what_ends_a_task_is_what_ends_an_upload() -> None:
+def test_an_interrupted_upload_raises_the_original_error() -> None:
     fsspec.register_implementation("ending", Ending, clobber=True)
     attach("ending", fs=Ending())
     with pytest.raises(KeyboardInterrupt, match="ended"):
         write_whole("ending://bucket/ids.txt")
 
 
-def test_lineage_has_what_was_written(
+def test_a_written_file_is_in_the_lineage(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, object_storage: str
 ) -> None:
     collector = lineage.HookLineageCollector()
@@ -288,11 +288,11 @@ def test_lineage_has_what_was_written(
         ("nostore://bucket/x", "NoStore://bucket/x"),
     ],
 )
-def test_one_place_in_two_spellings(object_storage: str, one: str, other: str) -> None:
+def test_two_spellings_of_a_place_are_equal(object_storage: str, one: str, other: str) -> None:
     assert place_of(one, "path") == place_of(other, "path")
 
 
-def test_two_places(object_storage: str) -> None:
+def test_different_places_are_not_equal(object_storage: str) -> None:
     attach("memory", "other", fs=fsspec.filesystem("memory"))
     paths = ["/tmp/x", "/tmp/X", "memory://bucket/x", "memory://bucket/X", "memory://other@bucket/x"]
     paths += ["nostore://b/x", "nostore://B/x"]
@@ -301,7 +301,7 @@ def test_two_places(object_storage: str) -> None:
         place_of("/proc/self/environ", "path")
 
 
-def test_a_scheme_in_capitals_is_the_same_store(object_storage: str, tmp_path: Path) -> None:
+def test_the_scheme_is_case_insensitive(object_storage: str, tmp_path: Path) -> None:
     with write_file(f"MEMORY://bucket/{tmp_path.name}", "path") as file:
         file.write(b"a")
     assert read(f"{object_storage}/{tmp_path.name}") == b"a"

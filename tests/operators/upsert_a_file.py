@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Upsert a file in a process of its own, and print what came of it and how much memory it took."""
+"""Upsert a file in a separate process and print its report and peak memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_provider_cfvectorize.operators.vectors import UpsertVectorsOperator
 
 
 class TaskInstance:
-    """Keeps what the operator pushes."""
+    """A task instance that stores pushed XComs."""
 
     def __init__(self) -> None:
         self.pushed: dict[str, Any] = {}

@@ -139,7 +139,7 @@ CHATTY = ("--showlocals", "--tb=long", "--full-trace", "--log-level=DEBUG", "-rA
 def test_a_service_that_goes_away(account: Any) -> None:
     with make_server() as server:
         relay = Relay(server)
-        relay.meddle = lambda route, request: "reset" if len(relay.routes) > 60 else None
+        relay.intercept = lambda route, request: "reset" if len(relay.routes) > 60 else None
         code, printed = account("-p", "no:randomly", *CHATTY, base_url=relay.base_url)
         relay.close()
     assert code == 1
