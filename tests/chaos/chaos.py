@@ -98,7 +98,7 @@ class Clock(harness.Clock):
         return super().__call__() if self.stopped_at is None else self.stopped_at
 
 
-# --- what is to be done ------------------------------------------------------------------------------------
+# --- what is to be done -------------------------------------------------------------------------------------
 
 
 class Job:
@@ -226,7 +226,7 @@ class Upsert(Job):
 JOBS: dict[str, type[Job]] = {job.name: job for job in (Delete, Upsert, Reconcile)}
 
 
-# --- how it is run ----------------------------------------------------------------------------------------
+# --- how it is run ------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -283,7 +283,7 @@ def run_tries(
     return run
 
 
-# --- what must hold ---------------------------------------------------------------------------------------
+# --- what must hold -----------------------------------------------------------------------------------------
 
 
 def injected_failures(server: LocalVectorize) -> int:

@@ -266,8 +266,7 @@ def test_a_missing_count_is_the_number_of_matches(serve: Serve, connect: Connect
     assert result == {"count": 0, "matches": []}
 
 
-# --- metadata indexes
-# --------------------------------------------------------------------------------------------
+# --- metadata indexes ---------------------------------------------------------------------------------------
 
 
 def test_the_requests_for_metadata_indexes(client: VectorizeClient, server: ScriptedServer) -> None:

@@ -346,7 +346,7 @@ def test_nothing_is_sent_after_a_stop(serve: Serve, connect: Connect) -> None:
     assert server.requests == []
 
 
-# --- refusals ---------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------
 
 PAGE = Reply(403, b"<html>Just a moment...</html>")
 
@@ -420,7 +420,7 @@ def test_a_refused_write_of_a_reading_token_is_final_after_seconds() -> None:
     assert 5 <= sum(service.sleeps) < 21
 
 
-# --- unreachable hosts ------------------------------------------------------------------------------------
+# --- unreachable hosts --------------------------------------------------------------------------------------
 
 
 def test_backoff_for_an_unreachable_host_is_spent_once_per_task(caplog: pytest.LogCaptureFixture) -> None:

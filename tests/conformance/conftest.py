@@ -81,7 +81,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in deselected]
 
 
-# --- the service ----------------------------------------------------------------------------------------
+# --- the service --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +133,7 @@ def _start_local() -> tuple[Service, Callable[[], None]]:
     return Service(account, Pace(None), service.NEAR, trust_env=False), server.stop
 
 
-# --- the indexes ----------------------------------------------------------------------------------------
+# --- the indexes --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -179,7 +179,7 @@ def never(lab: Lab) -> str:
     return lab.name("never")
 
 
-# --- the probes -----------------------------------------------------------------------------------------
+# --- the probes ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -311,7 +311,7 @@ def _throttle(response: requests.Response) -> float:
     return 0.0
 
 
-# --- responses ------------------------------------------------------------------------------------------
+# --- responses ----------------------------------------------------------------------------------------------
 
 
 def envelope(response: requests.Response) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_every_response_has_the_rate_limit(scenario: Scenario) -> None:
     assert re.search(r'"[^"]*";\s*q=\d+;\s*w=\d+', scenario.created.headers["Ratelimit-Policy"])
 
 
-# --- credentials ----------------------------------------------------------------------------------------
+# --- credentials --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer not a token", "Basic dXNlcjpwYXNz"])
@@ -96,7 +96,7 @@ def test_a_read_only_token_cannot_write(vectorize: Service, never: str, route: R
     assert found.code == 10000
 
 
-# --- addresses ------------------------------------------------------------------------------------------
+# --- addresses ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ MILLISECONDS = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 COSINE = {"dimensions": DIMENSIONS, "metric": "cosine"}
 
 
-# --- what an index looks like ---------------------------------------------------------------------------
+# --- what an index looks like -------------------------------------------------------------------------------
 
 
 @source("schema", "vectorize_create-index-response: name, description, config, created_on, modified_on")
@@ -70,7 +70,7 @@ def test_an_index_from_a_preset(lab: Lab) -> None:
         lab.remove(name)
 
 
-# --- what is refused ------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------
 
 
 @source("observed", "mastra-ai/mastra#3444: the whole body; alchemy-run/distilled#308: 400, not 409")
@@ -136,7 +136,7 @@ def test_an_index_that_was_deleted(vectorize: Service, gone: str, route: Route) 
     assert found.message == f'vectorize.index.deleted - Index name "{gone}"'
 
 
-# --- deleting -------------------------------------------------------------------------------------------
+# --- deleting -----------------------------------------------------------------------------------------------
 
 
 @source("schema", "vectorize-delete-vectorize-index: the result is an object, a string or null")
@@ -158,7 +158,7 @@ def test_a_reused_name(vectorize: Service, lab: Lab) -> None:
     lab.remove(name)
 
 
-# --- info -----------------------------------------------------------------------------------------------
+# --- info ---------------------------------------------------------------------------------------------------
 
 
 @source("official code", 'langchain-cloudflare, real output: {"dimensions":1024,"vectorCount":0}')

@@ -25,7 +25,7 @@ COSINE = {"dimensions": DIMENSIONS, "metric": "cosine"}
 LONGEST_WAIT = 300.0
 
 
-# --- access ---------------------------------------------------------------------------------------------
+# --- access -------------------------------------------------------------------------------------------------
 
 
 @unknown("An unknown token: 401 or 403", "wrong_token_status")
@@ -75,7 +75,7 @@ def test_throttles(probe: Probe) -> None:
         probe(asked, text, text)
 
 
-# --- indexes --------------------------------------------------------------------------------------------
+# --- indexes ------------------------------------------------------------------------------------------------
 
 
 @unknown("Creating an index: 200 or 201", states="| Create an index | 200, as in the schema")
@@ -126,7 +126,7 @@ def test_deleted(vectorize: Service, gone: str, probe: Probe, switch: Switch) ->
         probe(route.name, route.send(vectorize, gone), (switch("deleted_status"), 3005))
 
 
-# --- list -----------------------------------------------------------------------------------------------
+# --- list ---------------------------------------------------------------------------------------------------
 
 
 @unknown("A count of list that is out of range", "unpublished_code")
@@ -177,7 +177,7 @@ def _expiry(page: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(page["cursorExpirationTimestamp"])
 
 
-# --- metadata indexes -----------------------------------------------------------------------------------
+# --- metadata indexes ---------------------------------------------------------------------------------------
 
 
 @unknown("A missing metadata index: the status of 40005", "metadata_index_not_found_status")

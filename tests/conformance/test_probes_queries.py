@@ -39,7 +39,7 @@ def ask(vectorize: Service, docs_index: str) -> Callable[..., requests.Response]
     return query
 
 
-# --- queries --------------------------------------------------------------------------------------------
+# --- queries ------------------------------------------------------------------------------------------------
 
 
 @unknown("The score in a dot-product index: the product or its negative", "dot_product_score")
@@ -99,7 +99,7 @@ def test_top_k_above_all_limits(vectorize: Service, docs_index: str, probe: Prob
     probe("topK 101", vectorize.query(docs_index, turned(0), topK=101), (400, 40025))
 
 
-# --- filters --------------------------------------------------------------------------------------------
+# --- filters ------------------------------------------------------------------------------------------------
 
 
 @unknown("The code of a filter that breaks the rules", "unpublished_code")

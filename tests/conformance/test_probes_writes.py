@@ -34,7 +34,7 @@ def refused_if(switch: Switch) -> Callable[[str, str], Any]:
     return expected
 
 
-# --- ids ------------------------------------------------------------------------------------------------
+# --- ids ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("route", ["delete_by_ids", "get_by_ids"])
@@ -83,7 +83,7 @@ def test_reading_twice(vectorize: Service, docs_index: str, probe: Probe, switch
     probe("get_by_ids", found, ["shelf-a"] * (1 if switch("duplicate_ids_in_get") == "once" else 2))
 
 
-# --- uploads --------------------------------------------------------------------------------------------
+# --- uploads ------------------------------------------------------------------------------------------------
 
 
 @unknown("Uploads of JSON", states="| Insert or upsert with JSON | Refused in any form, with code 1005.")
@@ -159,7 +159,7 @@ def test_unknown_fields(vectorize: Service, scratch: str, probe: Probe, switch: 
     probe('upsert with "metdata"', vectorize.upsert(scratch, [vector("typo", metdata={"a": 1})]), expected)
 
 
-# --- what comes of a write ------------------------------------------------------------------------------
+# --- what comes of a write ----------------------------------------------------------------------------------
 
 #: What a float32 is exactly, and what it is not.
 EXACT = [0.5, 0.30000001192092896, -1.0, 16777216.0, 9.999999747378752e-06, 2.0**-80]
@@ -230,7 +230,7 @@ def test_absent_fields(written: dict[str, dict[str, Any]], probe: Probe) -> None
         probe(vector_id, shown, expected)
 
 
-# --- how writes are applied -----------------------------------------------------------------------------
+# --- how writes are applied ---------------------------------------------------------------------------------
 
 
 @unknown("Whether the watermark shows every mutation", states="and moves the watermark to the last of them")

@@ -34,7 +34,7 @@ def index(vectorize: Service, docs_index: str) -> str:
     return docs_index
 
 
-# --- answers --------------------------------------------------------------------------------------------
+# --- answers ------------------------------------------------------------------------------------------------
 
 
 @source("schema", "vectorize_index-query-v2-response: count, and matches of id and score")
@@ -75,7 +75,7 @@ def test_indexed_metadata(vectorize: Service, index: str) -> None:
         assert "Oslo" not in str(match)
 
 
-# --- ranks ----------------------------------------------------------------------------------------------
+# --- ranks --------------------------------------------------------------------------------------------------
 
 
 @source("docs", "best-practices/create-indexes: cosine, from -1 to 1, the most similar")
@@ -118,7 +118,7 @@ def test_namespaces(vectorize: Service, index: str) -> None:
     assert ids(vectorize.query(index, turned(0), namespace="never-used")) == []
 
 
-# --- caps -----------------------------------------------------------------------------------------------
+# --- caps ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dimensions", [0, 31, 33])

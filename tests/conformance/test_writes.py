@@ -19,7 +19,7 @@ NOT_NDJSON = "vectorize.upstream_error - failed to parse {} vectors request in n
 LONGEST = "é" * 32
 
 
-# --- mutations ------------------------------------------------------------------------------------------
+# --- mutations ----------------------------------------------------------------------------------------------
 
 
 @source("schema", "vectorize_mutation-uuid in the answers of all five kinds of write")
@@ -67,7 +67,7 @@ def test_deleted_vectors_are_gone(vectorize: Service, docs_index: str) -> None:
     assert vectorize.found(docs_index, *DELETED) == {}
 
 
-# --- forms ----------------------------------------------------------------------------------------------
+# --- forms --------------------------------------------------------------------------------------------------
 
 
 @OPERATIONS
@@ -138,7 +138,7 @@ def test_unparsable_lines_can_be_discarded(vectorize: Service, scratch: str, ope
     mutation(vectorize.upload(scratch, operation, body, params={"unparsable-behavior": "discard"}))
 
 
-# --- caps -----------------------------------------------------------------------------------------------
+# --- caps ---------------------------------------------------------------------------------------------------
 
 
 @OPERATIONS

@@ -140,8 +140,7 @@ def test_the_account_is_known_after_a_deferral(timeout: float) -> None:
             assert [link_of(one) for one in made] == [page(server.account_id)] * 2
 
 
-# --- in Airflow
-# -------------------------------------------------------------------------------------------------
+# --- in Airflow ---------------------------------------------------------------------------------------------
 
 
 def all_operators() -> DAG:

@@ -234,8 +234,7 @@ def test_unknown_extras_are_not_read_and_named(
     assert connect(monkeypatch, server, extra={"timeout": 5}).test_connection()[1].endswith("indexes")
 
 
-# --- test_connection
-# --------------------------------------------------------------------------------------------
+# --- test_connection ----------------------------------------------------------------------------------------
 
 
 def test_a_connection_that_works(vectorize: Vectorize) -> None:

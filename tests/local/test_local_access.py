@@ -18,7 +18,7 @@ def get(url: str, **headers: str | None) -> requests.Response:
         return session.get(url, headers={k.replace("_", "-"): v for k, v in headers.items()}, timeout=30)
 
 
-# --- credentials -----------------------------------------------------------------------------------------
+# --- credentials --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_verifying_a_token(client: Client, shared, path):
     assert refusal(client.session.post(url))[:2] == (405, 7001)
 
 
-# --- names -----------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

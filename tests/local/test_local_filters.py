@@ -318,7 +318,7 @@ def test_the_namespace_comes_before_the_filter(client: Client, clock):
     assert refusal(ask(client, {"$s": 1}, namespace="none"))[1] == 40000
 
 
-# --- switches --------------------------------------------------------------------------------------------
+# --- switches -----------------------------------------------------------------------------------------------
 
 
 def test_an_empty_filter_can_be_refused(served):

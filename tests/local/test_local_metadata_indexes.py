@@ -144,7 +144,7 @@ def test_other_types(client: Client, index_type):
     )
 
 
-# --- which vectors one knows -----------------------------------------------------------------------------
+# --- which vectors one knows --------------------------------------------------------------------------------
 
 
 def test_vectors_written_before_are_not_found_until_written_again(client: Client, clock):
@@ -214,7 +214,7 @@ def test_visibility_lag_holds_for_metadata_indexes(start, connect, clock):
     assert client.metadata_indexes() == [("k", "String")]
 
 
-# --- in a file -------------------------------------------------------------------------------------------
+# --- in a file ----------------------------------------------------------------------------------------------
 
 
 def test_everything_is_there_after_a_restart(tmp_path, start, connect, clock):
@@ -263,7 +263,7 @@ def test_everything_is_there_after_a_restart(tmp_path, start, connect, clock):
     assert client.metadata_indexes() == []
 
 
-# --- what one keeps of a string --------------------------------------------------------------------------
+# --- what one keeps of a string -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_ids_are_listed_in_the_same_order_after_a_restart(path, connect, start):
     assert connect(start(data=path, apply_delay=0)).page() == before
 
 
-# --- files that are not ours -----------------------------------------------------------------------------
+# --- files that are not ours --------------------------------------------------------------------------------
 
 
 def refused(path) -> str:
@@ -251,7 +251,7 @@ def test_a_file_without_permission():
     )
 
 
-# --- kill -9 ---------------------------------------------------------------------------------------------
+# --- kill -9 ------------------------------------------------------------------------------------------------
 
 
 def run(path: Path, apply_delay: float = 0.05) -> tuple[subprocess.Popen[str], str, str, str]:

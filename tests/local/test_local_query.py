@@ -48,7 +48,7 @@ def served(immediate, start, connect):
     return starter
 
 
-# --- scores and order ------------------------------------------------------------------------------------
+# --- scores and order ---------------------------------------------------------------------------------------
 
 POINTS = {
     "same": values(3, 4),
@@ -127,7 +127,7 @@ def test_the_largest_values_there_are(served):
             assert len(matches(client, asked)) == 3
 
 
-# --- what comes back -------------------------------------------------------------------------------------
+# --- what comes back ----------------------------------------------------------------------------------------
 
 
 def test_the_shape_of_a_match(client: Client, clock):
@@ -184,7 +184,7 @@ def test_an_empty_index(client: Client):
     assert result(client.query(ASKED, namespace="none")) == {"count": 0, "matches": []}
 
 
-# --- how many --------------------------------------------------------------------------------------------
+# --- how many -----------------------------------------------------------------------------------------------
 
 
 def test_top_k(client: Client, clock):
@@ -258,7 +258,7 @@ def test_recall(start, connect):
             LocalVectorize(recall=wrong)
 
 
-# --- by what ---------------------------------------------------------------------------------------------
+# --- by what ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("got", [0, 31, 33, 768])
@@ -345,7 +345,7 @@ def test_a_vector_and_an_id(client: Client, served):
     assert matches(served(vector_and_vector_id="accept"), ASKED, vectorId="a") == []
 
 
-# --- where -----------------------------------------------------------------------------------------------
+# --- where --------------------------------------------------------------------------------------------------
 
 
 def test_namespaces(client: Client, clock):

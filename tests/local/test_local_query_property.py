@@ -90,7 +90,7 @@ def worlds(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]],
     return stored[early:], stored[:early], point()
 
 
-# --- the reference ---------------------------------------------------------------------------------------
+# --- the reference ------------------------------------------------------------------------------------------
 
 
 def float32(values: list[float]) -> list[float]:
@@ -151,7 +151,7 @@ def passes(vector: dict[str, Any], filter: dict[str, Any]) -> bool:
     )
 
 
-# --- the comparison --------------------------------------------------------------------------------------
+# --- the comparison -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

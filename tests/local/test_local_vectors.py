@@ -20,7 +20,7 @@ def line(**fields) -> str:
     return json.dumps({"id": "a", "values": [0.5] * DIMENSIONS, **fields})
 
 
-# --- what is stored --------------------------------------------------------------------------------------
+# --- what is stored -----------------------------------------------------------------------------------------
 
 
 def test_vectors_come_back_as_float32_with_their_extras(client: Client, clock):
@@ -128,7 +128,7 @@ def test_content_type_with_a_parameter(client: Client):
     mutation(client.upsert(line(), headers={"Content-Type": "Application/X-NDJSON; charset=utf-8"}))
 
 
-# --- what is not a vector --------------------------------------------------------------------------------
+# --- what is not a vector -----------------------------------------------------------------------------------
 
 UNPARSABLE = [
     b"{",
@@ -215,7 +215,7 @@ def test_fields_that_no_vector_has(client: Client, start, connect):
     assert refusal(strict.upsert(line(metdata={}), params={"unparsable-behavior": "discard"}))[1] == 40023
 
 
-# --- caps ------------------------------------------------------------------------------------------------
+# --- caps ---------------------------------------------------------------------------------------------------
 
 
 def test_a_vector_that_does_not_fit_refuses_the_whole_request(client: Client, clock):
@@ -319,7 +319,7 @@ def test_bodies_too_large(client: Client, monkeypatch):
     mutation(client.upsert(line()))
 
 
-# --- ids -------------------------------------------------------------------------------------------------
+# --- ids ----------------------------------------------------------------------------------------------------
 
 
 def test_ids_in_one_request(client: Client):

@@ -86,8 +86,7 @@ def test_the_name_and_the_group_of_airflow_3() -> None:
     assert (asset.uri, asset.name, asset.group) == (URI, "docs", "vectors")
 
 
-# --- in Airflow
-# -------------------------------------------------------------------------------------------------
+# --- in Airflow ---------------------------------------------------------------------------------------------
 
 
 def test_airflow_brings_a_uri_into_its_form() -> None:

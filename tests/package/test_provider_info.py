@@ -72,8 +72,7 @@ def run_airflow(*arguments: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-# --- metadata
-# -------------------------------------------------------------------------------------------------
+# --- metadata -----------------------------------------------------------------------------------------------
 
 
 def test_the_entry_point() -> None:
@@ -193,8 +192,7 @@ assert "airflow_provider_cfvectorize.hooks.vectorize" not in sys.modules
     assert "API token" in printed
 
 
-# --- commands
-# -------------------------------------------------------------------------------------------------
+# --- commands -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("airflow_db")
@@ -213,8 +211,7 @@ def test_the_commands_of_airflow_show_it_without_a_warning() -> None:
         assert "cfvectorize" not in complained, command
 
 
-# --- imports
-# --------------------------------------------------------------------------------------------------
+# --- imports ------------------------------------------------------------------------------------------------
 
 
 def test_a_dag_processor_imports_nothing_heavy() -> None:
@@ -302,8 +299,7 @@ def test_the_client_and_the_local_server_know_nothing_of_airflow() -> None:
                     assert all(name.startswith(allowed) for name in ours), path
 
 
-# --- docstrings
-# -----------------------------------------------------------------------------------------------
+# --- docstrings ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

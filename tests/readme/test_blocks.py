@@ -67,7 +67,7 @@ def bench(server: LocalVectorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return Bench(server, tmp_path, monkeypatch)
 
 
-# --- checked, and run elsewhere ---------------------------------------------------------------------------
+# --- checked, and run elsewhere -----------------------------------------------------------------------------
 
 
 def is_placeholder(block: Block, bench: Bench) -> None:

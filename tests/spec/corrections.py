@@ -50,7 +50,7 @@ def _reference(name: str) -> dict[str, str]:
     return {"$ref": f"#{_SCHEMAS}/vectorize_{name}"}
 
 
-# --- answers ----------------------------------------------------------------------------------------------
+# --- answers ------------------------------------------------------------------------------------------------
 
 
 def _answers() -> Iterator[Correction]:
@@ -111,7 +111,7 @@ def _answers() -> Iterator[Correction]:
         yield Correction(f"{at}/required", ABSENT, names, "every field is optional, so that {} would do")
 
 
-# --- requests ---------------------------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------------------
 
 _DELETE_IDS: Final = _schema("index-delete-vectors-by-id-request")
 _GET_IDS: Final = _schema("index-get-vectors-by-id-request")
@@ -347,7 +347,7 @@ def _safe_side() -> Iterator[Correction]:
     )
 
 
-# --- what is there ----------------------------------------------------------------------------------------
+# --- what is there ------------------------------------------------------------------------------------------
 
 
 def _setting() -> Iterator[Correction]:

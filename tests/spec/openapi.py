@@ -178,7 +178,7 @@ def _parse(text: bytes) -> Any:
     return json.loads(text.decode(), parse_constant=no_constant, object_pairs_hook=no_repetition)
 
 
-# --- schemas ----------------------------------------------------------------------------------------------
+# --- schemas ------------------------------------------------------------------------------------------------
 
 
 def _problems(schema: dict[str, Any], value: Any) -> Iterator[str]:

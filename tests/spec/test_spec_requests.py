@@ -102,7 +102,7 @@ def without_excused(found: list[Finding], request: Request) -> list[Finding]:
     return [finding for finding in found if not is_excused(finding)]
 
 
-# --- the client -------------------------------------------------------------------------------------------
+# --- the client ---------------------------------------------------------------------------------------------
 
 
 def test_the_methods_that_are_one_request_are_all_here() -> None:
@@ -188,7 +188,7 @@ def test_excuses_are_needed(server: ScriptedServer, client: VectorizeClient) -> 
     assert without_excused(held_against(request), request) == []
 
 
-# --- the check itself -------------------------------------------------------------------------------------
+# --- the check itself ---------------------------------------------------------------------------------------
 
 PATH = BASE_PATH + INDEXES.format(account_id=ACCOUNT)
 TOKEN_SENT = {"Authorization": "Bearer x"}

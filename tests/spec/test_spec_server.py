@@ -221,7 +221,7 @@ def test_strangers_are_refused(world: World, endpoint: Endpoint) -> None:
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (status, code)
 
 
-# --- the checks themselves --------------------------------------------------------------------------------
+# --- the checks themselves ----------------------------------------------------------------------------------
 
 DONE = {"success": True, "errors": [], "messages": [], "result": {}}
 REFUSED = {"success": False, "errors": [{"code": 1000, "message": "no"}], "messages": [], "result": None}
