@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook: connections of every kind, and whether a connection works."""
+"""The hook: all kinds of connections, and the connection test."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_every_method_of_the_client(server: LocalVectorize) -> None:
     assert hook.list_indexes() == []
 
 
-def test_any_number_of_ids(vectorize: Vectorize) -> None:
+def test_any_number_of_ids_is_deleted(vectorize: Vectorize) -> None:
     ids = [f"v{i}" for i in range(250)]
     vectorize.fill([*ids, "other"])
     receipt = CloudflareVectorizeHook().delete_by_ids(INDEX, ids)
@@ -69,7 +69,7 @@ def test_any_number_of_ids(vectorize: Vectorize) -> None:
     assert vectorize.ids() == {"other"}
 
 
-def test_an_empty_account_is_not_the_connections(server: LocalVectorize) -> None:
+def test_an_empty_account_id_is_refused(server: LocalVectorize) -> None:
     with pytest.raises(VectorizeInputError, match=r"account_id is empty\. Pass 32 hexadecimal digits"):
         CloudflareVectorizeHook(account_id="").list_indexes()
     assert sum(server.stats().values()) == 0
@@ -77,7 +77,7 @@ def test_an_empty_account_is_not_the_connections(server: LocalVectorize) -> None
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a" * 8000, ""])
-def test_a_name_that_cannot_be_one(server: LocalVectorize, name: str) -> None:
+def test_invalid_names_and_concurrency_are_refused(server: LocalVectorize, name: str) -> None:
     with pytest.raises(VectorizeInputError, match="index name"):
         CloudflareVectorizeHook().delete_by_ids(name, ["a"])
     with pytest.raises(VectorizeInputError, match="concurrency is 0"):
@@ -88,14 +88,12 @@ def test_a_name_that_cannot_be_one(server: LocalVectorize, name: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "ids"), [("delete_by_ids", 1800), ("get_by_ids", 340)])
-def test_the_concurrency_of_a_call_that_is_not_the_first(
-    method: str, ids: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_calls_use_the_full_concurrency(method: str, ids: int, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = itertools.count()
     all_at_once = threading.Barrier(16)
 
     def answer(request: Request) -> Reply:
-        # The first goes alone.
+        # The first request is sent alone.
         if request.path.endswith(f"/{method}") and 0 < next(numbers) <= all_at_once.parties:
             all_at_once.wait(20)
         return accepted() if request.path.endswith("/delete_by_ids") else ok([])
@@ -110,7 +108,7 @@ def test_the_concurrency_of_a_call_that_is_not_the_first(
     assert not all_at_once.broken
 
 
-def test_any_number_of_vectors(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_any_number_of_vectors_is_written(vectorize: Vectorize, tmp_path: Path) -> None:
     hook = CloudflareVectorizeHook()
     ids = [f"v{i}" for i in range(5001)]
     vectors: list[Any] = [{"id": id_, "values": [0.5] * 32} for id_ in ids]
@@ -132,7 +130,7 @@ def test_any_number_of_vectors(vectorize: Vectorize, tmp_path: Path) -> None:
     assert (stats["upsert"], stats["insert"], stats["get_by_ids"]) == (2, 2, 3)
 
 
-def test_of_two_with_the_same_id(vectorize: Vectorize) -> None:
+def test_the_last_of_duplicate_ids_is_written(vectorize: Vectorize) -> None:
     hook = CloudflareVectorizeHook()
     vectors: list[Any] = [{"id": "a", "values": [float(i)] * 32} for i in range(1, 5003)]
     last = hook.upsert(INDEX, vectors)["mutation_id"]
@@ -142,7 +140,7 @@ def test_of_two_with_the_same_id(vectorize: Vectorize) -> None:
     assert vector["values"][0] == 5002.0
 
 
-def test_a_bad_vector_after_good_ones(vectorize: Vectorize) -> None:
+def test_an_invalid_vector_after_valid_vectors(vectorize: Vectorize) -> None:
     hook = CloudflareVectorizeHook()
     good = {"id": "a", "values": [0.5] * 32}
     with pytest.raises(
@@ -158,14 +156,14 @@ def test_a_bad_vector_after_good_ones(vectorize: Vectorize) -> None:
     assert (written["mutation_id"], written["discarded"]) == (None, 1)
 
 
-def test_nothing_to_write_or_to_get(vectorize: Vectorize) -> None:
+def test_empty_inputs_send_no_request(vectorize: Vectorize) -> None:
     hook = CloudflareVectorizeHook()
     assert hook.upsert(INDEX, [])["mutation_id"] is None
     assert hook.get_by_ids(INDEX, []) == []
     assert not {"upsert", "get_by_ids"} & {name for name, count in vectorize.server.stats().items() if count}
 
 
-def test_a_uri(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_as_a_uri(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     host = server.base_url.replace(":", "%3A").replace("/", "%2F")
     monkeypatch.setenv(
         CONN,
@@ -176,7 +174,7 @@ def test_a_uri(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (client.timeout, client.rate_reserve) == (5.0, 0.5)
 
 
-def test_email_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_with_email_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
     key = "global-key-0123456789abcdef0123456789"
     with LocalVectorize(api_email="me@example.com", api_key=key) as server:
         hook = connect(monkeypatch, server, password=key, extra={"api_email": "me@example.com"})
@@ -199,7 +197,7 @@ def test_a_plain_host_must_be_allowed(server: LocalVectorize, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("extra", ["[1]", "not json", '{"api_email": 5}'])
-def test_an_extra_that_cannot_be_used(server: LocalVectorize, extra: str) -> None:
+def test_an_invalid_extra_is_refused(server: LocalVectorize, extra: str) -> None:
     from airflow_provider_cfvectorize.hooks.vectorize import client_of
 
     class Given:
@@ -211,7 +209,7 @@ def test_an_extra_that_cannot_be_used(server: LocalVectorize, extra: str) -> Non
         client_of(Given())  # type: ignore[arg-type]
 
 
-def test_unknown_extras_are_not_read_and_named(
+def test_unknown_extras_are_ignored_and_logged(
     server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook = connect(
@@ -258,7 +256,7 @@ def test_a_wrong_account(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch
     assert "account" in text.lower()
 
 
-def test_unreachable(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_host(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -268,7 +266,7 @@ def test_unreachable(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) ->
     assert text.startswith("Unreachable")
 
 
-def test_incomplete(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_connection(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     works, text = connect(monkeypatch, server, password="").test_connection()
     assert not works
     assert "no password" in text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sensor behind any number of writes: its trigger's row is bounded, and it waits for all of them."""
+"""A sensor of any number of writes waits for all of them, and its trigger's row has a bounded size."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from harness import INDEX, MODES, Clock, Vectorize, make_context, outcome_of, ru
 T0 = datetime(2026, 1, 31, 12, tzinfo=UTC)
 MANY = 10_000
 ROW = 16 * 1024
-#: MySQL's limit for a text, in which Airflow keeps what a trigger sends to a task.
+#: MySQL's limit for a text column, where Airflow stores the event of a trigger.
 EVENT = 64 * 1024
 
 
 def receipts(step: float = 1, *, at: datetime = T0, count: int = MANY, **more: Any) -> list[Receipt]:
-    """Return receipts of which the first is the newest, ``step`` seconds apart."""
+    """Return receipts ``step`` seconds apart, newest first."""
     return [
         Receipt(
             str(uuid.uuid4()),
@@ -56,7 +56,7 @@ KINDS = {
 
 
 def encrypted(kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what Airflow stores of a trigger's arguments, with a Fernet key."""
+    """Return a trigger's arguments as Airflow stores them with a Fernet key."""
     from airflow.models import crypto
 
     fernet = Fernet(Fernet.generate_key())
@@ -86,14 +86,14 @@ def test_the_row_of_a_trigger_is_bounded(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("proof", ["watermark", "read_back", "recreated"])
-def test_the_newest_proves_all_that_were_accepted_before(
+def test_the_newest_mutation_proves_all_earlier_mutations(
     mode: str, proof: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
     with LocalVectorize(clock=clock, apply_delay=0.02) as server:
         monkeypatch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", server.connection)
         vectorize = Vectorize(server)
-        # The oldest was accepted 2,000 s after the index was created, or 4,000 s before.
+        # The oldest was accepted 2,000 s after the creation of the index, or 4,000 s before.
         clock.ahead = 6000 if proof == "recreated" else 12_000
         vectorize.fill(["v"])
         newest = vectorize.delete(["v"])
@@ -129,8 +129,8 @@ def polled(waits: list[Receipt], age: float, *, watermark: str = "other") -> Pol
     return made
 
 
-def test_what_cannot_be_ordered_counts_as_applied_by_its_age() -> None:
-    # The clock has whole seconds: none of these is known to be later than another.
+def test_mutations_without_an_order_are_inferred_by_age() -> None:
+    # The clock has whole seconds: these mutations have no known order.
     at_once = receipts(0)
     for age, over in ((299, False), (300, True)):
         made = polled(at_once, age)
@@ -138,24 +138,24 @@ def test_what_cannot_be_ordered_counts_as_applied_by_its_age() -> None:
     assert made.decisions("k")[-1].outcome == "inferred"
     stand_in = condense(at_once)[-1]
     assert stand_in.mutations > 9900
-    # Its own watermark says nothing of the others that it stands for.
+    # Its own watermark proves nothing about the other mutations that it replaces.
     assert stand_in.mutation_id is not None
     assert not polled(at_once, 299, watermark=stand_in.mutation_id).is_over("k")
-    # Neither does one of 2 s later.
+    # Nor does a mutation accepted 2 s later.
     assert not polled([*receipts(0, at=T0 + timedelta(seconds=2), count=1), *at_once], 299).is_over("k")
     made = polled([*receipts(0, at=T0 + timedelta(seconds=3), count=1), *at_once], 10)
     assert made.is_over("k")
     assert made.decisions("k")[-1].outcome == "read_back"
 
 
-def test_a_stand_in_is_decided_on_as_the_hardest_of_its_mutations() -> None:
+def test_a_stand_in_needs_as_long_as_the_slowest_of_its_mutations() -> None:
     slow = replace(receipts(0, count=1)[0], batches=3000, accepted_at=T0 - timedelta(hours=1))
     waits = [*receipts(0, count=100, witness_ids=()), slow]
     assert not polled(waits, 479).is_over("k")
     assert polled(waits, 480).is_over("k")
 
 
-def test_few_receipts_stay_as_they_are() -> None:
+def test_few_receipts_are_not_condensed() -> None:
     few = receipts(count=10)
     assert condense(few) is few
     assert [Receipt.from_argument(one.as_argument()).witness_ids for one in few] == [

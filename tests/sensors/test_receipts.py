@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the upstream tasks' receipts a sensor takes."""
+"""Which receipts of upstream tasks a sensor uses."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def waits(mutation_id: Any, *pushed: Any, index_name: str = "docs") -> list[tupl
     return [(wait.mutation_id, wait.bare) for wait in found]
 
 
-def test_the_receipt_of_the_mutation() -> None:
+def test_a_mutation_id_uses_its_receipt() -> None:
     assert waits("m", receipt("m"), receipt("n")) == [("m", False)]
     assert waits(["m", "n", None, "m"], receipt("m"), receipt("n")) == [("m", False), ("n", False)]
 
 
-def test_no_receipt_of_the_mutation() -> None:
+def test_a_mutation_id_without_a_receipt_is_a_bare_id() -> None:
     assert waits("m") == [("m", True)]
     assert waits("m", receipt("n")) == [("m", True)]
 
@@ -55,7 +55,7 @@ def test_no_receipt_of_the_mutation() -> None:
         ([None], [], []),
     ],
 )
-def test_a_template_that_came_to_nothing(mutation_id: Any, pushed: list[Any], expected: Any) -> None:
+def test_a_mutation_id_that_renders_to_nothing(mutation_id: Any, pushed: list[Any], expected: Any) -> None:
     if expected is not None:
         assert waits(mutation_id, *pushed) == expected
         return
@@ -63,13 +63,13 @@ def test_a_template_that_came_to_nothing(mutation_id: Any, pushed: list[Any], ex
         waits(mutation_id, *pushed)
 
 
-def test_none_takes_what_there_is_of_its_index() -> None:
+def test_without_a_mutation_id_all_receipts_of_the_index_are_used() -> None:
     assert waits(None, receipt("m"), receipt("n", "other")) == [("m", False)]
     assert waits(None) == []
 
 
 @pytest.mark.parametrize("index_name", ["a", "c"])
-def test_nothing_was_sent_to_this_index_and_to_another(index_name: str) -> None:
+def test_empty_receipts_and_other_indexes_are_ignored(index_name: str) -> None:
     pushed = [receipt(None, "a"), receipt("m", "b"), receipt(None, "c")]
     assert waits(None, *pushed, index_name=index_name) == []
 
@@ -77,6 +77,6 @@ def test_nothing_was_sent_to_this_index_and_to_another(index_name: str) -> None:
 @pytest.mark.parametrize(
     "other", [5, "text", ["list"], {"total": 5}, {"mutation_id": 1, "index_name": 2, "account_id": 3}]
 )
-def test_what_other_tasks_push_under_that_key_is_theirs(other: Any) -> None:
+def test_other_values_under_the_xcom_key_are_ignored(other: Any) -> None:
     assert waits("m", other, receipt("m")) == [("m", False)]
     assert waits(None, other) == []

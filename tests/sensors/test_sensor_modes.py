@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same answers in poke, reschedule and deferrable mode."""
+"""The sensor gives equal answers in poke, reschedule and deferrable mode."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def sense(mode: str, context: dict[str, Any] | None = None, **kwargs: Any) -> An
     return run_task(lambda: VectorizeMutationSensor(**arguments), context or make_context())
 
 
-def test_own_watermark(mode: str, make_server: Any) -> None:
+def test_its_own_watermark_ends_the_wait(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.02)
     vectorize.fill(IDS)
     receipt = vectorize.delete(IDS)
@@ -83,7 +83,7 @@ def test_own_watermark(mode: str, make_server: Any) -> None:
     assert vectorize.ids() == set()
 
 
-def test_applied_while_it_waits(mode: str, make_server: Any) -> None:
+def test_a_mutation_applied_during_the_wait(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.3)
     vectorize.fill(IDS)
     evidence = sense(mode, receipt=vectorize.delete(IDS))
@@ -91,7 +91,7 @@ def test_applied_while_it_waits(mode: str, make_server: Any) -> None:
     assert vectorize.ids() == set()
 
 
-def test_overtaken_before_the_first_look(mode: str, make_server: Any) -> None:
+def test_a_mutation_overtaken_before_the_first_poll(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.02)
     vectorize.fill(IDS)
     receipt = vectorize.delete(IDS)
@@ -102,35 +102,35 @@ def test_overtaken_before_the_first_look(mode: str, make_server: Any) -> None:
     assert evidence["still_visible"] == []
 
 
-def test_overtaken_after_the_first_look(mode: str, make_server: Any) -> None:
+def test_a_mutation_overtaken_after_the_first_poll(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.6)
     vectorize.fill(IDS)
     receipt = vectorize.delete(IDS)
-    # In one job with ours, so that our own watermark is never to be seen.
+    # The service applies both in one job: our own watermark never appears.
     vectorize.server.foreign_write(INDEX)
     evidence = sense(mode, receipt=receipt)
     assert evidence["outcome"] == "read_back"
     assert vectorize.ids() == set()
 
 
-def test_not_before_it_is_applied_behind_a_backlog(mode: str, make_server: Any) -> None:
+def test_a_mutation_behind_a_backlog_is_awaited(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.25)
     vectorize.fill(IDS)
     vectorize.server.foreign_write(INDEX, 2500)
     receipt = vectorize.delete(IDS)
     vectorize.server.foreign_write(INDEX)
     evidence = sense(mode, receipt=receipt)
-    # Three jobs: the watermark is a later one than the receipt twice before it is applied.
+    # Three jobs: twice, the watermark is later than the receipt, which is not yet applied.
     assert evidence["outcome"] == "read_back"
     assert vectorize.ids() == set()
 
 
-def test_not_when_only_others_are_applied(mode: str, make_server: Any, clock: Clock) -> None:
+def test_other_applied_mutations_do_not_end_the_wait(mode: str, make_server: Any, clock: Clock) -> None:
     vectorize = make_server(apply_delay=3600)
     mutation = vectorize.client.upsert(INDEX, [{"id": id_, "values": [0.5] * 32} for id_ in IDS])
     clock.ahead += 3600
     vectorize.wait_for(mutation["mutationId"])
-    # All that one job takes; ours is left to the next, in an hour.
+    # The other mutations fill a job; ours is left to the next job, in an hour.
     others = vectorize.server.foreign_write(INDEX, 1000)[INDEX]
     receipt = vectorize.delete(IDS)
     clock.ahead += 3600
@@ -143,7 +143,7 @@ def test_not_when_only_others_are_applied(mode: str, make_server: Any, clock: Cl
     assert "still visible: 'v0'" in str(error)
 
 
-def test_ids_that_never_existed(mode: str, make_server: Any) -> None:
+def test_without_witnesses_a_wait_times_out(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.02)
     receipt = {**vectorize.delete(["never"]), "witness_ids": []}
     vectorize.settle()
@@ -152,7 +152,7 @@ def test_ids_that_never_existed(mode: str, make_server: Any) -> None:
     assert "no witness to read back" in str(error)
 
 
-def test_inferred_by_age_without_witnesses(mode: str, make_server: Any, clock: Clock) -> None:
+def test_without_witnesses_a_mutation_is_inferred_by_age(mode: str, make_server: Any, clock: Clock) -> None:
     vectorize = make_server(apply_delay=0.02)
     receipt = {**vectorize.delete(["never"]), "witness_ids": []}
     vectorize.settle()
@@ -161,7 +161,7 @@ def test_inferred_by_age_without_witnesses(mode: str, make_server: Any, clock: C
     assert evidence["outcome"] == "inferred"
 
 
-def test_a_bare_id_that_was_overtaken_is_inconclusive(mode: str, make_server: Any) -> None:
+def test_an_overtaken_bare_id_is_inconclusive(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.02)
     receipt = vectorize.delete(IDS)
     vectorize.settle()
@@ -172,7 +172,7 @@ def test_a_bare_id_that_was_overtaken_is_inconclusive(mode: str, make_server: An
     assert "receipt" in str(error)
 
 
-def test_a_bare_id(mode: str, make_server: Any) -> None:
+def test_the_watermark_proves_a_bare_id(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.2)
     receipt = vectorize.delete(IDS)
     evidence = sense(mode, mutation_id=receipt["mutation_id"])
@@ -191,7 +191,7 @@ def test_a_deleted_index_fails_at_once(mode: str, make_server: Any) -> None:
 
 @pytest.mark.parametrize("is_filled", [True, False], ids=["filled", "empty"])
 @pytest.mark.parametrize("witnesses", [IDS[:5], []], ids=["witnesses", "no witness"])
-def test_a_mutation_that_was_lost_with_its_index(
+def test_a_mutation_lost_with_its_index_fails(
     mode: str, make_server: Any, clock: Clock, witnesses: list[str], is_filled: bool
 ) -> None:
     vectorize = make_server(apply_delay=0.02)
@@ -217,13 +217,13 @@ def test_a_recreated_index_at_the_deadline(mode: str, make_server: Any, clock: C
     vectorize.server.reset_stats()
     state, error = outcome_of(lambda: sense(mode, receipt=receipt, timeout=0.3))
     assert (state, type(error)) == ("failed", VectorizeIndexRecreatedError)
-    assert vectorize.server.stats()["get_index"] == 1, "only the last look asks"
+    assert vectorize.server.stats()["get_index"] == 1, "only the last poll reads it"
     state, error = outcome_of(lambda: sense(mode, mutation_id=receipt["mutation_id"], timeout=0))
     assert (state, type(error)) == ("failed", VectorizeMutationTimeout)
     assert "The index was created at" in str(error)
 
 
-def test_written_again_since(
+def test_ids_written_again_after_the_delete(
     mode: str,
     make_server: Any,
     clock: Clock,
@@ -246,7 +246,7 @@ def test_written_again_since(
     assert "'v0'" in str(error)
 
 
-def test_some_written_again_since(mode: str, make_server: Any, clock: Clock) -> None:
+def test_some_ids_written_again_after_the_delete(mode: str, make_server: Any, clock: Clock) -> None:
     vectorize = make_server(apply_delay=0.02)
     vectorize.fill(IDS)
     receipt = vectorize.delete(IDS)
@@ -257,7 +257,7 @@ def test_some_written_again_since(mode: str, make_server: Any, clock: Clock) -> 
     assert (evidence["outcome"], evidence["still_visible"]) == ("read_back", IDS[:1])
 
 
-def test_a_view_that_lags(mode: str, make_server: Any) -> None:
+def test_the_wait_includes_lagging_views(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.02, visibility_lag=0.4)
     vectorize.client.upsert(INDEX, [{"id": id_, "values": [0.5] * 32} for id_ in IDS])
     wait_until(lambda: vectorize.ids() == set(IDS))
@@ -266,7 +266,7 @@ def test_a_view_that_lags(mode: str, make_server: Any) -> None:
     assert evidence["still_visible"] == []
 
 
-def test_a_view_that_lags_past_the_deadline(mode: str, make_server: Any, clock: Clock) -> None:
+def test_views_that_lag_past_the_deadline(mode: str, make_server: Any, clock: Clock) -> None:
     vectorize = make_server(apply_delay=0.02, visibility_lag=100)
     vectorize.fill(IDS)
     clock.ahead += 110
@@ -302,8 +302,8 @@ def test_soft_fail_does_not_skip_a_wrong_token(
 
 
 @pytest.mark.parametrize("error", ["timeout", "failure"])
-def test_a_retry_that_is_resumed_with_the_first_try_s_event(make_server: Any, error: str) -> None:
-    # As Airflow 3.0 does it.
+def test_a_retry_resumed_with_the_event_of_the_first_attempt(make_server: Any, error: str) -> None:
+    # Airflow 3.0 does this.
     vectorize = make_server(apply_delay=0.02)
     receipt = vectorize.delete(IDS)
     vectorize.wait_for(receipt["mutation_id"])
@@ -322,12 +322,12 @@ def test_a_retry_that_is_resumed_with_the_first_try_s_event(make_server: Any, er
         sensor.resume_execution("execute_complete", {**kwargs, "try_number": 2}, context)
 
 
-def test_an_execution_timeout_that_ends_a_deferred_wait(make_server: Any) -> None:
+def test_an_execution_timeout_ends_a_deferred_wait(make_server: Any) -> None:
     vectorize = make_server(apply_delay=3600)
     receipt = vectorize.delete(IDS)
     limits = {"execution_timeout": timedelta(seconds=0.2), "timeout": 5, "soft_fail": True}
     state, error = outcome_of(lambda: sense("deferrable", receipt=receipt, **limits))
-    # Failed, as in poke mode, where Airflow itself ends the task; and retried, as there.
+    # Failed and retried, as in poke mode, where Airflow itself ends the task.
     assert (state, type(error)) == ("failed", VectorizeWaitTimeout)
     assert "execution_timeout of 0.2 s ended the wait before its timeout of 5 s: not seen" in str(error)
     assert receipt["mutation_id"] in str(error)
@@ -340,7 +340,7 @@ def test_never_fail_is_refused(mode: str) -> None:
         sense(mode, default_args={"never_fail": True})
 
 
-def test_what_a_deferred_wait_ignores(
+def test_options_that_a_deferred_wait_ignores_are_logged(
     mode: str, make_server: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     vectorize = make_server(apply_delay=0.02)
@@ -352,20 +352,20 @@ def test_what_a_deferred_wait_ignores(
     assert (line in logged) is (mode == "deferrable")
 
 
-def test_several_receipts(mode: str, make_server: Any) -> None:
+def test_a_wait_for_several_receipts(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.3)
     vectorize.fill(IDS)
     receipts = [vectorize.delete([id_]) for id_ in IDS]
     evidence = sense(mode, receipt=[*receipts, None, receipts[0]])
     assert evidence["mutation_count"] == 10
     assert {single["outcome"] for single in evidence["mutations"]} <= set(PROVEN)
-    # At most one of them can be the watermark.
+    # At most one mutation can be the watermark.
     assert evidence["outcome"] == "read_back"
     assert evidence["witnesses_checked"] == 10
     assert vectorize.ids() == set()
 
 
-def test_trouble_that_passes_does_not_end_the_wait(mode: str, make_server: Any) -> None:
+def test_an_unreachable_server_does_not_end_the_wait(mode: str, make_server: Any) -> None:
     vectorize = make_server(apply_delay=0.02)
     vectorize.fill(IDS)
     receipt = vectorize.delete(IDS)
@@ -389,7 +389,7 @@ def test_trouble_that_passes_does_not_end_the_wait(mode: str, make_server: Any) 
         ({"receipt": {"mutation_id": "m", "accepted_at": "yesterday"}}, "accepted_at is 'yesterday'"),
     ],
 )
-def test_what_cannot_be_waited_for(
+def test_invalid_arguments_are_refused(
     mode: str, server: LocalVectorize, kwargs: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(VectorizeInputError) as error:
@@ -399,35 +399,35 @@ def test_what_cannot_be_waited_for(
 
 
 @pytest.mark.parametrize("field", ["index_name", "account_id"])
-def test_a_receipt_of_elsewhere(mode: str, vectorize: Vectorize, field: str) -> None:
+def test_a_receipt_of_another_index_is_refused(mode: str, vectorize: Vectorize, field: str) -> None:
     receipt = {**vectorize.delete(IDS), field: "f" * 32}
     with pytest.raises(VectorizeInputError, match="f" * 32) as error:
         sense(mode, receipt=receipt)
     assert isinstance(error.value, VectorizeError)
 
 
-def test_a_refusal_after_the_first_look_passes(
+def test_a_refusal_after_the_first_poll_is_retried(
     mode: str, make_server: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Old enough for a look before it defers; the refused one is the first of the triggerer.
+    # Old enough for a poll before the sensor defers; the triggerer's first poll is refused.
     clock.ahead -= 30
     vectorize = make_server(apply_delay=3600, faults=["refuse:info#2"])
     receipt = vectorize.delete(IDS)
     clock.ahead += 30
-    looks: list[str] = []
+    polls: list[str] = []
     original = VectorizeClient.ask_info
 
     def ask_info(client: VectorizeClient, index_name: str) -> Any:
-        looks.append(index_name)
-        clock.ahead += 3600 * (len(looks) == 3)
+        polls.append(index_name)
+        clock.ahead += 3600 * (len(polls) == 3)
         return original(client, index_name)
 
     monkeypatch.setattr(VectorizeClient, "ask_info", ask_info)
     assert sense(mode, receipt=receipt)["outcome"] == "watermark"
-    assert len(looks) == 3
+    assert len(polls) == 3
 
 
-def test_credentials_that_are_replaced_during_the_wait(
+def test_credentials_replaced_during_the_wait(
     mode: str, make_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectorize = make_server(apply_delay=0.02)
@@ -438,7 +438,7 @@ def test_credentials_that_are_replaced_during_the_wait(
     original = VectorizeClient.ask_info
 
     def ask_info(client: VectorizeClient, index_name: str) -> Any:
-        # Every wait has read the connection by now.
+        # Every wait has read the connection.
         monkeypatch.setenv(CONN, right)
         return original(client, index_name)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the log says of a write and of the wait for it."""
+"""Log lines of a write and of its wait."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Read = Callable[[], str]
 
 @pytest.fixture
 def read(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Read:
-    """Read what was logged since the last time. Airflow 2 logs it and writes it to stdout, too."""
+    """Return the log since the last call. Airflow 2 also writes it to standard output."""
     caplog.set_level("INFO")
 
     def read() -> str:
@@ -39,7 +39,7 @@ def run(task: Any) -> None:
 
 
 @pytest.mark.parametrize("ids", [["a"], ["a", "b"]])
-def test_the_hook_logs_what_the_operator_logs(vectorize: Vectorize, read: Read, ids: list[str]) -> None:
+def test_hook_and_operator_log_equal_lines(vectorize: Vectorize, read: Read, ids: list[str]) -> None:
     vectorize.fill(ids)
     read()
     amount = "1 id in 1 request" if len(ids) == 1 else "2 ids in 1 request"
@@ -50,7 +50,7 @@ def test_the_hook_logs_what_the_operator_logs(vectorize: Vectorize, read: Read, 
     assert len(set(re.findall(line, read()))) == 1
 
 
-def test_who_defers_says_what_for_how_often_and_until_when(vectorize: Vectorize, read: Read) -> None:
+def test_a_deferral_logs_mutation_interval_and_deadline(vectorize: Vectorize, read: Read) -> None:
     said = r"poll every 7 s, until \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \(600 s\) at the latest\."
     run(
         DeleteVectorsByIdsOperator(
@@ -82,7 +82,7 @@ def test_who_defers_says_what_for_how_often_and_until_when(vectorize: Vectorize,
         assert len(line) <= 120
 
 
-def test_numbers_agree() -> None:
+def test_counted_nouns_agree_in_number() -> None:
     assert [counted(n, "batch") for n in (0, 1, 2)] == ["0 batches", "1 batch", "2 batches"]
     assert [counted(n, "id", "are") for n in (0, 1)] == ["0 ids are", "1 id is"]
     assert counted(2, "metadata index", "have") == "2 metadata indexes have"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DAG with many sensors on one index, for the test of the triggerer."""
+"""A DAG with many sensors on an index, for the test of the triggerer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the polls of several indexes have in common: a budget, a host, a credential."""
+"""Polls of several indexes share a budget, a host and a credential."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def every_mutation_is_old_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the indexes that are looked at, in order."""
+def polled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the polled indexes, in order."""
     asked: list[str] = []
     original = VectorizeClient.ask_info
 
@@ -77,7 +77,7 @@ def wait(receipt: dict[str, Any], seconds: float = 30, **kwargs: Any) -> Vectori
 
 
 def test_many_indexes_are_polled_evenly_and_within_the_budget(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str]
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, polled: list[str]
 ) -> None:
     server = serve(monkeypatch, clock, rate_limit="120/2")
     receipts = [Vectorize(server, f"index-{i}").delete(["a"]) for i in range(20)]
@@ -91,27 +91,27 @@ def test_many_indexes_are_polled_evenly_and_within_the_budget(
     server.stop()
     report = server.rate_limit_report()[before:]
     assert {event["status"] for event in events} == {"timeout"}
-    assert not any("last look" in event["message"] for event in events), "each wait has had its last look"
+    assert not any("last look" in event["message"] for event in events), "each wait has had its last poll"
     assert [window["refused"] for window in report] == [0] * len(report)
-    # Half of what is not reserved, and 20 last looks at the deadline.
+    # Half of the unreserved requests, and 20 last polls at the deadline.
     assert max(window["accepted"] for window in report) <= 0.5 * 0.8 * 120 + 20 + 4
-    counts = Counter(looks[:-20])
+    counts = Counter(polled[:-20])
     assert max(counts.values()) - min(counts.values()) <= 2, "the oldest answer first"
 
 
-def test_a_mutation_that_is_too_young_is_not_looked_at(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str]
+def test_a_mutation_that_is_too_young_is_not_polled(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, polled: list[str]
 ) -> None:
     server = serve(monkeypatch, clock, rate_limit="120/2")
     old, young = (Vectorize(server, name).delete(["a"]) for name in ("old", "young"))
 
     async def run() -> None:
         first = asyncio.create_task(first_event(wait(old, 2)))
-        while len(looks) < 2:
+        while len(polled) < 2:
             await asyncio.sleep(0.01)
         monkeypatch.setattr(poll, "YOUNG", timedelta(seconds=20), raising=False)
         event = await first_event(wait(young, 1))
-        assert looks.count("young") == 1, "the last look, at the deadline"
+        assert polled.count("young") == 1, "the last poll, at the deadline"
         assert event["status"] == "timeout"
         await first
 
@@ -119,7 +119,7 @@ def test_a_mutation_that_is_too_young_is_not_looked_at(
     server.stop()
 
 
-def test_a_host_that_hangs_costs_only_its_own_waits(
+def test_a_host_that_hangs_delays_only_its_own_waits(
     server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     receipt = Vectorize(server).delete(["a"])
@@ -129,7 +129,7 @@ def test_a_host_that_hangs_costs_only_its_own_waits(
         silent.listen(64)
         host = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for i in range(8):
-            # Of several accounts, each of which has a pace of its own.
+            # Each account has its own pace.
             hanging = {"host": host, "login": f"{i:032x}", "extra": {"timeout": 5}}
             monkeypatch.setenv(
                 f"AIRFLOW_CONN_SILENT_{i}", json.dumps(json.loads(server.connection) | hanging)
@@ -149,19 +149,19 @@ def test_a_host_that_hangs_costs_only_its_own_waits(
     assert all("the last poll did not end" in event["message"] for event in theirs)
 
 
-def test_a_long_throttle_does_not_take_the_last_look(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_a_long_throttle_allows_the_last_poll(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     server = serve(monkeypatch, clock, faults=["429:info#1=86400"])
     receipt = Vectorize(server).delete(["a"])
     clock.ahead += 3600
     event = asyncio.run(first_event(wait(receipt, 1)))
-    looks = server.stats()["info"]
+    polled = server.stats()["info"]
     server.stop()
     assert (event["status"], event.get("evidence", {}).get("outcome")) == ("applied", "watermark")
-    assert looks == 2
+    assert polled == 2
 
 
-def test_new_credentials_go_on(
-    server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str]
+def test_a_wait_continues_with_new_credentials(
+    server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, clock: Clock, polled: list[str]
 ) -> None:
     receipt = Vectorize(server).delete(["a"])
     clock.ahead += 3600
@@ -172,38 +172,38 @@ def test_new_credentials_go_on(
         task = asyncio.create_task(first_event(wait(receipt)))
         while not poll._polls:
             await asyncio.sleep(0)
-        # The trigger has read the connection, and has not been refused yet.
+        # The trigger has read the connection; the server has not refused it yet.
         monkeypatch.setenv(CONN, right)
         return await task
 
     assert asyncio.run(run())["status"] == "applied"
-    assert len(looks) == 2
+    assert len(polled) == 2
     assert poll._polls == {}
 
 
-def test_credentials_that_are_refused_and_stay_end_the_wait(
-    server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, looks: list[str]
+def test_refused_credentials_that_do_not_change_end_the_wait(
+    server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, polled: list[str]
 ) -> None:
     receipt = Vectorize(server).delete(["a"])
     monkeypatch.setenv(CONN, json.dumps(json.loads(server.connection) | WRONG))
     event = asyncio.run(first_event(wait(receipt)))
     assert (event["status"], event["error"], event["http_status"]) == ("error", "VectorizeAuthError", 401)
-    assert len(looks) == 1
+    assert len(polled) == 1
 
 
-def test_a_refusal_between_answers_passes(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str]
+def test_a_refusal_between_answers_does_not_end_the_wait(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, polled: list[str]
 ) -> None:
-    # The second look, which is the first one at the second index, and the third.
+    # The second poll, which is the first of the second index, and the third.
     server = serve(monkeypatch, clock, faults=["refuse:info#2,3"])
     receipts = [Vectorize(server, name).delete(["a"]) for name in ("one", "other")]
 
     async def run() -> list[Any]:
         waits = [asyncio.create_task(first_event(wait(receipts[0], poll_interval=0.3)))]
-        while not looks:
+        while not polled:
             await asyncio.sleep(0.01)
         waits.append(asyncio.create_task(first_event(wait(receipts[1]))))
-        while len(looks) < 5:
+        while len(polled) < 5:
             await asyncio.sleep(0.01)
         clock.ahead += 3600
         return await asyncio.gather(*waits)
@@ -214,8 +214,8 @@ def test_a_refusal_between_answers_passes(
 
 
 @pytest.mark.parametrize("was_accepted", [False, True])
-def test_a_refusal_of_the_first_look_passes_if_the_task_has_used_the_credentials(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str], was_accepted: bool
+def test_a_refused_first_poll_is_retried_if_the_task_has_used_the_credentials(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, polled: list[str], was_accepted: bool
 ) -> None:
     server = serve(monkeypatch, clock, faults=["refuse:info#1"])
     receipt = Vectorize(server).delete(["a"])
@@ -223,11 +223,11 @@ def test_a_refusal_of_the_first_look_passes_if_the_task_has_used_the_credentials
     event = asyncio.run(first_event(remake(wait(receipt, was_accepted=was_accepted))))
     server.stop()
     assert event["status"] == ("applied" if was_accepted else "error")
-    assert len(looks) == (2 if was_accepted else 1)
+    assert len(polled) == (2 if was_accepted else 1)
 
 
-def test_a_refusal_that_lasts_ends_the_wait(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, looks: list[str]
+def test_a_lasting_refusal_ends_the_wait(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, polled: list[str]
 ) -> None:
     monkeypatch.setattr(session, "REFUSED_SECONDS", 0.3)
     server = serve(monkeypatch, clock, faults=["refuse:info#2-"])
@@ -235,4 +235,4 @@ def test_a_refusal_that_lasts_ends_the_wait(
     server.stop()
     assert (event["status"], event["error"], event["http_status"]) == ("error", "VectorizeAuthError", 403)
     assert "has accepted these credentials before, and has refused them now for" in event["message"]
-    assert len(looks) >= 3
+    assert len(polled) >= 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The poll that waits on one index share, in this process's own event loop."""
+"""The poll that waits on an index share, in the event loop of this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Vectorize]:
-    """A Vectorize that applies nothing until its clock is put forward an hour."""
+    """A server that applies nothing until a test puts its clock forward an hour."""
     with LocalVectorize(apply_delay=3600, clock=clock) as server:
         monkeypatch.setenv(CONN, server.connection)
         vectorize = Vectorize(server)
@@ -64,10 +64,10 @@ async def until(condition: Any) -> None:
 
 @pytest.mark.airflow(since="3.0")
 @pytest.mark.parametrize("is_failing", [False, True])
-def test_a_triggerer_holds_an_event_back(
+def test_a_triggerer_delays_an_event(
     held: Vectorize, clock: Clock, monkeypatch: pytest.MonkeyPatch, is_failing: bool
 ) -> None:
-    # Airflow 3 may fail a task that is queued again before its worker process is known to have ended.
+    # Airflow 3 may fail a task that resumes before Airflow knows that its worker process has ended.
     clock.ahead += 3600
     receipt = held.delete(IDS[:1])
     index_name = "another" if is_failing else INDEX
@@ -88,7 +88,7 @@ def test_a_triggerer_holds_an_event_back(
     assert pauses[-1] == pytest.approx(10, abs=time.monotonic() - started)
 
 
-def test_many_waits_cost_one_request_an_interval(held: Vectorize, clock: Clock) -> None:
+def test_many_waits_send_one_request_per_interval(held: Vectorize, clock: Clock) -> None:
     receipts = [held.delete([id_]) for id_ in IDS]
     stats = held.server.stats
 
@@ -99,19 +99,19 @@ def test_many_waits_cost_one_request_an_interval(held: Vectorize, clock: Clock) 
         started = time.monotonic()
         await until(lambda: stats()["info"] >= 4)
         requests, elapsed = stats()["info"], time.monotonic() - started
-        # One an interval, whoever waits; the reads are of what the watermark left open.
+        # One request per interval for all waits.
         assert requests <= elapsed / 0.2 + 1
         clock.ahead += 3600
         return await asyncio.gather(*waits)
 
     events = asyncio.run(run())
     assert {event["status"] for event in events} == {"applied"}
-    # Twenty witnesses to a request, whoever's they are.
+    # 20 witnesses per request, of any wait.
     assert stats()["get_by_ids"] < 20
-    assert poll._polls == {}, "the last to leave closes the poll"
+    assert poll._polls == {}, "the last wait closes the poll"
 
 
-def test_waits_do_not_learn_by_another_connection(
+def test_waits_do_not_share_a_poll_with_another_connection(
     held: Vectorize, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receipt = held.delete(IDS[:1])
@@ -130,7 +130,7 @@ def test_waits_do_not_learn_by_another_connection(
     assert (theirs["status"], theirs["error"], theirs["http_status"]) == ("error", "VectorizeAuthError", 401)
 
 
-def test_a_poll_that_dies_is_started_anew(held: Vectorize, clock: Clock) -> None:
+def test_a_poll_that_dies_is_restarted(held: Vectorize, clock: Clock) -> None:
     receipt = held.delete(IDS[:1])
 
     async def run() -> Any:
@@ -145,7 +145,7 @@ def test_a_poll_that_dies_is_started_anew(held: Vectorize, clock: Clock) -> None
     assert asyncio.run(run())["status"] == "applied"
 
 
-def test_a_wait_that_is_cancelled_leaves_the_others_alone(held: Vectorize, clock: Clock) -> None:
+def test_a_cancelled_wait_does_not_affect_other_waits(held: Vectorize, clock: Clock) -> None:
     receipt = held.delete(IDS[:1])
 
     async def run() -> Any:
@@ -161,13 +161,13 @@ def test_a_wait_that_is_cancelled_leaves_the_others_alone(held: Vectorize, clock
     assert poll._polls == {}
 
 
-def test_the_shortest_interval_and_the_nearest_deadline_count(held: Vectorize) -> None:
+def test_a_poll_uses_the_shortest_interval_and_the_nearest_deadline(held: Vectorize) -> None:
     receipt = held.delete(IDS[:1])
 
     async def run() -> Any:
         slow = asyncio.create_task(first_event(trigger([receipt], poll_interval=3600)))
         await until(lambda: held.server.stats()["info"] >= 1)
-        # Joins a poll that would be due in an hour.
+        # It joins a poll task next request is due in an hour.
         quick = await first_event(trigger([receipt], end_time=time.time() + 0.3, wait_seconds=0.3))
         slow.cancel()
         await asyncio.gather(slow, return_exceptions=True)
@@ -178,7 +178,7 @@ def test_the_shortest_interval_and_the_nearest_deadline_count(held: Vectorize) -
     assert "not seen to be applied within 0.3 s" in event["message"]
 
 
-def test_trouble_that_passes(held: Vectorize, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restart_of_the_server(held: Vectorize, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     receipt = held.delete(IDS[:1])
     troubles: list[str] = []
     monkeypatch.setattr(WaitLog, "note_trouble", lambda _, trouble: troubles.append(trouble))
@@ -193,12 +193,12 @@ def test_trouble_that_passes(held: Vectorize, clock: Clock, monkeypatch: pytest.
         held.server.start()
         return await wait
 
-    # The server keeps nothing over a restart, so what comes back is a service that does not know the index.
+    # The restarted server has lost its state and does not know the index.
     event = asyncio.run(run())
     assert (event["status"], event["error"]) == ("error", "VectorizeNotFoundError")
 
 
-def test_a_service_that_is_silent_does_not_hold_the_deadline_up(
+def test_a_silent_service_does_not_delay_the_deadline(
     held: Vectorize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receipt = held.delete(IDS[:1])
@@ -215,7 +215,7 @@ def test_a_service_that_is_silent_does_not_hold_the_deadline_up(
     assert "the last poll did not end" in event["message"]
 
 
-def test_a_connection_is_asked_for_as_older_releases_can(
+def test_older_releases_of_common_compat_can_read_the_connection(
     held: Vectorize, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import airflow.providers.common.compat.connection as compat
@@ -231,15 +231,15 @@ def test_a_connection_is_asked_for_as_older_releases_can(
     assert asyncio.run(first_event(trigger([receipt])))["status"] == "applied"
 
 
-def test_the_lines_of_the_poll_are_nobodys(held: Vectorize, clock: Clock) -> None:
+def test_log_lines_of_the_poll_belong_to_no_task(held: Vectorize, clock: Clock) -> None:
     import contextvars
 
-    whose: contextvars.ContextVar[str] = contextvars.ContextVar("whose", default="nobody")
+    task: contextvars.ContextVar[str] = contextvars.ContextVar("task", default="nobody")
     lines: list[tuple[str, str]] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            lines.append((record.name, whose.get()))
+            lines.append((record.name, task.get()))
 
     receipt = held.delete(IDS[:1])
     listener = Listener()
@@ -247,7 +247,7 @@ def test_the_lines_of_the_poll_are_nobodys(held: Vectorize, clock: Clock) -> Non
     logging.getLogger("airflow_provider_cfvectorize").setLevel(logging.DEBUG)
 
     async def run() -> Any:
-        whose.set("a task")
+        task.set("a task")
         wait = asyncio.create_task(first_event(trigger([receipt])))
         await until(lambda: held.server.stats()["info"] >= 1)
         clock.ahead += 3600
@@ -262,13 +262,13 @@ def test_the_lines_of_the_poll_are_nobodys(held: Vectorize, clock: Clock) -> Non
     assert of_the_poll == {"nobody"}
 
 
-def test_nothing_secret_is_stored(held: Vectorize) -> None:
+def test_no_secret_is_stored(held: Vectorize) -> None:
     receipt = held.delete(IDS[:1])
     _, kwargs = trigger([receipt]).serialize()
     assert held.server.api_token not in json.dumps(kwargs)
 
 
-def test_an_empty_account_is_not_the_connections(held: Vectorize) -> None:
+def test_an_empty_account_id_is_refused(held: Vectorize) -> None:
     held.server.reset_stats()
     event = asyncio.run(first_event(trigger([held.delete(IDS[:1])], account_id="")))
     with pytest.raises(VectorizeInputError, match="account_id is empty"):
@@ -279,7 +279,7 @@ def test_an_empty_account_is_not_the_connections(held: Vectorize) -> None:
 @pytest.mark.parametrize(
     "event", [None, {}, {"status": "done"}, {"status": "applied"}, "applied", {"status": "error"}]
 )
-def test_an_event_of_another_version_is_no_success(event: Any) -> None:
+def test_an_event_of_another_version_is_an_error(event: Any) -> None:
     from airflow_provider_cfvectorize.exceptions import VectorizeError
     from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 

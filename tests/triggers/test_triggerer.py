@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many deferred waits on one index, in Airflow's own triggerer."""
+"""Many deferred waits on an index in Airflow's triggerer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ POLL_LINE = "Polling index docs"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """An Airflow with the DAG and a run of it, whose tasks nobody has started."""
+    """Return an Airflow home whose folder of DAGs has the DAG."""
     (tmp_path / "dags").mkdir()
     source = Path(__file__).with_name("many_waits.py")
     (tmp_path / "dags" / source.name).write_text(source.read_text())
@@ -44,14 +44,14 @@ def env(home: Path) -> dict[str, str]:
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
-        # Airflow 2 would also serve the logs, on a port of its own.
+        # Airflow 2 would also serve the logs on another port.
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": "0",
     }
 
 
 @pytest.fixture
 def held(env: dict[str, str]) -> Iterator[tuple[Vectorize, Clock]]:
-    """A Vectorize that applies nothing until its clock is put forward."""
+    """A server that applies nothing until a test puts its clock forward."""
     clock = Clock()
     with LocalVectorize(apply_delay=3600, clock=clock) as server:
         env["AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"] = server.connection
@@ -66,7 +66,7 @@ def airflow(env: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
-#: Run in a process of its own, whose Airflow has this test's database.
+#: Run in a separate process whose Airflow has this test's database.
 DEFER = """
 import json, sys
 from airflow.models.taskinstance import TaskInstance
@@ -89,7 +89,7 @@ with create_session() as session:
 """
 
 
-def ask(home: Path, sql: str) -> list[tuple[Any, ...]]:
+def query(home: Path, sql: str) -> list[tuple[Any, ...]]:
     connection = sqlite3.connect(home / "airflow.db", timeout=60)
     try:
         return connection.execute(sql).fetchall()
@@ -98,12 +98,12 @@ def ask(home: Path, sql: str) -> list[tuple[Any, ...]]:
 
 
 def count_deferred(home: Path) -> int:
-    ((count,),) = ask(home, "SELECT count(*) FROM task_instance WHERE state='deferred'")
+    ((count,),) = query(home, "SELECT count(*) FROM task_instance WHERE state='deferred'")
     return int(count)
 
 
 def defer_waits(vectorize: Vectorize, clock: Clock, env: dict[str, str], home: Path, waits: int) -> None:
-    """Make a run of the DAG, and defer each of its tasks for a delete that is not applied."""
+    """Create a run of the DAG and defer each task for a pending delete."""
     ids = [f"v{i}" for i in range(waits)]
     vectorize.client.upsert(INDEX, [{"id": id_, "values": [0.5] * 32} for id_ in ids])
     clock.ahead += 3600
@@ -138,7 +138,7 @@ def defer_waits(vectorize: Vectorize, clock: Clock, env: dict[str, str], home: P
 
 @contextmanager
 def run_triggerer(env: dict[str, str], home: Path, output: Path) -> Iterator[subprocess.Popen[Any]]:
-    """Run Airflow's triggerer, and end it by SIGTERM."""
+    """Run Airflow's triggerer and end it with SIGTERM."""
     command = [sys.executable, "-m", "airflow", "triggerer", "--capacity", "1000"]
     with output.open("wb") as log:
         triggerer = subprocess.Popen(
@@ -160,12 +160,12 @@ def run_triggerer(env: dict[str, str], home: Path, output: Path) -> Iterator[sub
             triggerer.wait()
 
 
-def count_told(home: Path) -> int:
-    """Return how many waits have taken part in a poll, as each one's own log says."""
+def count_polled(home: Path) -> int:
+    """Return how many waits have logged a poll."""
     return sum("Not applied yet" in path.read_text() for path in home.glob("logs/**/*trigger*.log"))
 
 
-def test_many_waits(home: Path, env: dict[str, str], held: tuple[Vectorize, Clock]) -> None:
+def test_many_waits_in_a_triggerer(home: Path, env: dict[str, str], held: tuple[Vectorize, Clock]) -> None:
     vectorize, clock = held
     defer_waits(vectorize, clock, env, home, WAITS)
     output = home / "triggerer.log"
@@ -175,9 +175,9 @@ def test_many_waits(home: Path, env: dict[str, str], held: tuple[Vectorize, Cloc
     logs = {path: path.read_text() for path in home.glob("logs/**/*trigger*.log")}
     assert len(logs) == WAITS
     if not airflow_version.startswith("3.0"):
-        # Airflow 3.0 keeps to level INFO there.
+        # Airflow 3.0 logs only level INFO there.
         others = output.read_text() + "".join(path.read_text() for path in home.glob("logs/*.log"))
-        assert POLL_LINE in others, "the poll said something, somewhere"
+        assert POLL_LINE in others, "some log has the lines of the poll"
     assert not [path for path, text in logs.items() if POLL_LINE in text], "but in no task's log"
     assert not [path for path, text in logs.items() if vectorize.server.api_token in text]
 
@@ -187,40 +187,40 @@ def watch(
 ) -> None:
     stats = vectorize.server.stats
 
-    def told() -> int:
+    def count() -> int:
         assert triggerer.poll() is None, output.read_text()[-3000:]
-        return count_told(home)
+        return count_polled(home)
 
-    wait_until(lambda: told() == WAITS, 600, interval=0.2)
+    wait_until(lambda: count() == WAITS, 600, interval=0.2)
     started = time.monotonic()
     vectorize.server.reset_stats()
     wait_until(lambda: stats()["info"] >= 4, 120)
     requests, elapsed = stats()["info"], time.monotonic() - started
-    # One at both ends; and one may have been under way for longer than the next.
-    assert requests <= elapsed / INTERVAL + 2, "one request an interval, however many wait"
+    # One request at each end; and a request may have been in flight for longer than the next.
+    assert requests <= elapsed / INTERVAL + 2, "one request per interval, with any number of waits"
 
     vectorize.server.reset_stats()
     clock.ahead += 3600
     wait_until(lambda: count_deferred(home) == 0, 600, interval=0.2)
-    # Twenty witnesses to a request.
+    # 20 witnesses per request.
     assert stats()["get_by_ids"] <= WAITS / 20 + 10
 
 
 @pytest.mark.long
-def test_a_triggerer_that_is_ended_while_tasks_wait_in_it(
+def test_waits_continue_after_a_restart_of_the_triggerer(
     home: Path, env: dict[str, str], held: tuple[Vectorize, Clock]
 ) -> None:
     vectorize, clock = held
     waits = 20
     defer_waits(vectorize, clock, env, home, waits)
     with run_triggerer(env, home, home / "first.log"):
-        wait_until(lambda: count_told(home) == waits, 120, interval=0.5)
-    assert count_deferred(home) == waits, "its end is no wait's end"
+        wait_until(lambda: count_polled(home) == waits, 120, interval=0.5)
+    assert count_deferred(home) == waits, "the end of the triggerer ends no wait"
     vectorize.server.reset_stats()
     clock.ahead += 3600
     with run_triggerer(env, home, home / "second.log"):
         wait_until(lambda: count_deferred(home) == 0, 120, interval=0.5)
-    events = [str(event) for (event,) in ask(home, "SELECT next_kwargs FROM task_instance")]
+    events = [str(event) for (event,) in query(home, "SELECT next_kwargs FROM task_instance")]
     assert len(events) == waits
     assert all("applied" in event and "watermark" in event for event in events), events[0]
     stats = vectorize.server.stats()
