@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running whole DAGs in this process, and reading what they left in Airflow's database."""
+"""Run whole DAGs in this process and read their results from Airflow's database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_dag(dag_id: str, **kwargs: Any) -> DAG:
 
 @dataclass
 class Run:
-    """A DAG run that has ended."""
+    """A finished DAG run."""
 
     dag_id: str
     run_id: str
@@ -33,7 +33,7 @@ class Run:
     states: dict[str, str]
 
     def pull(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
-        """Return an XCom from the database, None if there is none."""
+        """Return an XCom from the database, or None."""
         rows = query(
             "SELECT value FROM xcom WHERE dag_id=? AND run_id=? AND task_id=? AND key=? AND map_index=?",
             (self.dag_id, self.run_id, task_id, key, map_index),
@@ -41,7 +41,7 @@ class Run:
         return json.loads(rows[0][0]) if rows else None
 
     def tries(self, task_id: str, map_index: int = -1) -> int:
-        """Return how many times a task was tried."""
+        """Return the number of a task's attempts."""
         ((tries,),) = query(
             "SELECT try_number FROM task_instance WHERE dag_id=? AND run_id=? AND task_id=? AND map_index=?",
             (self.dag_id, self.run_id, task_id, map_index),
@@ -49,7 +49,7 @@ class Run:
         return int(tries)
 
     def decisions(self, task_id: str, map_index: int = -1) -> list[tuple[float | None, str | None]]:
-        """Return, of each try that was followed by another, the delay and the reason of a retry policy."""
+        """Return the delay and reason that a retry policy gave for each retry."""
         return query(
             "SELECT retry_delay_override, retry_reason FROM task_instance_history "
             "WHERE dag_id=? AND run_id=? AND task_id=? AND map_index=? ORDER BY try_number",
@@ -58,7 +58,7 @@ class Run:
 
 
 def query(sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
-    """Ask Airflow's database."""
+    """Query Airflow's database."""
     path = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
     connection = sqlite3.connect(path)
     try:
@@ -68,7 +68,7 @@ def query(sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
 
 
 def change(sql: str, values: tuple[Any, ...] = ()) -> None:
-    """Change what stands in Airflow's database."""
+    """Change Airflow's database."""
     path = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
     connection = sqlite3.connect(path)
     try:
@@ -79,7 +79,7 @@ def change(sql: str, values: tuple[Any, ...] = ()) -> None:
 
 
 def register(dag: DAG) -> None:
-    """Write a DAG that stands in no file into Airflow's database, which Airflow 3 wants to see it in."""
+    """Write a DAG that has no file into Airflow's database, as Airflow 3 requires."""
     if airflow_version.startswith("2."):
         return
     from airflow.dag_processing.bundles.manager import DagBundlesManager
@@ -100,7 +100,7 @@ def register(dag: DAG) -> None:
 
 
 def share_api() -> None:
-    """Have all test runs use one API, as from Airflow 3.3 on; before, each task makes one, in seconds."""
+    """Share an API between test runs, as Airflow 3.3 does; earlier versions spend seconds per task."""
     if airflow_version.startswith(("3.0", "3.1", "3.2")):
         from airflow.sdk.execution_time import supervisor
 
@@ -109,7 +109,7 @@ def share_api() -> None:
 
 
 def run_dag(dag: DAG, **kwargs: Any) -> Run:
-    """Run a DAG to its end, in this process."""
+    """Run a DAG to its end in this process."""
     share_api()
     register(dag)
     dag_run = dag.test(**kwargs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ids from a database: rows of SQL operators in SQLite and PostgreSQL, and keys and arrays of other tasks."""
+"""Ids from a database: rows from SQL operators (SQLite, PostgreSQL), and keys and arrays from other tasks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("airflow_db")
 def database(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[sqlalchemy.Engine]:
-    """A database with Airflow's connection to it."""
+    """Return a database that an Airflow connection points to."""
     if request.param == "sqlite":
         connection = {"conn_type": "sqlite", "host": f"{tmp_path}/documents.db"}
         monkeypatch.setenv("AIRFLOW_CONN_DOCUMENTS_DB", json.dumps(connection))
@@ -52,7 +52,7 @@ def database(
 
 
 def run_sql(database: sqlalchemy.Engine, *statements: str) -> list[Any]:
-    """Run statements and return the rows of the last."""
+    """Run statements and return the rows of the last statement."""
     with database.begin() as connection:
         for statement in statements:
             result = connection.execute(sqlalchemy.text(statement))
@@ -76,7 +76,7 @@ def test_the_example_erases_exactly_what_is_marked(database: sqlalchemy.Engine, 
             database,
             "UPDATE documents SET deleted_at = CURRENT_TIMESTAMP WHERE id = 'doc-125'",
             "UPDATE documents SET deleted_at = NULL WHERE id = 'doc-0'",
-            # Restored and marked again: its vector may be a new one.
+            # Restored and marked again: its vector may be new.
             "UPDATE documents SET deleted_at = '2030-01-01 00:00:00' WHERE id = 'doc-1'",
         )
 
@@ -93,7 +93,7 @@ def test_the_example_erases_exactly_what_is_marked(database: sqlalchemy.Engine, 
     assert run_dag(dag, run_conf={"index_name": INDEX}).state == "success"
     assert "doc-125" not in vectorize.ids()
     assert {("doc-1",), ("doc-125",)} <= set(run_sql(database, erased))
-    # And once more, with nothing to do.
+    # Another run has nothing to do.
     assert run_dag(dag, run_conf={"index_name": INDEX}).state == "success"
 
 
@@ -133,7 +133,7 @@ def test_rows_of_a_query_are_ids(database: sqlalchemy.Engine, vectorize: Vectori
     assert vectorize.ids() == set()
 
 
-def test_keys_and_arrays_of_a_task(vectorize: Vectorize) -> None:
+def test_keys_and_arrays_from_a_task(vectorize: Vectorize) -> None:
     keys: list[Any] = [17, Decimal("1E+2"), "a"]
     if tuple(map(int, airflow_version.split(".")[:2])) >= (3, 2):
         # Older versions have no XComs with UUIDs.
@@ -167,7 +167,7 @@ def test_keys_and_arrays_of_a_task(vectorize: Vectorize) -> None:
     assert vectorize.ids() == set()
 
 
-def test_the_hook_takes_keys_and_arrays(vectorize: Vectorize) -> None:
+def test_the_hook_accepts_keys_and_arrays(vectorize: Vectorize) -> None:
     hook = CloudflareVectorizeHook()
     hook.upsert(
         INDEX, [{"id": 17, "values": numpy.ones(DIMENSIONS)}, {"id": 18, "values": numpy.ones(DIMENSIONS)}]

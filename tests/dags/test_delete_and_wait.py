@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole DAGs, run by Airflow: every way in which ids reach the delete and mutations reach the sensor."""
+"""Whole DAGs run by Airflow: every way to pass ids to the delete and mutations to the sensor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def wait(task_id: str = "wait", **kwargs: Any) -> VectorizeMutationSensor:
 
 
 def upstream(value: Any) -> Any:
-    """Return the output of a task that returns the value."""
+    """Return the output of a task with this result."""
 
     @task(task_id="upstream")
     def give() -> Any:
@@ -78,7 +78,9 @@ def ids_from_xcom_pull() -> dict[str, Any]:
         ids_from_xcom_pull,
     ],
 )
-def test_ids(vectorize: Vectorize, make_ids: Callable[[], dict[str, Any]], native: bool) -> None:
+def test_ids_from_any_source(
+    vectorize: Vectorize, make_ids: Callable[[], dict[str, Any]], native: bool
+) -> None:
     vectorize.fill([*IDS, "other", "plai", "100000.0", "7"])
     with make_dag(
         "ids", params={"ids": Param(IDS, type="array")}, render_template_as_native_obj=native
@@ -95,7 +97,7 @@ def test_ids(vectorize: Vectorize, make_ids: Callable[[], dict[str, Any]], nativ
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_templates_in_a_list_give_text(vectorize: Vectorize, native: bool) -> None:
+def test_templates_in_a_list_render_to_text(vectorize: Vectorize, native: bool) -> None:
     vectorize.fill(["0x1f", "31", "1e5", "100000.0", "007"])
     with make_dag("items", params={"id": "0x1f"}, render_template_as_native_obj=native) as dag:
         delete(ids=["{{ params.id }}", "1e5"], wait_for_completion=True, poll_interval=0.05)
@@ -103,10 +105,10 @@ def test_templates_in_a_list_give_text(vectorize: Vectorize, native: bool) -> No
     assert vectorize.ids() == {"31", "100000.0", "007"}
 
 
-def test_a_bad_id_is_shown_with_where_it_came_from(vectorize: Vectorize) -> None:
+def test_the_error_of_a_bad_id_names_its_source(vectorize: Vectorize) -> None:
     errors: dict[str, str] = {}
 
-    # Airflow 3.0 has no exception in a callback's context.
+    # In Airflow 3.0, a callback's context has no exception.
     class Noting(DeleteVectorsByIdsOperator):
         def execute(self, context: Any) -> Any:
             try:
@@ -171,7 +173,7 @@ def test_any_number_of_ids(vectorize: Vectorize, count: int) -> None:
     assert vectorize.ids() == {f"v{i}" for i in range(count, count + 3)}
 
 
-def test_integers_out_of_a_database(vectorize: Vectorize) -> None:
+def test_integers_from_a_database(vectorize: Vectorize) -> None:
     vectorize.fill(["1", "2", "3"])
     with make_dag("integers") as dag:
         delete(ids=upstream([1, 2]), wait_for_completion=True, poll_interval=0.05)
@@ -194,7 +196,7 @@ def test_output_of_a_mapped_task_as_ids(vectorize: Vectorize) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["txt", "ndjson"])
-def test_ids_path_out_of_object_storage(vectorize: Vectorize, tmp_path: Path, suffix: str) -> None:
+def test_ids_path_in_object_storage(vectorize: Vectorize, tmp_path: Path, suffix: str) -> None:
     vectorize.fill([*IDS, "other"])
     path = tmp_path / f"ids.{suffix}"
     lines = IDS if suffix == "txt" else [json.dumps({"id": id_}) for id_ in IDS]
@@ -249,7 +251,7 @@ def test_a_mapped_delete_and_one_sensor(vectorize: Vectorize) -> None:
     assert {single["mutation_id"] for single in evidence["mutations"]} == {
         run.pull("delete", map_index=i) for i in range(4)
     }
-    # Each was found with its receipt: most have been overtaken by the next.
+    # The sensor found each receipt: later mutations have overtaken most of them.
     assert evidence["witnesses_checked"] == 12
 
 
@@ -284,7 +286,7 @@ def test_a_mapped_group_of_deletes_and_sensors(vectorize: Vectorize) -> None:
     assert run.state == "success", run.states
     assert vectorize.ids() == set(IDS[4:])
     outcomes = [run.pull("forget.wait", map_index=i) for i in range(3)]
-    # Nothing of the siblings' is waited for where nothing was sent.
+    # A sensor of an empty delete does not wait for its siblings' mutations.
     assert outcomes[0]["outcome"] == "nothing_to_do"
     assert [evidence["witnesses_checked"] for evidence in outcomes] == [0, 2, 2]
 
@@ -300,7 +302,7 @@ def test_a_mapped_group_of_deletes_and_sensors(vectorize: Vectorize) -> None:
         {"receipt": "{{ [ti.xcom_pull('delete', key='receipt')] | tojson }}"},
     ],
 )
-def test_what_jinja_makes_of_it(vectorize: Vectorize, native: bool, template: dict[str, str]) -> None:
+def test_mutations_from_templates(vectorize: Vectorize, native: bool, template: dict[str, str]) -> None:
     vectorize.fill(IDS)
     with make_dag("jinja", render_template_as_native_obj=native) as dag:
 
@@ -317,7 +319,7 @@ def test_what_jinja_makes_of_it(vectorize: Vectorize, native: bool, template: di
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_a_template_of_a_misspelt_task(vectorize: Vectorize, native: bool) -> None:
+def test_a_template_with_a_misspelt_task_fails(vectorize: Vectorize, native: bool) -> None:
     with make_dag("misspelt", render_template_as_native_obj=native) as dag:
         wait("misspelt", mutation_id="{{ ti.xcom_pull('delte') }}")
         wait("empty", receipt="{{ '' }}")
@@ -326,7 +328,7 @@ def test_a_template_of_a_misspelt_task(vectorize: Vectorize, native: bool) -> No
     assert run.states == {"misspelt": "failed", "empty": "failed", "delete": "success", "nothing": "success"}
 
 
-def test_a_list_of_outputs_one_of_them_empty(vectorize: Vectorize) -> None:
+def test_a_list_of_outputs_with_an_empty_delete(vectorize: Vectorize) -> None:
     vectorize.fill(IDS)
     with make_dag("outputs") as dag:
         first, second = delete("first", ids=IDS[:4]), delete("second", ids=IDS[4:8])
@@ -350,7 +352,7 @@ def test_an_empty_delete(vectorize: Vectorize, deferrable: bool) -> None:
         assert run.pull(task_id)["outcome"] == "nothing_to_do"
 
 
-def test_a_return_value_that_is_not_pushed(vectorize: Vectorize) -> None:
+def test_a_delete_without_a_pushed_return_value(vectorize: Vectorize) -> None:
     vectorize.fill(IDS)
     with make_dag("unpushed") as dag:
         operator = delete(ids=IDS, do_xcom_push=False)
@@ -363,7 +365,7 @@ def test_a_return_value_that_is_not_pushed(vectorize: Vectorize) -> None:
     assert vectorize.ids() == set()
 
 
-def test_an_upstream_that_was_skipped(vectorize: Vectorize) -> None:
+def test_a_skipped_upstream_task(vectorize: Vectorize) -> None:
     vectorize.fill(IDS)
     with make_dag("skipped") as dag:
 
@@ -383,7 +385,7 @@ def test_an_upstream_that_was_skipped(vectorize: Vectorize) -> None:
     assert run.state == "success"
 
 
-def test_waiting_in_the_task_itself(vectorize: Vectorize) -> None:
+def test_a_wait_in_the_delete_task(vectorize: Vectorize) -> None:
     vectorize.fill(IDS)
     with make_dag("itself") as dag:
         delete(ids=IDS, wait_for_completion=True, deferrable=True, poll_interval=0.05)
@@ -419,19 +421,19 @@ def test_the_token_is_nowhere_in_the_database_or_the_output(
     caplog.set_level("DEBUG")
     assert run_dag(dag).state == "success"
     lines = f"{caplog.text}{''.join(capfd.readouterr())}".splitlines()
-    # Airflow 3.0 logs, at level DEBUG, what it tells itself to mask, and does so with all connections.
-    told = "".join(line for line in lines if "MaskSecret(value=" not in line)
+    # At level DEBUG, Airflow 3.0 logs the values to mask of all connections.
+    logged = "".join(line for line in lines if "MaskSecret(value=" not in line)
     tables = [name for (name,) in query("SELECT name FROM sqlite_master WHERE type='table'")]
     kept = "".join(str(query(f'SELECT * FROM "{table}"')) for table in tables)
     token = json.loads(os.environ["AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"])["password"]
     assert token == vectorize.server.api_token
     assert "plain" in kept, "the database was read"
     assert token not in kept
-    assert token not in told
+    assert token not in logged
 
 
 @pytest.mark.airflow(before="3.0")
-def test_airflow_finds_no_fault_with_the_sensor(
+def test_airflow_logs_no_warning_about_the_sensor(
     vectorize: Vectorize, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with make_dag("guard") as dag:
@@ -444,7 +446,7 @@ def test_airflow_finds_no_fault_with_the_sensor(
     "mode",
     [
         "poke",
-        # A test run of Airflow 3.0 takes each reschedule for a try, and none of them comes to its end.
+        # A test run of Airflow 3.0 counts each reschedule as an attempt and never ends.
         pytest.param("reschedule", marks=pytest.mark.airflow(but_not="3.0")),
         "deferrable",
     ],

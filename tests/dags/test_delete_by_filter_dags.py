@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole DAGs that delete by filter: what templates give, mapped tasks, and rounds over deferrals."""
+"""Whole DAGs that delete by filter: templates, mapped tasks, and rounds across deferrals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EMPTY = "{{ params.nothing }}"
 
 
 def fill(vectorize: Vectorize) -> Vectorize:
-    """Write one vector each for d0 to d2, in namespaces and years of their own."""
+    """Write a vector for each of d0 to d2; each has its own namespace and year."""
     for name, kind in (("doc", "string"), ("year", "number")):
         vectorize.client.create_metadata_index(INDEX, name, kind)
     vectors: list[Any] = [
@@ -66,7 +66,7 @@ def upstream(value: Any) -> Any:
         {"filter": '{"doc": "{{ params.nothing or "" }}"}'},
     ],
 )
-def test_what_renders_to_nothing(
+def test_filters_that_render_to_nothing_are_refused(
     vectorize: Vectorize, given: dict[str, Any], nothing: Any, native: bool
 ) -> None:
     with make_dag("nothing", render_template_as_native_obj=native):
@@ -78,7 +78,7 @@ def test_what_renders_to_nothing(
     assert sum(vectorize.server.stats().values()) == 0
 
 
-def test_an_upstream_task_that_gives_nothing(vectorize: Vectorize) -> None:
+def test_an_upstream_task_without_a_result_fails_the_delete(vectorize: Vectorize) -> None:
     fill(vectorize)
     with make_dag("nothing_upstream") as dag:
         given = upstream({"filter": {}, "doc": "", "none": None})
@@ -101,7 +101,7 @@ def test_an_upstream_task_that_gives_nothing(vectorize: Vectorize) -> None:
         (True, "{{ params.whole }}"),
     ],
 )
-def test_what_a_filter_renders_to(vectorize: Vectorize, native: bool, filter: Any) -> None:
+def test_rendered_filters(vectorize: Vectorize, native: bool, filter: Any) -> None:
     fill(vectorize)
     params = {"doc": "d1", "year": 2001, "whole": {"year": 2001}}
     with make_dag("rendered_filter", params=params, render_template_as_native_obj=native) as dag:
@@ -109,12 +109,12 @@ def test_what_a_filter_renders_to(vectorize: Vectorize, native: bool, filter: An
     run = run_dag(dag)
     assert run.state == "success"
     assert vectorize.ids() == {"v0", "v2"}
-    # A template makes text of a number only where it must.
+    # A template converts a number to text only if it must.
     sent = run.pull("delete", "report")["filter"]
     assert sent.get("year") in (None, 2001, {"$gte": 2000})
 
 
-def test_mapped_tasks(vectorize: Vectorize) -> None:
+def test_filters_of_mapped_tasks(vectorize: Vectorize) -> None:
     fill(vectorize)
     with make_dag("mapped_filters") as dag:
         arguments: dict[str, Any] = {"index_name": INDEX, "max_ids": 10, "poll_interval": 0.05}
@@ -123,11 +123,11 @@ def test_mapped_tasks(vectorize: Vectorize) -> None:
         )
     states = run_dag(dag).states
     assert [states[f"delete[{i}]"] for i in range(5)] == ["success", "failed", "failed", "success", "success"]
-    # What came out of XCom is no template.
+    # Values from XCom are not rendered.
     assert vectorize.ids() == {"v1"}
 
 
-def test_rounds_over_deferrals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_continue_across_deferrals(monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalVectorize(apply_delay=0.02, recall=0.7) as server:
         monkeypatch.setenv(CONN, server.connection)
         vectorize = Vectorize(server)
@@ -145,7 +145,7 @@ def test_rounds_over_deferrals(monkeypatch: pytest.MonkeyPatch) -> None:
         run = run_dag(dag)
         assert run.state == "success"
         report = run.pull("delete", "report")
-        # dag.test() drops what a task wants back after a deferral, and the report has it all the same.
+        # dag.test() drops the arguments of a resumed task; the report is complete anyway.
         assert (report["outcome"], report["found"], report["deleted"]) == ("none_found", 300, 300)
         assert report["rounds"] == sum(report["waits"].values()) > 1
         assert run.pull("delete") == run.pull("delete", "receipt")["mutation_id"]

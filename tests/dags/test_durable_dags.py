@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Retries of real tasks: on Airflow 3.3 they go on, before that they send everything again."""
+"""Retries of real tasks resume on Airflow 3.3; before, they send everything again."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from operators.relay import Relay
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
-#: Whether there is a place for progress.
+#: Whether Airflow can store progress.
 KEEPS = tuple(int(part) for part in airflow_version.split(".")[:2]) >= (3, 3)
 IDS = [f"v{i:04}" for i in range(1000)]
 
 
 class Breaking:
-    """Lets so many requests for a route through, refuses the next one, and lets all after it through."""
+    """Forwards a number of requests for a route, refuses the next, and forwards all others."""
 
     def __init__(self, action: str, after: int) -> None:
         self.action = action
@@ -78,7 +78,7 @@ def run(dag_id: str, make: Any, **kwargs: Any) -> Run:
 
 
 def clear_once(monkeypatch: pytest.MonkeyPatch, state: str, before: Callable[[], object]) -> None:
-    """Clear the first task that comes to a state, without resetting its run, as soon as it does."""
+    """Clear the first task that reaches a state at once, without a reset of its run."""
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import clear_task_instances
 
@@ -97,25 +97,25 @@ def clear_once(monkeypatch: pytest.MonkeyPatch, state: str, before: Callable[[],
     monkeypatch.setattr(DagRun, "update_state", clear_first)
 
 
-def states_kept(dag_id: str) -> int:
+def count_states(dag_id: str) -> int:
     if not KEEPS:
         return 0
     ((count,),) = query("SELECT count(*) FROM task_state_store WHERE dag_id=?", (dag_id,))
     return int(count)
 
 
-def test_a_delete_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
+def test_a_retried_delete_resumes(connect: tuple[Vectorize, Relay]) -> None:
     index, relay = connect
     relay.intercept = breaking = Breaking("/delete_by_ids", 6)
     done = run("durable_delete", DeleteVectorsByIdsOperator, ids=IDS, concurrency=1)
     assert done.states == {"write": "success"}
     assert done.tries("write") == 2
     assert index.ids() == set()
-    # Six, one that is refused, and the rest.
+    # Six requests, a refused request, and the rest.
     assert breaking.sent == (6 + 1 + 4 if KEEPS else 6 + 1 + 10)
     assert done.pull("write", "receipt")["count"] == 1000
     assert done.pull("write", "evidence")["outcome"] in PROVEN
-    assert states_kept("durable_delete") == KEEPS
+    assert count_states("durable_delete") == KEEPS
 
 
 def test_a_task_that_fails_after_its_write_sends_nothing_again(connect: tuple[Vectorize, Relay]) -> None:
@@ -164,9 +164,9 @@ def test_without_durable_everything_is_sent_again(connect: tuple[Vectorize, Rela
     assert breaking.sent == 6 + 1 + 10
 
 
-def test_a_wait_that_fails_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
+def test_a_retried_wait_sends_no_delete(connect: tuple[Vectorize, Relay]) -> None:
     index, relay = connect
-    # Not found as the wait asks for the first time, which ends it.
+    # The first poll gets HTTP 404, which ends the wait.
     asked: list[str] = []
 
     def intercept(route: str, request: Request) -> Reply | str | None:
@@ -183,7 +183,7 @@ def test_a_wait_that_fails_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> 
     assert index.ids() == set()
 
 
-def test_an_upsert_is_gone_on_with(connect: tuple[Vectorize, Relay], tmp_path: Path) -> None:
+def test_a_retried_upsert_resumes(connect: tuple[Vectorize, Relay], tmp_path: Path) -> None:
     index, relay = connect
     path = tmp_path / "vectors.ndjson"
     with path.open("w") as file:
@@ -195,10 +195,10 @@ def test_an_upsert_is_gone_on_with(connect: tuple[Vectorize, Relay], tmp_path: P
     assert breaking.sent == (2 + 1 + 1 if KEEPS else 2 + 1 + 3)
     assert done.pull("write", "report") == {"vectors": 12_000, "requests": 3, "discarded": 0}
     assert index.ids() == set(IDS) | {f"new-{i}" for i in range(12_000)}
-    assert states_kept("durable_upsert") == KEEPS
+    assert count_states("durable_upsert") == KEEPS
 
 
-def test_a_file_that_changed_is_sent_as_it_is(connect: tuple[Vectorize, Relay], tmp_path: Path) -> None:
+def test_a_changed_file_is_sent_from_the_start(connect: tuple[Vectorize, Relay], tmp_path: Path) -> None:
     index, relay = connect
     path = tmp_path / "vectors.ndjson"
 
@@ -226,7 +226,7 @@ def test_a_file_that_changed_is_sent_as_it_is(connect: tuple[Vectorize, Relay], 
     assert (first, last) == (0.75, 0.75)
 
 
-def test_a_reconcile_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
+def test_a_retried_reconcile_resumes(connect: tuple[Vectorize, Relay]) -> None:
     index, relay = connect
     relay.intercept = breaking = Breaking("/delete_by_ids", 6)
     done = run(
@@ -238,12 +238,12 @@ def test_a_reconcile_is_gone_on_with(connect: tuple[Vectorize, Relay]) -> None:
     )
     assert done.states == {"write": "success"}
     assert index.ids() == set(IDS[:100])
-    # What is listed again is what is not applied yet of what was accepted.
+    # The retry may list accepted deletes that are not yet applied.
     assert 9 + 1 <= breaking.sent <= 6 + 1 + 9
-    assert states_kept("durable_reconcile") == KEEPS
+    assert count_states("durable_reconcile") == KEEPS
 
 
-def test_an_index_that_was_created_anew_is_begun_afresh(connect: tuple[Vectorize, Relay]) -> None:
+def test_a_retry_starts_over_on_a_recreated_index(connect: tuple[Vectorize, Relay]) -> None:
     index, relay = connect
     breaking = Breaking("/delete_by_ids", 6)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example DAGs, as they stand."""
+"""The example DAGs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def test_airflow_reads_them_all() -> None:
+def test_airflow_parses_all_examples() -> None:
     bag = DagBag(dag_folder=str(EXAMPLES))
     assert bag.import_errors == {}
     assert {Path(dag.fileloc).name for dag in bag.dags.values()} == {p.name for p in EXAMPLES.glob("*.py")}
@@ -60,7 +60,7 @@ def test_airflow_reads_them_all() -> None:
         ("example_delete_and_wait", {}, {0, 1, 2}),
     ],
 )
-def test_they_do_what_they_say(
+def test_examples_delete_the_described_ids(
     vectorize: Vectorize, name: str, conf: dict[str, Any], deleted: set[int]
 ) -> None:
     vectorize.fill(f"chunk-{i}" for i in range(260))
@@ -80,7 +80,7 @@ def test_the_form_refuses_an_empty_line() -> None:
 
 @pytest.fixture
 def pool() -> Iterator[str]:
-    """Create the pool as the example's text says, and remove it after the test."""
+    """Create the pool with the command in the example's docstring; remove it after the test."""
     (command,) = re.findall(r"^    (airflow pools set .+)$", str(load(POOLED).__doc__), re.MULTILINE)
     _, *arguments = shlex.split(command)
     run = partial(subprocess.run, check=True, capture_output=True)
@@ -99,12 +99,12 @@ def test_a_pool_caps_the_deletes(vectorize: Vectorize, pool: str) -> None:
         vectorize.fill(f"chunk-{i}" for i in range(300))
         run = run_dag(dag, run_conf=run_conf)
         assert run.state == "success", run.states
-        # As they stand before a scheduler starts them: nothing holds them back but the pool.
+        # The state before a scheduler starts the tasks: only the pool limits them.
         ran = (dag.dag_id, run.run_id)
         change("UPDATE dag_run SET state='running' WHERE dag_id=? AND run_id=?", ran)
         change("UPDATE task_instance SET state='scheduled' WHERE dag_id=? AND run_id=?", ran)
     if airflow_version.startswith("2."):
-        # Its test runs leave nothing that a scheduler could read.
+        # Test runs of this version leave nothing that a scheduler could read.
         DagBag(dag_folder=str(EXAMPLES)).sync_to_db()
     change("UPDATE dag SET is_paused=0 WHERE dag_id=?", (dag.dag_id,))
     with create_session() as session:
@@ -113,20 +113,20 @@ def test_a_pool_caps_the_deletes(vectorize: Vectorize, pool: str) -> None:
         assert {ti.pool for ti in chosen if ti.task_id == "delete"} == {pool}
     change("UPDATE dag_run SET state='success'")
     change("UPDATE task_instance SET state='success'")
-    # Two of eight, from two runs; the other tasks are not in the pool.
+    # Two of eight tasks of two runs; other tasks are not in the pool.
     assert sorted(started) == [*["delete"] * 2, *["list_chunks"] * 2, *["wait_until_all_are_gone"] * 2]
 
 
-def test_the_form_of_the_params_is_one_that_the_ui_renders() -> None:
+def test_the_ui_can_render_the_form_of_the_params() -> None:
     dag = load("example_delete_by_params").dag
     ids = dag.params.get_param("ids") if hasattr(dag.params, "get_param") else dag.params["ids"]
     schema = getattr(ids, "schema", {})
-    # An array of strings is a text box with a line for each; an empty line is refused.
+    # An array of strings is a text box with a line per string; an empty line is refused.
     assert (schema["type"], schema["items"]) == ("array", {"type": "string", "minLength": 1})
     assert schema["title"]
 
 
-def test_an_index_is_kept_in_step_with_a_file(server: LocalVectorize, tmp_path: Path) -> None:
+def test_an_index_follows_a_file(server: LocalVectorize, tmp_path: Path) -> None:
     module = load("example_sync_documents")
     documents = (EXAMPLES / "documents.ndjson").read_text().splitlines(keepends=True)
     path = tmp_path / "documents.ndjson"
@@ -140,7 +140,7 @@ def test_an_index_is_kept_in_step_with_a_file(server: LocalVectorize, tmp_path: 
     assert len(found) == 3
     assert {match["metadata"]["lang"] for match in found} == {"en"}
     assert run.pull("show") == [match["metadata"]["text"] for match in found]
-    # The next day one document is gone, one is new, and one is another.
+    # The next day a document is gone, one is new, and one has changed.
     changed = json.loads(documents[1])
     changed["text"] = "A sensor waits."
     path.write_text("".join([*documents[2:], f"{json.dumps(changed)}\n", documents[0].replace("dag", "new")]))
@@ -150,21 +150,21 @@ def test_an_index_is_kept_in_step_with_a_file(server: LocalVectorize, tmp_path: 
     assert set(hook.iter_ids("documents")) == ids
     assert hook.get_by_ids("documents", ["airflow-sensor"])[0]["metadata"]["text"] == "A sensor waits."
     assert run.pull("reconcile", "report")["surplus"] == 1
-    # A file cut short deletes nothing.
+    # A truncated file deletes nothing.
     path.write_text("".join(documents[:6]))
     run = run_dag(load("example_sync_documents").dag, run_conf={"path": str(path)})
     assert run.states["reconcile"] == "failed"
     assert ids <= set(hook.iter_ids("documents"))
 
 
-def test_an_index_is_emptied(vectorize: Vectorize, object_storage: str) -> None:
+def test_an_example_empties_an_index(vectorize: Vectorize, object_storage: str) -> None:
     vectorize.fill([*(f"v{i}" for i in range(999)), "line\nbreak"])
     conf = {"storage": f"{object_storage}/vectorize", "chunk_size": 300}
     run = run_dag(load("example_empty_index").dag, run_conf=conf)
     assert run.state == "success", run.states
     assert vectorize.ids() == set()
     assert run.pull("wait_until_empty")["mutation_count"] == 4
-    # Of an empty index there is nothing to delete, and nothing to wait for.
+    # An empty index has nothing to delete and nothing to wait for.
     run = run_dag(load("example_empty_index").dag, run_conf=conf)
     assert set(run.states.values()) == {"success", "skipped"}
 
@@ -185,8 +185,8 @@ def test_files_of_ids_are_deleted(vectorize: Vectorize, object_storage: str) -> 
     assert run.pull("wait_until_all_are_gone")["mutation_count"] == 3
 
 
-def test_an_index_is_read_after_it_was_written(server: LocalVectorize) -> None:
-    # That the one starts the other is seen in tests/processes, where there is a scheduler.
+def test_the_asset_example_reads_the_written_index(server: LocalVectorize) -> None:
+    # tests/processes tests with a scheduler that the first DAG starts the second.
     module = load("example_asset_schedule")
     for _ in range(2):
         run = run_dag(module.write)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole DAGs, run by Airflow, that fill an index."""
+"""Whole DAGs run by Airflow that fill an index."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def embed() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("route", ["upsert", "insert"])
 @pytest.mark.parametrize("deferrable", [False, True])
 @pytest.mark.parametrize("how", ["xcom", "jinja", "native", "path", "callable"])
-def test_filling_and_waiting_in_one_task(
+def test_a_fill_and_its_wait_in_one_task(
     vectorize: Vectorize, tmp_path: Path, route: str, deferrable: bool, how: str
 ) -> None:
     path = tmp_path / "vectors.ndjson"
@@ -79,7 +79,7 @@ def test_filling_and_waiting_in_one_task(
     assert run.pull("fill", "report") == {"vectors": 10, "requests": 1, "discarded": 0}
 
 
-def test_what_comes_from_upstream_is_no_template(vectorize: Vectorize) -> None:
+def test_values_from_upstream_are_not_rendered(vectorize: Vectorize) -> None:
     @task
     def give() -> list[dict[str, Any]]:
         return [{"id": "{{ id }}", "values": [0.5] * DIMENSIONS, "metadata": {"text": "{{ braces }}"}}]
@@ -95,7 +95,7 @@ def test_what_comes_from_upstream_is_no_template(vectorize: Vectorize) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_sensor_waits_for_an_upsert_that_is_overtaken(vectorize: Vectorize, mode: str) -> None:
+def test_a_sensor_waits_for_an_overtaken_upsert(vectorize: Vectorize, mode: str) -> None:
     with make_dag(f"fill_wait_{mode}") as dag:
         upsert = UpsertVectorsOperator(task_id="upsert", index_name=INDEX, vectors=embed())
 
@@ -119,7 +119,7 @@ def test_a_sensor_waits_for_an_upsert_that_is_overtaken(vectorize: Vectorize, mo
     assert (evidence["outcome"], evidence["witnesses_checked"], evidence["differing"]) == ("read_back", 5, [])
 
 
-def test_a_file_a_mapped_task(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_mapped_task_per_file(vectorize: Vectorize, tmp_path: Path) -> None:
     paths = []
     for n in range(3):
         paths.append(str(tmp_path / f"{n}.ndjson"))
@@ -136,7 +136,7 @@ def test_a_file_a_mapped_task(vectorize: Vectorize, tmp_path: Path) -> None:
     assert run.pull("wait")["mutation_count"] == 3
 
 
-def test_what_an_upsert_wrote_is_deleted_by_the_same_file(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_file_can_be_upserted_and_deleted(vectorize: Vectorize, tmp_path: Path) -> None:
     vectorize.fill(["other"])
     path = tmp_path / "vectors.ndjson"
     path.write_text("".join(f"{json.dumps(vector)}\n" for vector in VECTORS))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Where ids stand in Airflow after a run, as the table of docs/ids-in-airflow.md has it.
+Where Airflow stores ids after a run, compared with the table of docs/ids-in-airflow.md.
 
-Each id has a mark in it that no other test has, so all of Airflow's database can be searched for it.
+Each id contains a mark that no other test uses, so the tests can search all of Airflow's database for it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ pytestmark = pytest.mark.usefixtures("airflow_db")
 
 VERSION = tuple(int(part) for part in airflow_version.split(".")[:2])
 PAGE = "docs/ids-in-airflow.md"
-#: Few enough that their list is shorter than what Airflow keeps of a rendered field, and more than one batch.
+#: More than a batch, and few enough for the length that Airflow stores of a rendered field.
 COUNT = 120
-#: The columns of the page's table, by how the ids reach the task.
+#: The columns of the page's table: the ways to pass ids to the task.
 WAYS = ["in the DAG's file", "run's conf", "XCom", "`ids_path`", '`ids_path`, `verify="none"`']
-#: The whole of a DAG, as it stands in a file. `ids`, params and the rest are filled in.
+#: A DAG file; tests fill in `ids`, params and the rest.
 SOURCE = """\
 from airflow.providers.common.compat.sdk import DAG, task
 
@@ -66,13 +66,13 @@ def ids_of(mark: str) -> list[str]:
 
 
 def marked(mark: str, text: object) -> set[str]:
-    """Return the ids with this mark that a text has, of Airflow's database also one in bytes."""
+    """Return the ids with this mark in a text or in bytes from Airflow's database."""
     whole = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
     return set(re.findall(rf"{mark}-\d{{3}}", whole))
 
 
 def places(mark: str) -> dict[str, int]:
-    """Return how many ids with this mark stand in which columns of Airflow's database."""
+    """Return the number of ids with this mark in each column of Airflow's database."""
     found: dict[str, int] = {}
     for (table,) in query("SELECT name FROM sqlite_master WHERE type='table'"):
         for _, column, *_ in query(f'PRAGMA table_info("{table}")'):
@@ -84,7 +84,7 @@ def places(mark: str) -> dict[str, int]:
 
 
 def dag_in_a_file(path: Path, **parts: Any) -> DAG:
-    """Return a DAG out of a file of its own, and see that Airflow has it in its database."""
+    """Return a DAG from its own file and write it to Airflow's database."""
     path.write_text(SOURCE.format(**{"params": {}, "task": "", **parts}))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -93,7 +93,7 @@ def dag_in_a_file(path: Path, **parts: Any) -> DAG:
     spec.loader.exec_module(module)
     dag: DAG = module.dag
     if VERSION < (3, 0):
-        # As the DAG processor does; for Airflow 3, run_dag() does.
+        # The DAG processor does this in Airflow 2; run_dag() does it for Airflow 3.
         from airflow.models.dag import DAG as DagOfAirflow2
         from airflow.models.serialized_dag import SerializedDagModel
 
@@ -103,7 +103,7 @@ def dag_in_a_file(path: Path, **parts: Any) -> DAG:
 
 
 def run_way(way: str, mark: str, vectorize: Vectorize, directory: Path, **parts: Any) -> Run:
-    """Delete the ids, which reach the task in one of the ways."""
+    """Delete ids that are passed to the task in this way."""
     ids = ids_of(mark)
     vectorize.fill(ids)
     path = directory / "ids.txt"
@@ -124,18 +124,18 @@ def run_way(way: str, mark: str, vectorize: Vectorize, directory: Path, **parts:
     return run
 
 
-def told_of(way: str) -> dict[str, int]:
-    """Return what the page says of one way, of this version of Airflow."""
+def documented(way: str) -> dict[str, int]:
+    """Return the page's numbers for a way and this version of Airflow."""
     number = {"all": COUNT, "5": MAX_WITNESSES}
     column = 1 + WAYS.index(way)
-    told = {
+    expected = {
         row[0].strip("`"): number[row[column]]
         for row in read(PAGE).rows("in-airflows-database")
         if row[column] != "none"
     }
     if VERSION < (3, 3):
-        told.pop("task_state_store.value", None)
-    return told
+        expected.pop("task_state_store.value", None)
+    return expected
 
 
 def mark_of(way: str) -> str:
@@ -143,28 +143,28 @@ def mark_of(way: str) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_table_of_the_page(vectorize: Vectorize, tmp_path: Path, way: str) -> None:
+def test_airflow_stores_the_documented_ids(vectorize: Vectorize, tmp_path: Path, way: str) -> None:
     mark = mark_of(way)
     run_way(way, mark, vectorize, tmp_path)
-    told = told_of(way)
+    expected = documented(way)
     if VERSION < (3, 0):
-        # There, dag.test() runs a trigger in its own process and makes no row; see the test of arguments.
-        told.pop("trigger.kwargs", None)
-    assert places(mark) == told
+        # dag.test() runs a trigger in its own process and creates no row; see test_ids_in_trigger_arguments.
+        expected.pop("trigger.kwargs", None)
+    assert places(mark) == expected
 
 
-def test_the_default_of_a_param_is_as_the_file(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_default_of_a_param_is_stored_like_the_file(vectorize: Vectorize, tmp_path: Path) -> None:
     run_way("default of a param", "markdefault", vectorize, tmp_path)
-    told = told_of("in the DAG's file")
+    expected = documented("in the DAG's file")
     if VERSION < (3, 0):
-        told.pop("trigger.kwargs")
-    assert places("markdefault") == told
+        expected.pop("trigger.kwargs")
+    assert places("markdefault") == expected
 
 
 # --- rendered fields ----------------------------------------------------------------------------------------
 
 
-def test_rendered_fields_can_be_cut(
+def test_rendered_fields_can_be_truncated(
     vectorize: Vectorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "`AIRFLOW__CORE__MAX_TEMPLATED_FIELD_LENGTH=79`" in read(PAGE).text
@@ -180,7 +180,7 @@ def test_rendered_fields_can_be_cut(
     ("verify", "count"), [("sample", MAX_WITNESSES), ("all", MAX_WITNESSES), ("none", 0)]
 )
 @pytest.mark.parametrize("sensor", [False, True])
-def test_what_a_trigger_is_given(vectorize: Vectorize, verify: str, count: int, sensor: bool) -> None:
+def test_ids_in_trigger_arguments(vectorize: Vectorize, verify: str, count: int, sensor: bool) -> None:
     ids = ids_of("marktrigger")
     vectorize.fill(ids)
     context = make_context()
@@ -202,7 +202,7 @@ def test_what_a_trigger_is_given(vectorize: Vectorize, verify: str, count: int, 
     _, arguments = deferred.value.trigger.serialize()
     assert len(marked("marktrigger", json.dumps(arguments))) == count
     assert sum(len(receipt.get("witness_ids", ())) for receipt in arguments["receipts"]) == count
-    # What the task gets back after the wait stands in Airflow's database as well.
+    # Airflow's database also stores the arguments of the resumed task.
     assert not marked("marktrigger", json.dumps(deferred.value.kwargs))
 
 
@@ -211,7 +211,7 @@ def test_what_a_trigger_is_given(vectorize: Vectorize, verify: str, count: int, 
 
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.parametrize("verify", ["sample", "none"])
-def test_what_progress_has_in_it(
+def test_ids_in_saved_progress(
     vectorize: Vectorize, server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, verify: str
 ) -> None:
     mark = f"markprogress{verify}"
@@ -240,7 +240,7 @@ def test_what_progress_has_in_it(
 
 
 @pytest.mark.airflow(since="3.3")
-def test_progress_stays_after_success(vectorize: Vectorize) -> None:
+def test_saved_progress_stays_after_success(vectorize: Vectorize) -> None:
     ids = ids_of("markforgotten")
     vectorize.fill(ids)
     with make_dag("markforgotten") as dag:
@@ -254,9 +254,7 @@ def test_progress_stays_after_success(vectorize: Vectorize) -> None:
 # --- the evidence -------------------------------------------------------------------------------------------
 
 
-def test_evidence_has_up_to_20_that_can_still_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evidence_has_up_to_20_visible_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = ids_of("markvisible")
     path = tmp_path / "ids.txt"
     path.write_text("\n".join(ids))
@@ -291,37 +289,39 @@ def test_evidence_has_up_to_20_that_can_still_be_read(
 
 
 @pytest.fixture
-def told(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Any:
-    """Return what was logged; each version logs in another way."""
+def logged(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Any:
+    """Return a function that returns the log of any version of Airflow."""
     caplog.set_level(logging.INFO)
 
     def text() -> str:
         lines = f"{caplog.text}{''.join(capfd.readouterr())}".splitlines()
-        # A test run of Airflow 3.0 prints at this level whatever a task asks of Airflow, come what may.
+        # A test run of Airflow 3.0 always prints a task's requests to Airflow at this level.
         return "\n".join(line for line in lines if "[debug" not in line)
 
     return text
 
 
 @pytest.mark.parametrize("way", ["run's conf", "`ids_path`"])
-def test_the_log_of_a_good_run_has_none(vectorize: Vectorize, tmp_path: Path, told: Any, way: str) -> None:
+def test_the_log_of_a_good_run_has_no_ids(
+    vectorize: Vectorize, tmp_path: Path, logged: Any, way: str
+) -> None:
     mark = f"marklog{mark_of(way)}"
     run_way(way, mark, vectorize, tmp_path)
-    text = told()
+    text = logged()
     assert "Accepted" in text
     assert marked(mark, text) == set()
 
 
 @pytest.mark.parametrize(("task", "count"), [("", COUNT), ("(show_return_value_in_logs=False)", 0)])
 def test_the_log_of_a_task_that_returns_ids(
-    vectorize: Vectorize, tmp_path: Path, told: Any, task: str, count: int
+    vectorize: Vectorize, tmp_path: Path, logged: Any, task: str, count: int
 ) -> None:
     mark = f"markreturned{count}"
     run_way("XCom", mark, vectorize, tmp_path, task=task)
-    assert len(marked(mark, told())) == count
+    assert len(marked(mark, logged())) == count
 
 
-def test_errors_about_bad_ids(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_ids_in_errors_about_bad_ids(vectorize: Vectorize, tmp_path: Path) -> None:
     bad = [f"{id_}-{'x' * 64}" for id_ in ids_of("markbad")]
     path = tmp_path / "bad.txt"
     path.write_text("\n".join(bad))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole DAGs, run by Airflow, that create and delete indexes and metadata indexes."""
+"""Whole DAGs run by Airflow that create and delete indexes and metadata indexes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def types_of(server: LocalVectorize) -> dict[str, str]:
 
 @task
 def fill() -> dict[str, Any]:
-    """Write vectors and return the receipt, which the sensor takes."""
+    """Write vectors and return the receipt for the sensor."""
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
     hook = CloudflareVectorizeHook()
@@ -62,7 +62,7 @@ def fill() -> dict[str, Any]:
 
 
 @task
-def ask() -> list[str]:
+def query() -> list[str]:
     """Query with a filter on both properties."""
     from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
 
@@ -73,7 +73,7 @@ def ask() -> list[str]:
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_an_index_is_made_filled_asked_and_deleted(server: LocalVectorize, deferrable: bool) -> None:
+def test_an_index_is_created_filled_queried_and_deleted(server: LocalVectorize, deferrable: bool) -> None:
     with make_dag("life") as dag:
         made = create(metadata_indexes=TYPES)
         filled = fill()
@@ -81,13 +81,13 @@ def test_an_index_is_made_filled_asked_and_deleted(server: LocalVectorize, defer
             made
             >> filled
             >> wait(receipt=filled, deferrable=deferrable)
-            >> ask()
+            >> query()
             >> DeleteVectorizeIndexOperator(task_id="delete", index_name=INDEX)
         )
     run = run_dag(dag)
     assert run.state == "success", run.states
-    # Nobody waited for the metadata indexes before the vectors were written.
-    assert run.pull("ask") == ["v3", "v5"]
+    # The vectors were written without a wait for the metadata indexes.
+    assert run.pull("query") == ["v3", "v5"]
     assert run.pull("create", "index")["config"] == {"dimensions": DIMENSIONS, "metric": "cosine"}
     assert run.pull("create", "receipt")["mutation_id"] == run.pull("create")
     assert run.pull("delete") is None
@@ -124,7 +124,7 @@ def test_every_write_can_be_waited_for(server: LocalVectorize, deferrable: bool,
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_nothing_to_wait_for(server: LocalVectorize, deferrable: bool) -> None:
+def test_a_wait_without_a_mutation_ends_at_once(server: LocalVectorize, deferrable: bool) -> None:
     with make_dag("nothing") as dag:
         made = create()
         again = create("again", if_exists="skip", wait_for_completion=True, deferrable=deferrable)
@@ -139,7 +139,7 @@ def test_nothing_to_wait_for(server: LocalVectorize, deferrable: bool) -> None:
 
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("as_json", [False, True])
-def test_everything_out_of_params(server: LocalVectorize, native: bool, as_json: bool) -> None:
+def test_all_arguments_from_params(server: LocalVectorize, native: bool, as_json: bool) -> None:
     params = {
         "name": "of-params",
         "dimensions": 64,
@@ -214,19 +214,19 @@ def test_a_mapped_create(server: LocalVectorize) -> None:
 
 
 @pytest.mark.parametrize("if_exists", ["fail", "skip"])
-def test_a_try_that_ended_after_the_create(
+def test_a_retry_after_the_index_was_created(
     server: LocalVectorize, monkeypatch: pytest.MonkeyPatch, if_exists: str
 ) -> None:
     send = VectorizeClient.create_metadata_index
     tries: list[str] = []
 
-    def end_the_first_try(client: VectorizeClient, index_name: str, name: str, index_type: Any) -> Any:
+    def end_the_first_attempt(client: VectorizeClient, index_name: str, name: str, index_type: Any) -> Any:
         tries.append(name)
         if len(tries) == 2:
             raise MemoryError
         return send(client, index_name, name, index_type)
 
-    monkeypatch.setattr(VectorizeClient, "create_metadata_index", end_the_first_try)
+    monkeypatch.setattr(VectorizeClient, "create_metadata_index", end_the_first_attempt)
     with make_dag("tries") as dag:
         create(
             metadata_indexes=TYPES,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The link to Cloudflare's dashboard: where it leads, and that Airflow has it."""
+"""The link to Cloudflare's dashboard: its URL, and that Airflow shows it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLASSES = [
 
 
 def link_of(operator: Any) -> str:
-    """Return the one link of an operator, for a task instance that is never looked at."""
+    """Return the only link of an operator; the task instance does not matter."""
     (link,) = operator.operator_extra_links
     assert link.name == "Cloudflare dashboard"
     return str(link.get_link(operator, ti_key=None))
@@ -43,7 +43,7 @@ def page(account_id: str, index_name: str = INDEX) -> str:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_every_operator_has_it(cls: Any) -> None:
+def test_every_operator_has_the_link(cls: Any) -> None:
     (link,) = cls.operator_extra_links
     assert isinstance(link, VectorizeIndexLink)
 
@@ -54,11 +54,11 @@ def test_every_operator_has_it(cls: Any) -> None:
         ({"account_id": ACCOUNT}, page(ACCOUNT)),
         ({"account_id": ACCOUNT.upper(), "index_name": "My_Index-2"}, page(ACCOUNT, "My_Index-2")),
         ({}, f"{ANY_ACCOUNT}/{INDEX}"),
-        # Not rendered, as in the webserver of Airflow 2.
+        # Not rendered, like in the webserver of Airflow 2.
         ({"account_id": "{{ var.value.account }}"}, f"{ANY_ACCOUNT}/{INDEX}"),
         ({"account_id": ACCOUNT, "index_name": "{{ params.index }}"}, f"{DASHBOARD}/{ACCOUNT}/ai/vectorize"),
         ({"index_name": "{{ params.index }}"}, ANY_ACCOUNT),
-        # What would lead elsewhere.
+        # Values that would change the path.
         ({"account_id": f"{ACCOUNT}/.."}, f"{ANY_ACCOUNT}/{INDEX}"),
         ({"account_id": ACCOUNT + "\n"}, f"{ANY_ACCOUNT}/{INDEX}"),
         ({"account_id": "@evil.example"}, f"{ANY_ACCOUNT}/{INDEX}"),
@@ -66,22 +66,22 @@ def test_every_operator_has_it(cls: Any) -> None:
         ({"account_id": ACCOUNT, "index_name": "a?b"}, f"{DASHBOARD}/{ACCOUNT}/ai/vectorize"),
         ({"account_id": ACCOUNT, "index_name": "é"}, f"{DASHBOARD}/{ACCOUNT}/ai/vectorize"),
         ({"account_id": ACCOUNT, "index_name": "a" * 65}, f"{DASHBOARD}/{ACCOUNT}/ai/vectorize"),
-        # What a template can come to.
+        # Values that a template can render to.
         ({"account_id": 7, "index_name": None}, ANY_ACCOUNT),
         ({"account_id": [ACCOUNT], "index_name": {}}, ANY_ACCOUNT),
     ],
 )
-def test_where_it_leads(given: dict[str, Any], expected: str) -> None:
+def test_the_url_of_the_link(given: dict[str, Any], expected: str) -> None:
     for cls in (ListVectorsOperator, VectorizeMutationSensor):
         assert link_of(cls(task_id="a", **{"index_name": INDEX} | given)) == expected
 
 
 def test_an_operator_without_attributes() -> None:
-    # A mapped operator in the webserver of Airflow 2 lacks what each task instance has its own of.
+    # In the webserver of Airflow 2, a mapped operator lacks the mapped attributes.
     assert VectorizeIndexLink().get_link(object(), ti_key=None) == ANY_ACCOUNT
 
 
-def test_the_account_of_the_connection_is_known_when_it_was_used(vectorize: Vectorize) -> None:
+def test_the_link_has_the_account_of_the_used_connection(vectorize: Vectorize) -> None:
     vectorize.fill(["a"])
     delete = DeleteVectorsByIdsOperator(task_id="a", index_name=INDEX, ids=["a"])
     assert link_of(delete) == f"{ANY_ACCOUNT}/{INDEX}"
@@ -96,8 +96,8 @@ def test_the_account_of_the_connection_is_known_when_it_was_used(vectorize: Vect
 
 
 @pytest.mark.parametrize("timeout", [60, 0])
-def test_the_account_is_known_after_a_deferral(timeout: float) -> None:
-    # Also where the wait failed, and so no evidence tells the account.
+def test_the_link_has_the_account_after_a_deferral(timeout: float) -> None:
+    # A failed wait has no evidence with the account.
     with LocalVectorize(apply_delay=0.3 if timeout else 600) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT", server.connection)
         vectorize = Vectorize(server)
@@ -179,14 +179,14 @@ def test_the_webserver_of_airflow_2_makes_the_link(airflow_db: None) -> None:
     read = SerializedDAG.from_dict(SerializedDAG.to_dict(all_operators()))
     for task in read.tasks:
         assert task.extra_links == ["Cloudflare dashboard"], task.task_id
-        # Of a mapped task nothing is known there.
+        # The webserver knows no account of a mapped task.
         expected = ANY_ACCOUNT if task.task_id == "mapped" else page(ACCOUNT)
         assert task.get_extra_links(Mock(), "Cloudflare dashboard") == expected
 
 
 @pytest.mark.airflow(since="3.0")
 @pytest.mark.usefixtures("airflow_db")
-def test_the_worker_leaves_the_link_where_the_ui_finds_it(vectorize: Vectorize) -> None:
+def test_the_worker_pushes_the_link_for_the_ui(vectorize: Vectorize) -> None:
     with make_dag("links", params={"index": INDEX}) as dag:
         upsert = UpsertVectorsOperator(
             task_id="upsert", index_name="{{ params.index }}", vectors=[{"id": "a", "values": [0.5] * 32}]
@@ -201,5 +201,5 @@ def test_the_worker_leaves_the_link_where_the_ui_finds_it(vectorize: Vectorize) 
     for task_id in ("upsert", "wait"):
         assert run.pull(task_id, KEY) == page(account_id), task_id
     assert run.pull("list", KEY, map_index=0) == page(account_id)
-    # Of a task that failed as well.
+    # A failed task has the link too.
     assert run.pull("list", KEY, map_index=1) == page(account_id, "no-such-index")

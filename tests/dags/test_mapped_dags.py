@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What mapped tasks get out of XCom is data; what stands in the DAG file is a template."""
+"""Mapped tasks treat values from XCom as data and values in the DAG file as templates."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from dags.running import make_dag, run_dag
 from harness import DIMENSIONS, INDEX, Vectorize
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
-#: A template in the DAG file, and data out of XCom.
+#: A template in the DAG file; data in an XCom.
 TEXT = "price {{ 7*7 }}"
 RENDERED = "price 49"
 
 
 class Shown(DeleteVectorsByIdsOperator):
-    """Returns what it would delete from where."""
+    """An operator that returns its index name and ids."""
 
     def execute(self, context: Any) -> Any:
         return [self.index_name, list(self.ids)]
 
 
 class Making(Shown):
-    """Makes one parameter of another, and has a template as its default."""
+    """An operator that derives a parameter from another and has a template as its default."""
 
     def __init__(self, *, chunk: str, account_id: str = "{{ 'of-class' }}", **kwargs: Any) -> None:
         super().__init__(account_id=account_id, ids=[f"{chunk}-1"], **kwargs)
@@ -54,7 +54,7 @@ def as_kwargs(row: Any) -> Any:
     return {"ids": row}
 
 
-def test_text_out_of_xcom_is_no_template() -> None:
+def test_text_from_xcom_is_not_rendered() -> None:
     @task_group
     def group(ids: Any) -> None:
         Shown(task_id="shown", ids=ids)
@@ -104,7 +104,7 @@ def test_text_of_unknown_origin_is_refused() -> None:
         mapped.unmap({"chunk": TEXT}).render_template_fields({})
 
 
-def test_the_vector_that_was_named_is_deleted(vectorize: Vectorize) -> None:
+def test_an_id_that_looks_like_a_template_is_deleted(vectorize: Vectorize) -> None:
     vectorize.fill([TEXT, RENDERED])
     vector = {"id": "new", "values": [0.5] * DIMENSIONS, "metadata": {"text": "{{ conn.other.password }}"}}
     with make_dag("named") as dag:

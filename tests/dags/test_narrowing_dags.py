@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What narrows a task, or names the account, and comes to nothing, must not widen the task to everything."""
+"""A prefix, filter, namespace or account that renders to nothing must not widen the task to everything."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def upstream(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("how", ["literal", "xcom", "kwargs"])
-def test_a_mapped_prefix_of_none(vectorize: Vectorize, how: str) -> None:
+def test_a_mapped_prefix_of_none_fails(vectorize: Vectorize, how: str) -> None:
     vectorize.fill(["a-1", "b-1"])
     with make_dag(f"mapped_prefix_{how}") as dag:
         part = ListVectorsOperator.partial(task_id="list", index_name=INDEX)
@@ -51,7 +51,7 @@ def test_a_mapped_prefix_of_none(vectorize: Vectorize, how: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["namespace", "filter"])
-def test_a_mapped_namespace_or_filter_of_none(vectorize: Vectorize, name: str) -> None:
+def test_a_mapped_namespace_or_filter_of_none_fails(vectorize: Vectorize, name: str) -> None:
     vectors = [{"id": n, "values": VALUES, "namespace": n, "metadata": {"t": n}} for n in ("a", "b")]
     vectorize.wait_for(vectorize.client.create_metadata_index(INDEX, "t", "string")["mutationId"])
     vectorize.wait_for(vectorize.client.upsert(INDEX, vectors)["mutationId"])
@@ -66,7 +66,7 @@ def test_a_mapped_namespace_or_filter_of_none(vectorize: Vectorize, name: str) -
         assert state == "failed", run.pull("query", map_index=map_index)
 
 
-def test_a_mapped_reconciliation_of_no_tenant(vectorize: Vectorize) -> None:
+def test_a_mapped_reconciliation_without_a_tenant_fails(vectorize: Vectorize) -> None:
     vectorize.fill(["a-1", "b-1"])
     with make_dag("mapped_reconcile") as dag:
         ReconcileVectorsOperator.partial(
@@ -78,7 +78,7 @@ def test_a_mapped_reconciliation_of_no_tenant(vectorize: Vectorize) -> None:
 
 
 @pytest.mark.parametrize(("native", "account"), [(False, ""), (True, None)])
-def test_an_account_that_renders_to_nothing(vectorize: Vectorize, native: bool, account: Any) -> None:
+def test_an_account_that_renders_to_nothing_fails(vectorize: Vectorize, native: bool, account: Any) -> None:
     with make_dag(
         f"account_{native}", params={"account": account}, render_template_as_native_obj=native
     ) as dag:
@@ -89,7 +89,7 @@ def test_an_account_that_renders_to_nothing(vectorize: Vectorize, native: bool, 
 
 
 @pytest.mark.parametrize("account", ["", None])
-def test_a_mapped_account_of_nothing(vectorize: Vectorize, account: str | None) -> None:
+def test_an_empty_mapped_account_fails(vectorize: Vectorize, account: str | None) -> None:
     vectorize.fill(["a"])
     vectorize.server.reset_stats()
     with make_dag("mapped_account") as dag:
@@ -108,7 +108,7 @@ def test_a_mapped_account_of_nothing(vectorize: Vectorize, account: str | None) 
     assert sum(vectorize.server.stats().values()) == 0
 
 
-def test_a_mapped_task_that_leaves_it_out(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_mapped_task_without_a_prefix_lists_everything(vectorize: Vectorize, tmp_path: Path) -> None:
     vectorize.fill(["a-1", "b-1"])
     with make_dag("left_out") as dag:
         ListVectorsOperator.partial(task_id="list", index_name=INDEX).expand(path=[f"{tmp_path}/ids.txt"])
@@ -116,7 +116,7 @@ def test_a_mapped_task_that_leaves_it_out(vectorize: Vectorize, tmp_path: Path) 
     assert set((tmp_path / "ids.txt").read_text().split()) == {"a-1", "b-1"}
 
 
-def test_a_copy_of_a_mapped_task_knows_as_much(vectorize: Vectorize) -> None:
+def test_a_copy_of_a_mapped_task_behaves_like_the_task(vectorize: Vectorize) -> None:
     with make_dag("copied"):
         mapped = ListVectorsOperator.partial(task_id="list", index_name=INDEX).expand(prefix=[None])
     copied = copy.deepcopy(mapped.unmap({"prefix": None}))
@@ -124,7 +124,7 @@ def test_a_copy_of_a_mapped_task_knows_as_much(vectorize: Vectorize) -> None:
         copied.execute(make_context())
 
 
-def test_none_in_a_plain_task_is_no_account_and_no_prefix(vectorize: Vectorize) -> None:
+def test_none_in_a_plain_task_means_no_account_and_no_prefix(vectorize: Vectorize) -> None:
     vectorize.fill(["a-1", "b-1"])
     with make_dag("plain_none") as dag:
         ListVectorsOperator(task_id="list", index_name=INDEX, prefix=None, account_id=None)

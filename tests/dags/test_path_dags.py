@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Path objects, plain and mapped, in every parameter that names a file; and durations of mapped tasks."""
+"""Plain and mapped path objects in every file parameter, and durations of mapped tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("airflow_db")
 
 
 class AnyPath(os.PathLike[str]):
-    """A path object whose text is not its path, as that of `os.DirEntry`."""
+    """A path object whose str() is not its path, like `os.DirEntry`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

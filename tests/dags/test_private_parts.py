@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``airflow_rendering.py`` relies on of Airflow's private parts, on every supported minor."""
+"""The private parts of Airflow that ``airflow_rendering.py`` needs, on every supported version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOpe
 
 
 def make_mapped(**over: Any) -> tuple[Any, Any]:
-    """Return a DAG with a mapped task, and that task."""
+    """Return a DAG with a mapped task, and the task."""
     with DAG("private", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)) as dag:
         partial = DeleteVectorsByIdsOperator.partial(task_id="a", index_name="docs")
         partial.expand_kwargs(over["each"]) if "each" in over else partial.expand(**over)
@@ -29,11 +29,11 @@ def make_mapped(**over: Any) -> tuple[Any, Any]:
         ("_render", ["template", "context", "dag"]),
     ],
 )
-def test_the_methods_that_render(method: str, parameters: list[str]) -> None:
+def test_signatures_of_the_rendering_methods(method: str, parameters: list[str]) -> None:
     assert [*inspect.signature(getattr(BaseOperator, method)).parameters][1:] == parameters
 
 
-def test_the_arguments_of_a_mapped_task() -> None:
+def test_attributes_of_a_mapped_task() -> None:
     _, task = make_mapped(ids=[["a"], ["b"]])
     over, others = mapped_arguments(task)
     assert over == {"ids": [["a"], ["b"]]}
@@ -42,13 +42,13 @@ def test_the_arguments_of_a_mapped_task() -> None:
     assert mapped_arguments(task)[0] == [{"ids": ["a"]}, {"ids": ["b"]}]
 
 
-def test_a_task_that_is_not_mapped() -> None:
+def test_attributes_of_a_plain_task() -> None:
     over, others = mapped_arguments(DeleteVectorsByIdsOperator(task_id="a", index_name="docs", ids=["a"]))
     assert over is None
     assert others["index_name"] == "docs"
 
 
-def test_the_constructor_is_told_of_a_mapped_task() -> None:
+def test_the_constructor_receives_the_mapped_argument() -> None:
     assert DeleteVectorsByIdsOperator(task_id="a", index_name="docs", ids=["a"]).mapped_with is None
     made = DeleteVectorsByIdsOperator(task_id="a", index_name="docs", ids=["a"], _airflow_from_mapped=True)
     assert made.mapped_with == {"index_name": "docs", "ids": ["a"]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole DAGs, run by Airflow: what reading operators return, and what it can be passed to."""
+"""Whole DAGs run by Airflow: results of reading operators, and operators that use them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def delete(**kwargs: Any) -> DeleteVectorsByIdsOperator:
 
 
 def upstream(value: Any) -> Any:
-    """Return the output of a task that returns the value."""
+    """Return the output of a task with this result."""
 
     @task(task_id="upstream")
     def give() -> Any:
@@ -57,7 +57,7 @@ def upstream(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_what_was_listed_is_deleted(vectorize: Vectorize, native: bool) -> None:
+def test_listed_ids_are_deleted(vectorize: Vectorize, native: bool) -> None:
     vectorize.fill([*IDS, *OTHERS])
     with make_dag("purge", params={"prefix": "old-"}, render_template_as_native_obj=native) as dag:
         listing = list_ids(prefix="{{ params.prefix }}")
@@ -71,7 +71,7 @@ def test_what_was_listed_is_deleted(vectorize: Vectorize, native: bool) -> None:
 
 @pytest.mark.parametrize("suffix", ["txt", "ndjson"])
 @pytest.mark.parametrize("native", [False, True])
-def test_what_was_listed_into_a_file_is_deleted(
+def test_a_file_of_listed_ids_is_deleted(
     vectorize: Vectorize, tmp_path: Path, suffix: str, native: bool
 ) -> None:
     vectorize.fill([*IDS, *OTHERS])
@@ -84,7 +84,7 @@ def test_what_was_listed_into_a_file_is_deleted(
     assert (tmp_path / f"ids.{suffix}").exists()
 
 
-def test_a_mapped_delete_takes_each_listing(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_mapped_delete_deletes_each_listing(vectorize: Vectorize, tmp_path: Path) -> None:
     vectorize.fill([*IDS, *OTHERS, "a-1"])
     with make_dag("mapped_listing") as dag:
         listing = ListVectorsOperator.partial(task_id="list", index_name=INDEX).expand_kwargs(
@@ -214,7 +214,7 @@ def test_queries(filled: Vectorize, native: bool, kwargs: dict[str, Any], expect
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_a_query_with_what_tasks_return(filled: Vectorize, native: bool) -> None:
+def test_a_query_with_results_of_tasks(filled: Vectorize, native: bool) -> None:
     with make_dag("embed", render_template_as_native_obj=native) as dag:
 
         @task
@@ -241,7 +241,7 @@ def test_a_number_in_a_filter_of_a_native_dag(filled: Vectorize) -> None:
     assert {match["id"] for match in run.pull("query")["matches"]} == {"a-2010", "007-2010"}
 
 
-def test_a_filter_with_what_mapped_tasks_return(filled: Vectorize) -> None:
+def test_a_filter_with_results_of_mapped_tasks(filled: Vectorize) -> None:
     with make_dag("years") as dag:
 
         @task
@@ -265,7 +265,7 @@ def test_a_filter_with_what_mapped_tasks_return(filled: Vectorize) -> None:
     ],
     ids=range(6),
 )
-def test_none_within_a_filter_is_refused_unless_the_dag_says_it(
+def test_none_in_a_filter_is_refused_unless_written_in_the_dag(
     filled: Vectorize,
     native: bool,
     make_value: Callable[[], Any],
@@ -282,7 +282,7 @@ def test_none_within_a_filter_is_refused_unless_the_dag_says_it(
 
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("name", ["filter", "namespace", "prefix"])
-def test_what_renders_to_nothing_does_not_widen_what_is_read(
+def test_arguments_that_render_to_nothing_do_not_widen_a_read(
     filled: Vectorize, native: bool, name: str
 ) -> None:
     filled.server.reset_stats()
@@ -298,7 +298,7 @@ def test_what_renders_to_nothing_does_not_widen_what_is_read(
     assert sum(filled.server.stats().values()) == 0
 
 
-def test_too_much_for_an_xcom_fails_and_keeps_nothing(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_result_too_large_for_an_xcom_fails(vectorize: Vectorize, tmp_path: Path) -> None:
     vectorize.fill([f"{i:064}" for i in range(4000)])
     with make_dag("large") as dag:
         list_ids()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole DAGs, run by Airflow, that make an index hold what it should."""
+"""Whole DAGs run by Airflow that reconcile an index."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def from_object_storage(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("deferrable", [False, True])
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("source", [from_list, from_xcom, from_params, from_file, from_object_storage])
-def test_desired_ids(
+def test_desired_ids_from_each_source(
     vectorize: Vectorize,
     tmp_path: Path,
     source: Callable[[Path], dict[str, Any]],
@@ -94,9 +94,7 @@ def test_desired_ids(
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_what_is_missing_is_written_downstream(
-    vectorize: Vectorize, tmp_path: Path, deferrable: bool
-) -> None:
+def test_missing_ids_are_written_downstream(vectorize: Vectorize, tmp_path: Path, deferrable: bool) -> None:
     vectorize.fill(["a", "old"])
     with make_dag("missing", params={"folder": str(tmp_path)}) as dag:
         operator = reconcile(
@@ -118,7 +116,7 @@ def test_what_is_missing_is_written_downstream(
     assert vectorize.ids() == {"a", "b", "c"}
 
 
-def test_the_surplus_of_a_dry_run_can_be_deleted_by_its_file(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_delete_reads_the_surplus_file_of_a_dry_run(vectorize: Vectorize, tmp_path: Path) -> None:
     vectorize.fill([*IDS, *OLD, "line\nbreak"])
     with make_dag("rehearse", params={"folder": str(tmp_path)}) as dag:
         operator = reconcile(ids=IDS, dry_run=True, surplus_path="{{ params.folder }}/surplus.ndjson")
@@ -135,7 +133,7 @@ def test_the_surplus_of_a_dry_run_can_be_deleted_by_its_file(vectorize: Vectoriz
     assert vectorize.ids() == set(IDS)
 
 
-def test_each_tenant_by_a_mapped_task(vectorize: Vectorize) -> None:
+def test_a_mapped_task_per_tenant(vectorize: Vectorize) -> None:
     vectorize.fill(["t1/a", "t1/b", "t2/a", "t2/b", "t3/a"])
     with make_dag("tenants") as dag:
         ReconcileVectorsOperator.partial(
@@ -154,7 +152,7 @@ def test_each_tenant_by_a_mapped_task(vectorize: Vectorize) -> None:
     assert [(report["id_prefix"], report["deleted"]) for report in reports] == [("t1/", 1), ("t2/", 2)]
 
 
-def test_mapped_tasks_do_not_delete_what_others_of_them_keep(vectorize: Vectorize) -> None:
+def test_mapped_tasks_over_one_scope_are_refused(vectorize: Vectorize) -> None:
     mine = [Vectorize(vectorize.server, name) for name in ("one", "two", "three")]
     for index in (vectorize, *mine):
         index.fill(["a", "b", "old"])
@@ -200,9 +198,7 @@ def test_mapped_tasks_do_not_delete_what_others_of_them_keep(vectorize: Vectoriz
 
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("prefix", [None, ""])
-def test_a_prefix_that_is_nothing_deletes_nothing(
-    vectorize: Vectorize, native: bool, prefix: str | None
-) -> None:
+def test_an_empty_prefix_deletes_nothing(vectorize: Vectorize, native: bool, prefix: str | None) -> None:
     vectorize.fill(["t1/a", "None"])
     with make_dag("nothing", params={"prefix": prefix}, render_template_as_native_obj=native) as dag:
         reconcile(ids=[], id_prefix="{{ params.prefix }}", allow_empty=True)
@@ -210,7 +206,7 @@ def test_a_prefix_that_is_nothing_deletes_nothing(
     assert vectorize.ids() == {"t1/a", "None"}
 
 
-def test_a_guard_fails_the_task_and_says_why(vectorize: Vectorize) -> None:
+def test_a_refusal_fails_the_task_and_pushes_the_reason(vectorize: Vectorize) -> None:
     vectorize.fill([*IDS[:2], *OLD])
     with make_dag("guarded") as dag:
         reconcile(ids=IDS)
@@ -222,7 +218,7 @@ def test_a_guard_fails_the_task_and_says_why(vectorize: Vectorize) -> None:
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_a_retry_deletes_what_is_left(
+def test_a_retry_deletes_the_remaining_ids(
     vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     old = {f"old{i}" for i in range(250)}

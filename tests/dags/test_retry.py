@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which failed tasks Airflow tries again: whole DAGs with the retry policy, and its decisions one by one."""
+"""Which failed tasks Airflow retries: whole DAGs with the retry policy, and single decisions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from dags.running import Run, change, make_dag, run_dag
 from harness import INDEX, Vectorize
 
 CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
-#: As in a DAG file that is for every version of Airflow.
+#: Like in a DAG file for every version of Airflow.
 THRICE = {"retries": 3, "retry_delay": timedelta(0), "retry_policy": retry_policy}
 ALL_ERRORS = {
     name: error
@@ -45,7 +45,7 @@ Answer = Callable[[Request], Reply] | list[Reply | str]
 
 @contextmanager
 def scripted(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> Iterator[ScriptedServer]:
-    """Run a server that answers as told, as the default connection."""
+    """Run a server that returns prepared answers, as the default connection."""
     server = ScriptedServer(answer)
     connection = {"conn_type": "cloudflare_vectorize", "login": ACCOUNT, "password": TOKEN}
     monkeypatch.setenv(CONN, json.dumps({**connection, "host": server.base_url}))
@@ -56,7 +56,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> Iterator[Script
 
 
 def let_time_pass(context: Any) -> None:
-    """Make the next try due now; Airflow has stored by then when it would have been."""
+    """Make the next attempt due now; Airflow has already stored its scheduled time."""
     change("UPDATE task_instance SET retry_delay_override=0 WHERE retry_delay_override IS NOT NULL")
 
 
@@ -76,45 +76,45 @@ def wait(**kwargs: Any) -> VectorizeMutationSensor:
     return VectorizeMutationSensor(task_id="wait", index_name=INDEX, **arguments)
 
 
-# --- what fails at once -------------------------------------------------------------------------------------
+# --- immediate failures -------------------------------------------------------------------------------------
 
 
-def deletes() -> None:
+def add_delete() -> None:
     delete(ids=["a"])
 
 
-def deletes_mapped() -> None:
+def add_mapped_delete() -> None:
     DeleteVectorsByIdsOperator.partial(task_id="delete", index_name=INDEX).expand(ids=[["a"], ["b"]])
 
 
-def senses() -> None:
+def add_sensor() -> None:
     wait()
 
 
-def senses_deferred() -> None:
+def add_deferrable_sensor() -> None:
     wait(deferrable=True)
 
 
-def asks_the_hook() -> None:
+def add_hook_task() -> None:
     @task
-    def ask() -> Any:
+    def read_info() -> Any:
         return CloudflareVectorizeHook().info(INDEX)
 
-    ask()
+    read_info()
 
 
-ASKING = [deletes, deletes_mapped, senses, senses_deferred, asks_the_hook]
+MAKERS = [add_delete, add_mapped_delete, add_sensor, add_deferrable_sensor, add_hook_task]
 
 
 def tries_of(run: Run) -> set[int]:
-    """Return the numbers of tries of all the tasks of a run."""
+    """Return the numbers of attempts of all tasks of a run."""
     places = (name.rstrip("]").partition("[") for name in run.states)
     return {run.tries(task_id, int(index or -1)) for task_id, _, index in places}
 
 
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
-@pytest.mark.parametrize("make", ASKING)
+@pytest.mark.parametrize("make", MAKERS)
 def test_a_wrong_token_fails_at_once(
     vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch, make: Callable[[], None]
 ) -> None:
@@ -126,7 +126,7 @@ def test_a_wrong_token_fails_at_once(
 
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db", "server")
-@pytest.mark.parametrize("make", ASKING)
+@pytest.mark.parametrize("make", MAKERS)
 def test_a_missing_index_fails_at_once(make: Callable[[], None]) -> None:
     with make_dag("missing", default_args=THRICE) as dag:
         make()
@@ -143,7 +143,7 @@ def test_bad_input_fails_at_once(vectorize: Vectorize) -> None:
         DeleteVectorsByIdsOperator.partial(
             task_id="mapped", index_name=INDEX, **how, retry_policy=retry_policy
         ).expand(ids=[[""]])
-        # The same without the policy, to see that it was the policy.
+        # Without the policy, the task is retried.
         delete("without", ids=["a" * 65], **how)
     run = run_failing(dag)
     tries = [run.tries(task_id) for task_id in ("in_default_args", "as_an_argument", "without")]
@@ -151,12 +151,12 @@ def test_bad_input_fails_at_once(vectorize: Vectorize) -> None:
     assert vectorize.server.stats()["delete_by_ids"] == 0
 
 
-# --- what is retried ----------------------------------------------------------------------------------------
+# --- retries ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
-def test_a_throttle_is_retried_when_the_service_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_throttle_is_retried_after_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = [True]
 
     def unblock(context: Any) -> None:
@@ -164,26 +164,26 @@ def test_a_throttle_is_retried_when_the_service_says(monkeypatch: pytest.MonkeyP
         let_time_pass(context)
 
     def answer(request: Request) -> Reply:
-        # Longer than the hook itself waits for.
+        # Longer than the hook's own wait.
         return refused(429, 10429, Retry_After="3600") if blocked[0] else ok({"dimensions": 32})
 
     with scripted(monkeypatch, answer) as server, make_dag("throttled", default_args=THRICE) as dag:
 
         @task(on_retry_callback=unblock)
-        def ask() -> Any:
+        def read_info() -> Any:
             return CloudflareVectorizeHook().info(INDEX)
 
-        ask()
+        read_info()
         run = run_dag(dag)
     assert run.state == "success", run.states
-    assert run.tries("ask") == 2
-    assert run.decisions("ask") == [(3600.0, "VectorizeThrottledError: retried after 3600 s")]
+    assert run.tries("read_info") == 2
+    assert run.decisions("read_info") == [(3600.0, "VectorizeThrottledError: retried after 3600 s")]
     assert len(server.requests) == 2
 
 
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
-def test_a_throttled_delete_is_retried_when_the_service_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_throttled_delete_is_retried_after_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
     deleted: list[list[str]] = []
     blocked = [True]
 
@@ -208,21 +208,21 @@ def test_a_throttled_delete_is_retried_when_the_service_says(monkeypatch: pytest
     assert run.tries("delete", 0) == 2
     ((delay, reason),) = run.decisions("delete", 0)
     assert delay is not None
-    # What is left of it when the second batch would have started.
+    # The rest of the pause when the second batch would have started.
     assert 1700 < delay <= 1800
     assert str(reason).startswith("VectorizeBatchThrottledError: ")
 
 
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
-def test_other_errors_are_retried_as_the_task_says() -> None:
+def test_other_errors_are_retried_with_the_tasks_delay() -> None:
     server = ScriptedServer(["reset"])
     base_url = server.base_url
     with make_dag("reset", default_args=THRICE) as dag:
 
         @task
-        def ask() -> Any:
-            # A single attempt, which the hook's own retries do not make longer.
+        def read_info() -> Any:
+            # A single attempt, without the hook's own retries.
             return make_client(base_url).info(INDEX)
 
         @task
@@ -232,11 +232,11 @@ def test_other_errors_are_retried_as_the_task_says() -> None:
             except VectorizeAuthError as e:
                 raise RuntimeError("something that my team knows how to handle") from e
 
-        ask()
+        read_info()
         wrap()
     run = run_failing(dag)
     server.close()
-    for task_id in ("ask", "wrap"):
+    for task_id in ("read_info", "wrap"):
         assert run.tries(task_id) == 4
         assert run.decisions(task_id) == [(None, None)] * 3
     assert len(server.requests) == 4
@@ -244,24 +244,24 @@ def test_other_errors_are_retried_as_the_task_says() -> None:
 
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
-def test_a_throttle_has_no_more_tries_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_throttle_uses_up_attempts_like_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         scripted(monkeypatch, [refused(429, 10429, Retry_After="3600")]) as server,
         make_dag("exhausted", default_args={**THRICE, "retries": 1}) as dag,
     ):
 
         @task(on_retry_callback=let_time_pass)
-        def ask() -> Any:
+        def read_info() -> Any:
             return CloudflareVectorizeHook().info(INDEX)
 
-        ask()
-        assert run_failing(dag).tries("ask") == 2
+        read_info()
+        assert run_failing(dag).tries("read_info") == 2
     assert len(server.requests) == 2
 
 
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.usefixtures("airflow_db")
-def test_a_file_may_come_later(vectorize: Vectorize, tmp_path: Path, object_storage: str) -> None:
+def test_a_missing_file_is_retried(vectorize: Vectorize, tmp_path: Path, object_storage: str) -> None:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     vectorize.fill(["a", "b", "c"])
@@ -276,7 +276,7 @@ def test_a_file_may_come_later(vectorize: Vectorize, tmp_path: Path, object_stor
     assert vectorize.ids() == {"c"}
 
 
-# --- the decisions ------------------------------------------------------------------------------------------
+# --- decisions ----------------------------------------------------------------------------------------------
 
 FOR_GOOD = {
     "VectorizeAuthError",
@@ -289,21 +289,21 @@ FOR_GOOD = {
 
 
 @pytest.mark.parametrize("kind", [VectorizeThrottledError, VectorizeBatchThrottledError])
-def test_the_delay_is_what_the_service_asks_for(kind: type[VectorizeThrottledError]) -> None:
+def test_the_delay_is_the_services_retry_after(kind: type[VectorizeThrottledError]) -> None:
     assert delay_asked_for(kind("why", retry_after=0.5)) == timedelta(seconds=0.5)
     assert delay_asked_for(kind("why", retry_after=300)) == timedelta(minutes=5)
     for without in (None, 0, 0.0, -1, math.nan):
         assert delay_asked_for(kind("why", retry_after=without)) is None
     for endless in (86_401, 999_999_999, math.inf):
         assert delay_asked_for(kind("why", retry_after=endless)) == LONGEST_DELAY
-    # The scheduler adds it to the date.
+    # The scheduler adds the delay to the date.
     assert datetime.now(UTC) + LONGEST_DELAY
     assert delay_asked_for(RuntimeError("why")) is None
 
 
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.parametrize("name", ALL_ERRORS)
-def test_the_policy(name: str) -> None:
+def test_the_decision_for_each_error(name: str) -> None:
     assert retry_policy is not None
     decision = retry_policy.evaluate(ALL_ERRORS[name]("a text from outside"), 1, 3)
     expected = "fail" if name in FOR_GOOD else "retry" if "Throttled" in name else "default"
@@ -320,15 +320,15 @@ def test_the_policy(name: str) -> None:
 
 def make_retried_dag() -> DAG:
     with make_dag("retried", default_args=THRICE) as dag:
-        deletes()
+        add_delete()
         wait()
         DeleteVectorsByIdsOperator.partial(task_id="mapped", index_name=INDEX).expand(ids=[["a"]])
-        asks_the_hook()
+        add_hook_task()
     return dag
 
 
 @pytest.mark.airflow(since="3.3")
-def test_the_policy_goes_with_the_dag() -> None:
+def test_the_policy_is_serialized_with_the_dag() -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
     dag = make_retried_dag()
@@ -349,8 +349,8 @@ def test_the_policy_goes_with_the_dag() -> None:
 
 @pytest.mark.airflow(before="3.3")
 @pytest.mark.usefixtures("airflow_db")
-@pytest.mark.parametrize("make", ASKING)
-def test_before_airflow_3_3_tasks_are_retried_as_they_say(
+@pytest.mark.parametrize("make", MAKERS)
+def test_before_airflow_3_3_tasks_are_retried_with_their_delay(
     vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch, make: Callable[[], None]
 ) -> None:
     assert retry_policy is None
@@ -361,7 +361,7 @@ def test_before_airflow_3_3_tasks_are_retried_as_they_say(
 
 
 @pytest.mark.airflow(before="3.3")
-def test_before_airflow_3_3_the_policy_is_taken_in_default_args_only() -> None:
+def test_before_airflow_3_3_the_policy_is_accepted_only_in_default_args() -> None:
     try:
         from airflow.serialization.serialized_objects import DagSerialization
     except ImportError:  # before 3.2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole DAGs, run by Airflow: what is text by nature stays text, with native rendering or without."""
+"""Whole DAGs run by Airflow: prefixes, names and paths stay text, with and without native rendering."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VALUES = [0.5] * DIMENSIONS
 
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("prefix", ["'a'", "2024", "1e5", "True", "[1]"])
-def test_a_prefix_is_text(vectorize: Vectorize, native: bool, prefix: str) -> None:
+def test_a_prefix_stays_text(vectorize: Vectorize, native: bool, prefix: str) -> None:
     vectorize.fill([f"{prefix}-1", "a-1", "100000.0"])
     with make_dag("text", params={"prefix": prefix}, render_template_as_native_obj=native) as dag:
         ListVectorsOperator(task_id="list", index_name=INDEX, prefix="{{ params.prefix }}")
@@ -38,7 +38,7 @@ def test_a_prefix_is_text(vectorize: Vectorize, native: bool, prefix: str) -> No
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_names_are_text(vectorize: Vectorize, tmp_path: Path, native: bool) -> None:
+def test_names_stay_text(vectorize: Vectorize, tmp_path: Path, native: bool) -> None:
     vector: Any = {"id": "0x1f", "values": VALUES, "namespace": "2024"}
     vectorize.wait_for(vectorize.client.upsert(INDEX, [vector, {**vector, "id": "'a'"}])["mutationId"])
     params = {"space": 2024, "id": "0x1f", "prefix": "'a'", "path": f"{tmp_path}/'a'", "property": "1_0"}
@@ -62,7 +62,7 @@ def test_names_are_text(vectorize: Vectorize, tmp_path: Path, native: bool) -> N
     assert [one["propertyName"] for one in vectorize.client.list_metadata_indexes(INDEX)] == ["1_0"]
 
 
-def test_the_names_of_a_sensor_are_text() -> None:
+def test_the_names_of_a_sensor_stay_text() -> None:
     with make_dag("sensed", render_template_as_native_obj=True):
         sensor = VectorizeMutationSensor(task_id="wait", index_name="{{ '2024' }}", account_id="{{ '1e5' }}")
     sensor.render_template_fields({})
@@ -93,5 +93,5 @@ def test_lists_in_lists_share_an_environment(monkeypatch: pytest.MonkeyPatch, na
         operator = UpsertVectorsOperator(task_id="fill", index_name=INDEX, vectors=vectors)
     operator.render_template_fields({})
     assert operator.vectors == [{**vector, "values": [1, "2"]} for vector in vectors]
-    # The DAG's own, one for the fields that are text, one for the vectors.
+    # The DAG's environment, one for text fields, one for the vectors.
     assert len(made) == (3 if native else 1)
