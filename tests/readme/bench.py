@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the blocks of the documents are run with."""
+"""The bench that runs the blocks of the documents."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from readme.markdown import Block
 
 @dataclass
 class Bench:
-    """What a rule works with: a local server, which is the default connection, and an empty directory."""
+    """The tools of a rule: a local server as the default connection, and an empty directory."""
 
     server: LocalVectorize
     directory: Path
     monkeypatch: pytest.MonkeyPatch
 
     def bash(self, script: str, **env: str) -> str:
-        """Run a script as a reader would paste it, and return what it prints."""
+        """Run a script as a reader would paste it and return its output."""
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self.directory,
@@ -40,12 +40,12 @@ class Bench:
         return done.stdout
 
     def env(self, **env: str) -> dict[str, str]:
-        # The commands are those beside the interpreter that runs the tests.
+        # Use the commands of the environment that runs the tests.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1", **env}
 
     def load(self, block: Block) -> ModuleType:
-        """Import a block from a file, as Airflow does."""
+        """Import a block from a file, like Airflow."""
         path = self.directory / f"{re.sub('[^a-z]+', '_', block.key.lower())}{block.number}.py"
         path.write_text(block.text)
         spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -54,7 +54,7 @@ class Bench:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         for task in getattr(getattr(module, "dag", None), "tasks", ()):
-            # The default is 10 s; what is waited for here is applied after 20 ms.
+            # The default is 10 s; this server applies writes after 20 ms.
             for name in {"poll_interval", "poke_interval"} & vars(task).keys():
                 setattr(task, name, 0.1)
         return module

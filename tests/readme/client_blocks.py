@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the fenced blocks of docs/other-clients.md are run."""
+"""Rules for the fenced blocks of docs/other-clients.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = "docs/other-clients.md"
 
 
 def sets_the_variables(block: Block, bench: Bench) -> None:
-    """The local server of the tests has the same account and token, and a port of its own."""
+    """The test's local server has this account and token, and another port."""
     printed = bench.bash(f"{block.text}env | grep ^CLOUDFLARE_")
     values = dict(line.split("=", 1) for line in printed.splitlines())
     assert values["CLOUDFLARE_ACCOUNT_ID"] == bench.server.account_id
@@ -34,7 +34,7 @@ def upserts_by_the_sdk(block: Block, bench: Bench) -> None:
 
 
 def is_run_elsewhere(block: Block, bench: Bench) -> None:
-    """tests/local/test_other_clients.py makes such calls, with clients that the other tests do not need."""
+    """Not run here: tests/local/test_other_clients.py makes these calls with the required clients."""
     assert block.language == "text"
 
 

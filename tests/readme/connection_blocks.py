@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the fenced blocks of docs/connection.md and docs/troubleshooting.md are run."""
+"""Rules for the fenced blocks of docs/connection.md and docs/troubleshooting.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONNECTIONS = "/run/secrets/connections.json"
 
 
 def is_a_file_of_connections(block: Block, bench: Bench) -> None:
-    """As the backend of the block after it reads it; the file is elsewhere, since that place is root's."""
+    """Read the file with the next block's backend, from another place: only root can write to the page's."""
     (settings,) = (one for one in read(block.path).blocks if one.key == f"{block.path}#secrets-backends/2")
     path = bench.directory / "connections.json"
     path.write_text(block.text)
@@ -42,7 +42,7 @@ def sets_the_backend(block: Block, bench: Bench) -> None:
 
 
 def deletes_in_two_accounts(block: Block, bench: Bench) -> None:
-    """The local server has one account: what the default connection says is another's."""
+    """The local server has only the staging account; the default connection names another account."""
     variable = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
     vectorize = Vectorize(bench.server)
     vectorize.fill(["chunk-0", "chunk-1", "chunk-2"])

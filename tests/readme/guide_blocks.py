@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the fenced blocks of docs/getting-started.md, docs/deleting-at-scale.md and docs/design.md are run."""
+"""Rules for the fenced blocks of docs/getting-started.md, docs/deleting-at-scale.md and docs/design.md."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def block_of(key: str) -> Block:
 
 
 def names_the_servers_options(block: Block, bench: Bench) -> None:
-    """The README's block of this command is run; here it may have other options."""
+    """Check only the options; another rule runs the README's block of this command."""
     command, *options = shlex.split(block.text)
     assert command == "vectorize-local"
     assert build_parser().parse_args(options).apply_delay == 10
@@ -112,8 +112,8 @@ def deletes_by_files(block: Block, bench: Bench) -> None:
     assert run.pull("wait_until_all_are_gone")["outcome"] in PROVEN
 
 
-def names_what_is_there(block: Block, bench: Bench) -> None:
-    """A drawing: each file and each function in it exists."""
+def names_existing_parts(block: Block, bench: Bench) -> None:
+    """Check that each file and function in the drawing exists."""
     files = re.findall(r"[\w/]+\.py", block.text)
     assert files
     for name in files:
@@ -131,7 +131,7 @@ RULES: Mapping[str, Callable[[Block, Bench], None]] = {
     f"{START}#trigger-the-dag/1": tests_the_first_dag,
     f"{START}#trigger-the-dag/2": is_the_log_of_the_wait,
     f"{SCALE}#chunks-in-files-one-wait/1": deletes_by_files,
-    "docs/design.md#the-layers/1": names_what_is_there,
-    "docs/design.md#one-delete/1": names_what_is_there,
-    "docs/design.md#one-wait/1": names_what_is_there,
+    "docs/design.md#the-layers/1": names_existing_parts,
+    "docs/design.md#one-delete/1": names_existing_parts,
+    "docs/design.md#one-wait/1": names_existing_parts,
 }

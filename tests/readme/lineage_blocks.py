@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the fenced blocks of docs/lineage.md are run."""
+"""Rules for the fenced blocks of docs/lineage.md."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def writes_and_reads(block: Block, bench: Bench) -> None:
     path.write_text(json.dumps({"id": "a", "values": [0.5] * 32}) + "\n")
     page = bench.load(block)
     (outlet,) = page.write.get_task("upsert").outlets
-    # The account is that of the local server, so that the page can be tried.
+    # The page uses the local server's account, so that readers can run it.
     assert outlet.uri == f"cloudflare-vectorize://{vectorize.server.account_id}/docs"
     assert run_dag(page.write, run_conf={"path": str(path)}).state == "success"
     run = run_dag(page.after)
     assert run.pull("list") == ["a"]
 
 
-def tells_openlineage(block: Block, bench: Bench) -> None:
+def reports_to_openlineage(block: Block, bench: Bench) -> None:
     bench.monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(ROOT / "example_dags"))
     bench.bash(block.text)
     events = [json.loads(line) for line in (bench.directory / "lineage.ndjson").read_text().splitlines()]
@@ -43,5 +43,5 @@ def tells_openlineage(block: Block, bench: Bench) -> None:
 
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
     f"{PAGE}#assets/1": writes_and_reads,
-    f"{PAGE}#openlineage/1": tells_openlineage,
+    f"{PAGE}#openlineage/1": reports_to_openlineage,
 }

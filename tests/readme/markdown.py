@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests need of a Markdown file: its fenced blocks, tables, links and anchors."""
+"""Parse a Markdown file into fenced blocks, tables, links and anchors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def documents() -> list[str]:
-    """Return the paths of all the documents, from the project's root."""
+    """Return the paths of all documents, relative to the project's root."""
     return sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: the n-th under its heading."""
+    """The n-th fenced block under a heading."""
 
     path: str
     heading: str
@@ -38,7 +38,7 @@ class Block:
 
 @dataclass
 class Document:
-    """A Markdown file, taken apart."""
+    """A parsed Markdown file."""
 
     path: str
     blocks: list[Block] = field(default_factory=list)
@@ -53,13 +53,13 @@ class Document:
         return _LINK.findall(re.sub(r"`[^`]*`", "", self.text))
 
     def rows(self, heading: str) -> list[list[str]]:
-        """Return the cells of the table under a heading, without its head."""
+        """Return the cells of the table under a heading, without its header."""
         lines = [line for at, line in self.prose if at == heading and line.startswith("|")]
         return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
 def read(path: str) -> Document:
-    """Take a Markdown file apart."""
+    """Parse a Markdown file."""
     document = Document(path)
     heading = ""
     counts: Counter[str] = Counter()
@@ -88,5 +88,5 @@ def _until_fence(lines: Iterator[str], path: str) -> Iterator[str]:
 
 
 def _slug(heading: str) -> str:
-    # As GitHub makes them: letters, digits, hyphens and underscores stay, spaces become hyphens.
+    # Like GitHub: keep letters, digits, hyphens and underscores; spaces become hyphens.
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages as the documents show them: text in which ``...`` stands for what differs."""
+"""Messages in the documents: text with ``...`` for variable parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from readme.markdown import Document
 
 
 def messages(document: Document) -> list[str]:
-    """Return what stands as code in the first cells of all tables, but a bare name there."""
+    """Return the code in the first cells of all tables, except bare names."""
     found = []
     for heading in dict.fromkeys(at for at, line in document.prose if line.startswith("|")):
         for row in document.rows(heading):
@@ -20,11 +20,11 @@ def messages(document: Document) -> list[str]:
 
 
 def fits(shown: str, said: str) -> bool:
-    """Say whether a message is what a document shows; what follows the shown text does not matter."""
+    """Return whether a message begins with a document's text."""
     pattern = ".*".join(re.escape(part) for part in shown.split("..."))
     return re.match(pattern, said, re.DOTALL) is not None
 
 
 def rows_for(said: str, shown: Iterable[str]) -> list[str]:
-    """Return the rows that a reader with this message finds."""
+    """Return the table rows that match this message."""
     return [one for one in shown if fits(one, said)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the blocks of docs/index.md, docs/operators/ and docs/reference/ are run: most are whole DAG files."""
+"""Rules for the blocks of docs/index.md, docs/operators/ and docs/reference/: most are whole DAG files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VALUES = [0.5] * DIMENSIONS
 
 
 def page_of(cls: type) -> str:
-    """Return the path of the page of an operator or sensor: its name in words, without what all share."""
+    """Return the path of an operator's or sensor's page: its name in words, without the common parts."""
     name = re.sub(r"^Vectorize|(Create|Delete)Vectorize|Operator$", r"\1", cls.__name__)
     return f"{FOLDER}/{re.sub('(?<!^)(?=[A-Z])', '-', name).lower()}.md"
 
@@ -41,12 +41,12 @@ PAGES: dict[str, type] = {
 
 
 def spans(path: str) -> set[str]:
-    """Return what stands in a page as code."""
+    """Return the code spans of a page."""
     return set(re.findall(r"`([^`]+)`", read(path).text))
 
 
 class Stage:
-    """What a block runs on: indexes, files that params of its DAG name, and the bench."""
+    """The stage of a block: indexes, files that params of its DAG name, and the bench."""
 
     def __init__(self, block: Block, bench: Bench) -> None:
         self.block = block
@@ -54,11 +54,11 @@ class Stage:
         self.params: dict[str, Any] = {}
 
     def index(self, name: str = "docs") -> Vectorize:
-        """Make an index."""
+        """Create an index."""
         return Vectorize(self.bench.server, name)
 
     def file(self, name: str, lines: list[Any] | None = None, *, param: str = "path") -> Path:
-        """Make a file of JSON lines, or only a path, that a param names."""
+        """Set a param to a path; create a file of JSON lines there if there are lines."""
         path = self.bench.directory / name
         if lines is not None:
             path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -71,12 +71,12 @@ class Stage:
         run = run_dag(dag, run_conf=self.params)
         assert run.state == "success", run.states
         for task in dag.tasks:
-            names_what_is_pushed(self.block.path, task.task_id, task.task_type, run)
+            names_pushed_xcoms(self.block.path, task.task_id, task.task_type, run)
         return run
 
 
-def names_what_is_pushed(path: str, task_id: str, task_type: str, run: Run) -> None:
-    """See that a page names the XComs of its operator, and what is in them."""
+def names_pushed_xcoms(path: str, task_id: str, task_type: str, run: Run) -> None:
+    """Check that a page names the XComs of its operator and their fields."""
     if path not in PAGES or task_type != PAGES[path].__name__:
         return
     named = spans(path) | set(re.findall(r'"(\w+)":', " ".join(spans(path))))
@@ -87,7 +87,7 @@ def names_what_is_pushed(path: str, task_id: str, task_type: str, run: Run) -> N
     assert rows or task_type == "DeleteVectorizeIndexOperator"
     for key, map_index in rows:
         if key.startswith("_link_"):
-            # Where Airflow 3 keeps the link of a task.
+            # Airflow 3 stores the link of a task there.
             continue
         value = run.pull(task_id, key, map_index)
         if key != "return_value":
@@ -135,7 +135,7 @@ def deletes_a_document(stage: Stage) -> None:
     vectorize.wait_for(vectorize.client.upsert("docs", vectors)["mutationId"])
     report = stage.run().pull("delete", "report")
     assert vectorize.ids() == {"b"}
-    # Its deferred wait is not forgotten by dag.test().
+    # dag.test() completes its deferred wait.
     assert (report["outcome"], report["rounds"], report["deleted"]) == ("none_found", 1, 1)
 
 
@@ -148,14 +148,14 @@ def deletes_a_namespace(stage: Stage) -> None:
     assert run.pull("rehearse", "receipt")["would_delete"] == 1
 
 
-def fills_out_of_an_xcom(stage: Stage) -> None:
+def fills_from_an_xcom(stage: Stage) -> None:
     vectorize = stage.index()
     run = stage.run()
     assert vectorize.ids() == {"a"}
     assert run.pull("fill", "report") == {"vectors": 1, "requests": 1, "discarded": 0}
 
 
-def fills_out_of_a_file(stage: Stage) -> None:
+def fills_from_a_file(stage: Stage) -> None:
     vectorize = stage.index()
     stage.file("vectors.ndjson", [{"id": f"v{i}", "values": VALUES} for i in range(3)])
     run = stage.run()
@@ -163,7 +163,7 @@ def fills_out_of_a_file(stage: Stage) -> None:
     assert run.pull("fill", "evidence")["outcome"] == "watermark"
 
 
-def fills_out_of_parquet(stage: Stage) -> None:
+def fills_from_parquet(stage: Stage) -> None:
     vectorize = stage.index()
     path = stage.file("vectors.parquet")
     rows = [{"id": f"v{i}", "embedding": VALUES, "lang": "en", "more": i} for i in range(2500)]
@@ -257,7 +257,7 @@ def creates_an_index(stage: Stage) -> None:
     run = stage.run()
     assert run.pull("create", "index")["config"] == {"dimensions": 32, "metric": "cosine"}
     assert run.pull("create", "receipt")["count"] == 2
-    # Again: it is there, as it should be.
+    # Another run finds the index as wanted.
     again = stage.run()
     assert again.pull("create") == again.pull("create", "receipt")["mutation_id"] != run.pull("create")
     assert again.pull("create", "index") == run.pull("create", "index")
@@ -318,8 +318,8 @@ def waits_for_own_task(stage: Stage) -> None:
 _DAGS: Mapping[str, tuple[Callable[[Stage], None], ...]] = {
     "delete-vectors-by-ids": (deletes_by_param, deletes_by_file),
     "delete-vectors-by-filter": (deletes_a_document, deletes_a_namespace),
-    "upsert-vectors": (fills_out_of_an_xcom, fills_out_of_a_file),
-    "insert-vectors": (fills_out_of_parquet,),
+    "upsert-vectors": (fills_from_an_xcom, fills_from_a_file),
+    "insert-vectors": (fills_from_parquet,),
     "get-vectors-by-ids": (gets_a_few, copies_vectors),
     "query-vectors": (queries, queries_by_id),
     "list-vectors": (lists_and_deletes, lists_a_few),
@@ -336,8 +336,8 @@ def as_rule(check: Callable[[Stage], None]) -> Callable[[Block, Bench], None]:
     return lambda block, bench: check(Stage(block, bench))
 
 
-def names_what_is_there(block: Block, bench: Bench) -> None:
-    """Not run but by Sphinx, in tests/package/test_docs.py; what the directives name can be imported."""
+def names_existing_parts(block: Block, bench: Bench) -> None:
+    """Only Sphinx runs it, in tests/package/test_docs.py. The names in the directives can be imported."""
     assert block.language == "{eval-rst}"
     module = ""
     directives = re.findall(r"^\.\. (\w+):: ([\w.]+)$", block.text, re.MULTILINE)
@@ -359,7 +359,7 @@ RULES: Mapping[str, Callable[[Block, Bench], None]] = {
         for number, check in enumerate(checks, 1)
     },
     **{
-        block.key: names_what_is_there
+        block.key: names_existing_parts
         for path in sorted(ROOT.glob("docs/reference/*.md"))
         for block in read(str(path.relative_to(ROOT))).blocks
     },

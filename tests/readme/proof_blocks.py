@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the blocks of is-it-really-gone.md, erase-with-proof.md and ids-in-airflow.md, in docs/, are run."""
+"""Rules for the blocks of is-it-really-gone.md, erase-with-proof.md and ids-in-airflow.md in docs/."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IDS = ["b", "a", "é", "\U0001f600", "\uffee", "b", "A", "a-1"]
 DIGEST = sha256_of_sorted([IDS])
 
 
-def digests_as_the_evidence_does(block: Block, bench: Bench) -> None:
+def computes_the_digest_of_the_evidence(block: Block, bench: Bench) -> None:
     assert (len(set(IDS)), bench.load(block).sha256_of(IDS)) == DIGEST
 
 
@@ -46,9 +46,9 @@ def keeps_the_proof(block: Block, bench: Bench) -> None:
     assert kept == {key: run.pull("delete", key) for key in ("receipt", "evidence")}
     assert path.stem == kept["evidence"]["mutation_id"]
     assert (kept["evidence"]["ids_verified"], kept["evidence"]["ids_sha256"]) == DIGEST
-    # The page tells of each field.
+    # The page explains each field.
     assert fields_of_the_proof() == set(kept["receipt"]) | set(kept["evidence"])
-    # What can still be read fails it, and is kept.
+    # Visible ids fail the task, and it saves the proof.
     keep = dag.get_task("keep_proof").python_callable
     visible = {**kept["evidence"], "mutation_id": "other", "ids_visible": 1}
     for evidence, why in (
@@ -80,7 +80,7 @@ def leaves_no_id(block: Block, bench: Bench) -> None:
     assert not list(bench.directory.glob("*.txt"))
     tables = [name for (name,) in query("SELECT name FROM sqlite_master WHERE type='table'")]
     assert not [table for table in tables if "customer-7-1" in str(query(f'SELECT * FROM "{table}"'))]
-    # One that is left fails the run.
+    # A remaining vector fails the run.
     vectorize.fill(ids[:1])
     path = bench.directory / "left.txt"
     path.write_text("".join(f"{id_}\n" for id_ in ids))
@@ -96,7 +96,7 @@ def cleans_the_database(block: Block, bench: Bench) -> None:
 
 
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
-    f"{GONE}#reading-every-id/1": digests_as_the_evidence_does,
+    f"{GONE}#reading-every-id/1": computes_the_digest_of_the_evidence,
     f"{ERASE}#the-dag/1": keeps_the_proof,
     f"{ERASE}#what-to-hand-over/1": is_a_proof,
     "docs/ids-in-airflow.md#keep-ids-out-of-airflow/1": leaves_no_id,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the fenced blocks of the how-to guides are run that are a page each: tenants, filling, alerts."""
+"""Rules for the fenced blocks of the how-to guides: tenants, filling, alerts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def keeps_in_step(block: Block, bench: Bench) -> None:
     run = run_dag(bench.load(block).dag, run_conf={"path": str(path)})
     assert run.state == "success", run.states
     assert vectorize.ids() == set(ids)
-    # A file that lost most of its lines.
+    # The file has lost most of its lines.
     path.write_text(path.read_text().splitlines()[0] + "\n")
     assert run_dag(bench.load(block).dag, run_conf={"path": str(path)}).state == "failed"
     assert vectorize.ids() == set(ids)
@@ -57,7 +57,7 @@ def alerts(block: Block, bench: Bench) -> None:
         alerted.append(context["task_instance"].task_id)  # type: ignore[attr-defined]
 
     module.dag.get_task("delete").on_failure_callback = [alert]
-    # There is no such index.
+    # The index does not exist.
     assert run_dag(module.dag).state == "failed"
     assert alerted == ["delete"]
 

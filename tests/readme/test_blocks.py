@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Every fenced block of the documents does what it says.
+Every fenced block of the documents works as described.
 
-Each has a rule in ``RULES``, by its document, heading and number there. What cannot be run here (it would
-install packages, or needs a container engine) is checked against what it names, and its rule says what runs
-it instead.
+``RULES`` has a rule for each block, by document, heading and number. Some blocks cannot run here: they
+install packages or need a container engine. Their rules check the names in the block and say where it runs.
 """
 
 from __future__ import annotations
@@ -67,11 +66,11 @@ def bench(server: LocalVectorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return Bench(server, tmp_path, monkeypatch)
 
 
-# --- checked, and run elsewhere -----------------------------------------------------------------------------
+# --- checked here, run elsewhere ----------------------------------------------------------------------------
 
 
 def is_placeholder(block: Block, bench: Bench) -> None:
-    """Not run: the repository has no address yet. Whoever runs these tests has cloned it already."""
+    """Not run: the repository has no address yet."""
     assert block.language == "text"
     first, second = block.text.splitlines()
     assert first == "git clone <this repository>"
@@ -80,7 +79,7 @@ def is_placeholder(block: Block, bench: Bench) -> None:
 
 
 def names_targets(block: Block, bench: Bench) -> None:
-    """Not run: each sets up a whole environment. The Makefile's own users run them; ``.ci/run`` does too."""
+    """Not run: each target sets up a whole environment. ``.ci/run`` runs them."""
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for line in block.text.splitlines():
         command, target = line.split()
@@ -89,17 +88,17 @@ def names_targets(block: Block, bench: Bench) -> None:
 
 
 def installs_the_checkout(block: Block, bench: Bench) -> None:
-    """Not run: it installs packages. ``make wheel`` installs the same in a clean environment."""
+    """Not run: it installs packages. ``make wheel`` installs them in a clean environment."""
     assert bench.bash(f"pip() {{ printf '%s ' \"$@\"; }}\n{block.text}") == "install . "
 
 
 def installs_the_wheel(block: Block, bench: Bench) -> None:
-    """Not run: it builds and installs packages. ``make wheel`` does, in a clean environment."""
+    """Not run: it builds and installs packages. ``make wheel`` does it in a clean environment."""
     names_targets(Block(block.path, "", 1, "", block.text.splitlines()[0] + "\n"), bench)
     wheel = bench.directory / "dist" / "airflow_provider_cfvectorize-0.1.0-py3-none-any.whl"
     wheel.parent.mkdir()
     wheel.touch()
-    # With a pip that says what it is asked for.
+    # This pip prints its arguments.
     lines = bench.bash(f"pip() {{ printf '%s\\n' \"$@\"; }}\n{block.text.split(chr(10), 1)[1]}").splitlines()
     assert lines[:3] == ["install", f"dist/{wheel.name}", "install"]
     path, extras = lines[3].rstrip("]").split("[")
@@ -120,7 +119,7 @@ def shows_the_provider(block: Block, bench: Bench) -> None:
 def exports_a_connection(block: Block, bench: Bench) -> None:
     value = bench.bash(f"{block.text}printenv {CONN_VARIABLE}").removesuffix("\n")
     bench.monkeypatch.setenv(CONN_VARIABLE, value)
-    # In a secrets backend, the same text.
+    # A secrets backend holds this text too.
     kept = LocalFilesystemBackend().deserialize_connection(conn_id=CONN_ID, value=value)
     for conn in (BaseHook.get_connection(CONN_ID), kept):
         assert (conn.conn_type, conn.login, conn.password) == ("cloudflare_vectorize", ACCOUNT_ID, TOKEN)
@@ -145,14 +144,14 @@ def adds_a_connection(block: Block, bench: Bench) -> None:
     assert rows == [("cloudflare_vectorize", ACCOUNT_ID, TOKEN, '{"timeout": 20}')]
 
 
-def tries_the_connection(block: Block, bench: Bench) -> None:
+def checks_the_connection(block: Block, bench: Bench) -> None:
     assert "Connection success" in bench.bash(block.text)
     assert bench.server.stats()["list_indexes"] == 1
 
 
 @contextmanager
 def started(bench: Bench, script: str, **env: str) -> Iterator[list[str]]:
-    """Run a server's command line and yield the two lines that it prints."""
+    """Run a server's command line and yield the two printed lines."""
     process = subprocess.Popen(
         ["bash", "-c", f"exec {script}"],
         cwd=bench.directory,
@@ -169,13 +168,13 @@ def started(bench: Bench, script: str, **env: str) -> Iterator[list[str]]:
 
 
 def runs_the_server(block: Block, bench: Bench) -> None:
-    """Run with a free port, since any fixed one may be taken; the default is checked with the options."""
+    """Run on a free port, because a fixed port may be in use; tests of the options check the default."""
     options = shlex.split(block.text)
     assert options[0] == "vectorize-local"
     assert build_parser().parse_args(options[1:])
     with started(bench, f"{block.text.strip()} --port 0") as (address, variable):
         assert address.startswith("listening on http://127.0.0.1:")
-        # The line can be pasted as it is.
+        # Readers can paste the line.
         bench.monkeypatch.setenv(
             CONN_VARIABLE, bench.bash(f"export {variable}\nprintenv {CONN_VARIABLE}").removesuffix("\n")
         )
@@ -199,7 +198,7 @@ def is_what_the_server_prints(block: Block, bench: Bench) -> None:
 
 
 def collects_the_suite(block: Block, bench: Bench) -> None:
-    """Collected only: ``make test`` runs the suite, and tests/package runs it as against a real account."""
+    """Only collected: ``make test`` runs the suite, and tests/package runs it as with a real account."""
     printed = bench.bash(f"cd {ROOT}\n{block.text.rstrip()} --collect-only -q -p no:cacheprovider")
     assert "test_an_insert_keeps_existing_vectors" in printed
 
@@ -277,9 +276,9 @@ def passes_in_pytest(block: Block, bench: Bench) -> None:
         def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
             outcomes.append((report.when, report.outcome))
 
-    # In this process, since another one would spend seconds on importing Airflow.
+    # In this process: another process would import Airflow for seconds.
     alone = ["-c", os.devnull, f"--rootdir={bench.directory}", "-p", "no:cacheprovider", "-p", "no:randomly"]
-    # Several blocks make a file of this name.
+    # Several blocks create a file with this name.
     alone.append("--import-mode=importlib")
     assert pytest.main([*alone, str(path)], plugins=[Listener()]) == pytest.ExitCode.OK
     assert outcomes == [("setup", "passed"), ("call", "passed"), ("teardown", "passed")]
@@ -306,7 +305,7 @@ def command_of_image(dockerfile: str) -> list[str]:
 
 
 def is_an_image(block: Block, bench: Bench) -> None:
-    """Not built: that needs a container engine. Its command runs below, in the compose file's environment."""
+    """Not built: it needs a container engine. The rule for the compose file runs the image's command."""
     assert re.findall("^[A-Z]+", block.text, re.MULTILINE) == ["FROM", "COPY", "RUN", "CMD"]
     with (ROOT / "pyproject.toml").open("rb") as file:
         least = tomllib.load(file)["project"]["requires-python"].removeprefix(">=")
@@ -317,10 +316,10 @@ def is_an_image(block: Block, bench: Bench) -> None:
 
 def connects_containers(block: Block, bench: Bench) -> None:
     """
-    Not composed: that needs a container engine.
+    Not run: it needs a container engine.
 
-    The image's command runs here, bound to all addresses, with the environment of its service; a worker with
-    the other service's environment addresses it by the name that the network would resolve.
+    The image's command runs here, bound to all addresses, with the environment of its service. A worker with
+    the other service's environment connects to it by the name that the network would resolve.
     """
     services = yaml.safe_load(block.text)["services"]
     image = BLOCKS["docs/local-server.md#in-containers/1"]
@@ -347,7 +346,7 @@ def connects_containers(block: Block, bench: Bench) -> None:
         assert hook.get_conn().base_url == "http://vectorize:8787/client/v4"
         hook.create_index("docs", dimensions=32, metric="cosine")
         assert hook.delete_by_ids("docs", ["a"])["count"] == 1
-        # Without the option, the connection is refused.
+        # Without the option, the provider refuses the connection.
         bench.monkeypatch.delenv("AIRFLOW__CFVECTORIZE__ALLOW_HTTP_HOSTS")
         good, why = CloudflareVectorizeHook().test_connection()
         assert not good
@@ -355,7 +354,7 @@ def connects_containers(block: Block, bench: Bench) -> None:
 
 
 def is_what_scale_out_prints(block: Block, bench: Bench) -> None:
-    """Not run: it takes minutes, Redis and PostgreSQL. ``.ci/run`` does; here, its rows are looked at."""
+    """Not run: it needs minutes, Redis and PostgreSQL; ``.ci/run`` runs it. The rule checks the rows."""
     bench.monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import scale_out
 
@@ -369,7 +368,7 @@ SCALE_VALUES = "docs/scale-out.md#on-kubernetes/1"
 
 
 def are_values_of_the_chart(block: Block, bench: Bench) -> None:
-    """Not installed: that needs a cluster. What is set is what ``make scale-out`` sets, by the same names."""
+    """Not installed: it needs a cluster. ``make scale-out`` uses these settings with these names."""
     bench.monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import scale_airflow
 
@@ -383,7 +382,7 @@ def are_values_of_the_chart(block: Block, bench: Bench) -> None:
 
 
 def installs_the_chart(block: Block, bench: Bench) -> None:
-    """Not run: that needs a cluster. The secret is the one that the values name."""
+    """Not run: it needs a cluster. The values name this secret."""
     (secret,) = yaml.safe_load(BLOCKS[SCALE_VALUES].text)["secret"]
     create, install = (shlex.split(line) for line in block.text.splitlines())
     assert create[:4] == ["kubectl", "create", "secret", "generic"]
@@ -393,7 +392,7 @@ def installs_the_chart(block: Block, bench: Bench) -> None:
 
 
 def kills_a_pod(block: Block, bench: Bench) -> None:
-    """Not run: that needs a cluster."""
+    """Not run: it needs a cluster."""
     assert shlex.split(block.text)[:3] == ["kubectl", "delete", "pod"]
 
 
@@ -405,11 +404,11 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "README.md#install-into-an-existing-airflow/2": installs_the_wheel,
     "README.md#install-into-an-existing-airflow/3": shows_the_provider,
     "README.md#the-connection/1": exports_a_connection,
-    "README.md#the-connection/2": tries_the_connection,
+    "README.md#the-connection/2": checks_the_connection,
     "docs/connection.md#create-it/1": exports_a_connection,
     "docs/connection.md#create-it/2": exports_a_connection,
     "docs/connection.md#create-it/3": adds_a_connection,
-    "docs/connection.md#test-the-connection/1": tries_the_connection,
+    "docs/connection.md#test-the-connection/1": checks_the_connection,
     FIRST_DAG: runs_as_a_dag,
     "docs/develop-without-an-account.md#in-a-shell/1": runs_the_server,
     "docs/develop-without-an-account.md#in-a-shell/2": fills_an_index,
@@ -448,7 +447,7 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
 }
 
 
-#: `airflow dags test` of Airflow 3.0 refuses outlets that no DAG processor has seen.
+#: `airflow dags test` of Airflow 3.0 refuses outlets that no DAG processor has registered.
 NOT_ON_3_0 = {"docs/lineage.md#openlineage/1"}
 
 
@@ -465,12 +464,12 @@ def test_block(key: str, bench: Bench) -> None:
     RULES[key](BLOCKS[key], bench)
 
 
-def test_no_rule_is_left_over() -> None:
+def test_every_rule_has_a_block() -> None:
     assert set(RULES) <= set(BLOCKS)
 
 
-def test_the_local_server_at_another_address_of_this_machine(bench: Bench) -> None:
-    """As from another machine: not by loopback, with the token, under a name that is allowed."""
+def test_the_local_server_at_another_address(bench: Bench) -> None:
+    """Connect as from another machine: without loopback, with the token, under an allowed name."""
     with LocalVectorize(host="0.0.0.0", api_token=TOKEN, allow_hosts=["vectorize"]) as server:
         bench.monkeypatch.setattr(
             socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)]
@@ -489,11 +488,11 @@ def test_the_local_server_at_another_address_of_this_machine(bench: Bench) -> No
 
 
 def own_address() -> str:
-    """Return an address of this machine that is not its usual loopback one; nothing is sent."""
+    """Return an address of this machine other than 127.0.0.1; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
             return str(probe.getsockname()[0])
         except OSError:
-            # No route: any other address of the loopback network will do.
+            # No route: use another address of the loopback network.
             return "127.0.0.2"

@@ -36,7 +36,7 @@ IDS = [f"v{i}" for i in range(10)]
 
 
 class Clock:
-    """The server's clock, which can be put forward."""
+    """The server's clock, which a test can put forward."""
 
     ahead = 0.0
 
@@ -45,7 +45,7 @@ class Clock:
 
 
 class Bench:
-    """Makes servers, runs tasks, and keeps which errors they ended with."""
+    """A bench that creates servers, runs tasks and records their errors."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
         self.monkeypatch = monkeypatch
@@ -99,7 +99,7 @@ def many_ids(bench: Bench) -> None:
     context = make_context()
     mutation_id = bench.delete(context, ids=ids)
     assert vectorize.server.stats()["delete_by_ids"] == 3
-    # The one returned comes after the others: when it is the watermark, everything is gone.
+    # The returned mutation is the last: when it is the watermark, everything is gone.
     vectorize.wait_for(mutation_id)
     assert vectorize.ids() == {"other"}
 
@@ -151,7 +151,7 @@ def sensor_timeout(bench: Bench) -> None:
     for mode in MODES:
         how = {"deferrable": mode == "deferrable", "mode": "poke" if mode == "deferrable" else mode}
         error = bench.sense(receipt=receipt, timeout=0.1, **how)
-        # Airflow retries no task that ends with this.
+        # Airflow does not retry a task that ends with this error.
         assert isinstance(error, AirflowSensorTimeout)
         skipped = bench.sense(receipt=receipt, timeout=0.1, soft_fail=True, **how)
         assert isinstance(skipped, AirflowSkipException)
@@ -163,7 +163,7 @@ def operator_timeout(bench: Bench) -> None:
         how = {"wait_for_completion": True, "wait_timeout": 0.1, "deferrable": deferrable}
         error = bench.delete(ids=IDS, **how)
         assert not isinstance(error, AirflowSensorTimeout)
-    # The second try of the same task sent everything again.
+    # The second attempt of the task sent everything again.
     assert vectorize.server.stats()["delete_by_ids"] == 2
 
 
@@ -186,7 +186,7 @@ def inserted_again(bench: Bench) -> None:
         vectorize.settle()
         vectorize.fill(again)
         bench.sense(receipt=receipt, timeout=0.1)
-        # The exact times are those of the rules 10 to 12 below.
+        # Rules 10 to 12 below test the exact times.
         bench.clock.ahead = 305
         evidence = bench.sense(receipt=receipt)
         assert (evidence["outcome"], evidence["still_visible"]) == (outcome, again[:5])
@@ -278,11 +278,11 @@ ROWS = {row[0]: row[1] for row in read("docs/cases.md").rows("cases-of-a-delete"
 def test_a_case(case: str, bench: Bench) -> None:
     assert case in CASES, "a new row needs a test"
     CASES[case](bench)
-    # The row names the errors that were met, and no others.
+    # The row names exactly the raised errors.
     assert bench.errors == set(re.findall(r"`(Vectorize\w+)`", ROWS[case]))
 
 
-def test_no_case_is_left_over() -> None:
+def test_every_case_has_a_row() -> None:
     assert set(CASES) == set(ROWS)
 
 
@@ -323,7 +323,7 @@ def decided(
     return decide(Receipt(**fields), state, found, at_deadline=last)
 
 
-#: For each rule, what it is about and, one way or another, what lies just beside it.
+#: For each rule, decisions that it covers, including its boundaries.
 RULES: dict[str, list[Decision]] = {
     "1": [decided(mutation_id=None)],
     "2": [decided(watermark="mine"), decided(watermark="mine", bare=True)],
@@ -403,7 +403,7 @@ RULE_ROWS = [
 def test_rule(row: list[str]) -> None:
     number, _, verdict, outcome = row
     if number == "23":
-        # Of decisions, not of what is seen: tests/client/test_client_decide.py has its cases.
+        # This rule combines decisions: tests/client/test_client_decide.py has its cases.
         assert (verdict, outcome) == ("applied", "that of the later mutation")
         return
     for decision in RULES[number]:
@@ -424,8 +424,8 @@ def test_rules_that_need_witnesses_read_them() -> None:
 
 
 def test_every_outcome_is_explained() -> None:
-    told = {row[0].strip("`") for row in read("docs/decision.md").rows("what-each-outcome-proves")}
-    assert told == {d.outcome for decisions in RULES.values() for d in decisions if d.outcome}
+    documented = {row[0].strip("`") for row in read("docs/decision.md").rows("what-each-outcome-proves")}
+    assert documented == {d.outcome for decisions in RULES.values() for d in decisions if d.outcome}
 
 
 # --- ids ----------------------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def deleting(vectorize: Vectorize, gone: set[str]) -> Iterator[None]:
         (["{{ params.id }}"], {"0x1f"}),
     ],
 )
-def test_native_rendering(vectorize: Vectorize, ids: Any, gone: set[str] | None) -> None:
+def test_ids_with_native_rendering(vectorize: Vectorize, ids: Any, gone: set[str] | None) -> None:
     with make_dag(
         "native", params={"id": "0x1f", "ids": ["0x1f", "1e5"]}, render_template_as_native_obj=True
     ) as dag:
@@ -460,7 +460,7 @@ def test_native_rendering(vectorize: Vectorize, ids: Any, gone: set[str] | None)
 
 
 @pytest.mark.usefixtures("airflow_db")
-def test_a_skipped_task_gives_none(vectorize: Vectorize) -> None:
+def test_a_skipped_task_passes_none(vectorize: Vectorize) -> None:
     with make_dag("skipped") as dag:
 
         @task

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/connection.md shows what the test of a connection says, in each case and in no other."""
+"""docs/connection.md shows every result of the connection test and no others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def host_that(stack: ExitStack, *answers: Reply | str) -> str:
 
 
 def with_tls(stack: ExitStack) -> str:
-    """Accept with a port that speaks TLS and has no certificate that anyone trusts: here, none at all."""
+    """Start a TLS server without a certificate and return its URL."""
     server = ScriptedServer([ok([])])
     stack.callback(server.close)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -85,7 +85,7 @@ def throttled(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> dict[str, An
     return {"host": host_that(stack, refused(429, 971))}
 
 
-#: What is changed of a connection that works, by the beginning of what is said then.
+#: By the beginning of the result: the changes of a working connection that cause it.
 CASES: dict[str, Change] = {
     "Account ... has": plain(),
     "No permission": lambda stack, _: {
@@ -116,7 +116,7 @@ CASES: dict[str, Change] = {
 }
 
 
-#: Airflow 3.0 and 3.1 take such a connection for one that is not there.
+#: Airflow 3.0 and 3.1 treat such a connection as missing.
 NOT_BEFORE_3_2 = {"connection ...: the extra is not"}
 
 
@@ -129,7 +129,7 @@ NOT_BEFORE_3_2 = {"connection ...: the extra is not"}
         for case in CASES
     ],
 )
-def test_what_the_test_of_a_connection_says(
+def test_results_of_the_connection_test(
     says: Callable[..., tuple[bool, str]], stack: ExitStack, monkeypatch: pytest.MonkeyPatch, beginning: str
 ) -> None:
     works, said = says(**CASES[beginning](stack, monkeypatch))
@@ -139,14 +139,14 @@ def test_what_the_test_of_a_connection_says(
     assert any(row.startswith(beginning) for row in found), (said, found)
 
 
-def test_every_row_has_its_case() -> None:
+def test_every_row_has_a_case() -> None:
     assert len(SHOWN) == len(CASES)
     for shown in SHOWN:
         assert any(shown.startswith(beginning) for beginning in CASES), shown
 
 
 @pytest.mark.usefixtures("impatient_refusals")
-def test_a_token_that_may_only_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_token(monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalVectorize(read_only_token=TOKEN) as server:
         vectorize = Vectorize(server)
         vectorize.fill(["a"])
@@ -161,9 +161,7 @@ def test_a_token_that_may_only_read(monkeypatch: pytest.MonkeyPatch) -> None:
             hook.delete_by_ids("docs", ["a"])
 
 
-def test_a_task_keeps_the_token_that_it_started_with(
-    server: LocalVectorize, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_running_task_keeps_its_token(server: LocalVectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CONN, server.connection)
     running = CloudflareVectorizeHook()
     assert running.list_indexes() == []

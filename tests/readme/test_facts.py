@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documents say of names, numbers, files and links is so."""
+"""Names, numbers, files and links in the documents are correct."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PACKAGE = ROOT / "airflow_provider_cfvectorize"
 
 
 def words(path: str) -> str:
-    """Return a document's prose without its line breaks."""
+    """Return a document's prose without line breaks."""
     return " ".join(read(path).text.split())
 
 
@@ -49,7 +49,7 @@ def code_spans(path: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", documents())
-def test_links_lead_somewhere(path: str) -> None:
+def test_links_have_targets(path: str) -> None:
     for link in read(path).links():
         parts = urlsplit(link)
         if parts.scheme:
@@ -71,10 +71,10 @@ def test_every_picture_is_on_a_page() -> None:
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "docs/images").glob("*.svg")), ids=lambda path: str(path.stem)
 )
-def test_a_drawing_is_readable_everywhere(path: Path) -> None:
+def test_drawings_are_accessible_and_self_contained(path: Path) -> None:
     root = ElementTree.parse(path).getroot()
     names = {element.tag.rpartition("}")[2] for element in root.iter()}
-    # Its text is text, for search and for screen readers, and it brings its own colours.
+    # Text is text, for search and screen readers, and the drawing has its own colours.
     assert {"title", "desc", "text"} <= names
     assert not names & {"image", "foreignObject", "script"}
     assert "prefers-color-scheme: dark" in path.read_text()
@@ -120,31 +120,31 @@ def test_the_decision_is_two_clicks_away() -> None:
 # --- files and names ----------------------------------------------------------------------------------------
 
 
-def test_the_map_has_every_folder() -> None:
+def test_contributing_lists_every_folder() -> None:
     folders = {f"{path.parent.relative_to(PACKAGE)}/" for path in PACKAGE.rglob("*.py")} - {"./"}
     rows = {row[0].strip("`") for row in read("CONTRIBUTING.md").rows("source-tree")}
     assert rows == folders | {f"{PACKAGE.name}/"}
 
 
 @pytest.mark.parametrize("path", documents())
-def test_errors_that_are_named_exist(path: str) -> None:
+def test_named_errors_exist(path: str) -> None:
     for name in code_spans(path):
         if re.fullmatch(r"Vectorize\w*(Error|Timeout|Interrupted)", name):
             assert hasattr(exceptions, name) or hasattr(sensor_module, name), name
 
 
 @pytest.mark.parametrize("path", documents())
-def test_targets_that_are_named_exist(path: str) -> None:
+def test_named_make_targets_exist(path: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for span in code_spans(path):
         if match := re.fullmatch(r"make ([\w-]+)", span):
             assert re.search(rf"^{match[1]}:", makefile, re.MULTILINE), span
 
 
-def test_the_tested_versions_are_those_of_the_matrix() -> None:
+def test_the_documented_versions_are_tested() -> None:
     rows = read("docs/versions.md").rows("tested-versions")
-    told = {(row[0], python) for row in rows for python in row[1].split(" and ")}
-    assert told == {
+    documented = {(row[0], python) for row in rows for python in row[1].split(" and ")}
+    assert documented == {
         (ENVIRONMENTS[f"airflow-{entry.airflow}"].airflow, entry.python or "3.11") for entry in matrix.ENTRIES
     }
     assert all("`make test-matrix`" in row[2] for row in rows)
@@ -176,17 +176,17 @@ def test_the_fields_of_the_connection() -> None:
 
 def test_the_options_of_the_local_server() -> None:
     rows = read("docs/local-server.md").rows("options")
-    told = {row[0].strip("`"): row[1].strip("`") for row in rows}
+    documented = {row[0].strip("`"): row[1].strip("`") for row in rows}
     options = {
         action.option_strings[0]: action.default
         for action in build_parser()._actions
         if action.dest != "help"
     }
-    # The token's default is described, not shown; an empty list is what no name is.
+    # The page describes the token's default; an empty list means no name.
     expected = {
         name: str(default) if default or default == 0 else "none" for name, default in options.items()
     }
-    assert told == {**expected, "--api-token": "fixed, printed at start"}
+    assert documented == {**expected, "--api-token": "fixed, printed at start"}
 
 
 def test_the_switches_of_the_local_server() -> None:
@@ -290,7 +290,7 @@ def test_the_numbers_of_the_retries() -> None:
 
 
 def test_the_numbers_of_deleting_at_scale() -> None:
-    told = {row[0]: row[1:] for row in read("docs/deleting-at-scale.md").rows("the-speed-limit")}
+    documented = {row[0]: row[1:] for row in read("docs/deleting-at-scale.md").rows("the-speed-limit")}
     per_second = (
         limits.ACCOUNT_REQUESTS * (1 - connection.DEFAULT_RATE_RESERVE) / limits.ACCOUNT_WINDOW_SECONDS
     )
@@ -303,11 +303,11 @@ def test_the_numbers_of_deleting_at_scale() -> None:
         ("10,000,000", 9 * 3600, "9 hours"),
     ):
         requests = int(ids.replace(",", "")) // limits.MAX_DELETE_IDS
-        assert told.pop(ids) == [f"{requests:,}", shown]
-        # The longest one by the rate alone.
+        assert documented.pop(ids) == [f"{requests:,}", shown]
+        # The rate alone gives the longest time.
         takes = simulated_seconds(requests) if requests <= 10_000 else requests / per_second
         assert takes == pytest.approx(seconds, rel=0.05)
-    assert not told
+    assert not documented
     assert f"{per_second * limits.MAX_DELETE_IDS:.0f} ids per second" in words("docs/deleting-at-scale.md")
 
 
@@ -319,7 +319,7 @@ def test_the_simulated_jobs() -> None:
 
 
 def simulated_seconds(requests: int) -> float:
-    """Return how long a job takes in a fresh window that nobody else uses."""
+    """Return the duration of a job in a fresh window without other clients."""
     limit = Limit("fixed", limits.ACCOUNT_REQUESTS, limits.ACCOUNT_WINDOW_SECONDS, phase=0)
     simulation = Simulation(limit, latency=0.25, seed=0)
     simulation.add_process(

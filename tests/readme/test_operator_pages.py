@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What docs/operators/ says of each operator and of the sensor is so, and nothing is left out.
+The pages in docs/operators/ are correct and complete for each operator and the sensor.
 
-That its examples run, and that it names what they push, is in tests/readme/operator_blocks.py.
+tests/readme/operator_blocks.py runs their examples and checks the named XComs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WAITING = {name: p for name, p in parameters(VectorizeWriteOperator).items() if 
 
 
 def check_table(cls: type, rows: list[list[str]], own: dict[str, inspect.Parameter]) -> None:
-    """See that a table has parameters, with their defaults, and says which are templated."""
+    """Check the parameters of a table, their defaults and whether they are templated."""
     assert [row[0].strip("`") for row in rows] == list(own)
     for (_, default, text), (name, parameter) in zip(rows, own.items(), strict=True):
         assert ("templated" in text.lower()) == (name in cls.template_fields), name
@@ -51,7 +51,7 @@ def check_table(cls: type, rows: list[list[str]], own: dict[str, inspect.Paramet
             assert ast.literal_eval(default.strip("`")) == parameter.default, name
 
 
-def test_each_has_its_page() -> None:
+def test_each_operator_has_a_page() -> None:
     pages = {str(path.relative_to(ROOT)) for path in Path(ROOT / FOLDER).glob("*.md")}
     assert pages == {*PAGES, INDEX_PAGE}
     linked = re.findall(r"^\| \[`(\w+)`\]\(([\w-]+\.md)\)", read(INDEX_PAGE).text, re.MULTILINE)
@@ -66,7 +66,7 @@ def by_place() -> list[tuple[str, type]]:
     return sorted(PAGES.items(), key=lambda item: order.index(Path(item[0]).name))
 
 
-def test_what_all_of_them_take() -> None:
+def test_the_common_parameters() -> None:
     document = read(INDEX_PAGE)
     check_table(VectorizeWriteOperator, document.rows("common-parameters"), COMMON)
     rows = {row[0].strip("`"): row for row in document.rows("waiting")}
@@ -93,14 +93,14 @@ def test_the_parameters(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_the_errors(path: str) -> None:
+def test_every_raised_error_is_on_the_page(path: str) -> None:
     raised = re.findall(r":raises (\w+):", inspect.getdoc(PAGES[path].execute) or "")
     assert raised
     assert set(raised) <= spans(path)
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_its_length_and_order(path: str) -> None:
+def test_length_and_headings_of_a_page(path: str) -> None:
     text = (ROOT / path).read_text()
     assert 40 <= len(text.splitlines()) <= 110
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
@@ -120,7 +120,7 @@ def of_namespace(vectorize: Vectorize) -> dict[str, Any]:
     return {"namespace": "n", "max_ids": 1}
 
 
-#: What each is called with, against an index that has a vector ``a``.
+#: The arguments of each operator, for an index with a vector ``a``.
 ARGUMENTS: dict[str, dict[str, Any] | Callable[[Vectorize], dict[str, Any]]] = {
     "DeleteVectorsByFilterOperator": of_namespace,
     "DeleteVectorsByIdsOperator": {"ids": ["a"]},
@@ -140,7 +140,7 @@ ARGUMENTS: dict[str, dict[str, Any] | Callable[[Vectorize], dict[str, Any]]] = {
 
 @pytest.mark.usefixtures("impatient_refusals")
 @pytest.mark.parametrize("path", PAGES)
-def test_the_permission(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_permission_is_required(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cls = PAGES[path]
     (said,) = re.findall(r"^Permission of the API token: Vectorize: (Edit|Read)\.", read(path).text, re.M)
     with LocalVectorize(apply_delay=0.02, read_only_token="read-only") as server:
@@ -207,7 +207,7 @@ def test_nothing_to_do(
     cls = PAGES[f"{FOLDER}/{path}.md"]
     waiting = {"wait_for_completion": True} if issubclass(cls, VectorizeWriteOperator) else {}
     if cls is DeleteVectorsByFilterOperator:
-        # It always waits.
+        # This operator always waits.
         waiting = {"deferrable": True}
     context = make_context()
     result = run_task(lambda: cls(task_id="task", index_name="docs", **kwargs, **waiting), context)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/troubleshooting.md shows the messages that people meet: each is produced here, by real calls."""
+"""docs/troubleshooting.md shows messages that users see; real calls produce each of them here."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Bench:
         return Vectorize(self.server)
 
     def ask(self, **change: Any) -> None:
-        """Send one request, once: it is not the retries that are tried here."""
+        """Send a request without retries."""
         if change:
             self.connect(**change)
         CloudflareVectorizeHook().get_watching_conn().list_indexes()
@@ -298,7 +298,7 @@ def raw(path: str, **kwargs: Any) -> Callable[[Bench], Any]:
     return case
 
 
-#: What is done, by the beginning of the message that it ends with.
+#: By the beginning of a message: its error and the call that causes it.
 CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
     ("connection ... is of type", "VectorizeInputError", lambda b: b.ask(conn_type="http")),
     ("connection ... has no password", "VectorizeInputError", lambda b: b.ask(password="")),
@@ -425,7 +425,7 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
 
 
 @pytest.mark.parametrize(("beginning", "kind", "case"), CASES, ids=[case[0] for case in CASES])
-def test_a_message(bench: Bench, beginning: str, kind: str, case: Callable[[Bench], Any]) -> None:
+def test_a_documented_message(bench: Bench, beginning: str, kind: str, case: Callable[[Bench], Any]) -> None:
     bench.connect()
     with pytest.raises(VectorizeError) as e:
         case(bench)
@@ -436,7 +436,7 @@ def test_a_message(bench: Bench, beginning: str, kind: str, case: Callable[[Benc
     assert any(row.startswith(beginning) for row in found), (said, found)
 
 
-def test_every_row_has_its_case() -> None:
+def test_every_row_has_a_case() -> None:
     assert "`POST ...: HTTP 400, code 40007: ...`" in PAGE.text
     of_airflow = {row[0].strip("`") for row in PAGE.rows(AIRFLOW)}
     for shown in messages(PAGE):
@@ -444,7 +444,7 @@ def test_every_row_has_its_case() -> None:
             assert any(shown.startswith(beginning) for beginning, *_ in CASES), shown
 
 
-def test_every_class_of_error_is_there() -> None:
+def test_every_class_of_error_is_listed() -> None:
     classes = {
         name
         for name, kind in vars(exceptions).items()
@@ -457,23 +457,23 @@ def test_every_class_of_error_is_there() -> None:
 # --- codes --------------------------------------------------------------------------------------------------
 
 
-def test_every_code_that_is_known_is_there() -> None:
-    told = {int(code) for row in PAGE.rows("codes-of-the-service") for code in row[0].split(", ")}
+def test_every_known_code_is_listed() -> None:
+    documented = {int(code) for row in PAGE.rows("codes-of-the-service") for code in row[0].split(", ")}
     known = {responses.THROTTLE_CODE, *responses.AUTH_CODES, *responses.NOT_FOUND_CODES, *responses._ADVICE}
-    assert told == known
+    assert documented == known
 
 
 @pytest.mark.parametrize("code", sorted({*responses.AUTH_CODES, *responses._ADVICE}))
-def test_an_error_has_the_code_and_says_what_to_do(code: int) -> None:
+def test_an_error_has_the_code_and_advice(code: int) -> None:
     body = json.dumps({"success": False, "errors": [{"code": code, "message": "why"}]}).encode()
     with pytest.raises(VectorizeResponseError, match=rf"^POST /x: HTTP 400, code {code}: 'why'\. [A-Za-z_]"):
         responses.read_answer(RawResponse(400, {}, body), what="POST /x")
 
 
-# --- Airflow's own ------------------------------------------------------------------------------------------
+# --- messages of Airflow ------------------------------------------------------------------------------------
 
 
-def test_what_airflow_says_of_a_connection_that_it_cannot_make() -> None:
+def test_airflows_message_about_an_unknown_hook_type() -> None:
     from airflow.models import Connection
 
     with pytest.raises(Exception, match=r"^Unknown hook type \"cloudflare_vectorise\"$"):
@@ -481,14 +481,14 @@ def test_what_airflow_says_of_a_connection_that_it_cannot_make() -> None:
     assert '`Unknown hook type "cloudflare_vectorize"`' in PAGE.text
 
 
-def test_what_the_command_says_where_the_test_is_off() -> None:
+def test_airflows_message_if_connection_tests_are_disabled() -> None:
     from airflow.cli.commands import connection_command
 
     assert "Testing connections is disabled" in Path(connection_command.__file__).read_text()
     assert "`Testing connections is disabled`" in PAGE.text
 
 
-def test_what_is_said_where_no_progress_is_kept() -> None:
+def test_the_message_if_progress_is_not_saved() -> None:
     from airflow_provider_cfvectorize.operators import base
 
     (shown,) = (one for one in messages(PAGE) if one.startswith("Progress is not"))
