@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The account that the conformance suite is given in place of a real one."""
+"""The test account that the conformance suite uses instead of a real account."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Prints what this Airflow's UI shows of our connection's form, as JSON; in a process of its own, for Airflow
-caches it.
+Print the connection's form in this Airflow's UI as JSON. It needs a separate process, because Airflow caches
+the form.
 
-In Airflow 2 it is read off the page that the webserver renders, in Airflow 3 out of what the API server sends
-to the browser.
+Airflow 2 shows it on a page of the webserver; in Airflow 3 the API server sends it to the browser.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class Page(HTMLParser):
 
 
 def standard(behaviour: dict[str, Any]) -> dict[str, Any]:
-    """Return the standard fields that are labelled, filled with an example or hidden."""
+    """Return the standard fields that have a label or an example or are hidden."""
     return {
         name: "hidden"
         if name in behaviour["hidden_fields"]
@@ -70,7 +69,7 @@ def standard(behaviour: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_airflow_2() -> dict[str, Any]:
-    """Return what stands on the page."""
+    """Return the form on the webserver's page."""
     home = Path(os.environ["AIRFLOW_HOME"])
     (home / "webserver_config.py").write_text("AUTH_ROLE_PUBLIC = 'Admin'\n")
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
@@ -95,7 +94,7 @@ def of_airflow_2() -> dict[str, Any]:
 
 
 def of_airflow_3() -> dict[str, Any] | None:
-    """Return what the API server sends."""
+    """Return the form that the API server sends."""
     from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 
     (meta,) = [h for h in HookMetaService.hook_meta_data() if h.connection_type == CONN_TYPE]
@@ -105,7 +104,7 @@ def of_airflow_3() -> dict[str, Any] | None:
     }
     return {
         "name": shown["hook_name"],
-        # The page's own: no provider has a say in it.
+        # The page's own field: no provider can change it.
         "password": "password",
         "standard": {
             name: "hidden" if field["hidden"] else [field["title"], field["placeholder"]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Indexes as Airflow's assets: what is a URI of one, and what Airflow makes of it."""
+"""Indexes as Airflow assets: valid URIs and how Airflow handles them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REFUSED = {
     f"cloudflare-vectorize://{ACCOUNT}:443/docs": "no port, query or fragment",
     f"cloudflare-vectorize://{ACCOUNT}/docs?a=b": "no port, query or fragment",
 }
-# What Airflow itself takes away, in one version or the other, before it asks.
+# URIs that some versions of Airflow change before they call the sanitizer.
 REFUSED_BY_US = {
     **REFUSED,
     f"cloudflare-vectorize://{ACCOUNT}": "the path ''",
@@ -51,20 +51,20 @@ def sanitized(uri: str) -> str:
     return urlunsplit(sanitize_uri(urlsplit(uri)))
 
 
-def test_a_uri_has_one_form() -> None:
+def test_uris_are_normalized() -> None:
     assert sanitized(URI) == URI
     assert sanitized(f"cloudflare-vectorize://{ACCOUNT.upper()}/My_Docs-2").endswith(f"{ACCOUNT}/My_Docs-2")
 
 
 @pytest.mark.parametrize(("uri", "said"), REFUSED_BY_US.items())
-def test_what_is_no_uri_of_an_index(uri: str, said: str) -> None:
+def test_invalid_uris_are_refused(uri: str, said: str) -> None:
     with pytest.raises(ValueError, match=r"expected cloudflare-vectorize://<account id") as caught:
         sanitized(uri)
     assert said in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_factory() -> None:
+def test_vectorize_asset() -> None:
     asset = vectorize_asset(account_id=ACCOUNT.upper(), index_name="docs", extra={"team": "search"})
     assert (asset.uri, asset.extra) == (URI, {"team": "search"})
     assert isinstance(asset, Asset)
@@ -81,7 +81,7 @@ def test_the_factory() -> None:
 
 
 @pytest.mark.airflow(since="3.0")
-def test_the_name_and_the_group_of_airflow_3() -> None:
+def test_name_and_group_in_airflow_3() -> None:
     asset = vectorize_asset(account_id=ACCOUNT, index_name="docs", name="docs", group="vectors")
     assert (asset.uri, asset.name, asset.group) == (URI, "docs", "vectors")
 
@@ -89,14 +89,14 @@ def test_the_name_and_the_group_of_airflow_3() -> None:
 # --- in Airflow ---------------------------------------------------------------------------------------------
 
 
-def test_airflow_brings_a_uri_into_its_form() -> None:
+def test_airflow_normalizes_a_uri() -> None:
     for more in ("", "/", "#a"):
         assert Asset(f"Cloudflare-Vectorize://{ACCOUNT.upper()}/docs{more}").uri == URI
 
 
 @pytest.mark.parametrize(("uri", "said"), REFUSED.items())
-def test_airflow_refuses_what_is_none(uri: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of Airflow 2, an option; in Airflow 3 it makes no difference.
+def test_airflow_refuses_an_invalid_uri(uri: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An option of Airflow 2; Airflow 3 ignores it.
     monkeypatch.setenv("AIRFLOW__CORE__STRICT_DATASET_URI_VALIDATION", "True")
     with pytest.raises(ValueError, match="expected cloudflare-vectorize") as caught:
         Asset(uri)
@@ -104,12 +104,12 @@ def test_airflow_refuses_what_is_none(uri: str, said: str, monkeypatch: pytest.M
 
 
 @pytest.mark.airflow(before="3.0")
-def test_airflow_2_warns_unless_it_is_told_to_refuse() -> None:
+def test_airflow_2_warns_of_an_invalid_uri_by_default() -> None:
     with pytest.warns(UserWarning, match="expected cloudflare-vectorize"):
         Asset(f"cloudflare-vectorize://{ACCOUNT}/a/b")
 
 
-def test_outlets_and_schedules() -> None:
+def test_an_asset_as_outlet_and_schedule() -> None:
     asset = vectorize_asset(account_id=ACCOUNT, index_name="docs")
     with DAG("after_an_upsert", schedule=[asset], start_date=START) as dag:
         task = ListVectorsOperator(task_id="list", index_name="docs", inlets=[asset], outlets=[asset])
@@ -119,8 +119,8 @@ def test_outlets_and_schedules() -> None:
     assert [one.uri for one in condition.objects] == [URI]
 
 
-def test_a_hook_reports_it_to_airflows_collector() -> None:
-    # The class, since Airflow collects nothing until somebody is there to read it, such as OpenLineage.
+def test_airflows_collector_accepts_an_asset() -> None:
+    # The class itself: without a reader such as OpenLineage, Airflow's own collector collects nothing.
     known = {"account_id": ACCOUNT, "index_name": "docs"}
     extra = {"rows": 3}
     try:
@@ -137,7 +137,7 @@ def test_a_hook_reports_it_to_airflows_collector() -> None:
     assert (asset.uri, asset.extra) == (URI, extra)
 
 
-def test_openlineage_knows_it_by_the_halves_of_the_uri() -> None:
+def test_openlineage_splits_the_uri_into_namespace_and_name() -> None:
     from airflow.providers.common.compat.openlineage.utils.utils import translate_airflow_asset
 
     asset = vectorize_asset(account_id=ACCOUNT, index_name="docs")
@@ -145,7 +145,7 @@ def test_openlineage_knows_it_by_the_halves_of_the_uri() -> None:
         assert (found.namespace, found.name) == (f"cloudflare-vectorize://{ACCOUNT}", "docs")
 
 
-def test_reading_a_uri_imports_little() -> None:
+def test_the_assets_module_imports_little() -> None:
     code = """
 import sys, urllib.parse, re
 before = set(sys.modules)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The conformance suite itself: that every case has a source, and that a real account is in good hands.
+The conformance suite itself: every case has a source, and a real account is handled with care.
 
-In place of the account there is a second local server, of which the suite knows an address, an account and a
-token, as it would of the real one.
+A second local server replaces the real account; the suite knows only its address, account and token.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from readme.markdown import read
 pytestmark = pytest.mark.long
 
 SUITE = ROOT / "tests" / "conformance"
-#: Switches that no probe asks for, since it would take thousands of requests.
+#: Switches without a probe: a probe would need thousands of requests.
 NOT_ASKED = {"deleted_ids_fill_jobs"}
 
 
@@ -46,7 +45,7 @@ def marks(case: Any, name: str) -> list[tuple[Any, ...]]:
     return [mark.args for mark in getattr(case, "pytestmark", []) if mark.name == name]
 
 
-# --- what each case says ------------------------------------------------------------------------------------
+# --- cases --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", list(cases()))
@@ -65,12 +64,12 @@ def test_each_case_has_a_source_and_each_probe_a_question(case: Any) -> None:
     assert switches or states
 
 
-def test_each_switch_is_asked_for() -> None:
+def test_each_switch_has_a_probe() -> None:
     asked = {name for case in cases() for _, names, _ in marks(case.values[0], "unknown") for name in names}
     assert asked == {field.name for field in fields(Behaviour)} - NOT_ASKED
 
 
-def test_there_are_all_endpoints() -> None:
+def test_all_endpoints_are_covered() -> None:
     assert len({route.name for route in ROUTES}) == 14
 
 
@@ -80,12 +79,12 @@ def test_the_variables_are_documented() -> None:
     assert {row[0].strip("`") for row in rows} == {*account_variables(""), *own}
 
 
-# --- where it goes ------------------------------------------------------------------------------------------
+# --- accounts -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def config(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a configuration that is no parallel run's, with an environment that names an account."""
+    """Return the configuration of a serial run and name an account in the environment."""
     for name, value in account_variables("https://api.example.com/v4/").items():
         monkeypatch.setenv(name, value)
 
@@ -95,7 +94,7 @@ def config(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Any:
     return Config()
 
 
-def test_both_variables_make_it_a_real_account(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_variables_select_a_real_account(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = suite.real_account(config)
     assert found == Account("https://api.example.com/v4", ACCOUNT, Bearer(TOKEN))
     assert ACCOUNT not in repr(found)
@@ -110,7 +109,7 @@ def test_both_variables_make_it_a_real_account(config: Any, monkeypatch: pytest.
             assert suite.real_account(config) is None
 
 
-def test_a_parallel_run_stays_with_the_local_server(config: Any) -> None:
+def test_a_parallel_run_uses_the_local_server(config: Any) -> None:
     config.workerinput = {}
     assert suite.real_account(config) is None
 
@@ -133,7 +132,7 @@ def test_the_token_is_not_sent_in_clear_text(config: Any, monkeypatch: pytest.Mo
         ("CLOUDFLARE_ACCOUNT_ID", f"../{ACCOUNT}", "expected 32 hexadecimal digits"),
     ],
 )
-def test_what_is_no_token_and_no_account(
+def test_invalid_tokens_and_accounts_are_refused(
     config: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, text: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -143,11 +142,11 @@ def test_what_is_no_token_and_no_account(
     assert ACCOUNT not in str(caught.value)
 
 
-# --- how it asks --------------------------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------------------
 
 
 class Clock:
-    """A clock that moves when somebody sleeps."""
+    """A clock that only moves during a sleep."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -166,7 +165,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_no_window_has_more_requests_than_the_limit(clock: Clock) -> None:
+def test_no_window_exceeds_the_limit(clock: Clock) -> None:
     pace = Pace(5, 60, clock, clock.sleep)
     starts = []
     for number in range(23):
@@ -196,12 +195,12 @@ def test_throttles_are_waited_for(clock: Clock, throttle: Any, seconds: float) -
     assert [response.status_code for response in service.throttled] == [throttle.status]
 
 
-def test_a_creation_is_not_sent_twice(clock: Clock) -> None:
+def test_a_creation_is_not_retried(clock: Clock) -> None:
     server = ScriptedServer([refused(504, 1000), ok({}), refused(504, 1000), ok([])])
     try:
         lab = Lab(make_service(server.base_url, Pace(None, 60, clock, clock.sleep)))
         assert lab.create({"name": lab.name("x")}).status_code == 504
-        # Nobody knows whether there is one now, so it is deleted.
+        # The index may exist, so the lab deletes it.
         assert lab.remove_all() == []
         assert lab.service.send("GET").ok
     finally:
@@ -215,7 +214,7 @@ def test_the_token_is_in_no_repr() -> None:
     assert ACCOUNT not in repr(service) + repr(vars(service))
 
 
-def test_an_answer_that_repeats_both(clock: Clock) -> None:
+def test_token_and_account_in_an_answer_are_masked(clock: Clock) -> None:
     echo = f"/accounts/{ACCOUNT}/x, Bearer {TOKEN}, Bearer reads-only"
     server = ScriptedServer(
         [
@@ -237,8 +236,8 @@ def test_an_answer_that_repeats_both(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, pytest.fail.Exception])
-def test_what_ends_a_request_passes_without_what_it_held(error: type[BaseException]) -> None:
-    # As Ctrl-C and a time limit do: pytest would show the frames they came through, with the headers.
+def test_an_interrupted_request_leaves_no_headers_in_the_traceback(error: type[BaseException]) -> None:
+    # Like Ctrl-C and a time limit: pytest would show the frames of the traceback with the headers.
     service = make_service("https://api.example.com")
 
     class Ends(Bearer):

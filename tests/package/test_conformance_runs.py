@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Whole runs of the conformance suite, in processes of their own, as somebody with an account starts them.
+Whole runs of the conformance suite in separate processes, like runs against a real account.
 
-In place of the account there is a second local server, of which the suite knows an address, an account and a
-token, as it would of the real one.
+A second local server replaces the real account; the suite knows only its address, account and token.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def account(tmp_path: Path) -> Iterator[Any]:
-    """Return what runs the suite against a server as if it were a real account, without Airflow."""
+    """Return a function that runs the suite, without Airflow, against a server as a real account."""
     (tmp_path / "airflow.py").write_text("raise ImportError('the suite needs no Airflow')\n")
     servers = []
 
@@ -77,8 +76,8 @@ def indexes(server: LocalVectorize) -> list[Any]:
     return listed
 
 
-def test_a_real_account(account: Any, tmp_path: Path) -> None:
-    # Answers that the suite would not take from its own server: of a real account it keeps them.
+def test_a_run_against_a_real_account(account: Any, tmp_path: Path) -> None:
+    # The suite would fail these answers of its own server; it accepts and records them from a real account.
     unlike = Behaviour(empty_ids="accept", invalid_config_code=3999, dot_product_score="negative")
     server = make_server(behaviour=unlike)
     path = tmp_path / "probes.json"
@@ -88,7 +87,7 @@ def test_a_real_account(account: Any, tmp_path: Path) -> None:
     assert code == 0, printed
     assert f"requests to {server.base_url} in" in printed
     assert indexes(server) == []
-    # There is no token that may only read.
+    # This account has no read-only token.
     assert " deselected" in printed
     assert "skipped" not in printed
     assert all(count for name, count in server.stats().items() if name != "verify_token")
@@ -122,7 +121,7 @@ def test_indexes_are_removed_when_cases_fail(account: Any, monkeypatch: pytest.M
     assert indexes(server) == []
 
 
-def test_an_account_that_cannot_be_used(account: Any) -> None:
+def test_an_unusable_account_ends_the_run(account: Any) -> None:
     server = make_server(api_token="another-token")
     code, printed = account("-x", server=server)
     assert code == 1
@@ -130,26 +129,26 @@ def test_an_account_that_cannot_be_used(account: Any) -> None:
     assert server.stats()["create_index"] == 0
 
 
-# --- what a run that fails prints ---------------------------------------------------------------------------
+# --- output of failed runs ----------------------------------------------------------------------------------
 
-#: All that pytest can be made to tell.
-CHATTY = ("--showlocals", "--tb=long", "--full-trace", "--log-level=DEBUG", "-rA", "-vv", "--maxfail=3")
+#: The options for the most verbose output of pytest.
+VERBOSE = ("--showlocals", "--tb=long", "--full-trace", "--log-level=DEBUG", "-rA", "-vv", "--maxfail=3")
 
 
-def test_a_service_that_goes_away(account: Any) -> None:
+def test_a_failing_service_leaves_no_secret_in_the_output(account: Any) -> None:
     with make_server() as server:
         relay = Relay(server)
         relay.intercept = lambda route, request: "reset" if len(relay.routes) > 60 else None
-        code, printed = account("-p", "no:randomly", *CHATTY, base_url=relay.base_url)
+        code, printed = account("-p", "no:randomly", *VERBOSE, base_url=relay.base_url)
         relay.close()
     assert code == 1
     assert re.search(r"NoAnswer: [A-Z]+ /client/v4/accounts/\*\*\*/vectorize/v2/indexes", printed)
     assert "NOT REMOVED, remove them yourself: conformance-" in printed
 
 
-def test_a_token_with_a_line_break(account: Any) -> None:
+def test_a_token_with_a_line_break_is_refused(account: Any) -> None:
     server = make_server()
-    code, printed = account(*CHATTY, server=server, CLOUDFLARE_API_TOKEN=f"{TOKEN}\n")
+    code, printed = account(*VERBOSE, server=server, CLOUDFLARE_API_TOKEN=f"{TOKEN}\n")
     assert code == pytest.ExitCode.USAGE_ERROR
     assert "CLOUDFLARE_API_TOKEN has a space, a line break or another character" in printed
     assert not any(server.stats().values())

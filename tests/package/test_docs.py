@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The site of the documentation is built without a warning, and its reference has everything public."""
+"""The documentation builds without a warning, and its reference lists all public names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from airflow_provider_cfvectorize.operators import indexes, vectors
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "airflow_provider_cfvectorize"
 
-# The packages of the docs are in the environment of the newest Airflow alone, whose API they show.
+# Only the environment of the newest Airflow has the packages of the docs.
 pytestmark = [pytest.mark.airflow(since="3.3"), pytest.mark.long]
 
 PUBLIC = [
@@ -46,12 +46,12 @@ PUBLIC = [
 
 
 def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    """Build the site as ``make docs`` does."""
+    """Build the site like ``make docs``."""
     (command,) = re.findall(r"-m (sphinx -c docs .+) \. build/docs$", (ROOT / "Makefile").read_text(), re.M)
     return subprocess.run(
         [sys.executable, "-m", *command.split(), ".", str(target)],
         cwd=source,
-        # The import path and the proxies are not those of the tests.
+        # Not the import path and the proxies of the tests.
         env={**os.environ, "PYTHONPATH": str(source), "https_proxy": "http://127.0.0.1:9"},
         capture_output=True,
         text=True,
@@ -88,7 +88,7 @@ class Page(HTMLParser):
 
 def pages(site: Path) -> Iterator[tuple[Path, Page]]:
     for path in sorted(site.rglob("*.html")):
-        # Code, whose links Sphinx makes both ends of.
+        # Skip code pages: Sphinx creates both ends of their links.
         if "_modules" not in path.relative_to(site).parts:
             yield path, Page(path)
 
@@ -98,7 +98,7 @@ def test_everything_public_is_in_the_reference(site: Path) -> None:
     assert [name for name in PUBLIC if name not in anchors] == []
 
 
-def test_a_constructor_is_shown_with_its_parameters(site: Path) -> None:
+def test_the_reference_shows_the_parameters_of_a_constructor(site: Path) -> None:
     shown = (site / "docs/reference/operators.html").read_text()
     text = re.sub(r"<[^>]+>", "", shown)
     for parameter in ("ids_path", "vectors_callable", "top_k", "id_prefix", "metadata_indexes", "if_missing"):
@@ -106,7 +106,7 @@ def test_a_constructor_is_shown_with_its_parameters(site: Path) -> None:
     assert "**kwargs: Any" not in text
 
 
-def test_links_lead_somewhere(site: Path) -> None:
+def test_links_have_targets(site: Path) -> None:
     found = dict(pages(site))
     lost = []
     for path, page in found.items():
@@ -129,21 +129,21 @@ def test_pages_need_no_network(site: Path) -> None:
         assert not re.search(r"(?:url\([\"']?|@import +[\"'])(?:https?:)?//", path.read_text()), path
 
 
-def test_the_first_page_leads_to_the_landing_page(site: Path) -> None:
+def test_the_root_page_redirects_to_the_home_page(site: Path) -> None:
     assert "url=docs/index.html" in (site / "index.html").read_text()
     assert {"../README.html", "operators/index.html", "reference/index.html"} <= {
         link.partition("#")[0] for link in Page(site / "docs/index.html").links
     }
 
 
-def test_what_is_linked_and_no_page_is_shown(site: Path) -> None:
+def test_linked_files_have_a_page(site: Path) -> None:
     assert "def decide(" in re.sub(
         r"<[^>]+>", "", (site / f"_files/{PACKAGE}/client/mutations/decide.py.html").read_text()
     )
     assert "example_delete_mapped.py.html" in (site / "_files/example_dags.html").read_text()
 
 
-def test_a_name_that_is_not_there_ends_the_build(tmp_path: Path) -> None:
+def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "docs").mkdir(parents=True)
     for name in ("conf.py", "_ext", "_static", "_templates"):

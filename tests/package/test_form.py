@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection's form, as each Airflow shows it."""
+"""The connection's form in each Airflow."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-#: The same for every Airflow, whether it makes the form from Python (up to 3.1) or from metadata. Written out
-#: once more, so that no label changes by the way.
+#: The form in every Airflow, built from Python (up to 3.1) or from metadata. It repeats the labels, so that
+#: none changes by accident.
 FORM = {
     "name": "Cloudflare Vectorize",
     "password": "password",
@@ -25,7 +25,7 @@ FORM = {
         "port": "hidden",
         "schema": "hidden",
     },
-    # Label, explanation and what stands in the field at first.
+    # Label, explanation and default.
     "extras": {
         "api_email": [
             "API e-mail",
@@ -48,7 +48,7 @@ FORM = {
 
 
 def shown_form(home: Path, *missing: str) -> Any:
-    """Return what this Airflow shows, without some modules."""
+    """Return the form of this Airflow without some modules."""
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("shown_form.py"), *missing],
         capture_output=True,
@@ -74,5 +74,5 @@ def test_without_fab_airflow_3_0_shows_no_fields_of_providers(tmp_path: Path) ->
 
 
 @pytest.mark.airflow(since="3.1")
-def test_later_ones_need_no_fab(tmp_path: Path) -> None:
+def test_later_versions_of_airflow_need_no_fab(tmp_path: Path) -> None:
     assert shown_form(tmp_path, "wtforms", "flask_appbuilder", "flask_babel") == FORM

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make ui` and `make demo` print while they set up."""
+"""The progress that `make ui` and `make demo` print during setup."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import ui
 from harness import wait_until
 
 
-def test_a_step_prints_what_it_does_and_how_long_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_prints_its_activity_and_duration(capsys: pytest.CaptureFixture[str]) -> None:
     printed = ""
 
     def has_ticked() -> bool:
@@ -34,14 +34,14 @@ def test_a_step_prints_what_it_does_and_how_long_it_takes(capsys: pytest.Capture
     assert re.fullmatch(r"   done in \d+ s", lines[-1])
 
 
-def test_a_step_that_fails_is_not_done(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_step_does_not_print_done(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit), progress.step("Airflow"):
         sys.exit("Airflow did not start")
     assert "done" not in capsys.readouterr().out
 
 
 @pytest.mark.airflow(since="3.0")
-def test_the_command_instead_of_the_test_button(tmp_path: Path) -> None:
+def test_the_command_that_replaces_the_test_button(tmp_path: Path) -> None:
     instance = playground.Airflow(tmp_path / "home", '{"conn_type": "cloudflare_vectorize"}', 8080)
     path = tmp_path / "it's an env"
     ui.write_environment(path, instance)

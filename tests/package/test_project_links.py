@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a package index shows: the README and the project's links, with an example of an address."""
+"""The README and the project's links on a package index, with an example address."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from readme.markdown import ROOT, read
 pytestmark = pytest.mark.long
 
 ADDRESS = "https://forge.example/owner/name"
-#: What a build reads.
+#: The files that a build reads.
 READ = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "scripts", "airflow_provider_cfvectorize")
 
-# The tools of a release are in the environment of the newest Airflow alone.
+# Only the environment of the newest Airflow has the release tools.
 with_tools = pytest.mark.airflow(since="3.3")
 
 
 def build(root: Path, directory: Path) -> Message:
-    """Build a wheel, check it as before an upload, and return its metadata."""
+    """Build a wheel, check it like before an upload, and return its metadata."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
     subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
     (wheel,) = directory.glob("*.whl")
@@ -50,7 +50,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in READ:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, root / name)
-    # Links may lead to what the build does not read.
+    # Links may have targets that the build does not read.
     for name in ("docs", "example_dags"):
         (root / name).symlink_to(ROOT / name)
     path = root / "pyproject.toml"
@@ -67,10 +67,10 @@ def test_the_rendered_readme_has_no_relative_link(checkout: Path, tmp_path: Path
     metadata = build(checkout, tmp_path / "dist")
     rendered = markdown.render(metadata.get_payload())
     assert rendered is not None
-    # Each heading has a link to itself.
+    # Skip the links of headings to themselves.
     targets = re.findall(r'(?:href|src)="(?!#user-content-)([^"]+)"', rendered)
     assert [target for target in targets if urlsplit(target).scheme != "https"] == []
-    # Those of the README, and two badges that are links.
+    # The links of the README and two badges.
     assert len(targets) == len(read("README.md").links()) + 4
     assert f"{ADDRESS}/blob/v{__version__}/docs/decision.md" in targets
     assert f"{ADDRESS}/tree/v{__version__}/example_dags" in targets
@@ -89,7 +89,7 @@ def test_no_address_is_invented(tmp_path: Path) -> None:
     assert metadata.get_payload() == (ROOT / "README.md").read_text()
 
 
-def test_a_block_is_left_alone() -> None:
+def test_code_blocks_do_not_change() -> None:
     text = "# Title\n![a](docs/images/a.png) and\n[b\nc](#ids)\n\n```python\nx[0](1)\n```\n[d](https://d.example/)\n"
     assert project_links.absolute(ROOT, text, ADDRESS, "v1") == (
         f"# Title\n\n{project_links.badges(ADDRESS)}\n"
@@ -101,6 +101,6 @@ def test_a_block_is_left_alone() -> None:
 @pytest.mark.parametrize(
     "address", ["http://a.example/b/c", "https://a.example/b", f"{ADDRESS}/", f"{ADDRESS}.git", "owner/name"]
 )
-def test_an_address_of_another_form(address: str) -> None:
+def test_invalid_addresses_are_refused(address: str) -> None:
     with pytest.raises(ValueError, match=f"repository = {re.escape(repr(address))}"):
         project_links.check_address(address)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow reads about the provider, and that importing it costs nothing it should not."""
+"""The metadata that Airflow reads, and the modules that an import of the provider loads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MODULES = [
 
 
 def run_python(code: str, *options: str, **env: str) -> str:
-    """Run Python in a process of its own and return what it printed; fail if it fails."""
+    """Run Python in a separate process and return its output; fail if it fails."""
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
             [sys.executable, *options, "-c", code],
@@ -54,13 +54,13 @@ def run_python(code: str, *options: str, **env: str) -> str:
 
 
 def import_path(path: str) -> Any:
-    """Return what a dotted path leads to."""
+    """Import the object of a dotted path."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def run_airflow(*arguments: str) -> tuple[str, str]:
-    """Run Airflow's command line and return what it printed and complained of."""
+    """Run Airflow's command line and return its output and errors."""
     done = subprocess.run(
         [sys.executable, "-m", "airflow", *arguments],
         capture_output=True,
@@ -87,11 +87,11 @@ def test_the_entry_point() -> None:
 
 
 @pytest.mark.parametrize("name", ["provider_info.schema.json", "provider.yaml.schema.json"])
-def test_the_schemas_of_airflow(name: str) -> None:
+def test_the_metadata_matches_airflows_schemas(name: str) -> None:
     path = Path(airflow.__file__).parent / name
     schema = json.loads(path.read_text())
     if name == "provider.yaml.schema.json":
-        # This one is for the files in Airflow's own repository, which have more; ours is in its parts.
+        # This schema is for files in Airflow's repository, which have more fields; parts of it apply to us.
         info = get_provider_info()
         for key in (
             "connection-types",
@@ -107,14 +107,14 @@ def test_the_schemas_of_airflow(name: str) -> None:
             part = schema["properties"][key]
             value = info[key]
             if key == "integrations":
-                # Airflow's own integrations also name logos of its site.
+                # Airflow's own integrations also name logos on its site.
                 value = [item | {"logo": "/docs/x.png"} for item in value]
             jsonschema.validate(value, {**part, "definitions": schema.get("definitions", {})})
     else:
         jsonschema.validate(get_provider_info(), schema)
 
 
-def test_every_path_in_the_metadata_leads_somewhere() -> None:
+def test_every_path_in_the_metadata_can_be_imported() -> None:
     info = get_provider_info()
     for key in ("operators", "sensors", "hooks", "triggers"):
         for entry in info[key]:
@@ -141,7 +141,7 @@ def test_every_path_in_the_metadata_leads_somewhere() -> None:
     )
 
 
-def test_both_forms_are_made_from_the_same() -> None:
+def test_both_forms_have_equal_fields() -> None:
     (metadata,) = get_provider_info()["connection-types"]
     kebab, snake = metadata["ui-field-behaviour"], CloudflareVectorizeHook.get_ui_field_behaviour()
     assert {key.replace("-", "_"): value for key, value in kebab.items()} == snake
@@ -163,7 +163,7 @@ def test_the_form_of_airflow_2() -> None:
 
 
 @pytest.mark.airflow(before="3.0")
-def test_airflow_2_takes_the_form() -> None:
+def test_airflow_2_accepts_the_form() -> None:
     code = """
 from airflow.providers_manager import ProvidersManager
 manager = ProvidersManager()
@@ -177,7 +177,7 @@ print(*sorted(name for name in manager.connection_form_widgets if "cloudflare_ve
 
 
 @pytest.mark.airflow(since="3.3")
-def test_the_form_out_of_metadata_needs_no_import_of_the_hook() -> None:
+def test_the_form_from_metadata_does_not_import_the_hook() -> None:
     code = """
 import sys
 from airflow.providers_manager import ProvidersManager
@@ -196,7 +196,7 @@ assert "airflow_provider_cfvectorize.hooks.vectorize" not in sys.modules
 
 
 @pytest.mark.usefixtures("airflow_db")
-def test_the_commands_of_airflow_show_it_without_a_warning() -> None:
+def test_airflows_commands_show_the_provider_without_a_warning() -> None:
     printed, complained = run_airflow("providers", "get", DISTRIBUTION, "--full", "-o", "json")
     assert json.loads(printed)[0]["package-name"] == DISTRIBUTION
     assert "cfvectorize" not in complained
@@ -233,8 +233,8 @@ print(*sorted(set(sys.modules) - before))
     assert not {name for name in added if name.startswith("airflow_provider_cfvectorize.hooks.")}
 
 
-def test_operators_sensors_and_triggers_do_not_bring_requests() -> None:
-    # Airflow itself may import requests; then what is left to say is that nobody of ours did.
+def test_operators_sensors_and_triggers_do_not_import_requests() -> None:
+    # Airflow itself may import requests; check that our modules do not.
     for path in ROOT.rglob("*.py"):
         if (
             path.relative_to(ROOT).parts[0] not in ("operators", "sensors", "triggers")
@@ -247,7 +247,7 @@ def test_operators_sensors_and_triggers_do_not_bring_requests() -> None:
             assert not [n for n in names if n.startswith(("requests", "airflow_provider_cfvectorize.local"))]
 
 
-def test_the_metadata_needs_the_standard_library_only() -> None:
+def test_the_metadata_needs_only_the_standard_library() -> None:
     code = """
 import sys
 before = set(sys.modules)
@@ -259,8 +259,8 @@ print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
     assert added <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.airflow(since="3.3")  # which tells of everything
-def test_nothing_of_ours_is_deprecated() -> None:
+@pytest.mark.airflow(since="3.3")  # which logs everything
+def test_the_package_uses_nothing_deprecated() -> None:
     code = f"""
 import warnings
 import airflow, airflow.providers.common.compat.sdk, airflow.triggers.base
@@ -286,7 +286,7 @@ VectorizeMutationSensor(task_id="a", index_name="b", mutation_id="c")
     run_python(code)
 
 
-def test_the_client_and_the_local_server_know_nothing_of_airflow() -> None:
+def test_the_client_and_the_local_server_do_not_import_airflow() -> None:
     for part in ("client", "local"):
         for path in (ROOT / part).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names that the DAGs and tests of others import stay where they are."""
+"""Names that users' DAGs and tests import stay in place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = "airflow_provider_cfvectorize"
 
-#: Each public module and its names.
+#: Public modules and their names.
 NAMES = {
     "hooks.vectorize": ["CloudflareVectorizeHook"],
     "operators.vectors": [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A maintainer's habits: what is checked before a commit and a release, and how problems are told."""
+"""Maintenance: checks before a commit and a release, workflows, and issue forms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHANGELOG = """# Changelog
 """
 
 
-def test_a_changelog_that_is_ready() -> None:
+def test_a_valid_changelog() -> None:
     assert release.problem_of_changelog(CHANGELOG, "0.2.0", today=TODAY) is None
 
 
@@ -52,12 +52,12 @@ def test_a_changelog_that_is_ready() -> None:
         ("## ", "# ", "the newest entry is for nothing"),
     ],
 )
-def test_a_changelog_that_is_not(old: str, new: str, problem: str) -> None:
+def test_invalid_changelogs_are_refused(old: str, new: str, problem: str) -> None:
     said = release.problem_of_changelog(CHANGELOG.replace(old, new), "0.2.0", today=TODAY)
     assert said.startswith(problem)
 
 
-def test_this_one_is_of_the_version_that_the_package_says() -> None:
+def test_the_changelog_has_the_version_of_the_package() -> None:
     version = release.version_of(ROOT / "airflow_provider_cfvectorize")
     said = release.problem_of_changelog((ROOT / "CHANGELOG.md").read_text(), version, today=TODAY)
     assert said is None or "'unreleased'" in said
@@ -67,7 +67,7 @@ def test_this_one_is_of_the_version_that_the_package_says() -> None:
     ("here", "everywhere", "problem"),
     [
         ([], ["v0.1.0"], None),
-        # As in the workflow that the tag starts.
+        # Like in the workflow that the tag starts.
         (["v0.2.0", "best"], ["v0.1.0", "v0.2.0", "best"], None),
         ([], ["v0.2.0"], "the tag v0.2.0 is on another commit"),
         (["v0.3.0"], ["v0.3.0"], "the commit has the tag v0.3.0, but the package has version 0.2.0"),
@@ -90,7 +90,7 @@ def test_every_target_is_explained() -> None:
 
 
 def strings(node: Any) -> Iterator[str]:
-    """Yield every string of a YAML file."""
+    """Yield every string in a YAML file."""
     if isinstance(node, str):
         yield node
     elif isinstance(node, dict | list):
@@ -104,7 +104,7 @@ def strings(node: Any) -> Iterator[str]:
     ids=lambda path: str(path.name),
 )
 def test_workflows_call_targets_that_exist(path: Path) -> None:
-    """`make lint` runs actionlint on them as well."""
+    """`make lint` also runs actionlint on them."""
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     workflow = yaml.safe_load(path.read_text())
     called = {match[1] for text in strings(workflow) for match in re.finditer(r"\bmake ([a-z0-9-]+)", text)}
@@ -114,24 +114,24 @@ def test_workflows_call_targets_that_exist(path: Path) -> None:
     assert called <= targets
 
 
-def test_the_night_has_the_whole_matrix() -> None:
+def test_the_nightly_workflow_has_the_whole_matrix() -> None:
     nightly = yaml.safe_load((ROOT / ".github/workflows/nightly.yml").read_text())
     environments = nightly["jobs"]["matrix"]["strategy"]["matrix"]["environment"]
     assert environments == [entry.name for entry in matrix.ENTRIES]
 
 
-def test_the_actions_are_kept_new() -> None:
+def test_dependabot_updates_the_actions() -> None:
     (update,) = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())["updates"]
     assert update["package-ecosystem"] == "github-actions"
 
 
 @pytest.mark.airflow(since="3.3")  # the environment with the tools
-def test_what_is_checked_before_a_commit() -> None:
+def test_checks_before_a_commit() -> None:
     config = ROOT / ".pre-commit-config.yaml"
     command = [sys.executable, "-m", "pre_commit", "validate-config", str(config)]
     subprocess.run(command, check=True, capture_output=True)
     (repo,) = yaml.safe_load(config.read_text())["repos"]
-    # Nothing is fetched, and the versions are those of the constraints.
+    # The hooks download nothing and use the versions of the constraints.
     assert repo["repo"] == "local"
     assert {hook["language"] for hook in repo["hooks"]} == {"system", "fail"}
     for hook in repo["hooks"]:
@@ -143,7 +143,7 @@ def test_what_is_checked_before_a_commit() -> None:
 @pytest.mark.parametrize(
     "path", sorted(ROOT.glob(".github/ISSUE_TEMPLATE/*.yml")), ids=lambda path: str(path.stem)
 )
-def test_forms_of_issues(path: Path) -> None:
+def test_issue_forms(path: Path) -> None:
     form: dict[str, Any] = yaml.safe_load(path.read_text())
     if path.stem == "config":
         assert form.keys() == {"blank_issues_enabled"}
