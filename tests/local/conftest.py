@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def clock() -> FakeClock:
-    """Time for the whole run: it goes on from test to test, as the shared server's must."""
+    """Return the clock of the shared server; its time continues from test to test."""
     return FakeClock(1_790_000_000.25)
 
 
@@ -26,7 +26,7 @@ def shared(clock: FakeClock) -> Iterator[LocalVectorize]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., LocalVectorize]]:
-    """Start a server that ends with the test."""
+    """Start a server that stops at the end of the test."""
     servers: list[LocalVectorize] = []
 
     def starter(**options: Any) -> LocalVectorize:
@@ -56,7 +56,7 @@ def connect() -> Iterator[Callable[..., Client]]:
 
 @pytest.fixture
 def client(shared: LocalVectorize, connect: Callable[..., Client]) -> Iterator[Client]:
-    """Connect to a server whose clock stands still, with jobs 2 s after a write and one index, ``docs``."""
+    """Connect to the shared server: a still clock, jobs 2 s after a write, and the index ``docs``."""
     connected = connect(shared)
     result(connected.create())
     yield connected

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the embedded server share: a client that knows nothing of its insides, and a clock."""
+"""Shared tools of the local server's tests: a client that only uses HTTP, and a clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIMENSIONS = 32
 
 
 class FakeClock:
-    """A wall clock that moves only when told to."""
+    """A wall clock that only tests move."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -26,7 +26,7 @@ class FakeClock:
 
 
 class Client:
-    """Talks to one server over HTTP and knows nothing of its insides."""
+    """A client that only uses a server's HTTP API."""
 
     def __init__(self, base_url: str, account_id: str, token: str | None) -> None:
         self.root = base_url.removesuffix("/client/v4")
@@ -113,7 +113,7 @@ def mutation(response: requests.Response) -> str:
 
 
 def envelope(response: requests.Response) -> dict[str, Any]:
-    """Return the body after checking what holds for each answer."""
+    """Check the parts that every answer has and return the body."""
     assert response.headers["Content-Type"] == "application/json"
     assert response.headers["Date"].endswith(" GMT")
     body: dict[str, Any] = response.json()

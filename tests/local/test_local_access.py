@@ -25,7 +25,7 @@ def get(url: str, **headers: str | None) -> requests.Response:
     "header",
     ["", "Bearer", "Bearer ", "Bearer two words", "Basic dTpw", "token", "Bearer ümlaut", 'Bearer "quoted"'],
 )
-def test_malformed_tokens(client: Client, header):
+def test_malformed_tokens_are_refused(client: Client, header):
     response = get(client.indexes, Authorization=header.encode("latin-1"))
 
     assert refusal(response) == (400, 6003, "Invalid request headers")
@@ -34,7 +34,7 @@ def test_malformed_tokens(client: Client, header):
     ]
 
 
-def test_no_credentials(client: Client):
+def test_a_request_without_credentials_is_refused(client: Client):
     assert refusal(get(client.indexes)) == (
         400,
         9106,
@@ -42,7 +42,7 @@ def test_no_credentials(client: Client):
     )
 
 
-def test_an_unknown_token(client: Client, start):
+def test_an_unknown_token_is_refused(client: Client, start):
     assert refusal(get(client.indexes, Authorization="Bearer unknown")) == (401, *AUTHENTICATION[1:])
 
     server = start(behaviour=Behaviour(wrong_token_status=403))
@@ -50,17 +50,17 @@ def test_an_unknown_token(client: Client, start):
     assert refusal(get(url, Authorization="Bearer unknown")) == AUTHENTICATION
 
 
-def test_the_scheme_has_no_case(client: Client, shared):
+def test_the_scheme_is_case_insensitive(client: Client, shared):
     assert result(get(client.indexes, Authorization=f"bEARER {shared.api_token}"))
 
 
-def test_a_token_of_your_own(start, connect):
+def test_a_custom_token(start, connect):
     server = start(api_token="my.own-token_1~2+3/4==")
 
     assert result(connect(server).send("GET")) == []
 
 
-def test_a_token_that_may_not_write(start, connect):
+def test_a_read_only_token(start, connect):
     server = start(read_only_token="reader", apply_delay=0)
     reader, writer = connect(server, "reader"), connect(server)
     writer.create()
@@ -103,11 +103,11 @@ def test_email_and_key(client: Client, start):
         assert response.json()["errors"][0]["error_chain"] == [
             {"code": code, "message": f"Invalid format for {name} header"}
         ]
-    # A server without the pair knows no key.
+    # A server without an e-mail and key accepts no key.
     assert refusal(get(client.indexes, X_Auth_Email="me@example.com", X_Auth_Key="k3y"))[:2] == (401, 10000)
 
 
-def test_another_account(client: Client):
+def test_another_account_is_not_found(client: Client):
     for account in ("0" * 32, "nonsense"):
         url = f"{client.base_url}/accounts/{account}/vectorize/v2/indexes/docs/info"
         status, code, text = refusal(client.session.get(url))
@@ -137,7 +137,7 @@ def test_verifying_a_token(client: Client, shared, path):
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "", "0.0.0.0:80", "localhost.evil.example"]
 )
-def test_other_host_headers(client: Client, host):
+def test_other_host_headers_are_refused(client: Client, host):
     for url in (client.indexes, client.root + "/_local/stats"):
         status, code, text = refusal(client.session.get(url, headers={"Host": host}))
         assert (status, code) == (421, 1999)
@@ -145,7 +145,7 @@ def test_other_host_headers(client: Client, host):
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.1.2.3:99", "[::1]:80"])
-def test_host_headers_of_loopback(client: Client, host):
+def test_host_headers_of_loopback_are_accepted(client: Client, host):
     assert result(client.session.get(client.indexes, headers={"Host": host}))
 
 
@@ -195,12 +195,12 @@ def test_served_hosts(host, allowed, header, served):
         {"read_only_token": "ü"},
     ],
 )
-def test_parameters_that_are_refused(options):
+def test_invalid_parameters_are_refused(options):
     with pytest.raises(ValueError, match=r"\w"):
         LocalVectorize(**options)
 
 
-def test_beyond_loopback_the_own_routes_ask_for_the_token_too(start, connect):
+def test_beyond_loopback_the_local_routes_require_the_token(start, connect):
     server = start(host="0.0.0.0", api_token="secret")
 
     assert server.base_url == f"http://127.0.0.1:{server.port}/client/v4"

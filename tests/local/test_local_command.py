@@ -20,7 +20,7 @@ VARIABLE = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 
 
 class Running:
-    """The command, running, and what it printed."""
+    """A running command and its output."""
 
     def __init__(self, *arguments: str, command: list[str] | None = None, **environment: str) -> None:
         self.process = subprocess.Popen(
@@ -60,7 +60,7 @@ def running():
         one.process.communicate()
 
 
-def test_what_it_prints_and_how_it_ends(running):
+def test_output_and_exit_of_the_command(running):
     command = running()
 
     assert command.lines[0].startswith("listening on http://127.0.0.1:")
@@ -80,7 +80,7 @@ def test_what_it_prints_and_how_it_ends(running):
     assert command.process.communicate() == ("", "")
 
 
-def test_an_interrupt_ends_it_well_too(running):
+def test_an_interrupt_ends_the_command_cleanly(running):
     command = running()
     assert command.end(signal.SIGINT) == 0
     assert command.process.communicate() == ("", "")
@@ -139,7 +139,7 @@ def test_all_options(running, tmp_path):
     assert command.end() == 0
 
 
-def test_it_ends_with_answers_that_never_end(running):
+def test_the_command_ends_despite_endless_answers(running):
     command = running("--fault", "hang:list_indexes")
     client = command.client()
     response = client.send("GET", stream=True)
@@ -150,19 +150,19 @@ def test_it_ends_with_answers_that_never_end(running):
     assert command.process.communicate() == ("", "")
 
 
-def test_a_port_in_use(shared, capsys):
+def test_a_port_in_use_is_an_error(shared, capsys):
     assert main(["--port", str(shared.port)]) == 1
     assert capsys.readouterr().err == (
         f"vectorize-local: cannot listen on 127.0.0.1 port {shared.port}: Address already in use\n"
     )
 
 
-def test_a_host_that_is_not_this_machine_s(capsys):
+def test_a_host_of_another_machine_is_an_error(capsys):
     assert main(["--host", "203.0.113.1", "--api-token", "t"]) == 1
     assert "cannot listen on 203.0.113.1 port 8787" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_used(tmp_path, capsys):
+def test_an_invalid_data_file_is_an_error(tmp_path, capsys):
     assert main(["--port", "0", "--data", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"vectorize-local: {tmp_path} is a directory\n"
 
@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_used(tmp_path, capsys):
         (["--api", "x"], "unrecognized arguments: --api x"),
     ],
 )
-def test_bad_values(arguments, message, capsys, monkeypatch):
+def test_invalid_arguments_are_errors(arguments, message, capsys, monkeypatch):
     monkeypatch.delenv("VECTORIZE_LOCAL_TOKEN", raising=False)
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -202,7 +202,7 @@ def test_bad_values(arguments, message, capsys, monkeypatch):
     assert message in capsys.readouterr().err
 
 
-def test_an_empty_variable_is_no_token(capsys, monkeypatch):
+def test_an_empty_variable_is_not_a_token(capsys, monkeypatch):
     monkeypatch.setenv("VECTORIZE_LOCAL_TOKEN", "")
     with pytest.raises(SystemExit):
         main(["--host", "0.0.0.0"])
@@ -210,7 +210,7 @@ def test_an_empty_variable_is_no_token(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn", "numpy"])
-def test_without_the_extra(package):
+def test_a_missing_package_names_the_extra(package):
     code = (
         f"import sys; sys.modules[{package!r}] = None\n"
         "from airflow_provider_cfvectorize.local.__main__ import main\n"

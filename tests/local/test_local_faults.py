@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults on purpose: what each does, whom it hits, and how they are written down."""
+"""Injected faults: their effects, the requests that they hit, and their syntax."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PAGES = {
 
 @pytest.fixture
 def faulty(start, connect):
-    """Start a server with one index, ``docs``, that has the vectors a and b, and then give it faults."""
+    """Start a server with the vectors a and b in the index ``docs``, then set faults."""
 
     def starter(*faults: str, seed: int = 0, **options: Any) -> tuple[LocalVectorize, Client]:
         server = start(**{"apply_delay": 0, **options})
@@ -51,7 +51,7 @@ def faulty(start, connect):
 
 
 def hits(client: Client, count: int, path: str = "/docs/info") -> list[bool]:
-    """Return which of so many requests are answered with an error."""
+    """Send ``count`` requests and return which of them fail."""
     return [client.send("GET", path).status_code != 200 for _ in range(count)]
 
 
@@ -80,7 +80,7 @@ def test_without_faults_nothing_happens(client: Client, shared: LocalVectorize):
 @pytest.mark.parametrize(("kind", "done"), [("reset-before", False), ("reset-after", True)])
 def test_a_reset(faulty, kind, done):
     server, client = faulty(f"{kind}:delete_by_ids")
-    # Which of the two a client sees depends on whether it was still sending.
+    # The error depends on whether the client was still sending.
     with pytest.raises(requests.ConnectionError, match=r"reset by peer|closed connection without response"):
         client.delete(["a"])
     assert client.ids("a", "b") == (["b"] if done else ["a", "b"])
@@ -89,7 +89,7 @@ def test_a_reset(faulty, kind, done):
 
 
 @pytest.mark.parametrize("kind", ["reset-before", "reset-after"])
-def test_a_reset_is_one_and_not_an_end(faulty, kind, caplog):
+def test_a_reset_resets_the_connection(faulty, kind, caplog):
     server, client = faulty(kind)
     with raw_request(client, "/docs/info") as connection, pytest.raises(ConnectionResetError):
         connection.recv(1)
@@ -97,7 +97,7 @@ def test_a_reset_is_one_and_not_an_end(faulty, kind, caplog):
     assert not caplog.records
 
 
-def test_a_reset_while_the_body_is_on_its_way(faulty, caplog):
+def test_a_reset_during_the_body(faulty, caplog):
     _, client = faulty("reset-before:upsert")
     with pytest.raises(requests.ConnectionError):
         client.upsert([vector(f"v{i}") for i in range(5000)])
@@ -106,29 +106,29 @@ def test_a_reset_while_the_body_is_on_its_way(faulty, caplog):
 
 
 @pytest.mark.parametrize(("given_value", "seconds"), [("", "1"), ("=0", "0"), ("=120", "120")])
-def test_429(faulty, given_value, seconds):
+def test_a_429(faulty, given_value, seconds):
     _, client = faulty(f"429{given_value}")
     refused = client.delete(["a"])
     assert refusal(refused)[:2] == (429, 10100)
     assert refused.headers["Retry-After"] == seconds
-    # The fault is not the account's budget.
+    # The fault does not use the account's budget.
     assert refused.headers["Ratelimit"].startswith('"default";r=1200;')
 
 
-def test_40041(faulty):
+def test_a_40041(faulty):
     _, client = faulty("40041:delete_by_ids")
     assert refusal(client.delete(["a"])) == (400, 40041, "Too Many Requests")
     assert client.ids("a") == ["a"]
 
 
-def test_a_refusal_of_good_credentials(faulty):
+def test_a_refusal_of_valid_credentials(faulty):
     _, client = faulty("refuse:delete_by_ids")
     assert refusal(client.delete(["a"])) == (403, 10000, "Authentication error")
     assert client.ids("a") == ["a"]
 
 
 @pytest.mark.parametrize("kind", PAGES)
-def test_a_page_in_place_of_json(faulty, kind):
+def test_an_html_page_instead_of_json(faulty, kind):
     server, client = faulty(f"{kind}:delete_by_ids")
     response = client.delete(["a"])
     assert response.status_code == (403 if kind == "challenge" else int(kind))
@@ -161,12 +161,12 @@ def test_latency(faulty):
 
 
 @pytest.mark.parametrize("pace", ["", "=0.01"])
-def test_an_answer_that_never_ends(faulty, pace):
+def test_an_endless_answer(faulty, pace):
     server, client = faulty(f"hang:info{pace}")
     connection = raw_request(client, "/docs/info")
     with connection:
         received = b""
-        # With a pace, a byte comes now and then; without, nothing does after the beginning.
+        # With a pace, the server sends a byte at intervals; without a pace, nothing after the beginning.
         wanted = rb'.*\{"result":\r\n' + (rb"(1\r\n \r\n){5}" if pace else b"")
         while not re.match(wanted, received, re.DOTALL):
             received += connection.recv(1000)
@@ -177,20 +177,20 @@ def test_an_answer_that_never_ends(faulty, pace):
             connection.settimeout(0.05)
             with pytest.raises(TimeoutError):
                 connection.recv(1)
-    # Others are answered meanwhile, and after it.
+    # The server answers other requests meanwhile and afterwards.
     assert client.ids("a") == ["a"]
     assert server.injected()["hang"] == 1
 
 
 @pytest.mark.parametrize("fault", ["hang", "hang=0.01", "latency=3600"])
-def test_the_server_stops_all_the_same(faulty, fault, caplog):
+def test_the_server_stops_despite_pending_answers(faulty, fault, caplog):
     server, client = faulty(fault)
     connections = [raw_request(client, "/docs/info") for _ in range(3)]
     while server.injected()[fault.partition("=")[0]] < 3:
         time.sleep(0.01)
     stopper = threading.Thread(target=server.stop)
     stopper.start()
-    # The hour of latency, and what never ends, are not waited for.
+    # The server does not wait for the latency of an hour or for endless answers.
     stopper.join(10)
     assert not stopper.is_alive()
     assert not caplog.records
@@ -198,7 +198,7 @@ def test_the_server_stops_all_the_same(faulty, fault, caplog):
         connection.close()
 
 
-def test_an_unending_answer_ends_with_its_client(faulty, caplog):
+def test_an_endless_answer_ends_when_its_client_disconnects(faulty, caplog):
     server, client = faulty("hang:info=0.01")
     connection = raw_request(client, "/docs/info")
     connection.recv(1000)
@@ -225,7 +225,7 @@ def test_a_stuck_watermark(faulty):
     # The number of vectors is not the watermark.
     assert stuck["vectorCount"] == 1
     assert server.injected()["stuck-watermark"] == 2
-    # An index that comes later has none at all.
+    # A later index has no watermark.
     client.create("later")
     client.upsert([vector("a")], "later")
     assert client.ids("a", name="later") == ["a"]
@@ -234,7 +234,7 @@ def test_a_stuck_watermark(faulty):
     assert client.info()["processedUpToMutation"] == own
 
 
-def test_a_watermark_that_sticks_for_a_while(faulty):
+def test_a_temporarily_stuck_watermark(faulty):
     _, client = faulty("stuck-watermark#3-4")
     seen = []
     for _ in range(5):
@@ -254,7 +254,7 @@ def test_a_lagging_view(faulty):
     last = mutation(client.delete(["never"]))
     clock.advance(59)
 
-    # The watermark is not behind.
+    # The watermark does not lag.
     info = client.info()
     assert info["processedUpToMutation"] == last
     assert info["vectorCount"] == 2
@@ -280,7 +280,7 @@ def test_views_that_lag_by_different_times(faulty):
     _, client = faulty("lagging-view:info=60", "lagging-view:get_by_ids#2=20", clock=clock)
     clock.advance(100)
     client.delete(["a"])
-    # Two copies, of which one is behind.
+    # Two copies; one lags.
     assert [client.ids("a") for _ in range(3)] == [[], ["a"], []]
     assert client.info()["vectorCount"] == 2
     assert client.page()["totalCount"] == 1
@@ -288,8 +288,8 @@ def test_views_that_lag_by_different_times(faulty):
     assert client.info()["vectorCount"] == 1
 
 
-def test_the_past_is_of_each_moment(faulty):
-    """Whatever was written, a view that lags shows what the index was so many seconds ago."""
+def test_a_lagging_view_shows_each_past_state(faulty):
+    """A lagging view shows the index as it was that many seconds ago."""
     clock = FakeClock(BEGIN)
     _, client = faulty("lagging-view=10", clock=clock)
     state = {"a": 0.5, "b": 0.5}
@@ -310,7 +310,7 @@ def test_the_past_is_of_each_moment(faulty):
         assert found == states[past], step
 
 
-# --- whom it hits -------------------------------------------------------------------------------------------
+# --- affected requests --------------------------------------------------------------------------------------
 
 
 def test_all_endpoints_are_known(start, connect):
@@ -336,7 +336,7 @@ def test_a_fault_of_one_endpoint(faulty, endpoint):
     client.delete_metadata_index("k")
     client.session.get(client.base_url + "/user/tokens/verify")
     client.send("DELETE", "/docs")
-    # One each; those of the fixture came before.
+    # One fault per endpoint; the fixture's requests came before.
     assert server.injected() == {**dict.fromkeys(KINDS, 0), "503": 1}
 
 
@@ -344,30 +344,30 @@ def test_a_fault_of_one_endpoint(faulty, endpoint):
     ("numbers", "hit"),
     [("1", {1}), ("2-3", {2, 3}), ("1,4-5", {1, 4, 5}), ("4-", {4, 5, 6}), ("2,2,1-2", {1, 2}), ("9", set())],
 )
-def test_by_number(faulty, numbers, hit):
+def test_faults_by_request_number(faulty, numbers, hit):
     server, client = faulty(f"500:info#{numbers}")
     client.send("GET")
     assert hits(client, 6) == [number in hit for number in range(1, 7)]
     assert server.injected()["500"] == len(hit)
-    # Faults that are set anew count anew.
+    # New faults restart the count.
     server.set_faults([f"500:info#{numbers}"])
     assert hits(client, 6) == [number in hit for number in range(1, 7)]
 
 
-def test_a_fault_without_an_endpoint_counts_all_its_endpoints(faulty):
+def test_a_fault_without_an_endpoint_counts_all_endpoints(faulty):
     _, client = faulty("500#2,4")
     paths = ["/docs/info", "", "/docs", "/docs/list", "/docs/info"]
     assert [client.send("GET", path).status_code for path in paths] == [200, 500, 200, 500, 200]
 
 
-def test_only_what_gets_through_is_counted(faulty, connect):
+def test_refused_requests_are_not_counted(faulty, connect):
     server, client = faulty("500#1")
     assert refusal(connect(server, "stranger").send("GET"))[:2] == (401, 10000)
     assert refusal(client.send("GET", "/docs/absent"))[:2] == (404, 7003)
     assert hits(client, 2) == [True, False]
 
 
-def test_chances_depend_on_the_seed_and_the_number_only(faulty):
+def test_random_faults_depend_only_on_seed_and_request_number(faulty):
     server, client = faulty("500:info@0.5", "500:get_index@0.5", seed=7)
     first = hits(client, 40)
     assert 5 < sum(first) < 35
@@ -380,7 +380,7 @@ def test_chances_depend_on_the_seed_and_the_number_only(faulty):
 
 
 @pytest.mark.parametrize(("probability", "hit"), [("0", False), ("1", True), ("0.0", False), ("1.0", True)])
-def test_certain_chances(faulty, probability, hit):
+def test_probabilities_of_0_and_1(faulty, probability, hit):
     _, client = faulty(f"500@{probability}")
     assert hits(client, 5) == [hit] * 5
 
@@ -390,14 +390,14 @@ def test_several_faults_at_once(faulty):
     begun = time.monotonic()
     assert [client.send("GET", "/docs/info").status_code for _ in range(4)] == [429, 503, 503, 503]
     assert time.monotonic() - begun >= 0.2
-    # An answer goes wrong in one way, by the first that is named; what is not answered shows no watermark.
+    # The first matching fault applies to an answer; an answer with an error shows no watermark.
     expected = {"latency": 4, "429": 1, "503": 3}
     assert server.injected() == {**dict.fromkeys(KINDS, 0), **expected}
 
 
-def test_a_rate_limit_comes_first(faulty):
+def test_a_rate_limit_has_precedence(faulty):
     server, client = faulty("503#1-", rate_limit="4/1000")
-    # Two requests, and a read, made the index.
+    # Two requests and a read created the index.
     response = client.send("GET")
     assert response.status_code == 503
     assert response.headers["Ratelimit"].startswith('"default";r=0;')
@@ -405,10 +405,10 @@ def test_a_rate_limit_comes_first(faulty):
     assert server.injected()["503"] == 1
 
 
-# --- changing them ------------------------------------------------------------------------------------------
+# --- changes ------------------------------------------------------------------------------------------------
 
 
-def test_changing_them_over_http(faulty):
+def test_faults_can_be_changed_over_http(faulty):
     server, client = faulty("500:info")
     url = client.root + "/_local/faults"
     assert hits(client, 2) == [True, True]
@@ -426,7 +426,7 @@ def test_changing_them_over_http(faulty):
     cleared = result(client.session.delete(url))
     assert (cleared["faults"], cleared["seed"]) == ([], 0)
     assert hits(client, 2) == [False, False]
-    # What was counted stays until it is reset.
+    # The counts stay until they are reset.
     assert sum(server.injected().values()) == sum(cleared["injected"].values()) == 11
     result(client.session.delete(client.root + "/_local/stats"))
     assert server.injected() == dict.fromkeys(KINDS, 0)
@@ -446,14 +446,14 @@ def test_changing_them_over_http(faulty):
         ({"fault": []}, "fault: unknown; expected faults, seed"),
     ],
 )
-def test_what_cannot_be_set(client: Client, shared, body, message):
+def test_invalid_changes_are_refused(client: Client, shared, body, message):
     status, _, text = refusal(client.session.post(client.root + "/_local/faults", json=body))
     assert status == 400
     assert message in text
     assert result(client.session.get(client.root + "/_local/faults"))["faults"] == []
 
 
-def test_faults_are_not_for_web_pages(client: Client):
+def test_requests_from_web_pages_cannot_change_faults(client: Client):
     url = client.root + "/_local/faults"
     for method in ("GET", "POST", "DELETE"):
         assert client.session.request(method, url, headers={"Origin": "http://evil"}).status_code == 403
@@ -473,7 +473,7 @@ def test_faults_before_the_start(connect):
         assert client.send("GET").status_code == 200
 
 
-# --- how they are written -----------------------------------------------------------------------------------
+# --- syntax -------------------------------------------------------------------------------------------------
 
 
 def test_all_parts_of_a_fault():
@@ -531,7 +531,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("spec", "message"), BAD)
-def test_what_is_no_fault(spec, message):
+def test_invalid_faults_are_refused(spec, message):
     with pytest.raises(ValueError, match=r"^fault ") as caught:
         LocalVectorize(faults=[spec])
     text = str(caught.value)
@@ -549,7 +549,7 @@ specs = st.text(max_size=30) | st.lists(pieces, max_size=8).map("".join)
 
 
 @given(spec=specs)
-def test_any_text_is_a_fault_or_a_clear_error(spec):
+def test_arbitrary_text_is_a_fault_or_a_clear_error(spec):
     error = ""
     try:
         fault = parse_fault(spec)
@@ -573,7 +573,7 @@ def test_any_text_is_a_fault_or_a_clear_error(spec):
     numbers=st.none() | st.lists(st.tuples(st.integers(1, 99), st.none() | st.integers(0, 99)), min_size=1),
     value=st.none() | st.integers(1, 86400),
 )
-def test_what_is_well_formed_is_taken(name, endpoint, chance, numbers, value):
+def test_well_formed_faults_are_accepted(name, endpoint, chance, numbers, value):
     kind = KINDS[name]
     spec = name
     if endpoint is not None:

@@ -26,13 +26,13 @@ LACKING = ["empty", "mixed", "nulls", "zbare"]
 EVERYTHING = [*VALUED, *LACKING]
 
 
-def ask(client: Client, filter, **more):
+def send(client: Client, filter, **more):
     return client.query(ASKED, filter=filter, topK=100, **more)
 
 
 def found(client: Client, filter, **more) -> list[str]:
-    # All vectors are the same, so the matches are in the order of their ids.
-    return [match["id"] for match in result(ask(client, filter, **more))["matches"]]
+    # All vectors are equal: matches are in the order of their ids.
+    return [match["id"] for match in result(send(client, filter, **more))["matches"]]
 
 
 def fill(client: Client) -> Client:
@@ -44,7 +44,7 @@ def fill(client: Client) -> Client:
 
 @pytest.fixture(scope="module")
 def filled():
-    """Fill one index for all the tests that only read."""
+    """Fill an index for all tests that only read."""
     with LocalVectorize(apply_delay=0) as server:
         client = Client(server.base_url, server.account_id, server.api_token)
         with client.session:
@@ -54,7 +54,7 @@ def filled():
 
 @pytest.fixture
 def served(start, connect):
-    """Start a server with switches and the same vectors."""
+    """Start a server with switches and these vectors."""
 
     def starter(**switches) -> Client:
         client = connect(start(apply_delay=0, behaviour=Behaviour(**switches)))
@@ -82,7 +82,7 @@ def served(start, connect):
         ({"b": True}, ["apple", "cherry"]),
         ({"b": False}, ["banana"]),
         ({"b": {"$ne": True}}, ["banana", *LACKING]),
-        # Null equals nothing.
+        # Null is equal to nothing.
         ({"s": None}, []),
         ({"n": {"$eq": None}}, []),
         ({"b": {"$ne": None}}, EVERYTHING),
@@ -101,20 +101,20 @@ def served(start, connect):
         ({"s": {"$lt": "apples"}}, ["apple"]),
         ({"s": {"$gt": "apple"}}, ["banana", "cherry"]),
         ({"s": {"$gte": "B"}}, VALUED),
-        # No condition, and several, all of which must hold.
+        # No condition; and several conditions, which must all hold.
         ({}, EVERYTHING),
         ({"s": {"$gte": "b"}, "b": True}, ["cherry"]),
         ({"s": "apple", "n": 2.5}, []),
-        # The dot goes one level down.
+        # A dot addresses a nested object.
         ({"deep.er": "x"}, ["apple"]),
         ({"deep.er": {"$ne": "x"}}, ["banana", "cherry", *LACKING]),
-        # Values of another type than the metadata index's are turned into it.
+        # Values of another type are converted to the type of the metadata index.
         ({"n": "1"}, ["apple"]),
         ({"b": "true"}, ["apple", "cherry"]),
         ({"n": {"$ne": "1e0"}}, ["banana", "cherry", *LACKING]),
         ({"n": {"$lt": "1"}}, ["cherry"]),
         ({"n": {"$gt": 0, "$lt": "9"}}, ["apple", "banana"]),
-        # Those that cannot be equal nothing.
+        # Values that cannot be converted are equal to nothing.
         ({"n": True}, []),
         ({"n": "one"}, []),
         ({"n": "1e999"}, []),
@@ -124,7 +124,7 @@ def served(start, connect):
         ({"n": {"$in": ["one", True, 1]}}, ["apple"]),
         ({"n": {"$lt": "one"}}, []),
         ({"b": {"$gte": 0}}, []),
-        # No metadata index.
+        # Without a metadata index.
         ({"other": "x"}, []),
         ({"deep": "x"}, []),
         ({"other": {"$ne": "x"}}, []),
@@ -132,7 +132,7 @@ def served(start, connect):
     ],
     ids=json.dumps,
 )
-def test_what_is_found(filled: Client, filter, expected):
+def test_matches_of_each_filter(filled: Client, filter, expected):
     assert found(filled, filter) == expected
 
 
@@ -170,35 +170,35 @@ def test_what_is_found(filled: Client, filter, expected):
     ],
     ids=lambda value: json.dumps(value)[:50],
 )
-def test_what_is_no_filter(filled: Client, filter, message):
-    status, code, text = refusal(ask(filled, filter))
+def test_invalid_filters_are_refused(filled: Client, filter, message):
+    status, code, text = refusal(send(filled, filter))
 
     assert (status, code) == (400, 40000)
     assert text.startswith(f"invalid filter: {message}")
 
 
 @pytest.mark.parametrize("filter", ["s", ["s"], 7, True])
-def test_a_filter_is_an_object(filled: Client, filter):
-    assert refusal(ask(filled, filter)) == (
+def test_a_filter_must_be_an_object(filled: Client, filter):
+    assert refusal(send(filled, filter)) == (
         400,
         40026,
         "Failed to parse the request body as JSON: filter: expected an object",
     )
 
 
-def test_the_size_is_that_of_compact_json(filled: Client):
+def test_the_size_limit_applies_to_compact_json(filled: Client):
     frame = len('{"s":""}')
     assert found(filled, {"s": "x" * (2047 - frame)}) == []
     assert found(filled, {"s": "é" * ((2047 - frame) // 2)}) == []
-    assert "got 2048" in refusal(ask(filled, {"s": "x" * (2048 - frame)}))[2]
+    assert "got 2048" in refusal(send(filled, {"s": "x" * (2048 - frame)}))[2]
     spaced = '{"filter": {"s":' + " " * 5000 + '"apple"}, "vector": ' + json.dumps(ASKED) + "}"
     response = filled.send("POST", "/docs/query", data=spaced, headers={"Content-Type": "application/json"})
     assert [match["id"] for match in result(response)["matches"]] == ["apple"]
 
 
-def test_a_filter_that_is_no_text(filled: Client):
-    assert refusal(ask(filled, {"s": "\ud800"}))[:2] == (400, 40026)
-    assert refusal(ask(filled, {"\ud800": "s"}))[:2] == (400, 40026)
+def test_values_that_json_or_utf8_cannot_hold_are_refused(filled: Client):
+    assert refusal(send(filled, {"s": "\ud800"}))[:2] == (400, 40026)
+    assert refusal(send(filled, {"\ud800": "s"}))[:2] == (400, 40026)
     body = json.dumps({"vector": ASKED, "filter": {"n": "?"}}).replace('"?"', "1e999")
     response = filled.send("POST", "/docs/query", data=body, headers={"Content-Type": "application/json"})
     assert refusal(response) == (400, 40000, "invalid filter: a number is too large")
@@ -219,7 +219,7 @@ def test_numbers_are_float64(client: Client, clock):
     clock.advance(2)
 
     assert found(client, {"n": 2**53}) == ["a"]
-    # What is no float64 is not indexed.
+    # Numbers that float64 cannot hold are not indexed.
     assert found(client, {"n": {"$gt": 0}}) == ["a"]
 
 
@@ -235,7 +235,7 @@ def test_numbers_are_float64(client: Client, clock):
         ("boolean", [True, "true", False, "false", 1, "True"], {True: "01", "false": "23"}),
     ],
 )
-def test_values_are_turned_into_the_type_of_the_index(client: Client, clock, index_type, stored, expected):
+def test_values_are_converted_to_the_type_of_the_index(client: Client, clock, index_type, stored, expected):
     mutation(client.create_metadata_index("v", index_type))
     mutation(client.upsert([vector(str(i), metadata={"v": value}) for i, value in enumerate(stored)]))
     clock.advance(2)
@@ -288,7 +288,7 @@ def test_strings_are_ordered_by_their_bytes(client: Client, clock):
         assert found(client, {"s": {"$gte": text}}) == [str(i) for i in range(place, len(texts))]
 
 
-def test_metadata_that_is_no_object_on_the_way_down(client: Client, clock):
+def test_nested_metadata_must_be_objects(client: Client, clock):
     mutation(client.create_metadata_index("a.b.c", "number"))
     inner = [{"b": {"c": 1}}, {"b": [{"c": 1}]}, {"b": 1}, [1], {"b": {"c": [1]}}]
     mutation(client.upsert([vector(str(i), metadata={"a": value}) for i, value in enumerate(inner)]))
@@ -297,7 +297,7 @@ def test_metadata_that_is_no_object_on_the_way_down(client: Client, clock):
     assert found(client, {"a.b.c": 1}) == ["0"]
 
 
-def test_the_namespace_comes_before_the_filter(client: Client, clock):
+def test_the_namespace_is_applied_before_the_filter(client: Client, clock):
     mutation(client.create_metadata_index("s", "string"))
     mutation(
         client.upsert(
@@ -314,8 +314,8 @@ def test_the_namespace_comes_before_the_filter(client: Client, clock):
     assert found(client, {"s": "x"}) == ["a", "c", "d"]
     assert found(client, {"s": "x"}, namespace="one") == ["a"]
     assert found(client, {"s": "y"}, namespace="two") == []
-    # A filter that is wrong is wrong in an empty namespace too.
-    assert refusal(ask(client, {"$s": 1}, namespace="none"))[1] == 40000
+    # An invalid filter is refused in an empty namespace too.
+    assert refusal(send(client, {"$s": 1}, namespace="none"))[1] == 40000
 
 
 # --- switches -----------------------------------------------------------------------------------------------
@@ -323,12 +323,12 @@ def test_the_namespace_comes_before_the_filter(client: Client, clock):
 
 def test_an_empty_filter_can_be_refused(served):
     client = served(empty_filter="refuse")
-    assert refusal(ask(client, {})) == (400, 40000, "invalid filter: must not be empty")
+    assert refusal(send(client, {})) == (400, 40000, "invalid filter: must not be empty")
 
 
 def test_an_unindexed_property_can_be_refused(served):
     client = served(unindexed_filter_property="refuse", unpublished_code=41234)
-    assert refusal(ask(client, {"s": "apple", "other": 1})) == (
+    assert refusal(send(client, {"s": "apple", "other": 1})) == (
         400,
         41234,
         'invalid filter: there is no metadata index for property "other"',
@@ -339,7 +339,7 @@ def test_an_unindexed_property_can_be_refused(served):
 def test_a_value_of_another_type_can_be_refused(served):
     client = served(value_of_other_type="refuse")
     for filter in ({"n": "1"}, {"n": {"$in": [1, "1"]}}, {"n": {"$lt": "1"}}, {"n": False}):
-        assert refusal(ask(client, filter)) == (
+        assert refusal(send(client, filter)) == (
             400,
             40000,
             'invalid filter: the metadata index of "n" is of type number',
@@ -357,7 +357,7 @@ def test_a_value_of_another_type_can_be_left_out(served):
     assert "other" in found(client, {"s": {"$ne": 1}})
 
 
-def test_null_can_be_null(served):
+def test_null_can_match_null(served):
     client = served(null_in_filters="null")
     assert found(client, {"s": None}) == LACKING
     assert found(client, {"b": {"$ne": None}}) == VALUED
@@ -372,7 +372,7 @@ def test_a_missing_property_can_match_nothing(served):
     assert found(client, {"s": None}) == ["nulls"]
 
 
-def test_long_strings_of_a_filter_can_be_cut(served):
+def test_long_strings_in_a_filter_can_be_truncated(served):
     client = served(long_filter_strings="cut")
     mutation(client.upsert([vector("long", metadata={"s": "x" * 100})]))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever is sent, the answer is an envelope, and never a failure of the server's own."""
+"""Arbitrary requests get an API envelope and cause no internal error."""
 
 from __future__ import annotations
 
@@ -185,20 +185,20 @@ def call(
     query=st.sampled_from(["", "?unparsable-behavior=discard", "?count=3", "?cursor=x&count=0"]),
     body=payloads,
 )
-def test_bodies(server, method, name, action, content_type, query, body):
+def test_arbitrary_bodies(server, method, name, action, content_type, query, body):
     if not name:
         action = ""
     if method == "DELETE" and action == "":
         method = "POST"
     call(server, method, name + action + query, body, {"Content-Type": content_type})
-    # Whatever was accepted can be read back.
+    # Accepted vectors can be read back.
     call(server, "POST", "/docs/get_by_ids", json.dumps({"ids": ["", "a", "$a"]}))
     call(server, "GET", "/docs/list?count=1000")
 
 
 @FUZZ
 @given(body=queries | queries.map(lambda query: {**query, "vector": [0.5] * 32}))
-def test_queries(server, body):
+def test_arbitrary_queries(server, body):
     call(server, "POST", "/docs/query", json.dumps(body))
 
 
@@ -209,7 +209,7 @@ def test_queries(server, body):
     | st.sampled_from(["%2e%2e/docs", "docs/%00/info", "%ff/info", "docs/info%3f", "%ed%a0%80"]),
     absolute=st.booleans(),
 )
-def test_paths(server, method, path, absolute):
+def test_arbitrary_paths(server, method, path, absolute):
     if method == "DELETE" and not absolute:
         method = "GET"
     call(server, method, "/" + path, absolute=absolute)
@@ -224,7 +224,7 @@ def test_paths(server, method, path, absolute):
     content_type=header_values,
     path=st.sampled_from(["", "/docs/info", "/docs/upsert", "/docs/delete_by_ids"]),
 )
-def test_headers(server, authorization, email, key, host, content_type, path):
+def test_arbitrary_headers(server, authorization, email, key, host, content_type, path):
     headers = {
         "Authorization": authorization,
         "X-Auth-Email": email,
@@ -237,20 +237,20 @@ def test_headers(server, authorization, email, key, host, content_type, path):
 
 @FUZZ
 @given(body=payloads, method=st.sampled_from(METHODS), path=st.sampled_from(["foreign", "stats", "x"]))
-def test_the_own_routes(server, body, method, path):
+def test_arbitrary_requests_to_local_routes(server, body, method, path):
     call(server, method, f"/_local/{path}", body, absolute=True)
 
 
 @settings(max_examples=100, deadline=None)
 @given(body=st.binary(max_size=300) | payloads, content_type=st.sampled_from(TYPES) | st.text(max_size=40))
-def test_the_form_parser(body, content_type):
+def test_arbitrary_forms(body, content_type):
     found = uploaded(body, content_type)
     assert found is None or found in body
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(min_size=1, max_size=500))
-def test_the_form_parser_gives_back_what_was_sent(content):
+def test_the_form_parser_returns_the_sent_content(content):
     boundary = b"0123456789abcdef"
     if boundary in content:
         return
@@ -263,7 +263,7 @@ def test_the_form_parser_gives_back_what_was_sent(content):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=32, max_size=32))
-def test_float32_values_survive_as_they_are(floats):
+def test_float32_values_are_stored_exactly(floats):
     import struct
 
     line = json.dumps({**vector("a"), "values": floats}).encode()

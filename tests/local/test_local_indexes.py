@@ -89,7 +89,7 @@ def test_presets_have_the_dimensions_of_the_clients_table():
     assert {name: dimensions for name, (dimensions, _) in PRESETS.items()} == limits.PRESET_DIMENSIONS
 
 
-def test_a_preset_and_dimensions_with_a_metric(client: Client):
+def test_a_preset_with_dimensions_and_a_metric_is_refused(client: Client):
     # The published schema has oneOf.
     config = {"preset": "@cf/baai/bge-base-en-v1.5", "dimensions": 768, "metric": "cosine"}
     status, code, text = refusal(client.create("fresh", config=config))
@@ -139,7 +139,7 @@ def test_valid_names(client: Client, name):
         ("POST", "/metadata_index/delete", {"propertyName": "k"}),
     ],
 )
-def test_an_index_that_never_existed_and_one_that_was_deleted(client: Client, method, path, body):
+def test_answers_for_missing_and_deleted_indexes(client: Client, method, path, body):
     assert refusal(client.send(method, f"/absent{path}", json=body)) == NOT_FOUND
 
     assert result(client.send("DELETE", "/docs")) is None
@@ -150,13 +150,13 @@ def test_an_index_that_never_existed_and_one_that_was_deleted(client: Client, me
     )
 
 
-def test_uploads_to_an_index_that_is_not_there(client: Client):
+def test_uploads_to_missing_indexes_are_refused(client: Client):
     assert refusal(client.upsert([vector("a")], "absent")) == NOT_FOUND
     client.send("DELETE", "/docs")
     assert refusal(client.upload("insert", [vector("a")]))[:2] == (410, 3005)
 
 
-def test_a_name_can_be_used_again_and_starts_empty(client: Client, clock):
+def test_a_reused_name_starts_empty(client: Client, clock):
     mutation(client.upsert([vector("old")]))
     clock.advance(2)
     assert client.ids("old") == ["old"]
@@ -169,7 +169,7 @@ def test_a_name_can_be_used_again_and_starts_empty(client: Client, clock):
     assert client.ids("old") == []
 
 
-def test_the_statuses_in_doubt_are_switches(start, connect):
+def test_uncertain_statuses_are_switches(start, connect):
     client = connect(start(behaviour=Behaviour(not_found_status=400, deleted_status=404)))
     client.create()
     client.send("DELETE", "/docs")
@@ -194,7 +194,7 @@ def test_the_statuses_in_doubt_are_switches(start, connect):
         (b"{}", {}, "Expected request with `Content-Type: application/json`"),
     ],
 )
-def test_bodies_that_are_not_json(client: Client, body, headers, message):
+def test_bodies_that_are_not_json_are_refused(client: Client, body, headers, message):
     paths = ("", "/docs/delete_by_ids", "/docs/get_by_ids", "/docs/query")
     for path in (*paths, "/docs/metadata_index/create", "/docs/metadata_index/delete"):
         status, code, text = refusal(client.send("POST", path, data=body, headers=headers))
@@ -202,7 +202,7 @@ def test_bodies_that_are_not_json(client: Client, body, headers, message):
         assert text.startswith(message)
 
 
-def test_unknown_paths_and_methods(client: Client):
+def test_unknown_paths_and_methods_are_refused(client: Client):
     for path in ("/docs/unknown", "/docs/info/more", "/docs/", "//info", "/docs/query/"):
         assert refusal(client.send("GET", path))[:2] == (404, 7003)
     response = client.send("PUT", "/docs")
@@ -217,5 +217,5 @@ def test_head_has_no_body(client: Client):
     response = client.send("HEAD", "/docs")
 
     assert (response.status_code, response.content) == (405, b"")
-    # The connection is still in step.
+    # The connection can still be used.
     assert envelope(client.send("GET", "/docs"))["success"]

@@ -20,7 +20,7 @@ def fill(client: Client, clock, names: str, delay: float = 2) -> None:
     clock.advance(delay)
 
 
-def test_one_page(client: Client, clock):
+def test_a_listing_of_one_page(client: Client, clock):
     fill(client, clock, "abc")
 
     assert client.page() == {
@@ -32,11 +32,11 @@ def test_one_page(client: Client, clock):
     }
 
 
-def test_an_empty_index(client: Client):
+def test_a_listing_of_an_empty_index(client: Client):
     assert client.page() == {"count": 0, "totalCount": 0, "isTruncated": False, "vectors": [], **LAST}
 
 
-def test_pages(client: Client, clock):
+def test_a_listing_of_several_pages(client: Client, clock):
     fill(client, clock, "abcdefg")
 
     first = client.page(count=3)
@@ -49,11 +49,11 @@ def test_pages(client: Client, clock):
     assert ids(first) + ids(second) + ids(third) == list("abcdefg")
     assert LAST.items() <= third.items()
     assert (third["count"], third["totalCount"], third["isTruncated"]) == (1, 7, False)
-    # A page whose answer was lost can be asked for again.
+    # A client can request a page again after a lost answer.
     assert ids(client.page(count=3, cursor=first["nextCursor"])) == ids(second)
 
 
-def test_a_listing_sees_the_index_as_it_was_when_it_began(client: Client, clock):
+def test_a_listing_shows_the_index_at_its_start(client: Client, clock):
     fill(client, clock, "abcd")
     first = client.page(count=2)
     mutation(client.delete(["c"]))
@@ -65,7 +65,7 @@ def test_a_listing_sees_the_index_as_it_was_when_it_began(client: Client, clock)
     assert sorted(ids(client.page(count=10))) == list("abdxyz")
 
 
-def test_listings_of_an_unchanged_index_share_their_snapshot(client: Client, clock, shared):
+def test_listings_of_an_unchanged_index_share_a_snapshot(client: Client, clock, shared):
     fill(client, clock, "abcd")
     pages = [client.page(count=2) for _ in range(5)]
     mutation(client.delete(["never"]))
@@ -105,7 +105,7 @@ def test_a_cursor_expires(client: Client, clock):
         40000,
         "invalid or expired cursor",
     )
-    # The next page's cursor has a life of its own.
+    # The next page's cursor has its own lifetime.
     assert ids(client.page(count=2, cursor=second["nextCursor"])) == ["e", "f"]
 
 
@@ -124,7 +124,7 @@ def test_the_lifetime_is_a_switch(start, connect, clock):
     assert refusal(response)[:2] == (400, 41000)
 
 
-def test_a_cursor_belongs_to_one_index(client: Client, clock):
+def test_a_cursor_is_valid_for_one_index(client: Client, clock):
     client.create("other")
     fill(client, clock, "abc")
     cursor = client.page(count=1)["nextCursor"]
@@ -136,7 +136,7 @@ def test_a_cursor_belongs_to_one_index(client: Client, clock):
 
 
 @pytest.mark.parametrize("cursor", ["x", "A" * 64, "ä" * 64, "A" * 63, "=", "A" * 5000, "\x00"])
-def test_damaged_cursors(client: Client, cursor):
+def test_damaged_cursors_are_refused(client: Client, cursor):
     assert refusal(client.send("GET", "/docs/list", params={"cursor": cursor}))[:2] == (400, 40000)
 
 
@@ -150,7 +150,7 @@ def test_a_cursor_cannot_be_altered(client: Client, clock):
         assert refusal(client.send("GET", "/docs/list", params={"cursor": altered}))[0] == 400
 
 
-def test_count(client: Client, clock):
+def test_the_count_of_a_page(client: Client, clock):
     mutation(client.upsert([vector(f"v{i:04}") for i in range(1100)]))
     clock.advance(2)
 
@@ -162,7 +162,7 @@ def test_count(client: Client, clock):
         assert refusal(response) == (400, 40000, "count must be a number from 1 to 1000")
 
 
-def test_an_empty_cursor_is_none(client: Client, clock):
+def test_an_empty_cursor_starts_a_listing(client: Client, clock):
     fill(client, clock, "abc")
 
     assert result(client.send("GET", "/docs/list?cursor="))["count"] == 3

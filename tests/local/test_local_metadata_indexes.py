@@ -40,7 +40,7 @@ def test_types_are_listed_with_a_capital_in_the_order_of_creation(client: Client
     ]
 
 
-def test_creating_and_deleting_are_mutations(client: Client, clock):
+def test_create_and_delete_are_mutations(client: Client, clock):
     created = mutation(client.create_metadata_index("k", "string"))
     assert client.metadata_indexes() == []
     assert "processedUpToMutation" not in client.info()
@@ -55,7 +55,7 @@ def test_creating_and_deleting_are_mutations(client: Client, clock):
     assert client.metadata_indexes() == []
 
 
-def test_it_can_be_listed_as_soon_as_it_is_accepted(served):
+def test_accepted_metadata_indexes_can_be_listed(served):
     client = served(metadata_index_listed="accepted")
     mutation(client.create_metadata_index("k", "string"))
     assert client.metadata_indexes() == [("k", "String")]
@@ -64,7 +64,7 @@ def test_it_can_be_listed_as_soon_as_it_is_accepted(served):
 
 
 @pytest.mark.parametrize("index_type", ["string", "number"])
-def test_a_duplicate_is_no_error_and_changes_nothing(client: Client, clock, index_type):
+def test_a_duplicate_is_accepted_and_changes_nothing(client: Client, clock, index_type):
     mutation(client.create_metadata_index("k", "string"))
     mutation(client.upsert([vector("a", metadata={"k": "x"})]))
     clock.advance(2)
@@ -76,7 +76,7 @@ def test_a_duplicate_is_no_error_and_changes_nothing(client: Client, clock, inde
     assert found(client, {"k": "x"}) == ["a"]
 
 
-def test_deleting_one_that_is_not_there(client: Client, served):
+def test_deleting_a_missing_metadata_index_is_refused(client: Client, served):
     expected = (400, 40005, 'no metadata index for property "k"')
     assert refusal(client.delete_metadata_index("k")) == expected
     mutation(client.create_metadata_index("k", "string"))
@@ -86,7 +86,7 @@ def test_deleting_one_that_is_not_there(client: Client, served):
     assert refusal(served(metadata_index_not_found_status=404).delete_metadata_index("k"))[:2] == (404, 40005)
 
 
-def test_ten_metadata_indexes(client: Client, clock, served):
+def test_an_index_has_at_most_ten_metadata_indexes(client: Client, clock, served):
     for number in range(10):
         mutation(client.create_metadata_index(f"k{number}", "string"))
     expected = (400, 40000, "too many metadata indexes; max is 10")
@@ -105,7 +105,7 @@ def test_ten_metadata_indexes(client: Client, clock, served):
     assert refusal(other.create_metadata_index("k10", "string"))[:2] == (400, 41234)
 
 
-def test_each_index_has_its_own(client: Client, clock):
+def test_metadata_indexes_belong_to_one_index(client: Client, clock):
     client.create("other")
     mutation(client.create_metadata_index("k", "string"))
     clock.advance(2)
@@ -117,7 +117,7 @@ def test_each_index_has_its_own(client: Client, clock):
 
 
 @pytest.mark.parametrize("name", [None, 7, ["k"], "\ud800"])
-def test_what_is_no_property(client: Client, name):
+def test_invalid_property_names_are_refused(client: Client, name):
     for response in (client.create_metadata_index(name, "string"), client.delete_metadata_index(name)):
         status, code, text = refusal(response)
         assert (status, code) == (400, 40026)
@@ -125,18 +125,18 @@ def test_what_is_no_property(client: Client, name):
 
 
 @pytest.mark.parametrize("name", ["", "$k", "a.$k", "a..b", ".a", "a.", 'a"b', "a|b", "k" * 513])
-def test_properties_that_no_filter_could_name(client: Client, name):
+def test_properties_that_a_filter_cannot_name_are_refused(client: Client, name):
     for response in (client.create_metadata_index(name, "string"), client.delete_metadata_index(name)):
         assert refusal(response)[:2] == (400, 40000)
 
 
-def test_their_code_is_a_switch(served):
+def test_the_code_for_invalid_properties_is_a_switch(served):
     other = served(unpublished_code=41234)
     assert refusal(other.create_metadata_index("$k", "string"))[:2] == (400, 41234)
 
 
 @pytest.mark.parametrize("index_type", [None, "String", "text", 1, ["string"]])
-def test_other_types(client: Client, index_type):
+def test_other_types_are_refused(client: Client, index_type):
     assert refusal(client.create_metadata_index("k", index_type)) == (
         400,
         40026,
@@ -144,7 +144,7 @@ def test_other_types(client: Client, index_type):
     )
 
 
-# --- which vectors one knows --------------------------------------------------------------------------------
+# --- covered vectors ----------------------------------------------------------------------------------------
 
 
 def test_vectors_written_before_are_not_found_until_written_again(client: Client, clock):
@@ -155,12 +155,12 @@ def test_vectors_written_before_are_not_found_until_written_again(client: Client
     clock.advance(2)
 
     assert found(client, {"k": "x"}) == ["new"]
-    # They are not there for any condition on the property.
+    # They match no condition on the property.
     assert found(client, {"k": {"$ne": "y"}}) == ["new"]
     assert found(client, {"k": {"$nin": ["y"]}}) == ["new"]
     assert found(client, {"k": None}) == []
 
-    # An insert keeps the vector that is there, and so does the metadata index.
+    # An insert keeps the existing vector, and the metadata index does not cover it.
     mutation(client.upload("insert", [vector("old", metadata={"k": "x"})]))
     mutation(client.upsert([vector("again", metadata={"k": "x"})]))
     clock.advance(2)
@@ -177,7 +177,7 @@ def test_the_order_of_acceptance_counts_within_one_job(client: Client, clock):
     assert found(client, {"k": "x"}) == ["after"]
 
 
-def test_one_that_is_created_again_starts_afresh(client: Client, clock):
+def test_a_recreated_metadata_index_starts_empty(client: Client, clock):
     mutation(client.create_metadata_index("k", "string"))
     mutation(client.upsert([vector("a", metadata={"k": "x"})]))
     mutation(client.delete_metadata_index("k"))
@@ -188,7 +188,7 @@ def test_one_that_is_created_again_starts_afresh(client: Client, clock):
     assert found(client, {"k": "x"}) == ["b"]
 
 
-def test_each_metadata_index_for_itself(client: Client, clock):
+def test_each_metadata_index_covers_vectors_written_after_it(client: Client, clock):
     metadata = {"k": "x", "n": 1}
     mutation(client.create_metadata_index("k", "string"))
     mutation(client.upsert([vector("a", metadata=metadata)]))
@@ -203,7 +203,7 @@ def test_each_metadata_index_for_itself(client: Client, clock):
     assert [match["metadata"] for match in matches] == [{"k": "x"}, metadata]
 
 
-def test_visibility_lag_holds_for_metadata_indexes(start, connect, clock):
+def test_visibility_lag_applies_to_metadata_indexes(start, connect, clock):
     client = connect(start(clock=clock, apply_delay=2, visibility_lag=3))
     client.create()
     created = mutation(client.create_metadata_index("k", "string"))
@@ -214,10 +214,10 @@ def test_visibility_lag_holds_for_metadata_indexes(start, connect, clock):
     assert client.metadata_indexes() == [("k", "String")]
 
 
-# --- in a file ----------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------------------
 
 
-def test_everything_is_there_after_a_restart(tmp_path, start, connect, clock):
+def test_metadata_indexes_survive_a_restart(tmp_path, start, connect, clock):
     options = {"data": tmp_path / "vectors.db", "clock": clock, "apply_delay": 2}
     server = start(**options)
     client = connect(server)
@@ -237,7 +237,7 @@ def test_everything_is_there_after_a_restart(tmp_path, start, connect, clock):
     client = connect(server)
     assert client.metadata_indexes() == [("k", "String"), ("gone", "Boolean")]
     assert found(client, {"k": "x"}) == ["after"]
-    # What is decided at once is decided by the whole log.
+    # Immediate checks use the whole log.
     assert refusal(client.delete_metadata_index("gone"))[1] == 40005
     clock.advance(2)
     assert client.metadata_indexes() == [("k", "String"), ("n", "Number")]
@@ -245,7 +245,7 @@ def test_everything_is_there_after_a_restart(tmp_path, start, connect, clock):
     assert found(client, {"n": 1}) == ["pending"]
     server.stop()
 
-    # With an empty log too, what is written next comes after all there is.
+    # With an empty log too, the next write comes after all earlier writes.
     server = start(**options)
     client = connect(server)
     mutation(client.create_metadata_index("late", "string"))
@@ -263,7 +263,7 @@ def test_everything_is_there_after_a_restart(tmp_path, start, connect, clock):
     assert client.metadata_indexes() == []
 
 
-# --- what one keeps of a string -----------------------------------------------------------------------------
+# --- truncated strings --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -279,5 +279,5 @@ def test_everything_is_there_after_a_restart(tmp_path, start, connect, clock):
         ("a" + "😀" * 16, "a" + "😀" * 15),
     ],
 )
-def test_strings_are_cut_between_characters(text, kept):
+def test_strings_are_truncated_between_characters(text, kept):
     assert cut(text) == kept

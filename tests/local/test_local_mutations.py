@@ -17,7 +17,7 @@ def stamp(seconds: float) -> str:
 
 
 def foreign(client: Client, count: int) -> list[str]:
-    """Make so many mutations with one request."""
+    """Create ``count`` mutations with one request."""
     response = client.session.post(client.root + "/_local/foreign", json={"count": count})
     return result(response)["mutationIds"]["docs"]
 
@@ -42,7 +42,7 @@ def test_ids_are_random_uuids_of_version_4(client: Client):
     assert all(str(uuid.UUID(found)) == found for found in ids)
 
 
-def test_nothing_is_seen_before_the_job_and_everything_after_it(client: Client, clock):
+def test_a_job_makes_all_its_writes_visible_at_once(client: Client, clock):
     accepted = clock.now
     mutation(client.upsert([vector("a")]))
     clock.advance(1.5)
@@ -98,7 +98,7 @@ def test_a_backlog_of_2500_mutations_takes_three_jobs(client: Client, clock):
     assert seen == [(ids[999], stamp(accepted + 2)), (ids[1999], stamp(accepted + 4)), last, last, last]
 
 
-def test_jobs_missed_while_nobody_looked_ran_when_they_were_due(client: Client, clock):
+def test_jobs_between_two_requests_run_when_due(client: Client, clock):
     accepted = clock.now
     ids = foreign(client, 1001)
     clock.advance(60)
@@ -118,7 +118,7 @@ def test_a_write_after_the_batch_was_taken_waits_for_the_next_job(client: Client
     assert client.info()["processedUpToMutation"] == second
 
 
-def test_a_job_takes_at_most_so_many_vectors(client: Client, clock, monkeypatch):
+def test_a_job_applies_a_limited_number_of_vectors(client: Client, clock, monkeypatch):
     monkeypatch.setattr(limits, "VECTORS_PER_JOB", 10)
     ids = [mutation(client.upsert([vector(f"{name}{i}") for i in range(5)])) for name in "abc"]
     clock.advance(2)
@@ -127,7 +127,7 @@ def test_a_job_takes_at_most_so_many_vectors(client: Client, clock, monkeypatch)
     clock.advance(2)
     assert client.info()["processedUpToMutation"] == ids[2]
 
-    # One that is larger than a job by itself must not block the log.
+    # A mutation larger than a job must not block the log.
     large = mutation(client.upsert([vector(f"d{i}") for i in range(11)]))
     clock.advance(2)
     assert client.info()["processedUpToMutation"] == large
@@ -142,7 +142,7 @@ def test_deleted_ids_can_count_as_vectors(served, clock, monkeypatch):
     assert client.info()["processedUpToMutation"] == ids[0]
 
 
-def test_the_datetime_can_be_the_mutation_s_own(served, clock):
+def test_the_datetime_can_be_the_mutations_own(served, clock):
     client = served(behaviour=Behaviour(processed_up_to="mutation"), apply_delay=5)
     mutation(client.delete(["x"]))
     clock.advance(3)
@@ -173,7 +173,7 @@ def test_visibility_follows_the_watermark(served, clock):
     assert client.ids("a") == []
 
 
-def test_without_a_delay_the_next_request_sees_it(served):
+def test_without_a_delay_the_next_request_sees_a_write(served):
     client = served(apply_delay=0)
     last = mutation(client.upsert([vector("a")]))
 
@@ -181,7 +181,7 @@ def test_without_a_delay_the_next_request_sees_it(served):
     assert client.ids("a") == ["a"]
 
 
-def test_indexes_have_logs_of_their_own(client: Client, clock):
+def test_each_index_has_its_own_log(client: Client, clock):
     client.create("other")
     mutation(client.delete(["x"]))
     clock.advance(2)
@@ -198,7 +198,7 @@ def test_nothing_of_a_refused_request_is_applied(client: Client, clock):
     assert client.info() == {"dimensions": 32, "vectorCount": 0}
 
 
-def test_a_clock_that_is_set_back_does_not_undo_anything(client: Client, clock):
+def test_a_clock_set_back_does_not_undo_writes(client: Client, clock):
     mutation(client.upsert([vector("a")]))
     clock.advance(2)
     before = client.info()

@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "vectors.db"
 
 
-def test_everything_is_there_after_a_restart(path, connect, start):
+def test_indexes_and_vectors_survive_a_restart(path, connect, start):
     clock = FakeClock(1_790_000_000.5)
     server = start(data=path, clock=clock, apply_delay=2)
     client = connect(server)
@@ -57,7 +57,7 @@ def test_everything_is_there_after_a_restart(path, connect, start):
     assert client.info()["vectorCount"] == 1
 
 
-def test_a_batch_that_is_applied_but_not_visible(path, connect, start):
+def test_an_applied_but_invisible_batch_survives_a_restart(path, connect, start):
     clock = FakeClock(1_790_000_000)
     options = {"data": path, "clock": clock, "apply_delay": 2, "visibility_lag": 10}
     server = start(**options)
@@ -80,7 +80,7 @@ def test_a_batch_that_is_applied_but_not_visible(path, connect, start):
     assert counts == [0, 0, 0, 1, 2, 3, 3]
 
 
-def test_the_log_is_emptied(path, connect, start):
+def test_applied_mutations_leave_the_log(path, connect, start):
     server = start(data=path, apply_delay=0)
     client = connect(server)
     client.create()
@@ -95,7 +95,7 @@ def test_the_log_is_emptied(path, connect, start):
         assert db.execute("SELECT id FROM vectors").fetchall() == [("a",)]
 
 
-def test_a_name_used_again_starts_empty_after_a_restart(path, connect, start):
+def test_a_reused_name_starts_empty_after_a_restart(path, connect, start):
     server = start(data=path, apply_delay=0)
     client = connect(server)
     client.create()
@@ -111,7 +111,7 @@ def test_a_name_used_again_starts_empty_after_a_restart(path, connect, start):
     assert client.ids("a", "b") == []
 
 
-def test_cursors_end_with_the_process(path, connect, start):
+def test_cursors_do_not_survive_a_restart(path, connect, start):
     server = start(data=path, apply_delay=0)
     client = connect(server)
     client.create()
@@ -139,7 +139,7 @@ def test_ids_are_listed_in_the_same_order_after_a_restart(path, connect, start):
     assert connect(start(data=path, apply_delay=0)).page() == before
 
 
-# --- files that are not ours --------------------------------------------------------------------------------
+# --- invalid files ------------------------------------------------------------------------------------------
 
 
 def refused(path) -> str:
@@ -151,18 +151,18 @@ def refused(path) -> str:
     return str(caught.value)
 
 
-def test_a_file_of_something_else(path):
+def test_another_kind_of_file_is_refused(path):
     path.write_text("Dear diary, this is certainly no database.\n" * 50)
     assert "is not a file of vectorize-local" in refused(path)
 
 
-def test_a_database_of_something_else(path):
+def test_another_kind_of_database_is_refused(path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE invoices (id INTEGER)")
     assert refused(path) == f"{path} is a database of another application"
 
 
-def test_a_file_of_a_newer_version(path):
+def test_a_file_of_a_newer_version_is_refused(path):
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         db.execute(f"PRAGMA user_version={LAYOUT + 1}")
@@ -171,7 +171,7 @@ def test_a_file_of_a_newer_version(path):
     )
 
 
-def test_a_file_of_an_older_version(path):
+def test_a_file_of_an_older_version_is_refused(path):
     LocalVectorize(data=path).start().stop()
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version={LAYOUT - 1}")
@@ -181,24 +181,24 @@ def test_a_file_of_an_older_version(path):
     )
 
 
-def test_a_damaged_file(path):
+def test_a_damaged_file_is_refused(path):
     LocalVectorize(data=path).start().stop()
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE indexes")
     assert refused(path) == f"{path} is damaged: no such table: indexes"
 
 
-def test_a_directory_and_a_path_into_nowhere(tmp_path):
+def test_directories_and_missing_directories_are_refused(tmp_path):
     assert refused(tmp_path) == f"{tmp_path} is a directory"
     assert refused(tmp_path / "no" / "file") == f"directory {tmp_path / 'no'} does not exist"
 
 
-def test_an_empty_file_is_a_new_one(path, start):
+def test_an_empty_file_is_accepted_as_new(path, start):
     path.touch()
     start(data=path)
 
 
-def test_a_file_in_use(path, start):
+def test_a_file_in_use_is_refused(path, start):
     server = start(data=path)
     with pytest.raises(DataFileError) as caught:
         LocalVectorize(data=path).start()
@@ -214,13 +214,13 @@ def test_a_file_in_use(path, start):
         ("query_only=ON", "query_only=OFF", "it is read-only: allow writing"),
     ],
 )
-def test_a_file_that_cannot_be_written_any_more(path, connect, start, caplog, limit, lift, said):
+def test_a_full_file_loses_no_acknowledged_write(path, connect, start, caplog, limit, lift, said):
     server = start(data=path, apply_delay=0)
     client = connect(server)
     client.create()
     acknowledged = [mutation(client.upsert([vector("v0")]))]
     db = server._store._journal._db
-    # Any number of pages below those that there are is taken as all of them.
+    # SQLite raises a lower limit to the existing number of pages.
     db.execute(f"PRAGMA {limit}")
     while (response := client.upsert([vector(f"v{len(acknowledged)}")])).status_code == 200:
         acknowledged.append(mutation(response))
@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_written_any_more(path, connect, start, caplog, li
     assert "Traceback" not in caplog.text
     server.stop()
 
-    # Nothing that was acknowledged is lost, and nothing else is there.
+    # The file holds exactly the acknowledged writes.
     server = start(data=path, apply_delay=0)
     client = connect(server)
     assert client.info()["vectorCount"] == len(acknowledged)
@@ -244,8 +244,8 @@ def test_a_file_that_cannot_be_written_any_more(path, connect, start, caplog, li
     assert (info["processedUpToMutation"], info["vectorCount"]) == (acknowledged[-1], len(acknowledged))
 
 
-def test_a_file_without_permission():
-    # There, not even root may create one.
+def test_a_file_without_permission_is_refused():
+    # Not even root can create a file there.
     assert refused(Path("/proc/vectors.db")).startswith(
         "/proc/vectors.db cannot be opened: check the permissions of the file and its directory"
     )
@@ -270,7 +270,7 @@ def run(path: Path, apply_delay: float = 0.05) -> tuple[subprocess.Popen[str], s
 
 
 def test_kill_9_loses_no_acknowledged_mutation(path):
-    # True for an acknowledged upsert, False for an acknowledged delete, None while nobody knows.
+    # True: upsert acknowledged; False: delete acknowledged; None: in flight.
     there: dict[str, bool | None] = {}
     process, *where = run(path)
     enough = threading.Event()
@@ -328,7 +328,7 @@ def test_kill_9_loses_no_acknowledged_mutation(path):
     assert found <= set(there)
 
 
-def test_kill_9_keeps_what_was_pending(path, connect, start):
+def test_kill_9_keeps_pending_mutations(path, connect, start):
     process, *where = run(path, apply_delay=3600)
     client = Client(*where)
     result(client.create())

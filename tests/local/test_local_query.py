@@ -29,14 +29,14 @@ def ids(client: Client, asked=None, **more) -> list[str]:
 
 @pytest.fixture(scope="module")
 def immediate():
-    """Start one server for all the tests that need no switch; its jobs run at once."""
+    """Start a server for all tests without switches; its jobs run at once."""
     with LocalVectorize(apply_delay=0) as server:
         yield server
 
 
 @pytest.fixture
 def served(immediate, start, connect):
-    """Return an index of a metric, on a server of its own if there are switches."""
+    """Create an index with a metric, on a separate server if there are switches."""
 
     def starter(metric: str = "cosine", **switches) -> Client:
         own = start(apply_delay=0, behaviour=Behaviour(**switches)) if switches else immediate
@@ -83,8 +83,8 @@ def test_scores_and_order_of_each_metric(served, metric, switches, expected):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot-product"])
-def test_equal_vectors_have_equal_scores_and_come_by_id(served, metric, monkeypatch):
-    # They stand in many chunks, and in every place of one.
+def test_equal_vectors_have_equal_scores_and_are_ordered_by_id(served, metric, monkeypatch):
+    # The vectors are in many chunks and at every position of a chunk.
     monkeypatch.setattr("airflow_provider_cfvectorize.local.engine.view._CHUNK", 7 * DIMENSIONS)
     client = served(metric)
     names = [f"{number * 7919 % 1000:04}" for number in range(1000)]
@@ -102,7 +102,7 @@ def test_ids_are_ordered_by_code_point(served):
     assert ids(client, ASKED) == ["Z", "a", "ä", "\uffff", "😀"]
 
 
-def test_values_are_float32_and_scores_exact(served):
+def test_values_are_float32_and_scores_are_exact(served):
     client = served("dot-product")
     stored = [16777217.0, 0.1, -16777216.0, *[0.0] * (DIMENSIONS - 3)]
     mutation(client.upsert([{"id": "a", "values": stored}]))
@@ -111,7 +111,7 @@ def test_values_are_float32_and_scores_exact(served):
     assert matches(client, [1.0] * DIMENSIONS)[0]["score"] == as_float32
 
 
-def test_the_largest_values_there_are(served):
+def test_the_largest_possible_values(served):
     for metric in ("cosine", "euclidean", "dot-product"):
         client = served(metric)
         mutation(
@@ -127,10 +127,10 @@ def test_the_largest_values_there_are(served):
             assert len(matches(client, asked)) == 3
 
 
-# --- what comes back ----------------------------------------------------------------------------------------
+# --- fields -------------------------------------------------------------------------------------------------
 
 
-def test_the_shape_of_a_match(client: Client, clock):
+def test_the_fields_of_a_match(client: Client, clock):
     metadata = {"k": "x", "free": {"text": ["é"]}, "deep": {"er": 1, "other": 2}}
     mutation(client.create_metadata_index("k", "string"))
     mutation(client.create_metadata_index("deep.er", "number"))
@@ -154,7 +154,7 @@ def test_the_shape_of_a_match(client: Client, clock):
     assert list(everything) == ["id", "score", "values", "metadata", "namespace"]
 
 
-def test_indexed_metadata_may_be_nothing_or_null(client: Client, clock):
+def test_indexed_metadata_may_be_absent_or_null(client: Client, clock):
     mutation(client.create_metadata_index("n", "number"))
     mutation(
         client.upsert(
@@ -170,7 +170,7 @@ def test_indexed_metadata_may_be_nothing_or_null(client: Client, clock):
     assert [match["metadata"] for match in found] == [{"n": None}, {}, {"n": 7}]
 
 
-def test_the_envelope_has_a_field_of_its_own(client: Client):
+def test_the_envelope_of_a_query_has_an_extra_field(client: Client):
     for response in (client.query(ASKED), client.query([1.0]), client.query()):
         body = envelope(response)
         assert list(body) == ["result", "success", "errors", "messages", "result_info"]
@@ -179,12 +179,12 @@ def test_the_envelope_has_a_field_of_its_own(client: Client):
     assert "result_info" not in envelope(client.delete(["a"] * 101))
 
 
-def test_an_empty_index(client: Client):
+def test_a_query_of_an_empty_index(client: Client):
     assert result(client.query(ASKED)) == {"count": 0, "matches": []}
     assert result(client.query(ASKED, namespace="none")) == {"count": 0, "matches": []}
 
 
-# --- how many -----------------------------------------------------------------------------------------------
+# --- top K --------------------------------------------------------------------------------------------------
 
 
 def test_top_k(client: Client, clock):
@@ -217,7 +217,7 @@ def test_top_k_without_data(client: Client):
     assert refusal(client.query(ASKED, topK=10**400))[:2] == (400, 40025)
 
 
-def test_what_is_no_top_k(client: Client, served):
+def test_invalid_top_k_is_refused(client: Client, served):
     for top_k in (0, -1, -(10**30)):
         assert refusal(client.query(ASKED, topK=top_k)) == (400, 40000, "top K must be at least 1")
     assert refusal(served(unpublished_code=41234).query(ASKED, topK=0))[1] == 41234
@@ -230,7 +230,7 @@ def test_what_is_no_top_k(client: Client, served):
 
 
 def test_recall(start, connect):
-    """A query misses some matches, always the same ones, and returns further ones in their place."""
+    """A query always misses certain matches and returns farther matches instead."""
     names = [f"{number:03}" for number in range(400)]
     other = [*ASKED[1:], 0.4]
 
@@ -258,11 +258,11 @@ def test_recall(start, connect):
             LocalVectorize(recall=wrong)
 
 
-# --- by what ------------------------------------------------------------------------------------------------
+# --- vectors and ids ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("got", [0, 31, 33, 768])
-def test_dimensions(client: Client, got):
+def test_other_dimensions_are_refused(client: Client, got):
     assert refusal(client.query([0.5] * got)) == (
         400,
         40006,
@@ -296,7 +296,7 @@ def test_dimensions(client: Client, got):
     ],
     ids=str,
 )
-def test_what_is_no_query(client: Client, body, message):
+def test_invalid_queries_are_refused(client: Client, body, message):
     assert refusal(client.query(**body)) == (
         400,
         40026,
@@ -304,13 +304,13 @@ def test_what_is_no_query(client: Client, body, message):
     )
 
 
-def test_a_number_that_is_infinite_for_python(client: Client):
+def test_a_number_too_large_for_python_is_refused(client: Client):
     body = json.dumps({"vector": [*ASKED[1:], "?"]}).replace('"?"', "1e999")
     response = client.send("POST", "/docs/query", data=body, headers={"Content-Type": "application/json"})
     assert refusal(response)[2].endswith("vector: number out of range")
 
 
-def test_by_the_id_of_a_vector(client: Client, clock):
+def test_a_query_by_the_id_of_a_vector(client: Client, clock):
     mutation(
         client.upsert(
             [
@@ -324,11 +324,11 @@ def test_by_the_id_of_a_vector(client: Client, clock):
 
     assert ids(client, vectorId="a") == ["a", "b", "c"]
     assert ids(client, vectorId="c") == ["c", "b", "a"]
-    # The vector is looked up in the whole index, the matches in the namespace.
+    # The vector may be anywhere in the index; the matches are in the namespace.
     assert ids(client, vectorId="a", namespace="two") == ["c"]
 
 
-def test_by_an_id_that_is_not_there(client: Client, served):
+def test_a_query_by_a_missing_id_is_refused(client: Client, served):
     mutation(client.upsert([vector("a")]))
     assert refusal(client.query(vectorId="a")) == (400, Behaviour.unpublished_code, 'no vector with id="a"')
     assert refusal(client.query(vectorId="b" * 65))[1] == 40008
@@ -338,14 +338,14 @@ def test_by_an_id_that_is_not_there(client: Client, served):
     assert matches(served(unknown_vector_id="no_match"), vectorId="b") == []
 
 
-def test_a_vector_and_an_id(client: Client, served):
+def test_a_query_by_vector_and_id_is_refused(client: Client, served):
     response = client.query(ASKED, vectorId="a")
     assert refusal(response) == (400, 40000, "expected one of vector and vectorId, got both")
     assert refusal(served(unpublished_code=41234).query(ASKED, vectorId="a"))[1] == 41234
     assert matches(served(vector_and_vector_id="accept"), ASKED, vectorId="a") == []
 
 
-# --- where --------------------------------------------------------------------------------------------------
+# --- namespaces ---------------------------------------------------------------------------------------------
 
 
 def test_namespaces(client: Client, clock):

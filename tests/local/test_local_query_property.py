@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries find what a brute-force search finds that knows nothing of the server's insides."""
+"""Queries return the results of an independent brute-force search."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from local.local_client import DIMENSIONS, Client, mutation, result
 TOLERANCE = 1e-5
 TYPES = {"text": "string", "size": "number", "flag": "boolean", "deep.er": "string"}
 
-# Few, so that filters often meet the very value.
+# Few values, so that filters often match one exactly.
 TEXTS = ["a", "ab", "é", "z" * 64, "z" * 70]
 SIZES = [0, 0.5, 1]
 VALUES: dict[str, list[Any]] = {"text": TEXTS, "size": SIZES, "flag": [True, False], "deep.er": TEXTS}
@@ -66,7 +66,7 @@ def filters(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[float]]:
-    """Return vectors, those of them that were there before the metadata indexes, and what is asked about."""
+    """Return late vectors, vectors older than the metadata indexes, and a query vector."""
     rng = random.Random(draw(st.integers(0, 2**32)))
     style = draw(st.sampled_from(["gauss", "grid", "few"]))
     few = [[rng.uniform(-1, 1) for _ in range(DIMENSIONS)] for _ in range(3)]
@@ -108,7 +108,7 @@ def score(metric: str, stored: list[float], asked: list[float]) -> float:
 
 
 def indexed(vector: dict[str, Any], name: str) -> Any:
-    """Return what the metadata index of a property has of a vector: None stands for nothing."""
+    """Return the value of a vector in the metadata index of a property, or None."""
     value: Any = vector.get("metadata", {})
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -117,7 +117,7 @@ def indexed(vector: dict[str, Any], name: str) -> Any:
 
 
 def in_type(value: Any, index_type: str) -> Any:
-    """Return a value in the type of a metadata index: None if it has none there."""
+    """Convert a value to the type of a metadata index, or to None."""
     if index_type == "boolean":
         return {"True": True, "true": True, "False": False}.get(str(value))
     if isinstance(value, bool):
@@ -175,7 +175,7 @@ def served():
     namespace=st.sampled_from([None, None, None, "one", "two", "three"]),
     top_k=st.integers(1, 20),
 )
-def test_the_same_as_brute_force(served: Client, metric, world, filter, namespace, top_k):
+def test_queries_match_brute_force(served: Client, metric, world, filter, namespace, top_k):
     late, early, asked = world
     result(served.create(config={"dimensions": DIMENSIONS, "metric": metric}))
     try:
@@ -209,10 +209,10 @@ def test_the_same_as_brute_force(served: Client, metric, world, filter, namespac
     for place, (name, value) in enumerate(got):
         assert abs(value - eligible[name]) <= TOLERANCE
         assert abs(value - expected[place][1]) <= TOLERANCE
-        # Where no other is as near, the id must be that one.
+        # If no other vector is equally near, the id must match.
         if sum(abs(other - expected[place][1]) <= 2 * TOLERANCE for other in eligible.values()) == 1:
             assert name == expected[place][0]
-    # Equal scores are in the order of the ids, which also decides which of them are among the first.
+    # Equal scores are ordered by id, which also decides which vectors are among the first.
     assert got == sorted(got, key=lambda entry: (sign * entry[1], entry[0]))
     gaps = {abs(a - b) for a in eligible.values() for b in eligible.values()}
     if all(gap == 0 or gap > 2 * TOLERANCE for gap in gaps):

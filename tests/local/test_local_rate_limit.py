@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The account's budget: headers, windows, the block, and who is counted."""
+"""The account's budget: headers, windows, blocks, and counted requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BEGIN = 1_790_000_000.25
 
 @pytest.fixture
 def limited(start, connect):
-    """Start a server with a limit of 4 requests in 10 seconds, unless told otherwise."""
+    """Start a server with a default limit of 4 requests in 10 seconds."""
 
     def starter(**options: Any) -> tuple[LocalVectorize, Client, FakeClock]:
         clock = FakeClock(BEGIN)
@@ -35,7 +35,7 @@ def limited(start, connect):
 
 
 def budget(response: requests.Response) -> tuple[int, int]:
-    """Return what is left, and the seconds until there is more, by the headers."""
+    """Return the remaining requests and the seconds until the reset from the headers."""
     found = read_budget(response.headers)
     assert found is not None
     return found.remaining, found.reset
@@ -53,7 +53,7 @@ def window(begin: float, accepted: int, refused: int = 0, end: float | None = No
 # --- headers ------------------------------------------------------------------------------------------------
 
 
-def test_without_a_limit_the_documented_budget_is_never_touched(client: Client, shared: LocalVectorize):
+def test_without_a_limit_the_budget_stays_full(client: Client, shared: LocalVectorize):
     unknown = {"Authorization": "Bearer unknown"}
     for response in (
         *(client.send("GET"), client.get(["a"]), client.send("GET", "/absent")),
@@ -62,20 +62,20 @@ def test_without_a_limit_the_documented_budget_is_never_touched(client: Client, 
         assert response.headers["Ratelimit"] == '"default";r=1200;t=300'
         assert response.headers["Ratelimit-Policy"] == '"default";q=1200;w=300'
         assert "Retry-After" not in response.headers
-        # Clients of ours know that nothing is counted.
+        # Our clients recognize that the server does not count.
         assert read_budget(response.headers) is None
     assert shared.rate_limit_report() == []
     assert result(client.session.get(client.root + "/_local/rate-limit")) == []
 
 
-def test_each_answer_says_what_is_left(limited):
+def test_each_answer_has_the_remaining_budget(limited):
     _, client, clock = limited()
 
     first = client.send("GET")
     assert first.headers["Ratelimit"] == '"default";r=3;t=10'
     assert first.headers["Ratelimit-Policy"] == '"default";q=4;w=10'
     clock.advance(0.5)
-    # Whole seconds, rounded up: after them it is over for certain.
+    # Whole seconds, rounded up: the window is certainly over after them.
     assert budget(client.send("GET", "/absent")) == (2, 10)
     clock.advance(0.5)
     assert budget(client.send("GET", "/absent/info")) == (1, 9)
@@ -88,20 +88,20 @@ def test_each_answer_says_what_is_left(limited):
     assert budget(client.send("GET")) == (3, 10)
 
 
-def test_the_headers_are_as_of_the_request(limited):
+def test_the_headers_show_the_budget_at_the_request(limited):
     _, client, _ = limited(latency=0.05)
     with ThreadPoolExecutor(4) as pool:
         responses = list(
             pool.map(lambda _: requests.get(client.indexes, headers=client.session.headers), range(4))
         )
-    # Each has its own number, though all four came before the first was answered.
+    # Each answer has its own number, although all four requests came before the first answer.
     assert sorted(budget(response)[0] for response in responses) == [0, 1, 2, 3]
 
 
 # --- the block ----------------------------------------------------------------------------------------------
 
 
-def test_one_too_many_blocks_everything_for_one_window(limited):
+def test_a_request_over_the_limit_blocks_all_for_a_window(limited):
     server, client, clock = limited()
     client.create()
     clock.advance(6)
@@ -118,7 +118,7 @@ def test_one_too_many_blocks_everything_for_one_window(limited):
     assert refused.headers["Retry-After"] == "10"
     assert budget(refused) == (0, 10)
     assert refused.headers["Ratelimit-Policy"] == '"default";q=4;w=10'
-    # The window in which it happened would have ended here.
+    # The original window would have ended here.
     clock.advance(3.5)
     later = client.send("GET", "/docs/info")
     assert refusal(later)[0] == 429
@@ -136,7 +136,7 @@ def test_one_too_many_blocks_everything_for_one_window(limited):
     assert result(client.session.get(client.root + "/_local/rate-limit")) == server.rate_limit_report()
 
 
-def test_what_was_refused_was_not_done(limited):
+def test_a_refused_request_has_no_effect(limited):
     server, client, clock = limited(apply_delay=0)
     client.create()
     client.upsert([vector("a")])
@@ -145,14 +145,14 @@ def test_what_was_refused_was_not_done(limited):
     assert client.delete(["a"]).status_code == 429
     clock.advance(10)
     assert client.ids("a") == ["a"]
-    # It is a request all the same.
+    # It still counts as a request.
     assert server.stats()["delete_by_ids"] == 1
 
 
-# --- what is counted ----------------------------------------------------------------------------------------
+# --- counted requests ---------------------------------------------------------------------------------------
 
 
-def test_what_the_account_sends_counts_whoever_sends_it(start, connect):
+def test_requests_with_any_credential_of_the_account_count(start, connect):
     server = start(
         rate_limit="7/10",
         clock=FakeClock(BEGIN),
@@ -166,7 +166,7 @@ def test_what_the_account_sends_counts_whoever_sends_it(start, connect):
         client.send("GET"),
         reader.send("GET"),
         client.session.get(client.indexes, headers=legacy),
-        # Without the permission, without the route, of another account, without the method.
+        # Without the permission, an unknown route, another account, an unknown method.
         reader.create(),
         client.session.get(client.base_url + "/zones"),
         client.session.get(client.indexes.replace(server.account_id, "0" * 32)),
@@ -183,7 +183,7 @@ def test_what_the_account_sends_counts_whoever_sends_it(start, connect):
     assert [response.status_code for response in everything] == [429] * 4
 
 
-def test_who_is_not_of_the_account_takes_nothing_from_it(limited, connect):
+def test_requests_of_strangers_do_not_count(limited, connect):
     server, client, _ = limited()
     stranger = connect(server, "stranger")
     for _ in range(9):
@@ -191,11 +191,11 @@ def test_who_is_not_of_the_account_takes_nothing_from_it(limited, connect):
     assert client.send("GET").status_code == 200
     for _ in range(4):
         client.send("GET")
-    # And is told so, block or not.
+    # Strangers get HTTP 401 with and without a block.
     assert refusal(stranger.send("GET"))[:2] == (401, 10000)
 
 
-def test_the_own_routes_are_free(limited):
+def test_local_routes_do_not_count(limited):
     server, client, _ = limited()
     for _ in range(9):
         response = client.session.get(client.root + "/_local/stats")
@@ -218,7 +218,7 @@ def test_windows_aligned_to_the_clock(limited):
     clock.advance(3)
     for left in (3, 2, 1, 0):
         assert budget(client.send("GET")) == (left, 10)
-    # Until BEGIN + 24, in the midst of a window.
+    # Until BEGIN + 24, in the middle of a window.
     clock.advance(4)
     assert client.send("GET").headers["Retry-After"] == "10"
     clock.advance(10)
@@ -239,7 +239,7 @@ def test_a_sliding_window(limited):
     for left in (3, 2):
         assert budget(client.send("GET")) == (left, 10)
     clock.advance(6)
-    # Four seconds until the first two no longer count.
+    # After 4 s the first two requests no longer count.
     assert budget(client.send("GET")) == (1, 4)
     clock.advance(4)
     assert budget(client.send("GET")) == (2, 6)
@@ -287,7 +287,7 @@ def test_no_window_has_more_than_the_limit(kind, limit, seconds, steps):
                     blocked_until = now + seconds
                 assert retry_after == math.ceil(blocked_until - now)
             else:
-                # What is left is never more than what is then accepted, and the other way round.
+                # A request is accepted exactly if the budget is not empty.
                 assert left > 0
                 assert now >= blocked_until
                 accepted.append(now)
@@ -310,11 +310,11 @@ def test_the_report_is_bounded():
     assert report[-1]["begin"] == BEGIN + REPORTED_WINDOWS + 49
 
 
-# --- what may be given --------------------------------------------------------------------------------------
+# --- syntax -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", ["1200/300", (1200, 300), [1200, 300]])
-def test_forms_of_a_limit(given):
+def test_valid_limits(given):
     assert RateLimit.parse(given) == (1200, 300)
 
 
@@ -339,7 +339,7 @@ def test_forms_of_a_limit(given):
         ((1, 86401), "1 to 86,400 seconds, got (1, 86401)"),
     ],
 )
-def test_what_is_no_limit(given, message):
+def test_invalid_limits_are_refused(given, message):
     with pytest.raises(ValueError, match="rate_limit must") as caught:
         LocalVectorize(rate_limit=given)
     assert message in str(caught.value)
@@ -347,7 +347,7 @@ def test_what_is_no_limit(given, message):
 
 
 @given(st.text(max_size=20) | st.from_regex(r"[0-9]*/[0-9]*", fullmatch=True))
-def test_any_text_is_a_limit_or_a_clear_error(text):
+def test_arbitrary_text_is_a_limit_or_a_clear_error(text):
     error = ""
     try:
         assert min(RateLimit.parse(text)) >= 1

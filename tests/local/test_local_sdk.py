@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official SDK as a client that is not ours."""
+"""The official SDK as a foreign client."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def wait_for(indexes, account_id: str, mutation_id: str):
     raise AssertionError("not applied in time")
 
 
-# The SDK has renamed a parameter; older ones, which people use, have only this name.
+# The SDK has renamed a parameter; older versions in use only have this name.
 @pytest.mark.filterwarnings("ignore:Passing raw bytes:DeprecationWarning")
-def test_a_whole_round(start):
+def test_the_sdk_can_use_every_endpoint(start):
     server = start(apply_delay=0.1)
     account = {"account_id": server.account_id}
     ndjson = {"Content-Type": "application/x-ndjson"}
@@ -122,5 +122,5 @@ def test_a_whole_round(start):
         pytest.raises(cloudflare.AuthenticationError),
     ):
         client.vectorize.indexes.list(**account)
-    # Nothing was left out, by the server's own record.
+    # The server's statistics show that no endpoint is missing.
     assert all(server.stats().values()), server.stats()

@@ -85,7 +85,7 @@ def test_requests_are_counted(start, connect):
     assert server.stats() == dict.fromkeys(NAMES, 0)
 
 
-def test_another_writer_on_demand(client: Client, clock, shared):
+def test_foreign_writes_on_demand(client: Client, clock, shared):
     client.create("other")
     url = client.root + "/_local/foreign"
     own = mutation(client.upsert([vector("a")]))
@@ -109,11 +109,11 @@ def test_another_writer_on_demand(client: Client, clock, shared):
     assert client.info("other")["processedUpToMutation"] == everywhere["other"][0]
 
 
-def test_what_the_own_routes_refuse(client: Client):
+def test_local_routes_refuse_invalid_requests(client: Client):
     url = client.root + "/_local/foreign"
     for body in ({"count": 0}, {"count": 10_001}, {"count": True}, {"count": "1"}, {"index_name": 7}):
         assert refusal(client.session.post(url, json=body))[:2] == (400, 40026)
-    # A name that is misspelt must not stand for every index.
+    # A misspelt name must not select every index.
     assert refusal(client.session.post(url, json={"index": "docs"}))[:2] == (400, 40026)
     assert refusal(client.session.post(url, params={"count": "x"}))[:2] == (400, 40026)
     assert refusal(client.session.post(url, json={"index_name": "absent"}))[:2] == (404, 3000)
@@ -123,7 +123,7 @@ def test_what_the_own_routes_refuse(client: Client):
     assert refusal(client.session.get(client.root + "/_local/unknown"))[:2] == (404, 7003)
 
 
-def test_another_writer_all_the_time(start, connect):
+def test_continuous_foreign_writes(start, connect):
     client = connect(start(foreign_writes_per_second=100, apply_delay=0))
     client.create()
     last = mutation(client.upsert([vector("a")]))
@@ -136,7 +136,7 @@ def test_another_writer_all_the_time(start, connect):
     assert client.info()["vectorCount"] == 1
 
 
-def test_latency_delays_answers_side_by_side(start, connect):
+def test_latency_delays_answers_in_parallel(start, connect):
     server = start(latency=0.5)
     clients = [connect(server) for _ in range(10)]
     begun = time.monotonic()
@@ -164,7 +164,7 @@ def test_writers_from_many_threads_lose_nothing(start, connect):
     assert client.info()["vectorCount"] == 100
 
 
-def test_large_uploads_do_not_hold_up_others(start, connect):
+def test_large_uploads_do_not_delay_other_requests(start, connect):
     server = start(apply_delay=0)
     client, other = connect(server), connect(server)
     client.create(config={"dimensions": 1536, "metric": "cosine"})
@@ -206,7 +206,7 @@ def test_an_index_deleted_during_an_upload(start, connect, monkeypatch):
     assert client.info()["vectorCount"] == 0
 
 
-def test_a_failure_of_its_own_is_an_envelope_too(start, connect, monkeypatch, caplog):
+def test_an_internal_error_has_an_api_envelope(start, connect, monkeypatch, caplog):
     server = start()
     client = connect(server)
     client.create()
@@ -234,7 +234,7 @@ def test_stopping_answers_open_requests_and_closes_idle_connections(start, conne
     server.stop()
 
 
-def test_it_can_be_started_again_where_it_was(connect):
+def test_a_server_can_be_restarted_on_its_port(connect):
     server = LocalVectorize()
     with server:
         port = server.port
@@ -245,12 +245,12 @@ def test_it_can_be_started_again_where_it_was(connect):
         assert result(connect(server).send("GET")) == []
 
 
-def test_a_port_in_use(shared):
+def test_a_port_in_use_is_an_error(shared):
     with pytest.raises(OSError, match="in use"):
         LocalVectorize(port=shared.port).start()
 
 
-def test_before_the_start_there_is_nothing_to_ask():
+def test_a_server_that_is_not_started_has_no_stats():
     with pytest.raises(RuntimeError):
         LocalVectorize().stats()
 

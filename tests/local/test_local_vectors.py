@@ -20,10 +20,10 @@ def line(**fields) -> str:
     return json.dumps({"id": "a", "values": [0.5] * DIMENSIONS, **fields})
 
 
-# --- what is stored -----------------------------------------------------------------------------------------
+# --- stored vectors -----------------------------------------------------------------------------------------
 
 
-def test_vectors_come_back_as_float32_with_their_extras(client: Client, clock):
+def test_vectors_are_returned_as_float32_with_all_fields(client: Client, clock):
     values = [0.1, -2, 3.4e38, 1e-45, *[0.0] * (DIMENSIONS - 4)]
     metadata = {"text": "größer ☃", "n": 1.5, "flag": True, "none": None, "tags": ["a"], "deep": {"x": 1}}
     mutation(
@@ -47,7 +47,7 @@ def test_vectors_come_back_as_float32_with_their_extras(client: Client, clock):
     assert list(bare) == ["id", "values"]
 
 
-def test_insert_keeps_what_is_there_and_upsert_replaces_it_whole(client: Client, clock):
+def test_an_insert_keeps_vectors_and_an_upsert_replaces_them(client: Client, clock):
     mutation(client.upsert([vector("a", 1, metadata={"v": 1}, namespace="x")]))
     duplicate = mutation(client.upload("insert", [vector("a", 2, metadata={"v": 2}), vector("b")]))
     clock.advance(2)
@@ -62,7 +62,7 @@ def test_insert_keeps_what_is_there_and_upsert_replaces_it_whole(client: Client,
     assert result(client.get(["a"])) == [vector("a", 3)]
 
 
-def test_the_same_id_twice_in_one_upload(client: Client, clock):
+def test_a_duplicate_id_in_an_upload(client: Client, clock):
     mutation(client.upsert([vector("u", 1), vector("u", 2)]))
     mutation(client.upload("insert", [vector("i", 1), vector("i", 2)]))
     clock.advance(2)
@@ -90,7 +90,7 @@ def test_a_form_with_one_file_of_any_name(client: Client, clock, name):
     assert client.ids("form") == ["form"]
 
 
-def test_a_form_with_two_files_of_other_names(client: Client):
+def test_a_form_with_two_files_of_other_names_is_refused(client: Client):
     response = client.send("POST", "/docs/upsert", files={"a": ("x", line()), "b": ("x", line())})
     assert refusal(response) == (400, 40023, NOT_NDJSON.format("upsert", "None"))
 
@@ -109,7 +109,7 @@ def test_a_form_with_two_files_of_other_names(client: Client):
         (b"no form at all", "multipart/form-data; boundary=\xe4"),
     ],
 )
-def test_damaged_forms(client: Client, body, content_type):
+def test_damaged_forms_are_refused(client: Client, body, content_type):
     response = client.send("POST", "/docs/upsert", data=body, headers={"Content-Type": content_type})
 
     assert refusal(response) == (400, 40023, NOT_NDJSON.format("upsert", "None"))
@@ -117,18 +117,18 @@ def test_damaged_forms(client: Client, body, content_type):
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/ndjson", None])
 @pytest.mark.parametrize("operation", ["insert", "upsert"])
-def test_other_content_types(client: Client, content_type, operation):
+def test_other_content_types_are_refused(client: Client, content_type, operation):
     headers = {"Content-Type": content_type} if content_type else {}
     response = client.upload(operation, line().encode(), headers=headers)
 
     assert refusal(response) == (400, 1005, "vectorize.unknown_content_type")
 
 
-def test_content_type_with_a_parameter(client: Client):
+def test_a_content_type_may_have_a_parameter(client: Client):
     mutation(client.upsert(line(), headers={"Content-Type": "Application/X-NDJSON; charset=utf-8"}))
 
 
-# --- what is not a vector -----------------------------------------------------------------------------------
+# --- invalid vectors ----------------------------------------------------------------------------------------
 
 UNPARSABLE = [
     b"{",
@@ -158,7 +158,7 @@ UNPARSABLE = [
 
 
 @pytest.mark.parametrize("bad", UNPARSABLE)
-def test_a_line_that_is_no_vector(client: Client, clock, bad):
+def test_an_invalid_line_is_refused(client: Client, clock, bad):
     body = b"\n".join([line(id="before").encode(), bad, line(id="after").encode()])
 
     refused = refusal(client.upsert(body))
@@ -171,7 +171,7 @@ def test_a_line_that_is_no_vector(client: Client, clock, bad):
     assert client.info()["vectorCount"] == 2
 
 
-def test_a_body_encoded_as_a_json_string(client: Client):
+def test_a_body_encoded_as_a_json_string_is_refused(client: Client):
     assert refusal(client.upsert(json.dumps(line() + "\n"))) == (
         400,
         40023,
@@ -187,7 +187,7 @@ def test_line_ends_and_empty_lines(client: Client, clock):
 
 
 @pytest.mark.parametrize("body", ["", "\n\n"])
-def test_no_vector_at_all(client: Client, start, connect, body):
+def test_an_upload_without_vectors_is_refused(client: Client, start, connect, body):
     assert refusal(client.upsert(body)) == (400, 40023, NOT_NDJSON.format("upsert", "None"))
     assert refusal(client.upsert("{", params={"unparsable-behavior": "discard"}))[1] == 40023
 
@@ -204,7 +204,7 @@ def test_unparsable_behavior_has_two_values(client: Client, start, connect):
     mutation(other.upsert(line(), params={"unparsable-behavior": "ignore"}))
 
 
-def test_fields_that_no_vector_has(client: Client, start, connect):
+def test_unknown_fields_are_ignored_or_refused(client: Client, start, connect):
     mutation(client.upsert(line(metdata={})))
 
     strict = connect(start(behaviour=Behaviour(unknown_vector_field="refuse")))
@@ -215,10 +215,10 @@ def test_fields_that_no_vector_has(client: Client, start, connect):
     assert refusal(strict.upsert(line(metdata={}), params={"unparsable-behavior": "discard"}))[1] == 40023
 
 
-# --- caps ---------------------------------------------------------------------------------------------------
+# --- limits -------------------------------------------------------------------------------------------------
 
 
-def test_a_vector_that_does_not_fit_refuses_the_whole_request(client: Client, clock):
+def test_an_invalid_vector_refuses_the_whole_request(client: Client, clock):
     response = client.upsert([vector("good"), {"id": 'b"ad', "values": [0.5] * 31}])
 
     assert refusal(response) == (
@@ -230,7 +230,7 @@ def test_a_vector_that_does_not_fit_refuses_the_whole_request(client: Client, cl
     assert client.info() == {"dimensions": 32, "vectorCount": 0}
 
 
-def test_discard_does_not_forgive_what_parses(client: Client):
+def test_discard_does_not_skip_parsable_vectors(client: Client):
     response = client.upsert(line(values=[1.0]), params={"unparsable-behavior": "discard"})
 
     assert refusal(response)[1] == 40012
@@ -244,7 +244,7 @@ def test_ids_of_64_bytes(client: Client, clock, good):
 
 
 @pytest.mark.parametrize(("bad", "got"), [("a" * 65, 65), ("ü" * 33, 66), ("a" * 87, 87)])
-def test_ids_too_long(client: Client, bad, got):
+def test_ids_that_are_too_long_are_refused(client: Client, bad, got):
     expected = (400, 40008, f"id too long; max is 64 bytes, got {got} bytes")
 
     assert refusal(client.upsert([vector(bad)])) == expected
@@ -252,7 +252,7 @@ def test_ids_too_long(client: Client, bad, got):
     assert refusal(client.get(["a", bad])) == expected
 
 
-def test_the_empty_id(client: Client, start, connect):
+def test_an_empty_id_is_refused(client: Client, start, connect):
     for response in (client.upsert([vector("")]), client.delete([""]), client.get([""])):
         assert refusal(response) == (400, 40000, "id must not be empty")
 
@@ -349,7 +349,7 @@ def test_ids_in_one_request(client: Client):
     ],
 )
 @pytest.mark.parametrize("operation", ["delete_by_ids", "get_by_ids"])
-def test_what_are_no_ids(client: Client, operation, body, message):
+def test_invalid_ids_are_refused(client: Client, operation, body, message):
     assert refusal(client.send("POST", f"/docs/{operation}", json=body)) == (
         400,
         40026,
@@ -370,7 +370,7 @@ def test_empty_and_missing_ids(client: Client, start, connect):
         assert result(lenient.send("POST", "/docs/get_by_ids", json=body)) == []
 
 
-def test_get_leaves_unknown_ids_out(client: Client, clock, start, connect):
+def test_get_omits_unknown_ids(client: Client, clock, start, connect):
     mutation(client.upsert([vector("a"), vector("b")]))
     clock.advance(2)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What queries see while an index changes."""
+"""Queries while an index changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ids(client: Client, asked: list[float]) -> list[str]:
     return [match["id"] for match in matches(client, asked)]
 
 
-def test_a_query_sees_what_is_applied(client: Client, clock):
+def test_a_query_sees_applied_writes(client: Client, clock):
     axis = [1.0, *[0.0] * (DIMENSIONS - 1)]
     mutation(client.upsert([vector("a"), vector("b")]))
     assert ids(client, ASKED) == []
@@ -33,7 +33,7 @@ def test_a_query_sees_what_is_applied(client: Client, clock):
     assert ids(client, ASKED) == ["b"]
 
 
-def test_the_matrix_is_kept_until_something_changes(client: Client, clock, shared):
+def test_the_matrix_is_reused_until_the_index_changes(client: Client, clock, shared):
     def view():
         assert client.query(ASKED).status_code == 200
         return shared._store.index("docs").view()
@@ -63,19 +63,19 @@ def test_the_matrix_is_kept_until_something_changes(client: Client, clock, share
         assert view() is not before
 
 
-def test_a_large_query_does_not_hold_up_others(start, connect, monkeypatch):
+def test_a_large_query_does_not_delay_other_requests(start, connect, monkeypatch):
     from airflow_provider_cfvectorize.local.engine.view import View
 
     server = start(apply_delay=0)
     client, other = connect(server), connect(server)
     client.create(config={"dimensions": 1536, "metric": "cosine"})
     mutation(client.upsert([{"id": str(number), "values": [0.5] * 1536} for number in range(200)]))
-    begun, go_on = threading.Event(), threading.Event()
+    begun, resume = threading.Event(), threading.Event()
     search = View.search
 
     def waits(self, *arguments):
         begun.set()
-        assert go_on.wait(20)
+        assert resume.wait(20)
         return search(self, *arguments)
 
     monkeypatch.setattr(View, "search", waits)
@@ -84,11 +84,11 @@ def test_a_large_query_does_not_hold_up_others(start, connect, monkeypatch):
     thread.start()
     assert begun.wait(20)
     try:
-        # Neither reads nor writes wait for it, and it does not see what they do.
+        # Reads and writes do not wait for the query, and it does not see them.
         assert other.info()["vectorCount"] == 200
         mutation(other.delete(["0"]))
         assert other.info()["vectorCount"] == 199
     finally:
-        go_on.set()
+        resume.set()
         thread.join(20)
     assert answers == [["0", "1", "10", "100", "101"]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that are not ours, unchanged, against the local server; scripts/other_clients.py installs them."""
+"""Unchanged foreign clients use the local server; scripts/other_clients.py installs them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_provider_cfvectorize.local import LocalVectorize
 from harness import wait_until
 from local.local_client import vector
 
-# Once is enough: none of them knows Airflow.
+# One version of Airflow is enough: the clients do not use Airflow.
 pytestmark = [pytest.mark.long, pytest.mark.airflow(since="3.3")]
 
 BINARIES = DIRECTORY / "bin"
@@ -31,13 +31,13 @@ def server() -> Iterator[LocalVectorize]:
 
 
 def run(server: LocalVectorize, directory: Path, *command: str | Path) -> str:
-    """Run a client that knows the server by its environment, and return what it printed."""
+    """Run a client that finds the server in its environment, and return its output."""
     env = {
         "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(directory),
         "CLOUDFLARE_ACCOUNT_ID": server.account_id,
         "CLOUDFLARE_API_TOKEN": server.api_token,
-        # The SDKs and LangChain's scripts; and wrangler.
+        # For the SDKs and LangChain's scripts; then for wrangler.
         "CLOUDFLARE_BASE_URL": server.base_url,
         "CLOUDFLARE_API_BASE_URL": server.base_url,
         "WRANGLER_SEND_METRICS": "false",
@@ -57,7 +57,7 @@ def test_langchain_and_langmem(server: LocalVectorize, tmp_path: Path) -> None:
 def test_the_sdk_for_typescript(server: LocalVectorize, tmp_path: Path) -> None:
     script = tmp_path / "round.mjs"
     script.write_text((ROUNDS / "sdk_round.mjs").read_text())
-    # Node.js looks for packages beside the script.
+    # Node.js finds packages next to the script.
     (tmp_path / "node_modules").symlink_to(DIRECTORY / "node_modules")
     run(server, tmp_path, BINARIES / "node", script)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stores of LangChain and LangMem; run by tests/local/test_other_clients.py."""
+"""Use the stores of LangChain and LangMem. tests/local/test_other_clients.py runs this script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langmem_cloudflare_vectorize import CloudflareVectorizeBaseStore
 
 
 class Embedding:
-    """Numbers that are the same for the same text."""
+    """An embedding that returns equal numbers for equal text."""
 
     def embed_query(self, text: str) -> list[float]:
         return [byte / 255 for byte in hashlib.sha256(text.encode()).digest()]
@@ -44,7 +44,7 @@ memory = CloudflareVectorizeBaseStore(
     dimensions=32,
     **server,
 )
-# Its own store has Cloudflare's address, whatever base_url it was given.
+# Its own store ignores base_url and uses Cloudflare's address.
 memory.vectorstore = store
 memory.put(("people",), "kim", {"content": "likes tea"})
 deadline = time.monotonic() + 30
