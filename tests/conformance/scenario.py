@@ -52,7 +52,7 @@ MIXED = {
 #: 80 and 79 bytes of UTF-8; the 64th byte of the second is in the middle of a character.
 LONG_COLOUR = "long-" * 16
 LONG_UMLAUTS = "x" + "ä" * 39
-#: More ids than one page of ``list`` has without a count.
+#: More ids than a page of ``list`` has without a count.
 BULK = [f"bulk-{number:03}" for number in range(105)]
 DELETED = ["deleted-1", "deleted-2", "deleted-3"]
 FIRST = ["old-1", "old-2", "kept", "replaced", *DELETED]
@@ -198,13 +198,13 @@ class Scenario:
         }
         applied = time.monotonic()
 
-        def look() -> None:
+        def poll() -> None:
             for view, count in views.items():
                 if view not in self.behind and count() == there:
                     self.behind[view] = round(time.monotonic() - applied, 2)
             assert set(self.behind) == set(views), f"seen so far: {self.behind}"
 
-        service.eventually(look)
+        service.eventually(poll)
 
     def _create_metadata_indexes(self) -> None:
         for property_name, index_type in METADATA_INDEXES.items():

@@ -51,7 +51,7 @@ FILTERS: list[tuple[dict[str, Any], str]] = [
     ({"big": {"$ne": True}}, "ace"),
     # Strings are in lexicographic order: all that begin with b or g.
     ({"colour": {"$gte": "b", "$lt": "h"}}, "cd"),
-    # A dot goes one level down; all conditions must hold.
+    # A dot addresses a nested object; all conditions must hold.
     ({"maker.name": "acme"}, "ac"),
     ({"colour": "red", "big": True}, "b"),
     ({"colour": {"$ne": "red"}, "maker.name": "acme", "size": {"$gt": 1}}, "c"),

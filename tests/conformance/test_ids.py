@@ -49,7 +49,7 @@ def test_a_read_of_missing_ids(vectorize: Service, docs_index: str) -> None:
 
 
 @source("schema", "vectorize_index-get-vectors-by-id-response: id, values, metadata, namespace")
-def test_what_a_read_answers(vectorize: Service, docs_index: str) -> None:
+def test_the_fields_of_a_read(vectorize: Service, docs_index: str) -> None:
     (shown,) = result(vectorize.get(docs_index, ["shelf-a"]))
     assert set(shown) == {"id", "values", "metadata", "namespace"}
     assert len(shown["values"]) == 32

@@ -20,7 +20,7 @@ MILLISECONDS = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 COSINE = {"dimensions": DIMENSIONS, "metric": "cosine"}
 
 
-# --- what an index looks like -------------------------------------------------------------------------------
+# --- descriptions -------------------------------------------------------------------------------------------
 
 
 @source("schema", "vectorize_create-index-response: name, description, config, created_on, modified_on")
@@ -70,7 +70,7 @@ def test_an_index_from_a_preset(lab: Lab) -> None:
         lab.remove(name)
 
 
-# --- what is refused ----------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------
 
 
 @source("observed", "mastra-ai/mastra#3444: the whole body; alchemy-run/distilled#308: 400, not 409")
@@ -129,14 +129,14 @@ READ_BACK = [route for route in OF_AN_INDEX if route.name in ("get index", "get_
 @pytest.mark.parametrize("route", READ_BACK, ids=name_of)
 @source("observed", "wordbricks/briar: the read-back of a deleted index answers vectorize.index.deleted")
 @source("official code", 'langchain-cloudflare: "404 Not Found or 410 Gone"')
-def test_an_index_that_was_deleted(vectorize: Service, gone: str, route: Route) -> None:
+def test_a_deleted_index(vectorize: Service, gone: str, route: Route) -> None:
     found = refusal(route.send(vectorize, gone))
     assert found.code == 3005
     assert found.status in (404, 410)
     assert found.message == f'vectorize.index.deleted - Index name "{gone}"'
 
 
-# --- deleting -----------------------------------------------------------------------------------------------
+# --- delete -------------------------------------------------------------------------------------------------
 
 
 @source("schema", "vectorize-delete-vectorize-index: the result is an object, a string or null")

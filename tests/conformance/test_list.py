@@ -59,7 +59,7 @@ def test_a_list_has_ids_only(vectorize: Service, docs_index: str) -> None:
 
 
 @source("schema", "list vectors: count is 100 by default")
-def test_the_number_on_a_page(vectorize: Service, docs_index: str) -> None:
+def test_the_default_number_of_ids_on_a_page(vectorize: Service, docs_index: str) -> None:
     page = settled_page(vectorize, docs_index)
     assert (page["count"], len(page["vectors"])) == (100, 100)
     assert page["isTruncated"] is True
@@ -69,7 +69,7 @@ def test_the_number_on_a_page(vectorize: Service, docs_index: str) -> None:
     "docs",
     "API reference, list vectors: a cursor of 64 letters and digits, a stamp with nine digits and +00:00",
 )
-def test_a_page_that_is_not_the_last(vectorize: Service, docs_index: str) -> None:
+def test_a_page_before_the_last(vectorize: Service, docs_index: str) -> None:
     page = settled_page(vectorize, docs_index, count=1)
     assert page["isTruncated"] is True
     assert re.fullmatch("[0-9A-Za-z]+", page["nextCursor"])
@@ -98,7 +98,7 @@ def test_a_listing_is_a_snapshot(scenario: Scenario) -> None:
         if not response.ok and has_expired(first, response):
             pytest.skip(f"undecided: the cursor expired before the writes were applied: {shown(response)}")
     listed = [vector_id for page in scenario.pages for vector_id in ids(result(page))]
-    # The listing lacks the ids that the third step inserted, and has those that it deleted.
+    # The listing lacks ids that the third step inserted, and has ids that it deleted.
     assert sorted(listed) == sorted(FIRST)
     assert {result(page)["totalCount"] for page in scenario.pages} == {len(FIRST)}
 

@@ -44,7 +44,7 @@ def test_deleting_a_missing_metadata_index(vectorize: Service, scratch: str) -> 
 
 @source("schema", "metadata_index/delete: propertyName; the answer is a mutation id")
 @source("official code", "cloudflare/workers-sdk#6502: metadata_index/list is a GET")
-def test_a_metadata_index_that_was_deleted(vectorize: Service, scratch: str) -> None:
+def test_a_deleted_metadata_index(vectorize: Service, scratch: str) -> None:
     vectorize.wait_for(scratch, mutation(vectorize.create_metadata_index(scratch, "brief", "boolean")))
     vectorize.wait_for(scratch, mutation(vectorize.delete_metadata_index(scratch, "brief")))
 

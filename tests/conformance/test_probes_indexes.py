@@ -21,7 +21,7 @@ Probe = Callable[..., None]
 Switch = Callable[[str], Any]
 
 COSINE = {"dimensions": DIMENSIONS, "metric": "cosine"}
-#: Seconds that a probe waits at most for a cursor to expire.
+#: Maximum seconds that a probe waits for a cursor to expire.
 LONGEST_WAIT = 300.0
 
 
@@ -151,7 +151,7 @@ def test_the_life_of_a_cursor(vectorize: Service, docs_index: str, probe: Probe,
     time.sleep(min(vectorize.patience.interval, 2))
     second = result(vectorize.page(docs_index, count=1, cursor=first["nextCursor"]))
     lives = (_expiry(first) - parsedate_to_datetime(response.headers["Date"])).total_seconds()
-    # Date has whole seconds, and is not taken at the time of the stamp.
+    # Date has whole seconds and another moment than the stamp.
     probe("seconds, by its stamp", round(lives, 3), lambda found: abs(found - switch("cursor_lifetime")) < 60)
     restarts = _expiry(second) > _expiry(first)
     probe("the next page's expires later", restarts, switch("cursor_lifetime_restarts"))

@@ -26,7 +26,7 @@ def ids(response: requests.Response) -> list[str] | str:
 
 
 @pytest.fixture(scope="module")
-def ask(vectorize: Service, docs_index: str) -> Callable[..., requests.Response]:
+def query_filtered(vectorize: Service, docs_index: str) -> Callable[..., requests.Response]:
     """Return a function that queries the scenario's index, once its metadata indexes are up to date."""
 
     def query(conditions: Any, **more: Any) -> requests.Response:
@@ -78,7 +78,7 @@ def test_an_unknown_vector_id(vectorize: Service, docs_index: str, probe: Probe,
 
 
 @unknown("A query with both vector and vectorId", "vector_and_vector_id", "unpublished_code")
-def test_both(vectorize: Service, docs_index: str, probe: Probe, switch: Switch) -> None:
+def test_a_vector_and_an_id(vectorize: Service, docs_index: str, probe: Probe, switch: Switch) -> None:
     refused = (400, switch("unpublished_code"))
     response = vectorize.query(docs_index, turned(0), vectorId="plain", topK=1)
     probe("both", response, refused if switch("vector_and_vector_id") == "refuse" else 200)
@@ -103,25 +103,25 @@ def test_top_k_above_all_limits(vectorize: Service, docs_index: str, probe: Prob
 
 
 @unknown("The code of a filter that breaks the rules", "unpublished_code")
-def test_invalid_filters(ask: Any, probe: Probe, switch: Switch) -> None:
+def test_invalid_filters(query_filtered: Any, probe: Probe, switch: Switch) -> None:
     for conditions in ({"": 1}, {"$a": 1}, {'a"b': 1}, {"a": {"$like": 1}}, {"a": {"$lt": True}}):
         expected = (400, switch("unpublished_code"))
-        probe(f"filter {json.dumps(conditions)}", ask(conditions), expected)
+        probe(f"filter {json.dumps(conditions)}", query_filtered(conditions), expected)
 
 
 @unknown("An empty filter, which a page of the documentation does not allow", "empty_filter")
-def test_an_empty_filter(ask: Any, probe: Probe, switch: Switch) -> None:
-    probe("filter {}", ask({}), 200 if switch("empty_filter") == "accept" else 400)
+def test_an_empty_filter(query_filtered: Any, probe: Probe, switch: Switch) -> None:
+    probe("filter {}", query_filtered({}), 200 if switch("empty_filter") == "accept" else 400)
 
 
 @unknown("A filter on a property without a metadata index", "unindexed_filter_property")
-def test_an_unindexed_property(ask: Any, probe: Probe, switch: Switch) -> None:
+def test_an_unindexed_property(query_filtered: Any, probe: Probe, switch: Switch) -> None:
     assert switch("unindexed_filter_property") == "no_match"
-    probe("maker.town", ids(ask({"maker.town": "Oslo"}, namespace="shelf")), [])
+    probe("maker.town", ids(query_filtered({"maker.town": "Oslo"}, namespace="shelf")), [])
 
 
 @unknown("Values of another type than the metadata index's", "value_of_other_type")
-def test_values_of_another_type(ask: Any, probe: Probe, switch: Switch) -> None:
+def test_values_of_another_type(query_filtered: Any, probe: Probe, switch: Switch) -> None:
     assert switch("value_of_other_type") == "convert"
     for conditions, expected in (
         ({"size": "1"}, ["shelf-a"]),
@@ -130,18 +130,18 @@ def test_values_of_another_type(ask: Any, probe: Probe, switch: Switch) -> None:
         ({"big": 1}, []),
         ({"big": "true"}, ["shelf-b", "shelf-d"]),
     ):
-        probe(json.dumps(conditions), ids(ask(conditions, namespace="shelf")), expected)
+        probe(json.dumps(conditions), ids(query_filtered(conditions, namespace="shelf")), expected)
     for conditions, expected in (
         ({"mixed": True}, ["mixed-d"]),
         ({"mixed": "true"}, ["mixed-d"]),
         ({"mixed": "10"}, ["mixed-b"]),
         ({"mixed": 10.5}, []),
     ):
-        probe(json.dumps(conditions), ids(ask(conditions, namespace="mixed")), expected)
+        probe(json.dumps(conditions), ids(query_filtered(conditions, namespace="mixed")), expected)
 
 
 @unknown("Vectors without the property, or with null", "missing_property", "null_in_filters")
-def test_missing_properties(ask: Any, probe: Probe, switch: Switch) -> None:
+def test_missing_properties(query_filtered: Any, probe: Probe, switch: Switch) -> None:
     # In the namespace are "null", whose colour is null, and "bare", which has none.
     assert switch("missing_property") == "null"
     assert switch("null_in_filters") == "nothing"
@@ -153,11 +153,11 @@ def test_missing_properties(ask: Any, probe: Probe, switch: Switch) -> None:
         ({"colour": {"$in": [None]}}, []),
         ({"colour": {"$lt": "red"}}, []),
     ):
-        found = ids(ask(conditions, namespace="nulls"))
+        found = ids(query_filtered(conditions, namespace="nulls"))
         probe(json.dumps(conditions), sorted(found) if isinstance(found, list) else found, expected)
 
 
 @unknown("Strings of more than 64 bytes in a filter", "long_filter_strings")
-def test_long_filter_strings(ask: Any, probe: Probe, switch: Switch) -> None:
-    found = ids(ask({"colour": LONG_COLOUR}, namespace="long"))
+def test_long_filter_strings(query_filtered: Any, probe: Probe, switch: Switch) -> None:
+    found = ids(query_filtered({"colour": LONG_COLOUR}, namespace="long"))
     probe("all 80 bytes of the value", found, ["long-1"] if switch("long_filter_strings") == "cut" else [])

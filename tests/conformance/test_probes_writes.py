@@ -20,7 +20,7 @@ from conformance.sources import unknown
 Probe = Callable[..., None]
 Switch = Callable[[str], Any]
 
-#: Seconds between two looks at the watermark, to see what is on it for a moment only.
+#: Seconds between two polls of the watermark: short enough to see a value that lasts only a moment.
 CLOSE_LOOK = 1.0
 
 
@@ -132,7 +132,7 @@ def test_too_many_bytes(vectorize: Service, scratch: str, probe: Probe, switch: 
         text = "not asked: sends 101 MB; CONFORMANCE_SLOW is not set"
         probe("upsert of 101 MB", text, text)
         return
-    # White space between the values, so that one vector is enough.
+    # With white space between the values, a single vector is large enough.
     line = json.dumps(vector("fat")).replace(", ", "," + " " * 3_260_000)
     response = vectorize.upsert(scratch, line)
     expected = (switch("oversized_upload_status"), switch("unpublished_code"))
@@ -159,9 +159,9 @@ def test_unknown_fields(vectorize: Service, scratch: str, probe: Probe, switch: 
     probe('upsert with "metdata"', vectorize.upsert(scratch, [vector("typo", metdata={"a": 1})]), expected)
 
 
-# --- what comes of a write ----------------------------------------------------------------------------------
+# --- effects of writes --------------------------------------------------------------------------------------
 
-#: What a float32 is exactly, and what it is not.
+#: Values that float32 holds exactly, and values that it rounds.
 EXACT = [0.5, 0.30000001192092896, -1.0, 16777216.0, 9.999999747378752e-06, 2.0**-80]
 ROUNDED = [0.1, 1 / 3, 16777217.0, 2.718281828459045, -1e-7, 123456.789]
 

@@ -39,7 +39,7 @@ def index(vectorize: Service, docs_index: str) -> str:
 
 @source("schema", "vectorize_index-query-v2-response: count, and matches of id and score")
 @source("schema", "vectorize_index-query-v2-request: returnValues false, returnMetadata none by default")
-def test_what_a_query_answers(vectorize: Service, index: str) -> None:
+def test_the_fields_of_a_query(vectorize: Service, index: str) -> None:
     found = matches(vectorize.query(index, turned(0), namespace="shelf"))
     assert len(found) == len(SHELF)
     for match in found:
@@ -118,7 +118,7 @@ def test_namespaces(vectorize: Service, index: str) -> None:
     assert ids(vectorize.query(index, turned(0), namespace="never-used")) == []
 
 
-# --- caps ---------------------------------------------------------------------------------------------------
+# --- limits -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dimensions", [0, 31, 33])

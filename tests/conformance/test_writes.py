@@ -35,7 +35,7 @@ def test_mutation_ids_are_random_uuids(scenario: Scenario) -> None:
 
 
 @source("docs", "client-api: vectors are inserted; best-practices/insert-vectors: asynchronously")
-def test_vectors_that_were_upserted(vectorize: Service, docs_index: str) -> None:
+def test_upserted_vectors_can_be_read(vectorize: Service, docs_index: str) -> None:
     found = vectorize.found(docs_index, *SHELF, "plain")
     assert {key: shown.get("metadata") for key, shown in found.items()} == {**SHELF, "plain": None}
     assert found["shelf-a"]["namespace"] == "shelf"
@@ -138,7 +138,7 @@ def test_unparsable_lines_can_be_discarded(vectorize: Service, scratch: str, ope
     mutation(vectorize.upload(scratch, operation, body, params={"unparsable-behavior": "discard"}))
 
 
-# --- caps ---------------------------------------------------------------------------------------------------
+# --- limits -------------------------------------------------------------------------------------------------
 
 
 @OPERATIONS
@@ -160,7 +160,7 @@ def test_an_id_that_is_too_long(vectorize: Service, scratch: str, vector_id: str
 
 
 def metadata_of(size: int) -> dict[str, str]:
-    """Return metadata whose compact JSON has so many bytes."""
+    """Return metadata whose compact JSON has ``size`` bytes."""
     return {"text": "é" + "x" * (size - len('{"text":"é"}'.encode()))}
 
 
