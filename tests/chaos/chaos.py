@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Tasks on a bad day: what they are to do, how they are run, and what must hold whatever happens.
+Tasks under faults: the jobs, how the tests run them, and the rules that always hold.
 
-Five things must hold, and each is asserted in one place here: the state of the index is the intended one
-(:meth:`Job.check_done`), no batch is silently lost (:meth:`Job.check_partly`), there is no storm of requests
-(:func:`check_requests`), an error names the fault (:func:`check_error`), and no success is reported that is
-not true (:func:`check_success`).
+One function checks each of five rules: the index has the intended state (:meth:`Job.check_done`), no batch
+is silently lost (:meth:`Job.check_partly`), there is no storm of requests (:func:`check_requests`), an error
+names the fault (:func:`check_error`), and every reported success is true (:func:`check_success`).
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ from harness import DIMENSIONS, INDEX, Vectorize, make_context, run_task
 
 COUNT = 5000
 OTHERS = {f"other-{i:03}" for i in range(50)}
-#: Vectors of one upsert here, so that 5,000 are as many requests as the service's cap makes of 50,000.
+#: Vectors per upsert: 5,000 vectors need as many requests as 50,000 with the service's limit.
 UPSERT_SIZE = 500
 POLL_INTERVAL = 0.05
-#: Of clients that meet answers without an end; long enough for others, on a busy machine too.
+#: The timeout of clients that get endless answers; long enough for other answers, even on a busy machine.
 SHORT_TIMEOUT = 1.0
 WAIT: dict[str, Any] = {"wait_for_completion": True, "poll_interval": POLL_INTERVAL, "wait_timeout": 60}
 
-#: Goes on for as long as a busy machine may take, with pauses that a test can afford.
+#: Retries for as long as a busy machine needs, with short pauses.
 PATIENT = RetryLimits(backoff_total=60, first_backoff=0.002, longest_backoff=0.05, throttle_total=60)
-#: Leaves every fault to the next try of the task.
+#: Never retries: each fault fails the attempt of the task.
 IMPATIENT = RetryLimits(backoff_total=0, throttle_total=0, refusal_total=0)
 
-#: Of each kind that fails a request, what an error that comes of it says.
+#: By kind of fault that fails a request: the text of the error.
 NAMES = {
     "reset-before": r"no response from .*([Rr]eset|closed|aborted)",
     "reset-after": r"no response from .*([Rr]eset|closed|aborted)",
@@ -62,60 +61,60 @@ NAMES = {
     "truncated": r"HTTP 200 with a body that is not the API's JSON",
     "hang": r"no complete response from .* s between two reads",
 }
-#: Kinds after which the work is done all the same.
-DONE_ALL_THE_SAME = ("reset-after", "truncated", "hang")
+#: Kinds of faults after which the request has taken effect.
+APPLIED_DESPITE_THE_FAULT = ("reset-after", "truncated", "hang")
 
 
 def set_policy(monkeypatch: Any, policy: RetryLimits) -> None:
-    """Let the clients of operators retry by this policy, which no connection can say."""
+    """Set the retry policy of the operators' clients, which a connection cannot set."""
     monkeypatch.setattr(vectorize, "client_of", partial(vectorize.client_of, retry=policy))
 
 
 def set_upsert_size(monkeypatch: Any) -> None:
-    """Let 5,000 vectors be several requests."""
+    """Split 5,000 vectors into several requests."""
     monkeypatch.setattr(write, "VectorBatches", partial(write.VectorBatches, max_vectors=UPSERT_SIZE))
 
 
 def timeout_for(faults: Iterable[str]) -> float | None:
-    """Return the timeout for a connection that meets these faults; None for the default."""
+    """Return a connection's timeout under these faults; None for the default."""
     return SHORT_TIMEOUT if any(fault.startswith("hang") for fault in faults) else None
 
 
 class Clock(harness.Clock):
-    """A server's clock that can be put forward by the minutes between two tries, or stopped."""
+    """A server's clock that can be put forward by the minutes between two attempts, or stopped."""
 
     stopped_at: float | None = None
 
     def pass_a_minute(self) -> None:
-        """Let everything be applied that is accepted."""
+        """Apply everything that is accepted."""
         self.ahead += 60
 
     def stop(self) -> None:
-        """Let nothing be applied any more."""
+        """Stop the clock, so that nothing more is applied."""
         self.stopped_at = super().__call__()
 
     def __call__(self) -> float:
         return super().__call__() if self.stopped_at is None else self.stopped_at
 
 
-# --- what is to be done -------------------------------------------------------------------------------------
+# --- jobs ---------------------------------------------------------------------------------------------------
 
 
 class Job:
     """
-    A task on an index, and what it leaves.
+    A task on an index and its effect.
 
-    :param vectorize: the index, which is empty.
-    :param directory: where files of the task may be.
+    :param vectorize: the empty index.
+    :param directory: a directory for the task's files.
     """
 
     name: ClassVar[str]
-    #: Where its batches go, and the requests of a fault-free run but for looks and questions.
+    #: The endpoint of its batches, and the requests of a run without faults, except polls and witnesses.
     write: ClassVar[str]
     requests: ClassVar[int]
     batches: ClassVar[int]
     ids: tuple[str, ...]
-    #: What the index holds before and after.
+    #: The ids of the index before and after.
     before: frozenset[str]
     after: frozenset[str]
 
@@ -130,20 +129,20 @@ class Job:
         raise NotImplementedError
 
     def check_done(self) -> None:
-        """Check that the index is exactly as intended, now."""
+        """Check that the index has exactly the intended state now."""
         assert self.vectorize.ids() == self.after
 
     def check_partly(self, error: VectorizeBatchError) -> None:
-        """Check that the index is as an error says, once all is applied."""
+        """Check that the index matches an error's counts, once everything is applied."""
         assert error.acknowledged + error.failed + (error.not_sent or 0) == len(self.ids)
         changed = len(self.before ^ self.vectorize.ids())
-        # Of what failed, the answer may have been lost and not the work.
+        # A failed request may have taken effect and only lost its answer.
         assert error.acknowledged <= changed <= error.acknowledged + error.failed
         assert self.vectorize.ids() >= OTHERS
 
 
 class Delete(Job):
-    """Deletes 5,000 of 5,050 ids."""
+    """A delete of 5,000 of 5,050 ids."""
 
     name = "delete"
     write = "delete_by_ids"
@@ -160,11 +159,11 @@ class Delete(Job):
 
 
 class Reconcile(Job):
-    """Deletes 5,000 of 6,000 ids, since 1,050 others are desired, of which 100 are missing."""
+    """A reconciliation that deletes 5,000 of 6,000 ids; 100 of the 1,050 desired ids are missing."""
 
     name = "reconcile"
     write = "delete_by_ids"
-    #: The index once, six pages, and the batches.
+    #: A request for the index, six pages, and the batches.
     requests = 57
     batches = 50
     ids = tuple(f"v{i:04}" for i in range(COUNT))
@@ -178,14 +177,14 @@ class Reconcile(Job):
 
 
 class Upsert(Job):
-    """Writes 5,000 vectors from a file, 50 of which are there with other values, and some of which twice."""
+    """An upsert of 5,000 vectors from a file: 50 exist with other values, and some are in the file twice."""
 
     name = "upsert"
     write = "upsert"
-    #: The index once, its dimensions once, and the batches.
+    #: A request for the index, one for its dimensions, and the batches.
     requests = 12
     batches = 10
-    #: The first ones come again in the last request, with the values that count.
+    #: The first ids are again in the last request, with the final values.
     ids = tuple(f"v{i:04}" for i in [*range(COUNT - 20), *range(20)])
     before = OTHERS | frozenset(ids[100:150])
     after = OTHERS | frozenset(ids)
@@ -207,7 +206,7 @@ class Upsert(Job):
     def check_done(self) -> None:
         super().check_done()
         written = {vector["id"]: vector["values"] for vector in self._vectors()}
-        # Some of every request, and those that were there before or come twice.
+        # Some ids of every request, and those that existed before or are in the file twice.
         some = [*written][:150] + [*written][150::97]
         for start in range(0, len(some), 20):
             found = self.vectorize.client.get_by_ids(INDEX, some[start : start + 20])
@@ -216,7 +215,7 @@ class Upsert(Job):
             }
 
     def check_partly(self, error: VectorizeBatchError) -> None:
-        # One after the other, so what is acknowledged is where the file begins.
+        # Requests are sequential: the acknowledged vectors are at the start of the file.
         there = self.vectorize.ids()
         assert error.failed == UPSERT_SIZE
         assert there >= {*self.before, *self.ids[: error.acknowledged]}
@@ -226,19 +225,19 @@ class Upsert(Job):
 JOBS: dict[str, type[Job]] = {job.name: job for job in (Delete, Upsert, Reconcile)}
 
 
-# --- how it is run ------------------------------------------------------------------------------------------
+# --- runs ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Run:
     """
-    What became of a task.
+    The outcome of a task.
 
-    :param errors: what each failed try ended with.
-    :param pushed: the XComs of the last try.
-    :param result: what the last try returned, if it succeeded.
-    :param succeeded: whether it did.
-    :param seconds: how long all of it took.
+    :param errors: the error of each failed attempt.
+    :param pushed: the XComs of the last attempt.
+    :param result: the return value of the last attempt, if it succeeded.
+    :param succeeded: whether the last attempt succeeded.
+    :param seconds: the total time.
     """
 
     errors: list[Exception] = field(default_factory=list)
@@ -259,12 +258,12 @@ def run_tries(
     between: Callable[[], None] = lambda: None,
 ) -> Run:
     """
-    Run a task as Airflow would, until it succeeds or has no more tries.
+    Run a task like Airflow, until it succeeds or has no attempts left.
 
-    :param make: makes its operator.
-    :param tries: how many it has.
-    :param store: what Airflow keeps of it between two tries; None as before Airflow 3.3.
-    :param between: stands in for the minutes between two tries.
+    :param make: creates its operator.
+    :param tries: the number of attempts.
+    :param store: the store that Airflow keeps between attempts; None as before Airflow 3.3.
+    :param between: replaces the minutes between two attempts.
     """
     run = Run()
     started = time.monotonic()
@@ -283,48 +282,48 @@ def run_tries(
     return run
 
 
-# --- what must hold -----------------------------------------------------------------------------------------
+# --- checks -------------------------------------------------------------------------------------------------
 
 
 def injected_failures(server: LocalVectorize) -> int:
-    """Return how many requests failed on purpose."""
+    """Return the number of injected failures."""
     return sum(count for kind, count in server.injected().items() if kind in NAMES)
 
 
-def check_requests(server: LocalVectorize, job: Job, run: Run, *, kept: bool = True) -> None:
+def check_requests(server: LocalVectorize, job: Job, run: Run, *, resumes: bool = True) -> None:
     """
-    Check that there was no storm: of what the task sends, and of looks while it waits.
+    Check that there was no storm of writes or of polls.
 
-    :param server: counts them.
-    :param job: what was done.
-    :param run: how.
-    :param kept: whether a try knows how far the one before it came; else each sends everything.
+    :param server: the server that counted the requests.
+    :param job: the job.
+    :param run: its outcome.
+    :param resumes: whether an attempt resumes from saved progress; if not, each attempt sends everything.
     """
     stats = Counter(server.stats())
     injected = injected_failures(server)
-    looks = stats.pop("info", 0) + stats.pop("get_by_ids", 0)
+    polls = stats.pop("info", 0) + stats.pop("get_by_ids", 0)
     sent = +stats
-    assert sent.total() <= 1.5 * job.requests * (1 if kept else run.tries) + injected, (
+    assert sent.total() <= 1.5 * job.requests * (1 if resumes else run.tries) + injected, (
         sent,
         injected,
         run.errors,
     )
-    # Of each try, up to three questions about witnesses (and the dimensions), and two looks more than there
-    # were pauses, of two requests each.
-    assert looks <= 2 * run.seconds / POLL_INTERVAL + 8 * run.tries + injected, (looks, injected, run.errors)
+    # Each attempt may read witnesses and the dimensions up to three times, and may poll twice more than it
+    # pauses. A poll is two requests.
+    assert polls <= 2 * run.seconds / POLL_INTERVAL + 8 * run.tries + injected, (polls, injected, run.errors)
 
 
 def check_error(error: Exception, kinds: Iterable[str]) -> None:
-    """Check that an error names one of the faults that there were."""
+    """Check that an error names one of the faults."""
     assert isinstance(error, VectorizeError)
     assert any(re.search(NAMES[kind], str(error)) for kind in kinds if kind in NAMES), error
 
 
 def check_success(job: Job, run: Run) -> None:
     """
-    Check that what a task reported is true, at the moment when it did.
+    Check that a reported success is true at that moment.
 
-    To be called at once, and with no faults any more that the check would meet.
+    Call it at once, after all faults are removed.
     """
     assert run.succeeded, run.errors
     job.check_done()
@@ -337,7 +336,7 @@ def check_success(job: Job, run: Run) -> None:
 
 
 def check_failures(run: Run, kinds: Collection[str]) -> None:
-    """Check that no try that failed is taken for a success, and that each names its fault."""
+    """Check that each failed attempt names its fault and that none polls like a success."""
     for error in run.errors:
         check_error(error, kinds)
     if not run.succeeded:

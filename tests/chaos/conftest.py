@@ -17,14 +17,14 @@ CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody wait for the sake of an address that is not shared here."""
+    """Remove the pace, which protects an address that other clients share."""
     monkeypatch.setattr(client_module, "PROCESS_GATE", StartGate(1000))
     set_upsert_size(monkeypatch)
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Vectorize]]:
-    """Start a Vectorize with an index, as the default connection."""
+    """Start a local server with an index, as the default connection."""
     servers: list[LocalVectorize] = []
 
     def start(*, timeout: float | None = None, **kwargs: Any) -> Vectorize:

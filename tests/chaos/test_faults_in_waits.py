@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each fault, on waits in every mode: a wait ends well when it is true, and only then."""
+"""Each fault during waits in every mode: a wait succeeds exactly when the write is applied."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Serve = Callable[..., Vectorize]
 
 IDS = [f"v{i}" for i in range(30)]
 KEPT = ["a", "b"]
-#: Both of an operator's own ways to wait, beside the sensor's.
+#: The operator's two ways to wait, and the sensor's modes.
 WAYS = (*MODES, "worker", "deferred")
-LOOKS = ("info", "get_by_ids")
+POLLED = ("info", "get_by_ids")
 
 
 def faults_for(kind: str, numbers: str) -> list[str]:
@@ -33,17 +33,17 @@ def faults_for(kind: str, numbers: str) -> list[str]:
         case "stuck-watermark":
             return [f"stuck-watermark:info{numbers}"]
         case "lagging-view":
-            return [f"lagging-view:{endpoint}=0.2" for endpoint in LOOKS]
+            return [f"lagging-view:{endpoint}=0.2" for endpoint in POLLED]
         case "429":
-            return [f"429:{endpoint}{numbers}=0" for endpoint in LOOKS]
+            return [f"429:{endpoint}{numbers}=0" for endpoint in POLLED]
         case "refuse" | "challenge":
-            # As the first answer of a task, a refusal is final.
+            # A refusal is final as the first answer of a task.
             later = {"#1-2": "#2-3", "@0.5": "#2-3,5"}.get(numbers, numbers)
-            return [f"{kind}:{endpoint}{later}" for endpoint in LOOKS]
+            return [f"{kind}:{endpoint}{later}" for endpoint in POLLED]
         case "hang":
             return ["hang:info#1" if numbers.startswith("#1-") else f"hang:info{numbers}"]
         case _:
-            return [f"{kind}:{endpoint}{numbers}" for endpoint in LOOKS]
+            return [f"{kind}:{endpoint}{numbers}" for endpoint in POLLED]
 
 
 KINDS = (*NAMES, "latency", "stuck-watermark", "lagging-view")
@@ -74,7 +74,7 @@ def operator(way: str, seconds: float) -> DeleteVectorsByIdsOperator:
 
 
 def task(vectorize: Vectorize, way: str, faults: list[str], seconds: float) -> Callable[[], Any]:
-    """Return what makes the task; a sensor's delete is accepted before there are faults."""
+    """Return a function that creates the task; a sensor's delete is accepted before the faults."""
     if way in MODES:
         receipt = vectorize.delete(IDS)
         vectorize.server.set_faults(faults)
@@ -85,7 +85,7 @@ def task(vectorize: Vectorize, way: str, faults: list[str], seconds: float) -> C
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_wait_goes_on(serve: Serve, monkeypatch: pytest.MonkeyPatch, way: str, kind: str) -> None:
+def test_a_wait_survives_faults(serve: Serve, monkeypatch: pytest.MonkeyPatch, way: str, kind: str) -> None:
     set_policy(monkeypatch, PATIENT)
     faults = faults_for(kind, "#1-2")
     vectorize = serve(apply_delay=0.2, timeout=timeout_for(faults))
@@ -99,17 +99,17 @@ def test_a_wait_goes_on(serve: Serve, monkeypatch: pytest.MonkeyPatch, way: str,
     assert vectorize.ids() == set(KEPT)
     evidence = run.result if way in MODES else run.pushed["evidence"]
     assert evidence["outcome"] in PROVEN
-    # An operator's question about witnesses that is not answered with JSON is not asked again.
+    # An operator does not repeat a read of witnesses whose answer is not JSON.
     witnesses = 0 if kind == "truncated" and way not in MODES else 5
     assert (evidence["still_visible"], evidence["witnesses_checked"]) == ([], witnesses)
-    # One look an interval, of one request and another for the witnesses; the others are the write's.
+    # One poll per interval: a request, and another for the witnesses. The other requests are the write's.
     assert stats["info"] <= run.seconds / POLL_INTERVAL + 2
     assert stats["get_by_ids"] <= stats["info"] + 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", WAYS)
-def test_no_success_before_it_is_true(
+def test_no_success_before_the_delete_is_applied(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, way: str, kind: str
 ) -> None:
     set_policy(monkeypatch, PATIENT)
@@ -117,7 +117,7 @@ def test_no_success_before_it_is_true(
     faults = faults_for(kind, "@0.5")
     vectorize = serve(apply_delay=0.05, clock=clock, timeout=timeout_for(faults))
     vectorize.fill([*IDS, *KEPT])
-    # Another's mutation is applied, at the very time at which ours is accepted; nothing after that is.
+    # Another client's mutation is applied when ours is accepted; nothing later is applied.
     vectorize.settle()
     clock.stop()
     run = run_tries(task(vectorize, way, faults, 0.3))
@@ -127,7 +127,7 @@ def test_no_success_before_it_is_true(
     assert isinstance(error, VectorizeMutationTimeout if way in MODES else VectorizeWaitTimeout)
     assert run.result is None
     assert "evidence" not in run.pushed
-    # What was seen, or why nothing was.
+    # The observations, or the reason for none.
     assert re.search("5 of 5 witnesses can still be read|The last poll failed: ", str(error)), error
 
 
@@ -139,7 +139,7 @@ def test_the_error_of_a_wait_names_the_fault(
     set_policy(monkeypatch, PATIENT)
     vectorize = serve(apply_delay=0, timeout=0.3 if kind == "hang" else None)
     vectorize.fill([*IDS, *KEPT])
-    # From the first look on; the write's own questions are answered.
+    # The faults begin with the first poll; the write's own reads succeed.
     run = run_tries(task(vectorize, way, [f"{kind}:info"], 0.3))
     (error,) = run.errors
     assert isinstance(error, VectorizeMutationTimeout if way in MODES else VectorizeWaitTimeout)

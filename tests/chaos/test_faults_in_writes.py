@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each fault, on tasks that write: 5,000 ids deleted, written and reconciled."""
+"""Each fault during tasks that delete, write or reconcile 5,000 ids."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BY_CHANCE = {
     "500": ["500@0.2"],
     "503": ["503@0.2"],
     "504": ["504@0.2"],
-    # Not the first answer of a task, which is final.
+    # Not the first answer of a task: it would be final.
     "refuse": ["refuse#3,9,20-22"],
     "challenge": ["challenge#2,8,20-22"],
     "hang": ["hang#2,7"],
@@ -58,13 +58,13 @@ BY_CHANCE = {
 
 
 def written(kind: str, where: str) -> str:
-    """Return a fault; one that asks to wait asks for no time."""
+    """Return a fault; a 429 asks for no pause."""
     return f"{kind}:{where}{'=0' if kind == '429' else ''}"
 
 
 @pytest.mark.parametrize("faults", BY_CHANCE.values(), ids=BY_CHANCE.keys())
 @pytest.mark.parametrize("name", JOBS)
-def test_faults_that_pass_are_not_noticed(
+def test_temporary_faults_do_not_change_the_result(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, faults: list[str]
 ) -> None:
     set_policy(monkeypatch, PATIENT)
@@ -86,7 +86,7 @@ def test_faults_that_pass_are_not_noticed(
 
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("name", JOBS)
-def test_a_fault_that_stays_fails_a_try_and_costs_no_batch(
+def test_a_lasting_fault_fails_an_attempt_and_loses_no_batch(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, kind: str
 ) -> None:
     set_policy(monkeypatch, IMPATIENT)
@@ -102,36 +102,36 @@ def test_a_fault_that_stays_fails_a_try_and_costs_no_batch(
     server.set_faults([])
     vectorize.settle()
     job.check_partly(error)
-    # The next try has what the first one left, and no fault.
+    # The next attempt resumes without faults.
     server.reset_stats()
     second = run_tries(lambda: job.make(**WAIT), store=store)
     sent = server.stats()[job.write]
     assert job.batches - 10 <= sent <= job.batches
     second.errors = first.errors
     check_success(job, second)
-    # It stays until its retention is over: a task fails after it, too.
+    # The progress stays until its retention ends: the task can still fail afterwards.
     assert store.values
 
 
 @pytest.mark.parametrize("name", JOBS)
 @pytest.mark.parametrize(
-    ("kind", "kept"), [*((kind, True) for kind in NAMES), ("503", False), ("reset-after", False)]
+    ("kind", "resumes"), [*((kind, True) for kind in NAMES), ("503", False), ("reset-after", False)]
 )
-def test_tries_get_there(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, kind: str, kept: bool
+def test_several_attempts_complete_the_job(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, kind: str, resumes: bool
 ) -> None:
     set_policy(monkeypatch, IMPATIENT)
     clock = Clock()
     vectorize = serve(timeout=SHORT_TIMEOUT if kind == "hang" else None, clock=clock)
     server, job = vectorize.server, JOBS[name](vectorize, tmp_path)
-    # The last one hits the batch that is waited for.
-    last = job.batches + 1 if kept else 3
+    # The last fault hits the awaited batch.
+    last = job.batches + 1 if resumes else 3
     server.set_faults([written(kind, f"{job.write}#2,{last}"), written(kind, "info#1-2")])
-    run = run_tries(lambda: job.make(**WAIT), 6, Store() if kept else None, clock.pass_a_minute)
+    run = run_tries(lambda: job.make(**WAIT), 6, Store() if resumes else None, clock.pass_a_minute)
     check_failures(run, [kind])
     assert run.errors
     injected = injected_failures(server)
     assert injected >= 2
-    check_requests(server, job, run, kept=kept)
+    check_requests(server, job, run, resumes=resumes)
     server.set_faults([])
     check_success(job, run)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server is killed with SIGKILL in the middle of a write, and comes back with its data file."""
+"""SIGKILL ends the server in the middle of a write; it restarts with its data file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Process:
             [
                 *(sys.executable, "-m", "airflow_provider_cfvectorize.local"),
                 *("--port", str(self._port), "--data", str(self._path), "--apply-delay", "0.3"),
-                # So that some are under way when it is killed.
+                # With latency, some requests are in flight at the kill.
                 *("--latency", "0.07"),
             ],
             stdout=subprocess.PIPE,
@@ -63,7 +63,7 @@ class Process:
 
 
 class Remote(Vectorize):
-    """An index of such a process."""
+    """An index of a server process."""
 
     def __init__(self, process: Process) -> None:
         self.server = self  # type: ignore[assignment]
@@ -76,7 +76,7 @@ class Remote(Vectorize):
         self.client.create_index(INDEX, dimensions=DIMENSIONS, metric="cosine")
 
     def reset_stats(self) -> None:
-        """Count nothing."""
+        """Do nothing: the process keeps its counts."""
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process
 
 
 def in_the_middle(process: Process, job: Job, then: Callable[[], None]) -> threading.Thread:
-    """Do something, in a thread, once some of a job's batches have arrived and others have not."""
+    """Call a function in a thread after some of a job's batches have arrived."""
     before = process.requests(job.write)
 
     def watch() -> None:
@@ -108,7 +108,7 @@ def check(job: Job, run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_task_outlives_the_server(
+def test_a_task_survives_a_restart_of_the_server(
     process: Process, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     set_policy(monkeypatch, PATIENT)
@@ -121,13 +121,13 @@ def test_a_task_outlives_the_server(
     thread = in_the_middle(process, job, restart)
     run = run_tries(lambda: job.make(**WAIT), store=Store())
     thread.join()
-    # Of those that were acknowledged before the kill, none is sent again: were one lost, it would show.
+    # The task does not resend batches acknowledged before the kill: a lost batch would show.
     assert 0 < process.requests(job.write) < job.batches
     check(job, run)
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_the_next_try_goes_on_where_the_server_was_killed(
+def test_the_next_attempt_resumes_after_the_kill(
     process: Process, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     set_policy(monkeypatch, IMPATIENT)
@@ -143,7 +143,7 @@ def test_the_next_try_goes_on_where_the_server_was_killed(
     process.start()
     second = run_tries(lambda: job.make(**WAIT), store=store)
     acknowledged = error.acknowledged // (len(job.ids) // job.batches)
-    # Of what was under way, a reconciliation may find that it was done, and only its answer lost.
+    # A reconciliation may find that requests in flight took effect and only lost their answers.
     least = job.batches - acknowledged - (4 if name == "reconcile" else 0)
     assert least <= process.requests(job.write) <= job.batches - acknowledged
     check(job, second)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several faults at once, drawn by seed, on tasks that write; beside a limit of requests too."""
+"""Several random faults at once during tasks that write, also with a limit on requests."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def draw(seed: int, write: str) -> list[str]:
         value = {"429": f"={chance.choice([0, 0, 1])}", "latency": "=0.02"}.get(kind, "")
         faults.append(f"{kind}{where}@{chance.choice([0.02, 0.1, 0.25])}{value}")
     others = [
-        # What is not JSON is not sent again, so it ends a try.
+        # An answer that is not JSON is not retried: it ends an attempt.
         f"truncated#{chance.randint(1, 6)},{chance.randint(7, 16)}",
         f"hang:{write}#{chance.randint(1, 9)}",
-        # As the first answer of a try, these end it.
+        # As the first answer of an attempt, these end it.
         f"refuse#{chance.randint(2, 8)},{chance.randint(9, 16)}",
         f"challenge:{write}#{chance.randint(1, 9)}",
         "stuck-watermark@0.7",
@@ -55,12 +55,12 @@ def draw(seed: int, write: str) -> list[str]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", JOBS)
-def test_mixtures(
+def test_mixtures_of_faults(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, seed: int
 ) -> None:
     set_policy(monkeypatch, PATIENT)
     faults = draw(seed, JOBS[name].write)
-    print(f"faults={faults!r}, fault_seed={seed}")  # what reproduces a failure
+    print(f"faults={faults!r}, fault_seed={seed}")  # to reproduce a failure
     clock = Clock()
     vectorize = serve(timeout=timeout_for(faults), clock=clock)
     server, job = vectorize.server, JOBS[name](vectorize, tmp_path)
@@ -74,11 +74,11 @@ def test_mixtures(
 
 @pytest.mark.parametrize("name", JOBS)
 @pytest.mark.parametrize("faults", [["503@0.1", "reset-after@0.1"], ["429#9,23=1", "40041@0.05"]])
-def test_the_budget_holds_whatever_is_sent_again(
+def test_retries_stay_within_the_budget(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, faults: list[str]
 ) -> None:
     set_policy(monkeypatch, PATIENT)
-    # A window so short that there are several of them; the harness's own requests count as well.
+    # A short window, so that there are several; the harness's requests also count.
     vectorize = serve(rate_limit="60/1")
     job = JOBS[name](vectorize, tmp_path)
     server = vectorize.server
@@ -86,7 +86,7 @@ def test_the_budget_holds_whatever_is_sent_again(
     before = server.rate_limit_report()
     run = run_tries(lambda: job.make(**{**WAIT, "poll_interval": 0.25}), store=Store())
     report = server.rate_limit_report()[len(before) :]
-    # What was refused on purpose is no part of it.
+    # Injected refusals do not count.
     assert sum(window["refused"] for window in report) == 0
     assert all(window["accepted"] <= 60 for window in report)
     check_requests(server, job, run)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two runs on the same index at once, with faults and without."""
+"""Two concurrent runs on an index, with and without faults."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Serve = Callable[..., Vectorize]
 FAULTS = {"none": [], "some": ["503@0.1", "reset-after@0.1", "429@0.05=0", "stuck-watermark@0.3"]}
 
 
-def be_a_tasks_thread() -> None:
-    """Make what Airflow 2 has in the main thread only, where it runs tasks; later ones need nothing."""
+def prepare_thread() -> None:
+    """Create the thread-local state of a task, which Airflow 2 creates only in the main thread."""
     if airflow_version.startswith("2."):
         from airflow.models.baseoperator import ExecutorSafeguard
 
@@ -30,7 +30,7 @@ def be_a_tasks_thread() -> None:
 
 
 def run_both(one: Callable[[], Any], other: Callable[[], Any]) -> list[Run]:
-    with ThreadPoolExecutor(2, initializer=be_a_tasks_thread) as pool:
+    with ThreadPoolExecutor(2, initializer=prepare_thread) as pool:
         runs = [pool.submit(run_tries, make, 1, Store()) for make in (one, other)]
         return [run.result() for run in runs]
 
@@ -58,7 +58,7 @@ def test_two_deletes_of_overlapping_ids(
     vectorize.server.set_faults([])
     for run in runs:
         check_evidence(run, 3500, 35)
-    # Of ids that both delete, the other's delete is proof as well; and both are applied.
+    # For ids that both delete, the other delete is proof too; both are applied.
     vectorize.settle()
     job.check_done()
 
@@ -79,7 +79,7 @@ def test_a_delete_beside_an_upsert_of_other_ids(
         lambda: upsert.make(**WAIT),
     )
     vectorize.server.set_faults([])
-    # At once: both have ended, so both are applied.
+    # Both runs have ended: both writes are applied.
     upsert.check_done()
     check_evidence(runs[0], 3000, 30)
     check_evidence(runs[1], len(upsert.ids), len(upsert.ids) // UPSERT_SIZE)

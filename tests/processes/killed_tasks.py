@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DAG whose tasks are killed half way, for the test of that; each says which process it is."""
+"""A DAG whose tasks the test kills halfway; each task writes its process id to a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_provider_cfvectorize.operators.vectors import (
 HERE = Path(os.environ["KILLED_TASKS_HOME"])
 
 
-def tell(context: Any) -> None:
+def write_pid(context: Any) -> None:
     ti = context["ti"]
     (HERE / f"{ti.task_id}-{ti.try_number}.pid").write_text(str(os.getpid()))
 
@@ -32,7 +32,7 @@ with DAG(
     default_args={
         "retries": 1,
         "retry_delay": timedelta(0),
-        "pre_execute": tell,
+        "pre_execute": write_pid,
         "index_name": "docs",
         "wait_for_completion": True,
         "poll_interval": 1,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DAG that does everything with an index, for the test of what OpenLineage learns of it."""
+"""A DAG that uses every operator, for the test of its OpenLineage events."""
 
 from __future__ import annotations
 

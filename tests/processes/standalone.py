@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole Airflow 3 in processes of its own, for tests that end some of them."""
+"""A whole Airflow 3 in separate processes, for tests that kill some of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import playground
 
 from harness import wait_until
 
-#: Seconds between two looks whether the run has ended.
+#: Seconds between two checks of a run's state.
 _ASK_SECONDS = 3
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,9 +24,9 @@ class Standalone:
     """
     Scheduler, triggerer, DAG processor and API server; use it as a context manager.
 
-    :param home: an existing directory for all it keeps.
-    :param dags: a folder of DAGs, or the file of one of the same name.
-    :param connection: the connection, as JSON; None for none.
+    :param home: an existing directory for its data.
+    :param dags: a folder of DAGs, or the file of a DAG with the file's name.
+    :param connection: the connection as JSON, or None.
     :param dag_id: the DAG to wait for, in a folder.
     :param env: further environment variables.
     """
@@ -56,7 +56,7 @@ class Standalone:
 
     @property
     def url(self) -> str:
-        """Where its UI is."""
+        """The URL of its UI."""
         return str(self._airflow.url)
 
     def trigger(self, dag_id: str) -> str:
@@ -65,7 +65,7 @@ class Standalone:
         return str(run["dag_run_id"])
 
     def state(self, run_id: str) -> str:
-        """Return the state of a run; an empty text as long as Airflow is too busy to answer."""
+        """Return the state of a run, or an empty string while Airflow is too busy to answer."""
         try:
             run = self._airflow.call("GET", f"/api/v2/dags/{self._dag_id}/dagRuns/{run_id}")
         except (TimeoutError, urllib.error.URLError):
@@ -77,7 +77,7 @@ class Standalone:
         wait_until(lambda: self.state(run_id) in ("success", "failed"), 300, interval=1)
 
     def wait_until(self, condition: Callable[[], bool], run_id: str, seconds: float = 300) -> None:
-        """Wait for something, or for a run that ends without it."""
+        """Wait for a condition; fail if the run ends before it holds."""
 
         asked = time.monotonic()
 
@@ -86,7 +86,7 @@ class Standalone:
             if condition():
                 return True
             if time.monotonic() - asked > _ASK_SECONDS:
-                # Not each time: Airflow has other things to do.
+                # Not each time: the check puts load on Airflow.
                 asked = time.monotonic()
                 if (state := self.state(run_id)) in ("success", "failed"):
                     assert condition(), f"the run is {state}; see {self._airflow.log}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole Airflow 3.3: a DAG that runs after another's upsert, and what OpenLineage is told of all tasks."""
+"""A whole Airflow 3.3: a DAG that runs after another DAG's upsert, and all OpenLineage events."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def airflow(server: LocalVectorize, tmp_path_factory: pytest.TempPathFactory) ->
         yield instance
 
 
-def ask(airflow: Standalone, sql: str, *values: str) -> list[Any]:
-    """Ask the database of that Airflow."""
+def query(airflow: Standalone, sql: str, *values: str) -> list[Any]:
+    """Query that Airflow's database."""
     connection = sqlite3.connect(f"file:{airflow.home / 'airflow.db'}?mode=ro", uri=True, timeout=60)
     try:
         return connection.execute(sql, values).fetchall()
@@ -60,33 +60,33 @@ def ask(airflow: Standalone, sql: str, *values: str) -> list[Any]:
 
 
 @pytest.mark.long
-def test_a_dag_runs_after_an_upsert_of_another(airflow: Standalone, server: LocalVectorize) -> None:
+def test_a_dag_runs_after_an_upsert_of_another_dag(airflow: Standalone, server: LocalVectorize) -> None:
     known = "SELECT dag_id FROM serialized_dag WHERE dag_id IN (?, ?)"
-    wait_until(lambda: len(ask(airflow, known, WRITE, READ)) == 2, 300, interval=0.5)
+    wait_until(lambda: len(query(airflow, known, WRITE, READ)) == 2, 300, interval=0.5)
     runs = "SELECT state, run_type, run_id FROM dag_run WHERE dag_id = ?"
-    assert ask(airflow, runs, READ) == []
+    assert query(airflow, runs, READ) == []
     airflow.trigger(WRITE)
     wait_until(
-        lambda: [state for state, *_ in ask(airflow, runs, READ)] in (["success"], ["failed"]),
+        lambda: [state for state, *_ in query(airflow, runs, READ)] in (["success"], ["failed"]),
         300,
         interval=0.5,
     )
-    ((state, run_type, run_id),) = ask(airflow, runs, READ)
+    ((state, run_type, run_id),) = query(airflow, runs, READ)
     assert (state, run_type) == ("success", "asset_triggered")
     xcom = "SELECT value FROM xcom WHERE dag_id = ? AND run_id = ? AND key = 'return_value'"
-    ((found,),) = ask(airflow, xcom, READ, run_id)
+    ((found,),) = query(airflow, xcom, READ, run_id)
     assert json.loads(found)["count"] == 3
-    # One event of one asset, whose name Airflow has from us.
+    # One event of one asset, whose name comes from the provider.
     events = (
         "SELECT asset.uri, asset_event.source_dag_id, asset_event.source_task_id FROM asset_event "
         "JOIN asset ON asset.id = asset_event.asset_id"
     )
     uri = f"cloudflare-vectorize://{server.account_id}/articles"
-    assert ask(airflow, events) == [(uri, WRITE, "upsert")]
+    assert query(airflow, events) == [(uri, WRITE, "upsert")]
 
 
 @pytest.mark.long
-def test_openlineage_is_told_of_every_task(airflow: Standalone, server: LocalVectorize) -> None:
+def test_openlineage_receives_an_event_of_every_task(airflow: Standalone, server: LocalVectorize) -> None:
     run_id = airflow.trigger("lineage_of_tasks")
     airflow.wait_for_end(run_id)
     events = airflow.home / EVENTS
@@ -104,15 +104,15 @@ def test_openlineage_is_told_of_every_task(airflow: Standalone, server: LocalVec
         "drop": ([], [index], {"lifecycleStateChange": "DROP"}),
     }
     ends = ["lineage_of_tasks", *(f"lineage_of_tasks.{task_id}" for task_id in expected)]
-    # The run and its tasks may have ended before their events are written.
+    # A run and its tasks may end before their events are written.
     ends += ["lineage_of_tasks.delete"] * 3 + ["lineage_of_tasks.fail"]
     wait_until(lambda: all(len(_ends(events, job)) >= ends.count(job) for job in ends), 120, interval=0.5)
     for task_id, lineage in expected.items():
         assert _ends(events, f"lineage_of_tasks.{task_id}") == [("COMPLETE", *lineage)], task_id
-    # Of the mapped task, one event a task instance; that of no ids has written nothing.
+    # One event per instance of the mapped task; the instance without ids has no output.
     deletes = _ends(events, "lineage_of_tasks.delete")
     assert sorted(deletes) == [("COMPLETE", [], [], {}), *[("COMPLETE", [], [index], {})] * 2]
-    # The index was gone by then, and no file was written.
+    # The index was already deleted, and no file was written.
     assert _ends(events, "lineage_of_tasks.fail") == [("FAIL", [index], [], {})]
     text = events.read_text()
     assert TOKEN not in text
@@ -120,11 +120,11 @@ def test_openlineage_is_told_of_every_task(airflow: Standalone, server: LocalVec
 
 
 def _ends(path: Path, job: str) -> list[tuple[str, Any, Any, dict[str, Any]]]:
-    """Return of each run of a job that has ended: how, its inputs, its outputs, and what the facets say."""
+    """Return the event type, inputs, outputs and facets of each ended run of a job."""
     if not path.exists():
         return []
     found = []
-    # The last line may not be whole yet.
+    # The last line may be incomplete.
     for line in path.read_text().split("\n")[:-1]:
         event = json.loads(line)
         if event["job"]["name"] != job or event["eventType"] not in ("COMPLETE", "FAIL"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of a whole Airflow 3.3 are killed while they write: what is not lost, and what is sent again."""
+"""SIGKILL ends task processes of a whole Airflow 3.3 while they write; their retries resume."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def airflow(index: Vectorize, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.mark.airflow(since="3.3")
 @pytest.mark.long
-def test_tasks_that_are_killed_are_gone_on_with(index: Vectorize, airflow: Standalone) -> None:
+def test_retries_of_killed_tasks_resume(index: Vectorize, airflow: Standalone) -> None:
     run_id = airflow.trigger("killed_tasks")
     numbers: dict[str, Any] = {}
     stats = index.server.stats
@@ -69,7 +69,7 @@ def test_tasks_that_are_killed_are_gone_on_with(index: Vectorize, airflow: Stand
         os.kill(int(pid.read_text()), signal.SIGKILL)
         retry = airflow.home / f"{task_id}-2.pid"
         airflow.wait_until(lambda retry=retry: retry.exists(), run_id)  # type: ignore[misc]
-        # What was in flight has arrived by now, and the retry has sent nothing yet.
+        # Requests in flight have arrived, and the retry has sent nothing yet.
         first = stats()[endpoint]
         following = {"upsert": "delete-1.pid", "delete": "reconcile-1.pid"}.get(task_id)
         if following:
@@ -84,6 +84,6 @@ def test_tasks_that_are_killed_are_gone_on_with(index: Vectorize, airflow: Stand
         if task_id != "upsert":
             assert second <= 1.03 * (requests - first) + (1 if task_id == "reconcile" else 0)
         else:
-            # Of few large requests, the one whose answer nobody heard is sent again.
+            # An upsert has few large requests: the request without a received answer is sent again.
             assert second <= requests - first + 1
     wait_until(lambda: index.ids() == {f"new-{i}" for i in range(VECTORS - SURPLUS)}, 60)
