@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole Airflow that has no connection yet, a Vectorize that applies when it is told to, and a browser."""
+"""A whole Airflow without a connection, a local server with a clock that tests stop, and a browser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from browser.pages import Ui
 
 TUTORIAL = "docs/getting-started.md"
-#: Where a test that fails leaves what it has seen.
+#: The directory for the screenshots of failed tests.
 PICTURES = ROOT / "build" / "pictures"
 ARGUMENTS = [
     "--headless=new",
@@ -35,13 +35,13 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    # Nothing leaves this machine, whatever a page asks for.
+    # No page can send a request to another machine.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 
 
 class Clock:
-    """The server's clock, which can be stopped: until it goes on, nothing that is accepted is applied."""
+    """The server's clock. While it is stopped, the server applies nothing."""
 
     def __init__(self) -> None:
         self._stopped_at: float | None = None
@@ -53,7 +53,7 @@ class Clock:
     def stop(self) -> None:
         self._stopped_at = time.time()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._stopped_at = None
 
 
@@ -70,7 +70,7 @@ def index(clock: Clock) -> Iterator[Vectorize]:
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
-    """Run an Airflow with the tutorial's DAG, which is paused, as each is when it is new."""
+    """Run an Airflow with the tutorial's DAG, paused like every new DAG."""
     home, dags = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("dags")
     (block,) = [block for block in read(TUTORIAL).blocks if block.key == f"{TUTORIAL}#a-dag/1"]
     (dags / "forget.py").write_text(block.text)
@@ -100,13 +100,13 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def ui(airflow: Standalone, chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Ui]:
-    """Open Airflow's UI for a person who has never been there."""
+    """Open Airflow's UI in a fresh browser profile."""
     from browser.pages import VIEWPORT, Ui
 
     pictures = request.config.getoption("--pictures")
     context = chromium.new_context(viewport=VIEWPORT, color_scheme="light", timezone_id="UTC", locale="en-GB")
     try:
-        # For what is copied in a page and read here.
+        # The tests read values that a page copies.
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=airflow.url)
         yield Ui(context.new_page(), airflow.url, Path(pictures).resolve() if pictures else PICTURES)
     finally:
@@ -115,7 +115,7 @@ def ui(airflow: Standalone, chromium: Browser, request: pytest.FixtureRequest) -
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: Any, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Keep what the browser shows when a test fails, and say where."""
+    """Save a screenshot when a test fails, and report its path."""
     report = yield
     ui = getattr(item, "funcargs", {}).get("ui")
     if report.when == "call" and report.failed and ui is not None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Airflow 3.3's UI, as far as the tests use it: what is where, and what it is called there.
+The parts of Airflow 3.3's UI that the tests use: their places and names.
 
-Nothing in here knows how anything of the provider is called. It needs playwright, which not every environment
-has: import it where a browser is at hand.
+This module knows no names of the provider. It needs playwright, which not every environment has: import it
+only in tests with a browser.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from playwright.sync_api import FloatRect, Locator, Page, Request, Route, expect
 VIEWPORT = {"width": 1280, "height": 900}
 #: Pixels of a dialog's edge, with its round corners, that a picture leaves out.
 EDGE = 8
-#: Milliseconds: for a page that a busy machine draws, and for a task that it starts.
+#: Timeouts in milliseconds for a page and for a task on a busy machine.
 PAGE, TASK = 60_000, 180_000
 
 
 class Ui:
     """
-    The whole of it.
+    Airflow's whole UI.
 
     :param page: an empty page of a browser.
-    :param url: where Airflow is.
-    :param pictures: where pictures go.
+    :param url: Airflow's URL.
+    :param pictures: the directory for pictures.
     """
 
     def __init__(self, page: Page, url: str, pictures: Path) -> None:
@@ -41,10 +41,10 @@ class Ui:
 
     def picture(self, name: str, *shown: Locator, dialog: bool = False) -> None:
         """
-        Take a picture, when no toast covers anything.
+        Take a picture when no toast covers the page.
 
         :param name: its name.
-        :param shown: what it shows; the picture is cropped to them.
+        :param shown: its content; the picture is cropped to it.
         :param dialog: leave out the edge, since it shows a dialog.
         """
         self.page.mouse.move(0, VIEWPORT["height"] - 1)
@@ -63,7 +63,7 @@ class Ui:
         )
 
     def _box(self, locator: Locator) -> FloatRect:
-        """Return where something is, once it moves no more."""
+        """Return the position of an element once it stops moving."""
         last: FloatRect | None = None
         while (box := locator.bounding_box()) is None or box != last:
             last = box
@@ -71,14 +71,14 @@ class Ui:
         return box
 
     def open_connections(self) -> Connections:
-        """Go to Admin, Connections."""
+        """Open Admin, Connections."""
         self.page.goto(self._url)
         self.page.get_by_role("button", name="Admin").click()
         self.page.get_by_role("menuitem", name="Connections").click()
         return Connections(self.page)
 
     def open_trigger_form(self, dag_id: str) -> TriggerForm:
-        """Go to a DAG and press Trigger."""
+        """Open a DAG and press Trigger."""
         self.page.goto(f"{self._url}/dags/{dag_id}")
         self.page.get_by_role("button", name="Trigger Dag").click()
         return TriggerForm(self.page)
@@ -95,26 +95,26 @@ class Connections:
         page.get_by_role("button", name="Add Connection").wait_for()
 
     def add(self) -> ConnectionForm:
-        """Open the form for a new one."""
+        """Open the form for a new connection."""
         self._page.get_by_role("button", name="Add Connection").click()
         return ConnectionForm(self._page)
 
     def edit(self, conn_id: str) -> ConnectionForm:
-        """Open the form of one that is there."""
+        """Open the form of an existing connection."""
         self._row(conn_id).get_by_role("button", name="Edit Connection").click()
         return ConnectionForm(self._page)
 
     def test(self, conn_id: str, *, corrected: bool = True) -> str:
         """
-        Press the button for a test, and return what the UI says.
+        Press the test button and return the UI's message.
 
         :param conn_id: the connection.
-        :param corrected: send what the button means. The UI of 3.3.1 and 3.3.2 sends port 0 for no port, and
-            the API refuses that for being another server's (apache/airflow#73298).
+        :param corrected: send no port. The UI of 3.3.1 and 3.3.2 sends port 0 for no port, and the API
+            refuses it as another server's port (apache/airflow#73298).
         """
         if corrected:
             self._page.route("**/connections/test", _without_port_0)
-        # The last test's toast is not this one's.
+        # Wait until the toast of an earlier test is gone.
         toast = self._page.get_by_role("status").filter(has_text="Test Connection")
         expect(toast).to_have_count(0)
         self._row(conn_id).get_by_role("button", name="Test Connection").click()
@@ -138,9 +138,9 @@ class Field:
     """
     A field of the connection form.
 
-    :param kind: its ``type``; a textarea's is "textarea".
-    :param placeholder: what it shows as long as it is empty.
-    :param value: what it holds.
+    :param kind: its ``type``; "textarea" for a textarea.
+    :param placeholder: the text that it shows while it is empty.
+    :param value: its value.
     """
 
     kind: str
@@ -149,7 +149,7 @@ class Field:
 
 
 class ConnectionForm:
-    """The form for a connection, new or not."""
+    """The form for a new or existing connection."""
 
     def __init__(self, page: Page) -> None:
         self._dialog = self.box = page.get_by_role("dialog")
@@ -163,28 +163,28 @@ class ConnectionForm:
 
     def fields(self, part: str) -> dict[str, Field]:
         """
-        Return the fields of one part, by their labels; the part is open afterwards.
+        Open a section of the form and return its fields by label.
 
-        :param part: its heading.
+        :param part: the heading of the section.
         """
         heading = self._dialog.get_by_role("button", name=part, exact=True)
         if heading.get_attribute("aria-expanded") != "true":
             heading.click()
         expect(heading).to_have_attribute("aria-expanded", "true")
         groups = self._dialog.locator(f"[id='{heading.get_attribute('aria-controls')}']").get_by_role("group")
-        # A number's group has another one in it, for its buttons.
+        # The group of a number contains another group for its buttons.
         groups = groups.filter(has=self._dialog.page.locator("label"))
         expect(groups.first).to_be_visible()
         return {group.locator("label").inner_text(): _field(group) for group in groups.all()}
 
     def fill(self, values: dict[str, str]) -> Self:
-        """Type into fields of the standard part, which must be open, by their labels."""
+        """Type values into the standard fields with these labels; their section must be open."""
         for label, value in values.items():
             self._dialog.get_by_label(label, exact=True).fill(value)
         return self
 
     def save(self) -> None:
-        """Press the button, and wait until the form is gone."""
+        """Press Save and wait until the form is closed."""
         self._dialog.get_by_role("button", name="Save").click()
         expect(self._dialog).to_be_hidden()
 
@@ -200,7 +200,7 @@ def _field(group: Locator) -> Field:
 
 
 class TriggerForm:
-    """The form in front of a run."""
+    """The form that triggers a run."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
@@ -208,13 +208,13 @@ class TriggerForm:
 
     def fill(self, title: str, value: str) -> None:
         """Type into the field of a param."""
-        # Behind what is required stands an asterisk.
+        # The label of a required param ends with an asterisk.
         label = self._page.locator("label", has_text=re.compile(rf"^\s*{re.escape(title)}\s*\*?\s*$"))
         group = self._dialog.get_by_role("group").filter(has=label)
         group.locator("input, textarea").fill(value)
 
     def trigger(self) -> Run:
-        """Press the button, and go where Airflow goes then."""
+        """Press Trigger and follow Airflow to the run."""
         self._dialog.get_by_role("button", name="Trigger").click()
         self._page.wait_for_url(re.compile("/runs/"))
         return Run(self._page)
@@ -234,7 +234,7 @@ class Run:
         )
 
     def wait_for(self, task_id: str, state: str) -> None:
-        """Wait until a task is shown in a state."""
+        """Wait until the page shows a task in a state."""
         if self._page.url.rstrip("/") != self._url:
             self._page.goto(self._url)
         row = self._page.get_by_role("row").filter(
@@ -243,12 +243,12 @@ class Run:
         expect(row.get_by_role("cell", name=state, exact=True)).to_be_visible(timeout=TASK)
 
     def wait_for_success(self) -> None:
-        """Wait until the run itself is shown as a success: no state but that is left on the page."""
+        """Wait until the page shows the run as a success, without any other state."""
         expect(self._page.get_by_text("Running", exact=True)).to_have_count(0, timeout=TASK)
         expect(self._page.get_by_text("Success", exact=True).first).to_be_visible()
 
     def open_task(self, task_id: str) -> Task:
-        """Go to one of its tasks."""
+        """Open one of its tasks."""
         self._page.goto(f"{self._url}/tasks/{task_id}")
         return Task(self._page)
 
@@ -263,9 +263,9 @@ class Task:
 
     def log(self, last: str) -> str:
         """
-        Return its log as the page shows it, in lines that are wrapped.
+        Return the displayed log with wrapped lines.
 
-        :param last: what to wait for.
+        :param last: a text to wait for.
         """
         self._page.get_by_role("link", name="Logs").click()
         self._page.get_by_role("button", name="Log Settings").click()
@@ -275,7 +275,7 @@ class Task:
         return " ".join(lines.inner_text().split())
 
     def xcom(self, key: str) -> Any:
-        """Return one of its XComs, as the page gives it to whoever copies it; all are unfolded afterwards."""
+        """Expand all XComs, copy one from the page, and return it."""
         self._page.get_by_role("link", name="Storage").click()
         self._page.get_by_role("link", name="XCom").click()
         self._page.get_by_role("button", name="Expand all").click()
@@ -285,20 +285,20 @@ class Task:
         copied = self._page.wait_for_function("() => navigator.clipboard.readText()")
         value = json.loads(copied.json_value())
         for name in value if isinstance(value, dict) else ():
-            # Unfolded, each is on the page.
+            # The page shows each key of the expanded XCom.
             expect(row).to_contain_text(name)
         return value
 
     def row(self, text: str) -> Locator:
-        """Return the row of a table that begins with a text."""
+        """Return the row of a table that has a cell with this text."""
         return self._page.get_by_role("row").filter(has=self._page.get_by_role("cell", name=text, exact=True))
 
     def follow_link(self, name: str, host: str) -> str:
         """
-        Press the button of an extra link, among its details, and return the address that is opened.
+        Press the button of an extra link in the details and return the opened URL.
 
-        :param name: what is on the button.
-        :param host: the host it leads to, for which a page of our own stands in.
+        :param name: the text on the button.
+        :param host: the host of the link; a local page replaces it.
         """
         self._page.context.route(f"https://{host}/**", lambda route: route.fulfill(body="elsewhere"))
         self._page.get_by_role("link", name="Details", exact=True).click()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A person uses the provider in Airflow's UI: fills in the connection, types ids to delete, and reads the proof.
+A user fills in the connection in Airflow's UI, enters ids to delete, and reads the proof.
 
-What the UI must say is written out here, in the words a person reads, and taken from nowhere in the package.
+The expected texts of the UI are written out here and not taken from the package.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.airflow(since="3.0")]
 
-#: The one of the tutorial, whose pictures these are.
+#: The tutorial's DAG: the tests take its pictures.
 DAG_ID = "forget"
 CONN_ID = "cloudflare_vectorize_default"
 TUTORIAL_URL = "http://127.0.0.1:8787/client/v4"
@@ -32,7 +32,7 @@ def test_the_connection_form(ui: Ui) -> None:
     from browser.pages import Field
 
     form = ui.open_connections().add().choose(CONN_ID, "Cloudflare Vectorize")
-    # All there are: no port, no schema.
+    # All fields: no port, no schema.
     assert form.fields("Standard Fields") == {
         "Description": Field("textarea"),
         "API base URL": Field("text", "https://api.cloudflare.com/client/v4"),
@@ -60,10 +60,10 @@ def test_delete_and_wait_in_the_ui(ui: Ui, index: Vectorize, clock: Clock) -> No
     index.server.reset_stats()
     run.wait_for("wait_until_gone", "Deferred")
     ui.picture("run-waiting", *run.corners)
-    # The sensor has looked, and found that it has to wait.
+    # The sensor has polled and has to wait.
     wait_until(lambda: index.server.stats()["info"] > 0, 120)
     assert index.ids() == KEPT.union(DOOMED)
-    clock.go_on()
+    clock.resume()
     run.wait_for("wait_until_gone", "Success")
     run.wait_for_success()
     assert index.ids() == KEPT
@@ -91,7 +91,7 @@ def test_delete_and_wait_in_the_ui(ui: Ui, index: Vectorize, clock: Clock) -> No
 
 
 def connect(ui: Ui, index: Vectorize) -> None:
-    """Make the connection, first with a token that is refused."""
+    """Create the connection, first with a token that the server refuses."""
     connections = ui.open_connections()
     form = connections.add().choose(CONN_ID, "Cloudflare Vectorize")
     form.fill({"Account ID": index.server.account_id, "API token (or Global API Key)": WRONG_TOKEN})
@@ -110,5 +110,5 @@ def connect(ui: Ui, index: Vectorize) -> None:
         connections.test(CONN_ID)
         == f"Test Connection Successful Account {index.server.account_id} has 1 Vectorize index"
     )
-    # As long as this holds, the text for troubleshooting does; and the correction above is needed.
+    # While this holds, docs/troubleshooting.md is right and tests need the correction above.
     assert connections.test(CONN_ID, corrected=False) == "Test Connection Failed Bad Request"

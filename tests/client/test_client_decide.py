@@ -177,7 +177,7 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
     ("written, other, old", WRITTEN, (OTHER, 180, 300), OTHERS, False, PENDING, None),
     ("written, other, idle for 300 s", WRITTEN, (OTHER, 0, 300), OTHERS, False, APPLIED, "present_differs"),
     ("written, absent, idle for 300 s", WRITTEN, (OTHER, 0, 300), {}, False, APPLIED, "inferred"),
-    # Of a bare id
+    # A bare id
     ("bare", BARE, (OTHER, 99, 99999), None, True, PENDING, None),
     ("bare, no watermark", BARE, (None, None, 99999), None, True, PENDING, None),
 ]

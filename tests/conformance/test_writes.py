@@ -197,7 +197,7 @@ def test_the_largest_upsert(vectorize: Service, scratch: str) -> None:
 @source(
     "observed", "a refused write answers no mutation id: n8n-nodes-cloudflare#1, cloudflare-typescript#2646"
 )
-def test_a_refused_write_is_no_mutation(vectorize: Service, scratch: str) -> None:
+def test_a_refused_write_is_not_a_mutation(vectorize: Service, scratch: str) -> None:
     response = vectorize.upsert(scratch, [vector("good"), {"id": "bad", "values": []}])
     assert refusal(response).code == 40012
     assert "mutationId" not in response.text

@@ -59,7 +59,7 @@ def run_sql(database: sqlalchemy.Engine, *statements: str) -> list[Any]:
         return [tuple(row) for row in result] if result.returns_rows else []
 
 
-def test_the_example_erases_exactly_what_is_marked(database: sqlalchemy.Engine, vectorize: Vectorize) -> None:
+def test_the_example_erases_exactly_marked_rows(database: sqlalchemy.Engine, vectorize: Vectorize) -> None:
     vectorize.fill(f"doc-{i}" for i in range(130))
     run_sql(
         database,

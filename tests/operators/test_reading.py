@@ -345,7 +345,7 @@ def test_query_with_a_filter(filled: Vectorize, condition: Any) -> None:
     assert ids_of(query(vector=values_of(0), filter=condition, top_k=100)) == ["v10", "v11"]
 
 
-def test_an_empty_filter_is_no_filter(filled: Vectorize) -> None:
+def test_an_empty_filter_means_no_filter(filled: Vectorize) -> None:
     assert query(vector=values_of(0), filter={}) == query(vector=values_of(0))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be passed to each method of the client that is one request, at random and all of it at once."""
+"""Arguments for each client method that sends one request: random ones, and all parameters at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_provider_cfvectorize.client.types import INDEX_TYPES, RETURN_METADA
 
 Arguments = dict[str, Any]
 
-#: Text that has UTF-8; half a surrogate pair has none, and is refused before anything is sent.
+#: Text that UTF-8 can encode. The client refuses half a surrogate pair before a request.
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 
 
@@ -42,10 +42,10 @@ metadata = st.dictionaries(
 )
 vectors = st.fixed_dictionaries(
     {"id": ids, "values": values},
-    # Null, where the type of the client allows it, is what the description has for namespaces only.
+    # The client's types allow null in several fields; the description allows it only for namespaces.
     optional={"namespace": st.none() | namespaces, "metadata": metadata},
 )
-#: Vectors, or the NDJSON of some, with and without a line break at the end.
+#: Vectors, or NDJSON of vectors, with and without a line break at the end.
 uploads = st.lists(vectors, min_size=1, max_size=4) | st.tuples(
     st.lists(vectors, min_size=1, max_size=4), st.sampled_from([b"", b"\n"])
 ).map(lambda drawn: b"\n".join(json.dumps(vector).encode() for vector in drawn[0]) + drawn[1])
@@ -77,7 +77,7 @@ _uploads: st.SearchStrategy[Arguments] = st.fixed_dictionaries(
 )
 _descriptions = {"description": texts}
 
-#: By method, every argument that may be passed and makes sense.
+#: By method: every meaningful argument.
 ARGUMENTS: dict[str, st.SearchStrategy[Arguments]] = {
     "list_indexes": st.just({}),
     "create_index": st.one_of(
@@ -129,7 +129,7 @@ ARGUMENTS: dict[str, st.SearchStrategy[Arguments]] = {
 _VECTOR = {"id": "a", "values": [0.5] * 32, "namespace": "n", "metadata": {"k": {"l": [1, None, "x"]}}}
 _QUERY = {"top_k": 7, "filter": {"k": "x"}, "return_values": True, "return_metadata": "all"}
 
-#: Calls that between them have every parameter of every method. In this order a Vectorize carries them out.
+#: Calls that together use every parameter of every method. A server can execute them in this order.
 CALLS: list[tuple[str, Arguments]] = [
     ("create_index", {"name": "docs", "dimensions": 32, "metric": "cosine", "description": "text"}),
     ("create_index", {"name": "other", "preset": "@cf/baai/bge-small-en-v1.5"}),

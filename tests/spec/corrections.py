@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What is wrong with Cloudflare's description of the API, and what it leaves open, one entry each.
+Errors and gaps in Cloudflare's description of the API, with a correction each.
 
-With these, and with no others, an answer can be held against the description at all, and a request made from
-it is one that a Vectorize takes. An entry names what is published: where that has changed, it is to be looked
-at again.
+With these corrections, tests can check answers against the description, and a server accepts requests made
+from it. A correction names the published value: if the value has changed, review the correction.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from airflow_provider_cfvectorize.client import limits
 from airflow_provider_cfvectorize.local.server import DEFAULT_ACCOUNT_ID
 from spec.openapi import DOCUMENT, ENDPOINTS, INDEXES, NDJSON
 
-#: What the index that requests are made for is called and has; see ``test_spec_server.py``.
+#: The name and content of the index that requests use; see ``test_spec_server.py``.
 INDEX, DIMENSIONS, VECTOR_ID, PROPERTY = "docs", 32, "a", "k"
 
-#: Nothing is published there, or nothing shall be.
+#: No published value, or no corrected value.
 ABSENT: Final = object()
 _SCHEMAS: Final = "/components/schemas"
 
@@ -122,7 +121,7 @@ _LINE: Final = _schema("line")
 
 
 def _rules() -> Iterator[Correction]:
-    """Rules that a schema can say whole: what keeps them is taken, what breaks them is refused."""
+    """Rules that a schema can express completely: the server accepts exactly the requests that keep them."""
     yield Correction(
         _schema("index-dimensions/minimum"),
         1,
@@ -247,7 +246,7 @@ def _rules() -> Iterator[Correction]:
 
 
 def _nulls() -> Iterator[Correction]:
-    """Where null counts as a field that is not there, which is a leniency of the server's own."""
+    """Fields for which vectorize-local treats null as absent."""
     yield Correction(
         f"{_QUERY}/properties/returnMetadata/enum",
         ["none", "indexed", "all"],
@@ -263,7 +262,7 @@ def _nulls() -> Iterator[Correction]:
         f"{_LINE}/properties/metadata",
     ):
         yield Correction(
-            f"{at}/nullable", ABSENT, True, "vectorize-local takes null; whether the service does, is unknown"
+            f"{at}/nullable", ABSENT, True, "vectorize-local accepts null; the service's behaviour is unknown"
         )
 
 
@@ -279,7 +278,7 @@ _OPERATORS: Final[dict[str, Any]] = {
 
 
 def _safe_side() -> Iterator[Correction]:
-    """Of rules that a schema cannot say whole, what certainly keeps them; what is beyond may do so too."""
+    """Restrictions for rules that a schema cannot express: requests within them certainly keep the rules."""
     yield Correction(
         f"{_ID}/anyOf",
         ABSENT,
@@ -347,7 +346,7 @@ def _safe_side() -> Iterator[Correction]:
     )
 
 
-# --- what is there ------------------------------------------------------------------------------------------
+# --- existing names -----------------------------------------------------------------------------------------
 
 
 def _setting() -> Iterator[Correction]:
@@ -371,20 +370,20 @@ def _setting() -> Iterator[Correction]:
         yield Correction(at, published, value, "of all that could be, one is there")
 
 
-#: For requests of which each must be taken, and for requests of which each must be refused.
+#: For requests that the server must accept, and for requests that it must refuse.
 FOR_GOOD: Final[list[Correction]] = [*_answers(), *_rules(), *_setting(), *_safe_side(), *_nulls()]
 FOR_BAD: Final[list[Correction]] = [*_answers(), *_rules(), *_setting(), *_nulls()]
 
 
 def corrected(corrections: list[Correction]) -> dict[str, Any]:
     """
-    Return the description of today's API as it ought to be.
+    Return the corrected description of the current API.
 
-    :param corrections: what to change.
+    :param corrections: the corrections.
     """
     document = copy.deepcopy(DOCUMENT)
     for path, methods in list(document["paths"].items()):
-        # v1, which is marked so, which vectorize-local does not have, and which no client of v2 asks.
+        # v1: the description marks it as deprecated, and vectorize-local does not have it.
         if all(operation.get("deprecated") for operation in methods.values()):
             del document["paths"][path]
     for correction in corrections:

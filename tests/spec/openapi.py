@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cloudflare's description of the API, and what it says of a request that was really sent."""
+"""Cloudflare's description of the API, and a check of sent requests against it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BASE_PATH = urlsplit(DOCUMENT["servers"][0]["url"]).path
 
 
 class Endpoint(NamedTuple):
-    """A method and the template of a path."""
+    """A method and a path template."""
 
     method: str
     path: str
@@ -32,12 +32,12 @@ class Endpoint(NamedTuple):
 
     @property
     def operation(self) -> dict[str, Any]:
-        """What the description says of it."""
+        """The description of this endpoint."""
         found: dict[str, Any] = DOCUMENT["paths"][self.path][self.method.lower()]
         return found
 
 
-#: The API of today; the other paths are those of v1.
+#: The endpoints of the current API; the other paths belong to v1.
 ENDPOINTS = [
     Endpoint(method.upper(), path)
     for path, methods in DOCUMENT["paths"].items()
@@ -45,8 +45,8 @@ ENDPOINTS = [
     for method in methods
 ]
 
-#: One line of NDJSON. Of the body of an insert or upsert, the description says only that it is binary;
-#: this is its schema of a vector that is read back, and what the documentation says must be there.
+#: One line of NDJSON. The description only calls the body of an insert or upsert binary. This is its schema
+#: of a vector in a response, with the fields that the documentation requires.
 VECTOR: dict[str, Any] = {
     "allOf": [
         {"$ref": "#/components/schemas/vectorize_index-get-vectors-by-id-response/items"},
@@ -57,7 +57,7 @@ VECTOR: dict[str, Any] = {
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """Something in a request that the description does not allow."""
+    """A part of a request that the description does not allow."""
 
     endpoint: str
     where: str
@@ -66,10 +66,10 @@ class Finding:
 
 def findings(method: str, target: str, headers: Message | Mapping[str, str], body: bytes) -> list[Finding]:
     """
-    Hold a request against the description; what is not described counts as not allowed.
+    Check a request against the description; undescribed parts are not allowed.
 
     :param method: the method.
-    :param target: path and query as they were sent.
+    :param target: the sent path and query.
     :param headers: the headers.
     :param body: the body.
     """
@@ -93,10 +93,10 @@ def findings(method: str, target: str, headers: Message | Mapping[str, str], bod
 
 def endpoint_of(method: str, target: str) -> Endpoint:
     """
-    Return the endpoint that a request was for.
+    Return the endpoint of a request.
 
     :param method: the method.
-    :param target: path and query as they were sent.
+    :param target: the sent path and query.
     """
     matched = _match(method, urlsplit(target).path)
     assert matched is not None, (method, target)
@@ -139,7 +139,7 @@ def _credentials(endpoint: Endpoint, headers: Message | Mapping[str, str]) -> It
         return value.partition(" ")[0].lower() == scheme["scheme"] and bool(value.partition(" ")[2])
 
     sent = {name for name, scheme in DOCUMENT["components"]["securitySchemes"].items() if is_there(scheme)}
-    # All of one alternative, and nothing of another.
+    # All headers of one alternative, and none of another.
     if sent not in [set(alternative) for alternative in endpoint.operation["security"]]:
         yield "headers", f"credentials {sorted(sent)}"
 
@@ -164,7 +164,7 @@ def _body(endpoint: Endpoint, content_type: str | None, body: bytes) -> Iterator
 
 
 def _parse(text: bytes) -> Any:
-    """Read what is JSON by the letter: no NaN, no key twice, UTF-8."""
+    """Parse strict JSON: UTF-8, without NaN or duplicate keys."""
 
     def no_constant(name: str) -> None:
         raise ValueError(f"{name} is not JSON")
@@ -195,13 +195,13 @@ def _problems(schema: dict[str, Any], value: Any) -> Iterator[str]:
 
 @cache
 def _validator(schema: str) -> jsonschema.Draft4Validator:
-    # OpenAPI 3.0 is built on a draft before 5; 4 is the one that has its own name.
+    # OpenAPI 3.0 uses a draft of JSON Schema before 5; 4 is the one with its own name.
     components = {"schemas": _closed(DOCUMENT["components"]["schemas"])}
     return jsonschema.Draft4Validator({"allOf": [_closed(json.loads(schema))], "components": components})
 
 
 def _closed(schema: Any) -> Any:
-    """Return a schema as JSON Schema has it, in which an object has the named properties and no others."""
+    """Convert a schema to JSON Schema; its objects allow only the named properties."""
     if isinstance(schema, list):
         return [_closed(item) for item in schema]
     if not isinstance(schema, dict):

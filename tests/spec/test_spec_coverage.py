@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Every endpoint that Cloudflare describes is reached, by the official SDK and by the client, and carried out.
+The official SDK and the client reach every endpoint that Cloudflare describes.
 
-What they get is looked at elsewhere: ``tests/local/test_local_sdk.py``, ``tests/client``. Here the server's
-own record says which endpoints there were.
+Other tests check the answers: ``tests/local/test_local_sdk.py``, ``tests/client``. These tests read the
+reached endpoints from the server's statistics.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def with_our_client(server: LocalVectorize) -> None:
         server.account_id, api_token=server.api_token, base_url=server.base_url, retry=None
     )
     for method, arguments in CALLS:
-        # Only the server could give a good cursor.
+        # Only the server can create a valid cursor.
         getattr(client, method)(**{name: value for name, value in arguments.items() if name != "cursor"})
     client.close()
 
 
-def names_in_the_record(server: LocalVectorize) -> dict[Endpoint, str]:
-    """Return under which name the server counts each endpoint; it is found by asking."""
+def names_in_stats(server: LocalVectorize) -> dict[Endpoint, str]:
+    """Send a request to each endpoint and return its name in the server's statistics."""
     names = {}
     for endpoint in ENDPOINTS:
         server.reset_stats()
@@ -71,21 +71,21 @@ def names_in_the_record(server: LocalVectorize) -> dict[Endpoint, str]:
     return names
 
 
-# The SDK has renamed a parameter; older ones, which people use, have only this name.
+# The SDK has renamed a parameter; older versions in use only have this name.
 @pytest.mark.filterwarnings("ignore:Passing raw bytes:DeprecationWarning")
 @pytest.mark.parametrize("drive", [with_the_official_sdk, with_our_client])
 def test_every_endpoint_is_reached(drive: Callable[[LocalVectorize], None]) -> None:
     with LocalVectorize(apply_delay=0) as server:
-        names = names_in_the_record(server)
+        names = names_in_stats(server)
         drive(server)
         reached = {endpoint for endpoint in ENDPOINTS if server.stats()[names[endpoint]]}
     assert set(ENDPOINTS) - reached == set()
-    # Told apart, or one could pass for another.
+    # Each endpoint has its own name in the statistics.
     assert len(set(names.values())) == len(ENDPOINTS) == 14
 
 
-def test_the_other_paths_are_deprecated() -> None:
-    """Left out of the tests is what the file itself calls deprecated, and nothing else."""
+def test_all_other_paths_are_deprecated() -> None:
+    """The tests omit only the paths that the description marks as deprecated."""
     for path, methods in DOCUMENT["paths"].items():
         for operation in methods.values():
             assert operation.get("deprecated", False) is not path.startswith(INDEXES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the client really sends is what Cloudflare's description of the API allows."""
+"""Cloudflare's description of the API allows the requests that the client sends."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ RESULTS: dict[str, Any] = {
 
 
 class Excuse(NamedTuple):
-    """A finding that is the description's fault."""
+    """A finding whose cause is an error in the description."""
 
     finding: Finding
     reason: str
-    #: What else must have been sent for it to be excused.
+    #: A field that must also be in the request.
     along: str = ""
 
 
@@ -81,14 +81,14 @@ def client(server: ScriptedServer) -> Iterator[VectorizeClient]:
 
 
 def sent_by(server: ScriptedServer, client: VectorizeClient, method: str, arguments: Arguments) -> Request:
-    """Call a method and return the one request that it sends, as it came in at the other end."""
+    """Call a method and return the only request that the server receives."""
     server.requests.clear()
     getattr(client, method)(**arguments)
     (request,) = server.requests
     return request
 
 
-def held_against(request: Request) -> list[Finding]:
+def findings_of(request: Request) -> list[Finding]:
     return findings(request.method, request.path, request.headers, request.body)
 
 
@@ -105,7 +105,7 @@ def without_excused(found: list[Finding], request: Request) -> list[Finding]:
 # --- the client ---------------------------------------------------------------------------------------------
 
 
-def test_the_methods_that_are_one_request_are_all_here() -> None:
+def test_all_methods_that_send_one_request_are_covered() -> None:
     parameters = defaultdict(set)
     for method, arguments in CALLS:
         parameters[method] |= arguments.keys()
@@ -124,14 +124,14 @@ def test_the_methods_that_are_one_request_are_all_here() -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
-def test_whatever_is_asked_is_sent_as_described(
+def test_random_arguments_are_sent_as_described(
     server: ScriptedServer, client: VectorizeClient, method: str, data: st.DataObject
 ) -> None:
     arguments = data.draw(ARGUMENTS[method])
     request = sent_by(server, client, method, arguments)
-    assert without_excused(held_against(request), request) == []
+    assert without_excused(findings_of(request), request) == []
     assert urlsplit(request.path).path.startswith(BASE_PATH + INDEXES.format(account_id=ACCOUNT))
-    # And it says what was asked.
+    # The request contains the arguments.
     if "index_name" in arguments:
         assert f"/{arguments['index_name']}" in request.path
     for parameter, name in (
@@ -150,13 +150,11 @@ def test_whatever_is_asked_is_sent_as_described(
         assert [json.loads(line) for line in request.body.splitlines()] == vectors
 
 
-def test_each_endpoint_is_asked_with_everything_that_is_described(
-    server: ScriptedServer, client: VectorizeClient
-) -> None:
+def test_every_described_parameter_is_sent(server: ScriptedServer, client: VectorizeClient) -> None:
     sent: dict[str, set[str]] = defaultdict(set)
     for method, arguments in CALLS:
         request = sent_by(server, client, method, arguments)
-        assert without_excused(held_against(request), request) == []
+        assert without_excused(findings_of(request), request) == []
         endpoint = str(endpoint_of(request.method, request.path))
         sent[endpoint] |= {name for name, _ in parse_qsl(urlsplit(request.path).query)}
         if request.headers.get("Content-Type") == JSON:
@@ -176,16 +174,16 @@ def described_fields(operation: dict[str, Any]) -> set[str]:
     return set(DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]]["properties"])
 
 
-def test_the_other_credentials_are_described_too(server: ScriptedServer) -> None:
+def test_the_other_credentials_are_described(server: ScriptedServer) -> None:
     client = make_client(server.base_url, api_token=None, api_email="a@example.com", api_key=TOKEN)
-    assert held_against(sent_by(server, client, "list_indexes", {})) == []
+    assert findings_of(sent_by(server, client, "list_indexes", {})) == []
 
 
-def test_excuses_are_needed(server: ScriptedServer, client: VectorizeClient) -> None:
+def test_every_excuse_is_needed(server: ScriptedServer, client: VectorizeClient) -> None:
     asked = {"index_name": "docs", "vector_id": "a", "namespace": "n"}
     request = sent_by(server, client, "query", asked)
-    assert sorted(held_against(request)) == sorted(excuse.finding for excuse in EXCUSES)
-    assert without_excused(held_against(request), request) == []
+    assert sorted(findings_of(request)) == sorted(excuse.finding for excuse in EXCUSES)
+    assert without_excused(findings_of(request), request) == []
 
 
 # --- the check itself ---------------------------------------------------------------------------------------
@@ -242,7 +240,7 @@ NDJSON_SENT = {**TOKEN_SENT, "Content-Type": "application/x-ndjson"}
         ),
     ],
 )
-def test_what_is_not_described_is_found(
+def test_undescribed_parts_are_found(
     method: str, target: str, headers: dict[str, str], body: str, problems: list[str]
 ) -> None:
     message = Message()
@@ -256,7 +254,7 @@ def test_what_is_not_described_is_found(
         assert problem in finding
 
 
-def test_a_key_twice_and_no_json_are_found() -> None:
+def test_duplicate_keys_and_invalid_json_are_found() -> None:
     for body in (b'{"ids": [], "ids": []}', b'{"ids": NaN}', b"\xff"):
         with pytest.raises(ValueError, match=r"twice|NaN|decode"):
             findings("POST", f"{PATH}/docs/get_by_ids", JSON_SENT, body)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``vectorize-local`` under requests made from Cloudflare's description of the API, good ones and bad."""
+"""Valid and invalid requests, made from Cloudflare's description of the API, sent to ``vectorize-local``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from spec.corrections import (
 )
 from spec.openapi import ENDPOINTS, NDJSON, Endpoint
 
-#: The same requests in every run, and never too late a finding: how fast the machine is must not matter.
+#: Every run sends identical requests without a deadline, independent of the machine's speed.
 DRIVE = settings(
     max_examples=25,
     deadline=None,
@@ -45,7 +45,7 @@ DRIVE = settings(
 
 
 class Excuse(NamedTuple):
-    """A check that fails, and the server is right."""
+    """A failing check although the server is right."""
 
     failure: type[Failure]
     applies: Callable[[schemathesis.Case, Failure], bool]
@@ -73,14 +73,14 @@ def is_a_fault(context: Any, failure: Failure, case: schemathesis.Case, response
     )
 
 
-def made_from(corrections: list[Correction], *, good: bool) -> Any:
+def schema_from(corrections: list[Correction], *, good: bool) -> Any:
     """
-    Return the description as schemathesis takes it.
+    Return the corrected description for schemathesis.
 
-    :param corrections: what is wrong with it.
-    :param good: whether each request that it allows must be taken; else only whether each other is refused.
+    :param corrections: the corrections.
+    :param good: whether the server must accept every allowed request; if not, it must refuse all others.
     """
-    # What was in an answer, a mutation id say, must not decide what is asked next.
+    # Answers, such as mutation ids, must not influence the next request.
     fixed = {"extra-data-sources": {"responses": False}}
     every, random = ("positive", "positive") if good else ("all", "negative")
     config = {
@@ -90,8 +90,8 @@ def made_from(corrections: list[Correction], *, good: bool) -> Any:
             "coverage": {**fixed, "generation": {"mode": every}},
             "fuzzing": {**fixed, "generation": {"mode": random}, "error-feedback": {"enabled": False}},
         },
-        # A bad request is made by changing a good one, which is tried as well. With FOR_BAD it may break
-        # rules that no schema can say.
+        # schemathesis makes an invalid request from a valid one and sends both. With FOR_BAD, an invalid
+        # request may break rules that a schema cannot express.
         "checks": {"positive_data_acceptance": {"enabled": good}},
     }
     schema = schemathesis.openapi.from_dict(
@@ -101,18 +101,18 @@ def made_from(corrections: list[Correction], *, good: bool) -> Any:
     return schema
 
 
-GOOD = made_from(FOR_GOOD, good=True)
-BAD = made_from(FOR_BAD, good=False)
+GOOD = schema_from(FOR_GOOD, good=True)
+BAD = schema_from(FOR_BAD, good=False)
 
 
 @schemathesis.serializer(NDJSON)
 def to_ndjson(context: Any, value: Any) -> bytes:
-    """Write a body that the corrections have made an array as lines; what is none, as one."""
+    """Write an array, which the corrections make of the body, as lines; write any other value as a line."""
     return b"\n".join(json.dumps(line).encode() for line in (value if isinstance(value, list) else [value]))
 
 
 class World:
-    """A server with one index, one vector and one metadata index, put back after every request."""
+    """A server with an index, a vector and a metadata index, restored after every request."""
 
     def __init__(self, server: LocalVectorize) -> None:
         self.server = server
@@ -136,8 +136,8 @@ class World:
         mutation = self.client.upsert(INDEX, [vector])
         wait_until(lambda: self.client.info(INDEX).get("processedUpToMutation") == mutation["mutationId"])
 
-    def ask(self, case: schemathesis.Case) -> None:
-        """Send a request, check the answer, and undo what it did."""
+    def send(self, case: schemathesis.Case) -> None:
+        """Send a request, check the answer, and undo its effect."""
         response = case.call_and_validate(
             base_url=self.server.base_url,
             session=self.session,
@@ -162,8 +162,8 @@ class World:
         self.client.close()
 
 
-# With a parameter, each test that schemathesis makes of an endpoint has an id of its own; without, pytest 9.2
-# gives all of them the name of the function.
+# The parameter gives each endpoint's test its own id; without it, pytest 9.2 gives all of them the function's
+# name.
 @pytest.fixture(params=["in-memory"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with LocalVectorize(apply_delay=0) as server:
@@ -173,7 +173,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def has_an_envelope(context: Any, response: Any, case: Any) -> None:
-    """Check what holds for every answer, also for 405, of which the description says nothing."""
+    """Check the rules for every answer, including 405, which the description omits."""
     check_envelope(response.status_code, response.headers["content-type"][0], response.content)
 
 
@@ -196,18 +196,18 @@ def check_envelope(status: int, content_type: str, body: bytes) -> None:
 
 @GOOD.parametrize()
 @DRIVE
-def test_what_is_described_is_taken(case: schemathesis.Case, world: World) -> None:
-    world.ask(case)
+def test_described_requests_are_accepted(case: schemathesis.Case, world: World) -> None:
+    world.send(case)
 
 
 @BAD.parametrize()
 @DRIVE
-def test_what_is_not_described_is_refused(case: schemathesis.Case, world: World) -> None:
-    world.ask(case)
+def test_undescribed_requests_are_refused(case: schemathesis.Case, world: World) -> None:
+    world.send(case)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
-def test_strangers_are_refused(world: World, endpoint: Endpoint) -> None:
+def test_requests_with_wrong_credentials_are_refused(world: World, endpoint: Endpoint) -> None:
     path = endpoint.path.format(account_id=world.server.account_id, index_name=INDEX)
     for credentials, status, code in (
         ({}, 400, 9106),
@@ -255,13 +255,13 @@ def test_bad_envelopes(status: int, envelope: dict[str, Any]) -> None:
         check_envelope(status, "application/json", json.dumps(envelope).encode())
 
 
-def test_every_endpoint_is_driven() -> None:
+def test_every_endpoint_gets_requests() -> None:
     for schema in (GOOD, BAD):
         labels = {result.ok().label for result in schema.get_all_operations()}
         assert labels == {f"{method} {path}" for method, path in ENDPOINTS}
 
 
-def test_a_correction_of_what_is_published_no_more_is_found() -> None:
+def test_an_outdated_correction_is_found() -> None:
     gone = FOR_GOOD[0]._replace(published="something else")
     with pytest.raises(AssertionError, match=re.escape(gone.at)):
         corrected([gone])
