@@ -64,7 +64,7 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
     ("no watermark yet, no witness", WITHOUT, (None, None, 999), None, True, PENDING, None),
     # The watermark is its own
     ("own", WITHOUT, (MINE, 5, 5), None, False, APPLIED, "watermark"),
-    ("own, of a bare id", BARE, (MINE, None, 5), None, False, APPLIED, "watermark"),
+    ("own, bare id", BARE, (MINE, None, 5), None, False, APPLIED, "watermark"),
     ("own, unread", WITH, (MINE, 5, 5), None, False, READ_BACK, None),
     ("own, unread at the end", WITH, (MINE, 5, 5), None, True, READ_BACK, None),
     ("own, gone", WITH, (MINE, 5, 5), NONE, False, APPLIED, "watermark"),
@@ -78,7 +78,7 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
     # Another's, older
     ("older", WITH, (OTHER, -3, 5), None, False, PENDING, None),
     ("older, nothing visible", WITH, (OTHER, -3, 5), {}, True, PENDING, None),
-    ("older, and long ago", WITHOUT, (OTHER, -3, 99999), None, True, PENDING, None),
+    ("older, long ago", WITHOUT, (OTHER, -3, 99999), None, True, PENDING, None),
     # Another's, perhaps later
     ("2 s of tolerance", WITH, (OTHER, -2, 5), None, False, READ_BACK, None),
     ("no stamp", WITH, (OTHER, None, 5), None, False, READ_BACK, None),
@@ -110,7 +110,7 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
     # Without witnesses
     ("no witness", WITHOUT, (OTHER, 3, 299), None, False, PENDING, None),
     ("no witness, old", WITHOUT, (OTHER, 3, 300), None, False, APPLIED, "inferred"),
-    ("no witness, old, just then", WITHOUT, (OTHER, 0, 300), None, False, APPLIED, "inferred"),
+    ("no witness, old, same second", WITHOUT, (OTHER, 0, 300), None, False, APPLIED, "inferred"),
     ("no witness, old, tolerance", WITHOUT, (OTHER, -1, 300), None, True, PENDING, None),
     ("no witness, old, no stamp", WITHOUT, (OTHER, None, 99999), None, True, PENDING, None),
     ("999 batches", replace(WITHOUT, batches=999), (OTHER, 3, 300), None, False, APPLIED, "inferred"),
@@ -147,7 +147,7 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
     # An insert or upsert
     ("written, own, unread", WRITTEN, (MINE, 5, 5), None, False, READ_BACK, None),
     ("written, own, equal", WRITTEN, (MINE, 5, 5), EQUAL, False, APPLIED, "watermark"),
-    ("written, own, other", WRITTEN, (MINE, 5, 5), OTHERS, False, APPLIED, "watermark"),
+    ("written, own, differs", WRITTEN, (MINE, 5, 5), OTHERS, False, APPLIED, "watermark"),
     ("written, own, absent", WRITTEN, (MINE, 5, 124), {}, False, PENDING, None),
     ("written, own, absent for 120 s", WRITTEN, (MINE, 5, 125), {}, False, APPLIED, "watermark"),
     ("replaced, own, unchanged", REPLACED, (MINE, 5, 6), UNCHANGED, False, PENDING, None),
@@ -157,7 +157,7 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
     ("replaced, later, unchanged at the end", REPLACED, (OTHER, 3, 5), UNCHANGED, True, PENDING, None),
     ("replaced, one unchanged at the end", REPLACED, (OTHER, 3, 5), CHANGED_1, True, PENDING, None),
     ("replaced, one unchanged, old", REPLACED, (OTHER, 3, 300), CHANGED_1, False, APPLIED, "read_back"),
-    ("replaced, later, other at the end", REPLACED, (OTHER, 3, 5), OTHERS, True, APPLIED, "present_differs"),
+    ("replaced, later, differs, end", REPLACED, (OTHER, 3, 5), OTHERS, True, APPLIED, "present_differs"),
     ("replaced, unchanged, old", REPLACED, (OTHER, 180, 300), UNCHANGED, True, PENDING, None),
     ("replaced, unchanged, idle for 300 s", REPLACED, (OTHER, 0, 300), UNCHANGED, False, APPLIED, "inferred"),
     ("written, no watermark yet", WRITTEN, (None, None, 999), EQUAL, True, PENDING, None),
@@ -167,15 +167,15 @@ TABLE: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool, Verdict, str 
     ("written, no stamp, equal", WRITTEN, (OTHER, None, 5), EQUAL, False, APPLIED, "read_back"),
     ("written, later, absent", WRITTEN, (OTHER, 3, 5), {}, False, PENDING, None),
     ("written, later, absent at the end", WRITTEN, (OTHER, 3, 5), {}, True, PENDING, None),
-    ("written, later, other", WRITTEN, (OTHER, 3, 5), OTHERS, False, PENDING, None),
-    ("written, later, other at the end", WRITTEN, (OTHER, 3, 5), OTHERS, True, APPLIED, "present_differs"),
-    ("written, older, other at the end", WRITTEN, (OTHER, -3, 5), OTHERS, True, PENDING, None),
-    ("written, one other", WRITTEN, (OTHER, 3, 299), EQUAL_1, False, PENDING, None),
-    ("written, one other at the end", WRITTEN, (OTHER, 3, 5), EQUAL_1, True, APPLIED, "present_differs"),
-    ("written, one other, old", WRITTEN, (OTHER, 3, 300), EQUAL_1, False, APPLIED, "read_back"),
-    ("written, one other, one absent at the end", WRITTEN, (OTHER, 3, 5), OTHER_1, True, PENDING, None),
-    ("written, other, old", WRITTEN, (OTHER, 180, 300), OTHERS, False, PENDING, None),
-    ("written, other, idle for 300 s", WRITTEN, (OTHER, 0, 300), OTHERS, False, APPLIED, "present_differs"),
+    ("written, later, differs", WRITTEN, (OTHER, 3, 5), OTHERS, False, PENDING, None),
+    ("written, later, differs, end", WRITTEN, (OTHER, 3, 5), OTHERS, True, APPLIED, "present_differs"),
+    ("written, older, differs at the end", WRITTEN, (OTHER, -3, 5), OTHERS, True, PENDING, None),
+    ("written, one differs", WRITTEN, (OTHER, 3, 299), EQUAL_1, False, PENDING, None),
+    ("written, one differs, end", WRITTEN, (OTHER, 3, 5), EQUAL_1, True, APPLIED, "present_differs"),
+    ("written, one differs, old", WRITTEN, (OTHER, 3, 300), EQUAL_1, False, APPLIED, "read_back"),
+    ("written, one differs, one absent, end", WRITTEN, (OTHER, 3, 5), OTHER_1, True, PENDING, None),
+    ("written, differs, old", WRITTEN, (OTHER, 180, 300), OTHERS, False, PENDING, None),
+    ("written, differs, idle 300 s", WRITTEN, (OTHER, 0, 300), OTHERS, False, APPLIED, "present_differs"),
     ("written, absent, idle for 300 s", WRITTEN, (OTHER, 0, 300), {}, False, APPLIED, "inferred"),
     # A bare id
     ("bare", BARE, (OTHER, 99, 99999), None, True, PENDING, None),
@@ -205,23 +205,23 @@ def test_decide(
     assert decision.differing == tuple(differing)
 
 
-ASKED: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool]] = [
+NEEDS_CREATION: list[tuple[str, Receipt, tuple[Any, Any, float], Any, bool]] = [
     ("inferred without a witness", WITHOUT, (OTHER, 3, 300), None, False),
-    ("inferred though all is visible", WITH, (OTHER, 0, 300), ALL, False),
+    ("inferred, all visible", WITH, (OTHER, 0, 300), ALL, False),
     ("read back in part", WITH, (OTHER, 299, 300), ONE, False),
     ("an upsert inferred", WRITTEN, (OTHER, 0, 300), {}, False),
     ("an upsert read back in part", WRITTEN, (OTHER, 3, 300), EQUAL_1, False),
     ("present, but different", WRITTEN, (OTHER, 0, 300), OTHERS, False),
     ("the deadline", WITH, (OTHER, 3, 5), ALL, True),
     ("the deadline without a witness", WITHOUT, (OTHER, -3, 5), None, True),
-    ("no watermark, though there were vectors", WITH, (None, None, 1), None, False),
-    ("no watermark, though a vector was replaced", REPLACED, (None, None, 1), None, False),
+    ("no watermark, but witnesses", WITH, (None, None, 1), None, False),
+    ("no watermark, but a replaced vector", REPLACED, (None, None, 1), None, False),
     ("no watermark for long", WITHOUT, (None, None, 300), None, False),
 ]
 
 
 @pytest.mark.parametrize(
-    ("receipt", "seen", "visible", "last"), [pytest.param(*row[1:], id=row[0]) for row in ASKED]
+    ("receipt", "seen", "visible", "last"), [pytest.param(*row[1:], id=row[0]) for row in NEEDS_CREATION]
 )
 def test_cases_that_need_the_index_creation(receipt: Receipt, seen: Any, visible: Any, last: bool) -> None:
     for created, verdict in ((None, CREATION), (2.5, RECREATED)):

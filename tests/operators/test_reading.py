@@ -236,7 +236,7 @@ def test_invalid_gets_are_refused(server: LocalVectorize, kwargs: dict[str, Any]
         "{}",
         "file://{}",
         "{}/../same.ndjson",
-        pytest.param("local://{}", marks=pytest.mark.airflow(since="3.0"), id="local, of Airflow 3"),
+        pytest.param("local://{}", marks=pytest.mark.airflow(since="3.0"), id="local (Airflow 3)"),
     ],
 )
 def test_path_and_ids_path_must_differ(server: LocalVectorize, tmp_path: Path, spelling: str) -> None:

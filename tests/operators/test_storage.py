@@ -94,7 +94,7 @@ def test_a_failed_write_leaves_the_file_unchanged(place: Callable[[str], str], t
     [
         "",
         "file://",
-        pytest.param("local://", marks=pytest.mark.airflow(since="3.0"), id="local, of Airflow 3"),
+        pytest.param("local://", marks=pytest.mark.airflow(since="3.0"), id="local (Airflow 3)"),
     ],
 )
 def test_system_files_are_refused(scheme: str) -> None:
