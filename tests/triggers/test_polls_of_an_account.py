@@ -91,7 +91,7 @@ def test_many_indexes_are_polled_evenly_and_within_the_budget(
     server.stop()
     report = server.rate_limit_report()[before:]
     assert {event["status"] for event in events} == {"timeout"}
-    assert not any("last look" in event["message"] for event in events), "each wait has had its last poll"
+    assert not any("last poll" in event["message"] for event in events), "each wait has had its last poll"
     assert [window["refused"] for window in report] == [0] * len(report)
     # Half of the unreserved requests, and 20 last polls at the deadline.
     assert max(window["accepted"] for window in report) <= 0.5 * 0.8 * 120 + 20 + 4
