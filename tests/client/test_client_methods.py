@@ -282,7 +282,7 @@ def test_an_untrusted_certificate_is_refused_without_a_retry(
     client = connect(tls_url, retry=RetryLimits(), conn_id="vectors")
     with pytest.raises(
         VectorizeTransportError,
-        match=r"of connection 'vectors': no trusted TLS connection to 127\.0\.0\.1.*self.signed.*set "
+        match=r"\(connection 'vectors'\): no trusted TLS connection to 127\.0\.0\.1.*self.signed.*set "
         "REQUESTS_CA_BUNDLE to the file of that CA's certificate, on every worker",
     ) as e:
         client.list_indexes()

@@ -430,8 +430,9 @@ def test_backoff_for_an_unreachable_host_is_spent_once_per_task(caplog: pytest.L
         session.request("GET", "/x")
     assert e.value.is_final
     assert re.fullmatch(
-        r"GET /x: no response from api\.example\. Nothing has responded for 1\d\d s\. Check the host of "
-        r"connection 'vectors' and, on this worker, its network, firewall, proxies and CA bundle",
+        r"GET /x \(connection 'vectors'\): no response from api\.example\. "
+        r"Nothing has responded for 1\d\d s\. Check the connection's host and, on this "
+        r"worker, the network, firewall, proxies and CA bundle",
         str(e.value),
     )
     assert 119 < sum(service.sleeps) < 121
@@ -456,6 +457,6 @@ def test_any_answer_resets_the_backoff_for_an_unreachable_host(answer: Reply) ->
 
 def test_a_final_error_is_not_retried() -> None:
     service = Service(VectorizeTransportError("no trusted TLS connection", sent=False, is_final=True), ok())
-    with pytest.raises(VectorizeTransportError, match=r"GET /x of connection 'vectors': no trusted TLS"):
+    with pytest.raises(VectorizeTransportError, match=r"GET /x \(connection 'vectors'\): no trusted TLS"):
         service.session(conn_id="vectors").request("GET", "/x")
     assert service.sent == 1

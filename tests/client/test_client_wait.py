@@ -75,7 +75,7 @@ def test_polls_until_applied(serve: Serve, connect: Connect, caplog: pytest.LogC
     told = [record.getMessage() for record in caplog.records]
     # The second poll saw no change and logs nothing.
     assert [text.split(":")[0] for text in told] == ["Not applied yet"] * 3 + [
-        "This poll failed, which does not end the wait"
+        "Poll failed, polling again"
     ] * 3
 
 
@@ -226,7 +226,8 @@ def test_visible_witnesses_are_a_warning_or_an_error(caplog: pytest.LogCaptureFi
         ),
         (
             evidence("present_differs", index_name="n" * 64, differing=[], mutation_count=1),
-            f"Applied (present_differs): mutation 4a495fae of index {'n' * 64}.",
+            f"Applied (present_differs): mutation 4a495fae of index {'n' * 33}...; "
+            "5 of 5 witnesses confirm it.",
         ),
         (
             evidence("nothing_to_do", mutation_id=None, accepted_at=None, witnesses_checked=0),

@@ -411,7 +411,7 @@ def test_a_refused_token_ends_the_task(
     )
     assert "witnesses" not in caplog.text
     context = make_context() | {"task_state_store": Store()}
-    with pytest.raises(VectorizeAuthError, match=f"GET .*/{INDEX}: HTTP 401"):
+    with pytest.raises(VectorizeAuthError, match=rf"GET .*/{INDEX} \(connection '.*'\): HTTP 401"):
         make(ids=["a"], wait_for_completion=True).execute(context)
     assert "Progress is not saved" not in caplog.text
 
@@ -427,8 +427,8 @@ def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
         operator = make(ids=["a"], wait_for_completion=True)
         with pytest.raises(
             VectorizeTransportError,
-            match=rf"^GET .*/{INDEX}: no response from 127.*Nothing has responded for .*Check the host of "
-            "connection 'cloudflare_vectorize_default' and, on this worker",
+            match=rf"^GET .*/{INDEX} \(connection 'cloudflare_vectorize_default'\): no response from 127.*"
+            "Nothing has responded for .*Check the connection's host and, on this worker",
         ):
             operator.execute(make_context() | {"task_state_store": Store()})
     # One backoff, one error and one warning, although three requests could each have had one.

@@ -189,7 +189,7 @@ class VectorizeSession:
         self._gate = gate if retry is not None else None
         #: The service's responses to the credentials; clients with equal credentials may share it.
         self.history = history or CredentialHistory()
-        self._of = "" if conn_id is None else f" of connection {show(conn_id)}"
+        self._connection = "" if conn_id is None else f" (connection {show(conn_id)})"
         self._clock = clock
         # All threads share these, so a response to one thread ends the silence for all.
         self._answered_at = -math.inf
@@ -244,7 +244,8 @@ class VectorizeSession:
             content_type = "application/json"
         if content_type:
             headers["Content-Type"] = content_type
-        call = _Call(method, path, params, headers, body, started=self._clock())
+        what = f"{method} {path}{self._connection}"
+        call = _Call(what, method, path, params, headers, body, started=self._clock())
         perhaps_done = False
         while True:
             try:
@@ -302,8 +303,8 @@ class VectorizeSession:
         if silent < self._retry.backoff_total:
             return error
         return VectorizeTransportError(
-            f"{error}. Nothing has responded for {silent:.0f} s. Check the host{self._of} and, on this "
-            "worker, its network, firewall, proxies and CA bundle",
+            f"{error}. Nothing has responded for {silent:.0f} s. Check the connection's host and, on this "
+            "worker, the network, firewall, proxies and CA bundle",
             sent=error.sent,
             is_final=True,
         )
@@ -364,9 +365,8 @@ class VectorizeSession:
         except VectorizeTransportError as e:
             if self._silent_since is None:
                 self._silent_since = max(started_at, self._answered_at)
-            of = self._of if e.is_final else ""
             # The error may quote the response, such as an invalid status line.
-            text = f"{call.what}{of}: {masked(str(e), self._secrets)[:_MOST_SHOWN]}"
+            text = f"{call.what}: {masked(str(e), self._secrets)[:_MOST_SHOWN]}"
             failure = VectorizeTransportError(text, sent=e.sent, is_final=e.is_final)
         else:
             self._answered_at = self._clock()
@@ -404,11 +404,13 @@ class _Call:
     """
     A request and the attempts to send it.
 
+    :param what: the request and its connection, for errors.
     :param started: the start of the first attempt.
     :param attempts: number of attempts.
     :param throttled: seconds that throttles have delayed it.
     """
 
+    what: str
     method: str
     path: str
     params: Mapping[str, str] | None
@@ -417,11 +419,6 @@ class _Call:
     started: float
     attempts: int = 0
     throttled: float = 0.0
-
-    @property
-    def what(self) -> str:
-        """Return method and path, for errors."""
-        return f"{self.method} {self.path}"
 
     @property
     def is_reading(self) -> bool:

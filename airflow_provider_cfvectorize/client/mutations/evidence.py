@@ -52,14 +52,14 @@ class WaitLog:
     def report(self) -> None:
         """Log the last result if it is new; repeating it would fill the log of a long wait."""
         if self._trouble:
-            text = f"This poll failed, which does not end the wait: {self._trouble}"
+            text = f"Poll failed, polling again: {self._trouble}"
         elif pending := [d for d in self._decisions if d is not None and d.verdict is not Verdict.APPLIED]:
             text = f"Not applied yet: {pending[0].reason}"
         else:
             return
         if text != self._logged:
             self._logged = text
-            (self._log.warning if self._trouble else self._log.info)("%s", text)
+            self._log.info("%s", text)
 
     def evidence(self, account_id: str) -> dict[str, Any] | None:
         """Return the evidence if the last poll showed that every mutation is applied; None if it did not."""
@@ -143,21 +143,28 @@ def describe_evidence(evidence: Mapping[str, Any]) -> str:
     """
     Return the log line of a successful wait: the outcome, the time it took, and the proof.
 
-    With a long index name, the line omits the time and then the proof; the evidence has both.
+    The line fits a screen. With a long index name it omits the time and then shortens the name; the evidence
+    has both.
     """
     if evidence["outcome"] == "nothing_to_do":
         return "Nothing to do: nothing was sent, so there is nothing to wait for."
     count = evidence.get("mutation_count", 1)
-    what = describe_mutations(count, evidence["mutation_id"], evidence["index_name"])
     accepted_at, decided_at = (parse_time(evidence[name]) for name in ("accepted_at", "decided_at"))
     after = ""
     if accepted_at is not None and decided_at is not None:
         seconds = max(0.0, (decided_at - accepted_at).total_seconds())
         after = f", {seconds:.0f} s after {'it' if count == 1 else 'the last'} was accepted"
-    outcome = f"Applied ({evidence['outcome']}): {what}"
-    proof = f"; {_describe_proof(evidence, count)}"
-    lines = [f"{outcome}{after}{proof}.", f"{outcome}{proof}.", f"{outcome}."]
-    return next((line for line in lines if len(line) <= _COLUMNS), lines[-1])
+    name = evidence["index_name"]
+    proof = _describe_proof(evidence, count)
+
+    def line(name: str, after: str = "") -> str:
+        what = describe_mutations(count, evidence["mutation_id"], name)
+        return f"Applied ({evidence['outcome']}): {what}{after}; {proof}."
+
+    if len(line(name, after)) <= _COLUMNS:
+        return line(name, after)
+    excess = len(line(name)) - _COLUMNS
+    return line(name) if excess <= 0 else line(f"{name[: -excess - 3]}...")
 
 
 def _describe_proof(evidence: Mapping[str, Any], count: int) -> str:

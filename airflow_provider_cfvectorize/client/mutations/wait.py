@@ -130,7 +130,7 @@ def watch_metadata_indexes(
             if is_permanent(e, "poll"):
                 raise
             pause = pause_after(e)
-            seen = f"this poll failed, which does not end the wait: {e}"
+            seen = f"the poll failed: {e}"
         else:
             seen = lack(listed)
         if not seen:
