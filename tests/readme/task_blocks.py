@@ -81,5 +81,5 @@ RULES: Mapping[str, Callable[[Block, Bench], None]] = {
     "docs/fill-and-reconcile.md#fill-an-index-and-keep-it-in-step/1": is_a_vector,
     "docs/fill-and-reconcile.md#fill-an-index-and-keep-it-in-step/2": keeps_in_step,
     "docs/alerts.md#callbacks/1": alerts,
-    "docs/ids-from-a-database.md#delete-the-ids-of-a-query/1": deletes_rows,
+    "docs/ids-from-a-database.md#rows-as-ids/1": deletes_rows,
 }

@@ -142,7 +142,7 @@ ARGUMENTS: dict[str, dict[str, Any] | Callable[[Vectorize], dict[str, Any]]] = {
 @pytest.mark.parametrize("path", PAGES)
 def test_the_documented_permission_is_required(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cls = PAGES[path]
-    (said,) = re.findall(r"^Permission of the API token: Vectorize: (Edit|Read)\.", read(path).text, re.M)
+    (said,) = re.findall(r"^The API token needs the permission Vectorize: (Edit|Read)", read(path).text, re.M)
     with LocalVectorize(apply_delay=0.02, read_only_token="read-only") as server:
         vectorize = Vectorize(server)
         vectorize.fill(["a"])
@@ -157,7 +157,7 @@ def test_the_documented_permission_is_required(path: str, monkeypatch: pytest.Mo
         state, result = run()
         assert isinstance(result, VectorizeAuthError) == (said == "Edit"), result
         assert state == ("failed" if said == "Edit" else "success"), result
-        if "With `dry_run=True`, Vectorize: Read." in read(path).text:
+        if ", or Vectorize: Read with `dry_run=True`." in read(path).text:
             assert run(dry_run=True)[0] == "success"
         assert vectorize.ids() == {"a"}
 
