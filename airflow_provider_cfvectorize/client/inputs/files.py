@@ -27,7 +27,7 @@ MAX_NDJSON_LINE_BYTES: Final = 1024 * 1024
 
 #: Directories whose files show the state of a running system, including its secrets.
 _SYSTEM_DIRECTORIES: Final = ("/proc", "/dev", "/sys")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEME = "[A-Za-z][A-Za-z0-9+.-]*://"
 
 
 def path_text(value: object) -> object:
@@ -40,7 +40,7 @@ def path_text(value: object) -> object:
 
 def has_scheme(path: str) -> bool:
     """Return whether a path is a URL of a store other than the local file system."""
-    return bool(_SCHEME.match(path)) and not path.lower().startswith("file://")
+    return bool(re.match(_SCHEME, path)) and not path.lower().startswith("file://")
 
 
 def is_ndjson(path: str) -> bool:

@@ -8,9 +8,6 @@ import re
 from airflow_provider_cfvectorize.client.inputs.text import show
 from airflow_provider_cfvectorize.exceptions import VectorizeInputError
 
-_ACCOUNT_ID = re.compile(r"[0-9A-Fa-f]{32}", re.ASCII)
-_PATH_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-
 
 def check_account_id(account_id: object) -> str:
     """
@@ -18,7 +15,7 @@ def check_account_id(account_id: object) -> str:
 
     :raises VectorizeInputError: it is not 32 hexadecimal digits.
     """
-    if not isinstance(account_id, str) or not _ACCOUNT_ID.fullmatch(account_id):
+    if not isinstance(account_id, str) or not re.fullmatch("[0-9A-Fa-f]{32}", account_id):
         # A longer text may be an API token in the wrong field.
         too_long = isinstance(account_id, str) and len(account_id) > 32
         shown = f"of {len(account_id)} characters" if too_long else show(account_id)  # type: ignore[arg-type]
@@ -37,7 +34,7 @@ def check_path_name(name: object) -> str:
 
     :raises VectorizeInputError: the name is not 1 to 64 characters of A-Z, a-z, 0-9, ``_`` and ``-``.
     """
-    if not isinstance(name, str) or not _PATH_NAME.fullmatch(name):
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_-]{1,64}", name):
         raise VectorizeInputError(
             f"invalid index name {show(name)}: expected 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'"
         )

@@ -21,10 +21,10 @@ _ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
 _ITEM = (
     rf"""('[^'\\\r\n]*(?:{_ESCAPE}[^'\\\r\n]*)*'|"[^"\\\r\n]*(?:{_ESCAPE}[^"\\\r\n]*)*"|-?[0-9]{{1,100}})"""
 )
-#: An item, and the comma or closing bracket after it.
-_PYTHON_ITEM = re.compile(rf"[{_SPACE}]*{_ITEM}[{_SPACE}]*([],)])")
+#: An item, and the comma or closing bracket after it. Not compiled at import: a DAG processor reads no text.
+_PYTHON_ITEM = rf"[{_SPACE}]*{_ITEM}[{_SPACE}]*([],)])"
 #: A row of one item, as ``repr`` writes a tuple or a list, and the comma or closing bracket after it.
-_PYTHON_ROW = re.compile(rf"[{_SPACE}]*(?:\({_ITEM},\)|\[{_ITEM}\])[{_SPACE}]*([],)])")
+_PYTHON_ROW = rf"[{_SPACE}]*(?:\({_ITEM},\)|\[{_ITEM}\])[{_SPACE}]*([],)])"
 
 
 def read_rendered(text: str) -> object:
@@ -58,7 +58,7 @@ def _scan_list(text: str) -> list[object] | None:
     items: list[object] = []
     position = 1
     has_rows = text[1:].lstrip(_SPACE)[:1] in ("(", "[")
-    pattern = _PYTHON_ROW if has_rows else _PYTHON_ITEM
+    pattern = re.compile(_PYTHON_ROW if has_rows else _PYTHON_ITEM)
     while match := pattern.match(text, position):
         *either, end = match.groups()
         written = next(filter(None, either))
