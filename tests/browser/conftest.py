@@ -72,7 +72,7 @@ def index(clock: Clock) -> Iterator[Vectorize]:
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
     """Run an Airflow with the tutorial's DAG, paused like every new DAG."""
     home, dags = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("dags")
-    (block,) = [block for block in read(TUTORIAL).blocks if block.key == f"{TUTORIAL}#a-dag/1"]
+    (block,) = [block for block in read(TUTORIAL).blocks if block.key == f"{TUTORIAL}#write-the-dag/1"]
     (dags / "forget.py").write_text(block.text)
     with Standalone(
         home,
