@@ -45,7 +45,7 @@ class Ui:
 
         :param name: its name.
         :param shown: its content; the picture is cropped to it.
-        :param dialog: leave out the edge, since it shows a dialog.
+        :param dialog: leave out the edge of a dialog.
         """
         self.page.mouse.move(0, VIEWPORT["height"] - 1)
         expect(self.page.get_by_role("status")).to_have_count(0)

@@ -209,8 +209,8 @@ def test_a_failing_store_does_not_fail_the_delete(
     service, store = Service(serve), Store()
     store.broken = True
     assert delete(connect, service, store).count == 1000
-    told = [record for record in caplog.records if "Saving the task's progress failed" in record.message]
-    assert [record.levelno for record in told] == [logging.WARNING]
+    warnings = [record for record in caplog.records if "Saving the task's progress failed" in record.message]
+    assert [record.levelno for record in warnings] == [logging.WARNING]
     forget(store)
     assert "no API server" in caplog.text
 

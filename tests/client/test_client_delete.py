@@ -146,7 +146,7 @@ def test_another_clients_delete_of_the_last_batch_proves_nothing(serve: Serve, c
 
 
 @pytest.mark.parametrize(
-    ("exist", "told"),
+    ("exist", "warning"),
     [
         (0, "None of 20 sampled ids exists in index docs; examples of missing ids: 'id-0', 'id-5', 'id-10'"),
         (1, "1 of 20 sampled ids exists in index docs; examples of missing ids: 'id-5', 'id-10', 'id-16'"),
@@ -154,12 +154,12 @@ def test_another_clients_delete_of_the_last_batch_proves_nothing(serve: Serve, c
     ],
 )
 def test_a_warning_names_ids_that_do_not_exist(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, exist: int, told: str
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, exist: int, warning: str
 ) -> None:
     index = Index(set(numbered(exist)))
     receipt = delete_ids(connect(serve(index)), "docs", read_ids(numbered(100)), log=log)
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ([told] if told else [])
+    assert warnings == ([warning] if warning else [])
     assert (receipt.sampled, receipt.existing) == (20, min(exist, 20))
 
 

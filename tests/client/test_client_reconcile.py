@@ -178,7 +178,7 @@ def test_valid_prefixes(prefix: object) -> None:
 def test_when_a_reconcile_is_refused(
     desired: int, listed: int, surplus: int, allow_empty: bool, fraction: float, said: str | None
 ) -> None:
-    told = refusal(
+    reason = refusal(
         desired=desired,
         listed=listed,
         surplus=surplus,
@@ -188,11 +188,11 @@ def test_when_a_reconcile_is_refused(
         allow_lookalikes=False,
     )
     if said is None:
-        assert told is None
+        assert reason is None
     else:
-        assert told is not None
-        assert said in told
-        assert "nothing was deleted" in told
+        assert reason is not None
+        assert said in reason
+        assert "nothing was deleted" in reason
 
 
 # --- listing ------------------------------------------------------------------------------------------------

@@ -72,9 +72,9 @@ def test_polls_until_applied(serve: Serve, connect: Connect, caplog: pytest.LogC
         1,
     )
     assert evidence["decided_at"] == "2026-01-31T12:00:06Z"
-    told = [record.getMessage() for record in caplog.records]
+    logged = [record.getMessage() for record in caplog.records]
     # The second poll saw no change and logs nothing.
-    assert [text.split(":")[0] for text in told] == ["Not applied yet"] * 3 + [
+    assert [text.split(":")[0] for text in logged] == ["Not applied yet"] * 3 + [
         "Poll failed, polling again"
     ] * 3
 

@@ -64,20 +64,20 @@ def test_requests_are_sent_one_after_the_other(serve: Serve, connect: Connect, r
         return accepted(LAST if ids_of(request)[-1] == "11999" else MUTATION)
 
     server = serve(answer)
-    told: list[tuple[int, str, int]] = []
+    lasts: list[tuple[int, str, int]] = []
     written = write_vectors(
         connect(server),
         route,
         "docs",
         some(12_000),
-        before_last=lambda batch, is_single: told.append((batch.count, batch.where, len(server.requests))),
+        before_last=lambda batch, is_single: lasts.append((batch.count, batch.where, len(server.requests))),
     )
     last: Any = {"mutationId": LAST, "accepted_at": "2026-01-31T23:59:59Z"}
     assert written == Written(last, vectors=12_000, requests=3)
     assert [request.path for request in server.requests] == [f"{INDEXES}/docs/{route}"] * 3
     assert [id_ for request in server.requests for id_ in ids_of(request)] == [str(i) for i in range(12_000)]
     assert max(most) == 1
-    assert told == [(2000, "positions 10000 to 11999", 2)]
+    assert lasts == [(2000, "positions 10000 to 11999", 2)]
 
 
 def test_an_empty_input_sends_no_request(serve: Serve, connect: Connect) -> None:

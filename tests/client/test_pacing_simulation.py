@@ -95,7 +95,7 @@ def test_a_second_job_uses_the_rest_of_the_budget() -> None:
 def test_the_time_left_includes_the_pacing(processes: int, foreign: float, within: float) -> None:
     quota, window, latency = ACCOUNT
     simulation = Simulation(Limit("first_request", quota, window, phase=0), latency=latency, seed=0)
-    told: list[tuple[float, float | None]] = []
+    estimates: list[tuple[float, float | None]] = []
     jobs = [
         simulation.add_process(
             reserve=RESERVE, concurrency=4, begins=simulation.random.random(), requests=2000 // processes
@@ -103,12 +103,12 @@ def test_the_time_left_includes_the_pacing(processes: int, foreign: float, withi
         for _ in range(processes)
     ]
     for time in range(10, 1200, 10):
-        simulation.at(time, lambda: told.extend((simulation.now, time_for()) for time_for in jobs))
+        simulation.at(time, lambda: estimates.extend((simulation.now, time_for()) for time_for in jobs))
     if foreign:
         simulation.add_foreign_client(foreign * quota)
     simulation.run(5 * window)
     ended = max(simulation.ended)
-    for now, left in told:
+    for now, left in estimates:
         assert left == pytest.approx(max(0.0, ended - now), rel=within, abs=10)
 
 

@@ -78,7 +78,7 @@ def tests_the_first_dag(block: Block, bench: Bench) -> None:
 
 
 def is_the_log_of_the_wait(block: Block, bench: Bench) -> None:
-    """Not run: it would take 10 s and more. Its lines are those that the package logs."""
+    """Not run: it would take more than 10 s. The package logs its lines."""
     at, before, mutation = datetime.now(UTC), datetime.now(UTC) - timedelta(minutes=1), str(uuid4())
     receipt = Receipt(mutation, "docs", "0" * 32, at, 4, 1, tuple("abcd"))
     states = [IndexState(str(uuid4()), before, at), IndexState(mutation, at, at)]
