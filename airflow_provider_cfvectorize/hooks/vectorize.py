@@ -401,6 +401,7 @@ class CloudflareVectorizeHook(BaseHook):
         receipt = Receipt.of(
             written.mutation, index_name, client.account_id, count=written.vectors, batches=written.requests
         )
+        self.log.info("%s", receipt.acceptance("vector"))
         return {**receipt.as_dict(), "discarded": written.discarded}
 
     def delete_by_ids(

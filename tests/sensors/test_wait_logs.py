@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_cfvectorize.client.inputs.text import counted
 from airflow_provider_cfvectorize.hooks.vectorize import CloudflareVectorizeHook
-from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator
+from airflow_provider_cfvectorize.operators.vectors import DeleteVectorsByIdsOperator, UpsertVectorsOperator
 from airflow_provider_cfvectorize.sensors.mutation import VectorizeMutationSensor
 from harness import INDEX, Vectorize, make_context
 
@@ -48,6 +48,21 @@ def test_hook_and_operator_log_equal_lines(vectorize: Vectorize, read: Read, ids
     assert len(set(re.findall(line, read()))) == 1
     run(DeleteVectorsByIdsOperator(task_id="t", index_name=INDEX, ids=ids))
     assert len(set(re.findall(line, read()))) == 1
+
+
+def test_a_fill_logs_its_progress_and_ends_with_the_acceptance(vectorize: Vectorize, read: Read) -> None:
+    vectors = [{"id": f"v{i}", "values": [0.5] * 32} for i in range(5001)]
+    calls: list[Callable[[], Any]] = [
+        lambda: CloudflareVectorizeHook().upsert(INDEX, vectors),
+        lambda: run(UpsertVectorsOperator(task_id="t", index_name=INDEX, vectors=vectors)),
+    ]
+    progress = f"Upserting into {INDEX}: 5000 vectors in 1 request acknowledged"
+    end = r"Accepted: 5001 vectors in 2 requests; the last mutation is \S+, it has \d witness(?:es)?\."
+    for call in calls:
+        read()
+        call()
+        lines = dict.fromkeys(re.findall(r"Upserting into .*? acknowledged|Accepted: .*?\.", read()))
+        assert re.fullmatch(f"{progress}\n{end}", "\n".join(lines))
 
 
 def test_a_deferral_logs_mutation_interval_and_deadline(vectorize: Vectorize, read: Read) -> None:

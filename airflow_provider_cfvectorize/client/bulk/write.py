@@ -177,11 +177,13 @@ def write_vectors(
         written.mutation = mutation
         progress.add(batch)
 
+    def amount() -> str:
+        return f"{counted(written.vectors, 'vector')} in {counted(written.requests, 'request')}"
+
     def acknowledged() -> str:
         last = f" (the last mutation is {written.mutation['mutationId']})" if written.mutation else ""
         verb = "is" if written.vectors == 1 else "are"
-        requests = counted(written.requests, "request")
-        return f"{counted(written.vectors, 'vector')} in {requests} {verb} acknowledged{last}"
+        return f"{amount()} {verb} acknowledged{last}"
 
     def interrupted(in_doubt: str = "") -> VectorizeInterrupted:
         client.session.stop()
@@ -229,8 +231,9 @@ def write_vectors(
                 failed=batch.count,
                 not_sent=0 if batch.is_last else None,
             )
+        if not batch.is_last:
+            log.info("%sing into %s: %s acknowledged", route.capitalize(), index_name, amount())
         del request, batch
-        log.info("%s into %s: %s", route, index_name, acknowledged())
     progress.check_end()
     written.discarded = batches.discarded
     if batches.discarded:
