@@ -42,18 +42,18 @@ def test_a_missing_permission(vectorize: Service, scratch: str, probe: Probe, sw
     probe("delete_by_ids", response, (switch("missing_permission_status"), 10000))
 
 
-@unknown("No credentials at all", states="| No credentials | 400 with code 9106. |")
+@unknown("No credentials at all", states="| No credentials | Status 400 with code 9106. |")
 def test_no_credentials(vectorize: Service, probe: Probe) -> None:
     probe("list indexes", vectorize.send("GET", auth=Header(None)), (400, 9106))
 
 
-@unknown("Another account", states="| Path of another account | 404 with code 7003. |")
+@unknown("Another account", states="| Path of another account | Status 404 with code 7003. |")
 def test_another_account(vectorize: Service, probe: Probe) -> None:
     response = vectorize.send("GET", below=f"/accounts/{'0' * 32}/vectorize/v2/indexes")
     probe("list indexes of an account of zeros", response, (404, 7003))
 
 
-@unknown("Ratelimit headers of a response", states="Every response has the documented budget in its headers")
+@unknown("Ratelimit headers of a response", states="every response show the whole documented budget")
 def test_rate_limit_headers(vectorize: Service, probe: Probe) -> None:
     response = vectorize.send("GET")
     names = ("Ratelimit", "Ratelimit-Policy", "Retry-After", "Content-Type")
@@ -78,7 +78,7 @@ def test_throttles(probe: Probe) -> None:
 # --- indexes ------------------------------------------------------------------------------------------------
 
 
-@unknown("Creating an index: 200 or 201", states="| Create an index | 200, as in the schema")
+@unknown("Creating an index: 200 or 201", states="| Create an index | Status 200, as in the schema")
 def test_the_status_of_a_creation(scenario: Scenario, probe: Probe) -> None:
     probe("create", scenario.created, 200)
 

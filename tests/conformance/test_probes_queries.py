@@ -62,9 +62,7 @@ def test_dot_product(vectorize: Service, scratch: str, probe: Probe, switch: Swi
     probe("products 6, 2 and -4, in order", list(found.items()), list(expected.items()))
 
 
-@unknown(
-    "The envelope of a successful query", states="| Envelope of a query | Has `result_info`, which is null. |"
-)
+@unknown("The envelope of a successful query", states="has the field `result_info` with the value null. |")
 def test_result_info(vectorize: Service, docs_index: str, probe: Probe) -> None:
     body = vectorize.query(docs_index, turned(0)).json()
     probe("its fields", sorted(body), ["errors", "messages", "result", "result_info", "success"])

@@ -233,7 +233,10 @@ def test_absent_fields(written: dict[str, dict[str, Any]], probe: Probe) -> None
 # --- how writes are applied ---------------------------------------------------------------------------------
 
 
-@unknown("Whether the watermark shows every mutation", states="and moves the watermark to the last of them")
+@unknown(
+    "Whether the watermark shows every mutation",
+    states="(glossary.md) to the last of them",
+)
 def test_the_watermark_of_several_mutations(vectorize: Service, scratch: str, probe: Probe) -> None:
     vectorize.wait_for(scratch, mutation(vectorize.delete(scratch, ["never"])))
     sent = [mutation(vectorize.delete(scratch, [f"never-{number}"])) for number in range(5)]
