@@ -85,7 +85,7 @@ def leaves_no_id(block: Block, bench: Bench) -> None:
     path = bench.directory / "left.txt"
     path.write_text("".join(f"{id_}\n" for id_ in ids))
     with pytest.raises(ValueError, match="1 of 45 vectors can still be read"):
-        dag.get_task("look_again").python_callable(str(path))
+        dag.get_task("check").python_callable(str(path))
 
 
 def cleans_the_database(block: Block, bench: Bench) -> None:

@@ -300,13 +300,6 @@ def raw(path: str, **kwargs: Any) -> Callable[[Bench], Any]:
 
 #: By the beginning of a message: its error and the call that causes it.
 CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
-    ("connection ... is of type", "VectorizeInputError", lambda b: b.ask(conn_type="http")),
-    ("connection ... has no password", "VectorizeInputError", lambda b: b.ask(password="")),
-    (
-        "the connection's host ... would send",
-        "VectorizeInputError",
-        lambda b: b.ask(host="http://vectorize:8787"),
-    ),
     ("GET ...: HTTP ..., code ...: .... Check", "VectorizeAuthError", lambda b: b.ask(password=TOKEN)),
     ("... The service has accepted these credentials", "VectorizeAuthError", revoked_since),
     ("GET ...: HTTP 403 with a body", "VectorizeResponseError", challenged),
