@@ -413,7 +413,6 @@ RULES: dict[str, Callable[[Block, Bench], None]] = {
     "docs/develop-without-an-account.md#in-a-shell/1": runs_the_server,
     "docs/develop-without-an-account.md#in-a-shell/2": fills_an_index,
     "docs/develop-without-an-account.md#in-pytest/1": passes_in_pytest,
-    "docs/develop-without-an-account.md#in-pytest/2": passes_in_pytest,
     "docs/conformance.md#against-a-real-account/1": collects_the_suite,
     "docs/conformance.md#against-vectorize-local/1": collects_the_suite,
     "docs/conformance.md#read-the-table/1": is_what_the_suite_prints,
