@@ -8,6 +8,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping
 
+from airflow_provider_cfvectorize.client.types import Vector
 from dags.running import run_dag
 from harness import DIMENSIONS, PROVEN, Vectorize
 from readme.bench import Bench
@@ -76,8 +77,32 @@ def deletes_rows(block: Block, bench: Bench) -> None:
     assert vectorize.ids() == {"b"}
 
 
+def creates_the_index(block: Block, bench: Bench) -> None:
+    run = run_dag(bench.load(block).dag)
+    assert run.state == "success", run.states
+    vectorize = Vectorize(bench.server)
+    listed = vectorize.client.list_metadata_indexes("documents")
+    assert listed == [{"propertyName": "doc_id", "indexType": "string"}]
+
+
+def deletes_a_document(block: Block, bench: Bench) -> None:
+    vectorize = Vectorize(bench.server, "documents")
+    vectorize.client.create_metadata_index("documents", "doc_id", "string")
+    vectors: list[Vector] = [
+        {"id": f"{doc}-{i}", "values": [0.5] * DIMENSIONS, "metadata": {"doc_id": doc}}
+        for doc in ("a", "b")
+        for i in range(2)
+    ]
+    vectorize.wait_for(vectorize.client.upsert("documents", vectors)["mutationId"])
+    run = run_dag(bench.load(block).dag, run_conf={"doc_id": "a"})
+    assert run.state == "success", run.states
+    assert vectorize.ids() == {"b-0", "b-1"}
+
+
 RULES: Mapping[str, Callable[[Block, Bench], None]] = {
     "docs/delete-a-tenant.md#delete-by-a-prefix-of-the-ids/1": deletes_a_tenant,
+    "docs/delete-by-metadata.md#prepare-the-index/1": creates_the_index,
+    "docs/delete-by-metadata.md#delete-a-document/1": deletes_a_document,
     "docs/fill-and-reconcile.md#fill-an-index-and-keep-it-in-step/1": is_a_vector,
     "docs/fill-and-reconcile.md#fill-an-index-and-keep-it-in-step/2": keeps_in_step,
     "docs/alerts.md#callbacks/1": alerts,
