@@ -102,10 +102,12 @@ def test_the_tree_of_the_decision_has_every_rule() -> None:
     for number in (
         f"{mutations.INFERENCE_TIME.total_seconds():g} s ago, plus {per_job} batches",
         f"{limits.VECTORS_PER_JOB:,} vectors",
-        f"a tolerance of {mutations.CLOCK_TOLERANCE.total_seconds():g} s",
+        f"more than {mutations.CLOCK_TOLERANCE.total_seconds():g} s before the acceptance",
+        f"up to {mutations.CLOCK_TOLERANCE.total_seconds():g} s older",
+        f"up to {MAX_WITNESSES} of the ids",
         f"for up to {mutations.VISIBILITY_PATIENCE.total_seconds():g} s",
-        f"applied nothing for {mutations.INFERENCE_TIME.total_seconds():g} s",
-        f"accepted more than {mutations.CLOCK_TOLERANCE.total_seconds():g} s later",
+        f"in the last {mutations.INFERENCE_TIME.total_seconds():g} s",
+        f"nothing was applied for {mutations.INFERENCE_TIME.total_seconds():g} s",
     ):
         assert number in drawn, number
 
