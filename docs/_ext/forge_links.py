@@ -14,6 +14,7 @@ import html
 import posixpath
 import re
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 #: A long name as code or as a title, and where it may break.
 _NAME = re.compile(r'(?:(?<=<span class="pre">)|(?<=<h1>))[^<]{14,}(?=<)')
 _BREAK = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[_./])(?=\w)")
-#: A table of three columns or more whose last one is headed "what to do", "meaning" or "outcome".
-_STACKED = re.compile(
-    r'(<table class="docutils)((?: [\w-]+)*">\s*<thead>\s*<tr[^>]*>\s*(?:<th[^>]*><p>[^<]*</p></th>\s*){2,}'
-    r"<th[^>]*><p>(?:what to do|(meaning|outcome)))"
-)
+_TABLE = re.compile(r'(?<=<table class="docutils) .*?</table>', re.DOTALL)
+_HEAD, _CELL, _TAG = re.compile(r"<th.*?><p>(.*?)</p>"), re.compile(r"<td>(.*?)</td>"), re.compile(r"<.*?>")
+#: A table with a longer cell is a list on a phone.
+_LONG_CELL = 50
+#: Columns that need no label there.
+_PLAIN = ("meaning", "observation")
 _IMAGE = re.compile(r'(<img [^>]*src="([^"]+)"[^>]*>)')
 _ITEM = re.compile(r"^[-|] \[`?([^`\]]*)`?\]\(([^)#\s]+)\.md\)")
 
@@ -129,11 +131,26 @@ def _listing(app: Sphinx, path: str, inside: list[str]) -> str:
     return f"<ul>{''.join(items)}</ul>"
 
 
+def _label_cells(table: re.Match[str]) -> str:
+    """Mark a table with long cells as stacked, and label the cells after the first of three or more."""
+    if all(len(_TAG.sub("", cell)) <= _LONG_CELL for cell in _CELL.findall(table[0])):
+        return table[0]
+    first, *others = (_TAG.sub("", head) for head in _HEAD.findall(table[0]))
+    labels = cycle([first, *others])
+
+    def label(cell: re.Match[str]) -> str:
+        name = next(labels)
+        plain = name == first or name in _PLAIN or len(others) == 1
+        return cell[0] if plain else cell[0].replace("<td>", f'<td data-label="{name.capitalize()}: ">', 1)
+
+    return f" stacked{_CELL.sub(label, table[0])}"
+
+
 def shape_body(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Fit names and tables to a phone, and link each picture to its full size."""
     if body := context.get("body"):
         body = _NAME.sub(lambda name: _BREAK.sub("<wbr>", name[0]), body)
-        body = _STACKED.sub(r"\1 stacked \3\2", body)
+        body = _TABLE.sub(_label_cells, body)
         context["body"] = _IMAGE.sub(r'<a href="\2">\1</a>', body)
     for side in ("prev", "next"):
         if link := context.get(side):
