@@ -17,6 +17,8 @@ from typing import Any, Self
 from playwright.sync_api import FloatRect, Locator, Page, Request, Route, expect
 
 VIEWPORT = {"width": 1280, "height": 900}
+#: The viewport of the pictures of dialogs: their text is readable in the width of a phone.
+NARROW = {"width": 520, "height": 1000}
 #: Pixels of a dialog's edge, with its round corners, that a picture leaves out.
 EDGE = 8
 #: Timeouts in milliseconds for a page and for a task on a busy machine.
@@ -45,22 +47,25 @@ class Ui:
 
         :param name: its name.
         :param shown: its content; the picture is cropped to it.
-        :param dialog: leave out the edge of a dialog.
+        :param dialog: show a dialog in a narrow window, without its edge.
         """
-        self.page.mouse.move(0, VIEWPORT["height"] - 1)
+        size = NARROW if dialog else VIEWPORT
+        self.page.set_viewport_size(size)
+        self.page.mouse.move(0, size["height"] - 1)
         expect(self.page.get_by_role("status")).to_have_count(0)
         boxes = [self._box(locator.first) for locator in shown]
         edge = EDGE if dialog else 0
         left = min(box["x"] for box in boxes) + edge
         top = min(box["y"] for box in boxes) + edge
-        right = min(max(box["x"] + box["width"] for box in boxes) - edge, VIEWPORT["width"])
-        bottom = min(max(box["y"] + box["height"] for box in boxes) - edge, VIEWPORT["height"])
+        right = min(max(box["x"] + box["width"] for box in boxes) - edge, size["width"])
+        bottom = min(max(box["y"] + box["height"] for box in boxes) - edge, size["height"])
         self.page.screenshot(
             path=self._pictures / f"{name}.png",
             animations="disabled",
             caret="hide",
             clip={"x": left, "y": top, "width": right - left, "height": bottom - top},
         )
+        self.page.set_viewport_size(VIEWPORT)
 
     def _box(self, locator: Locator) -> FloatRect:
         """Return the position of an element once it stops moving."""
@@ -226,10 +231,10 @@ class Run:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._url = page.url.rstrip("/")
-        #: The corners of the list of tasks, from their ids to their operators.
+        #: The corners of the list of tasks, from their ids to their states.
         self.corners = (
             page.get_by_role("columnheader", name="Task ID"),
-            page.get_by_role("columnheader", name="Operator"),
+            page.get_by_role("columnheader").filter(has_text="State"),
             page.get_by_role("row").last.get_by_role("cell").nth(1),
         )
 
@@ -241,6 +246,10 @@ class Run:
             has=self._page.get_by_role("link", name=task_id, exact=True)
         )
         expect(row.get_by_role("cell", name=state, exact=True)).to_be_visible(timeout=TASK)
+
+    def sort_by(self, column: str) -> None:
+        """Sort the list of tasks, the lowest value first, until the next wait."""
+        self._page.get_by_role("columnheader").filter(has_text=column).get_by_role("button").click()
 
     def wait_for_success(self) -> None:
         """Wait until the page shows the run as a success, without any other state."""
