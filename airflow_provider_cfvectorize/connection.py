@@ -44,7 +44,7 @@ EXTRAS: Final[dict[str, dict[str, Any]]] = {
     },
     "rate_reserve": {
         "label": "Rate reserve",
-        "description": "Share of the account's request budget that is left to others: 0 to below 1.",
+        "description": "Share of the account's request budget that is left to other clients: 0 to below 1.",
         "schema": {
             "type": ["number", "null"],
             "minimum": 0,

@@ -97,7 +97,7 @@ class Narrowing:
 
         :raises VectorizeInputError: the DAG gives the parameter, and it renders to nothing.
         """
-        harm = f"Without a {name}, the task would read more than was meant"
+        harm = f"Without a {name}, the task would read more than intended"
         return read_given(operator, name, self._given[name], harm)
 
 

@@ -163,7 +163,9 @@ class VectorizeClient:
         :param repeatable: whether retries may carry out the request twice without harm.
         """
         if not isinstance(method, str) or not _METHOD.fullmatch(method):
-            raise VectorizeInputError(f"invalid method {show(method)}: expected GET, POST or the like")
+            raise VectorizeInputError(
+                f"invalid method {show(method)}: expected an HTTP method such as GET or POST"
+            )
         if content_type is not None and not (content_type.isascii() and content_type.isprintable()):
             raise VectorizeInputError(f"content_type {show(content_type)} cannot be sent in a header")
         if not isinstance(path, str) or len(path) > 1000 or not _PATH.fullmatch(path):
@@ -389,5 +391,5 @@ def _ids(ids: Sequence[str]) -> list[str]:
     # A string is a sequence of strings, and its characters may be ids of other vectors.
     texts = [] if isinstance(ids, str | bytes) else [text_of_key(id_) for id_ in ids]
     if isinstance(ids, str | bytes) or None in texts:
-        raise VectorizeInputError(f"ids: got {show(ids)}, expected a list of strings or integers")
+        raise VectorizeInputError(f"ids is {show(ids)}, expected a list of strings or integers")
     return cast("list[str]", texts)

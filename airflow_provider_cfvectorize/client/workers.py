@@ -46,14 +46,14 @@ class Stopped(Exception):  # noqa: N818 - a signal, not an error
 def check_concurrency(concurrency: int) -> None:
     """Check the number of requests in flight."""
     if concurrency < 1:
-        raise VectorizeInputError(f"concurrency is {concurrency}, expected a whole number from 1")
+        raise VectorizeInputError(f"concurrency is {concurrency}, expected an integer from 1")
 
 
 class Progress:
     """
     Logs the progress of a long job: items and batches done, rate of the last minute, time left.
 
-    :param what: the activity, such as ``deleting``.
+    :param what: the activity, such as ``Deleting``.
     :param time_for: returns the seconds that this many more requests, one a batch, will take within the
         account's budget; None without a known budget.
     """
@@ -99,7 +99,7 @@ class Progress:
         if left is None:
             left = (self._count - self.done) / rate
         self._log.info(
-            "%s: %d of %s in %d of %s, %.0f ids a second, about %.0f s left",
+            "%s: %d of %s in %d of %s, %.0f ids a second, about %.0f s left.",
             self._what,
             self.done,
             counted(self._count, "id"),

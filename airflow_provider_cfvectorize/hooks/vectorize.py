@@ -118,6 +118,7 @@ def client_of(
         raise VectorizeInputError(
             f"connection {show(conn.conn_id)} has no login. Put the Account ID into it, or pass account_id"
         )
+    number = partial(_read_number, conn.conn_id, extras)
     allowed = [host.strip() for host in conf.get("cfvectorize", "allow_http_hosts", fallback="").split(",")]
     return VectorizeClient(
         account_id,
@@ -126,9 +127,9 @@ def client_of(
         api_key=password if email else None,
         base_url=conn.host or "",
         allow_http_hosts=[host.lower() for host in allowed if host],
-        timeout=_read_number(extras, "timeout", connection.DEFAULT_TIMEOUT, lambda n: n > 0, "above 0"),
-        rate_reserve=_read_number(
-            extras, "rate_reserve", connection.DEFAULT_RATE_RESERVE, lambda n: 0 <= n < 1, "from 0 to below 1"
+        timeout=number("timeout", connection.DEFAULT_TIMEOUT, lambda n: n > 0, "above 0"),
+        rate_reserve=number(
+            "rate_reserve", connection.DEFAULT_RATE_RESERVE, lambda n: 0 <= n < 1, "from 0 to below 1"
         ),
         max_connections=max_connections,
         user_agent=f"airflow-provider-cfvectorize/{__version__} apache-airflow/{airflow_version}",
@@ -174,7 +175,9 @@ def explain_unknown_extras(conn: Connection) -> str:
     )
 
 
-def _read_number(extras: Mapping[str, Any], name: str, default: float, fits: Any, expected: str) -> float:
+def _read_number(
+    conn_id: str | None, extras: Mapping[str, Any], name: str, default: float, fits: Any, expected: str
+) -> float:
     value = extras.get(name)
     if value is None or value == "":
         return default
@@ -187,7 +190,7 @@ def _read_number(extras: Mapping[str, Any], name: str, default: float, fits: Any
             number = math.nan
     if not math.isfinite(number) or not fits(number):
         raise VectorizeInputError(
-            f"the connection's extra {name} is {show(value)}, expected a number {expected}"
+            f"connection {show(conn_id)}: the extra {name} is {show(value)}, expected a number {expected}"
         )
     return number
 
@@ -466,8 +469,8 @@ class CloudflareVectorizeHook(BaseHook):
         deletion = begin(client, index_name, filter, namespace)
         options: dict[str, Any] = {"probes": probes, "max_ids": max_ids, "log": self.log}
         if dry_run:
-            ask_for_some = partial(take_sample, client, index_name, log=self.log)
-            rehearsed = rehearse(client, index_name, deletion, ask_for_some, **options)
+            read_sample = partial(take_sample, client, index_name, log=self.log)
+            rehearsed = rehearse(client, index_name, deletion, read_sample, **options)
             return {**deletion.report("dry_run", probes), **rehearsed}
         receipt = evidence = None
         delete = partial(delete_ids, client, index_name, log=self.log)

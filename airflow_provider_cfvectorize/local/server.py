@@ -70,7 +70,7 @@ class LocalVectorize:
     :param visibility_lag: Seconds by which reads of vectors, ids and counts lag behind the watermark.
     :param latency: Seconds to delay each response.
     :param foreign_writes_per_second: Mutations a second that another writer makes on every index.
-    :param rate_limit: The account's request limit, as ``"1200/300"`` (requests/seconds) or two whole numbers;
+    :param rate_limit: The account's request limit, as ``"1200/300"`` (requests/seconds) or two integers;
         None for no limit.
     :param recall: The chance that a query finds a match, from 0 to 1. The next-best vectors replace missed
         matches.

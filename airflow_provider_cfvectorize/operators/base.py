@@ -105,8 +105,8 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
         fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not fits or not least <= value <= most:
             raise VectorizeInputError(
-                f"{name} is {show(value)}, expected a {'whole ' if whole else ''}number from {least:g} to "
-                f"{most:,}{hint}"
+                f"{name} is {show(value)}, expected {'an integer' if whole else 'a number'} from {least:g} "
+                f"to {most:,}{hint}"
             )
 
     def check_choice(self, name: str, *choices: str) -> None:
@@ -160,10 +160,10 @@ class VectorizeOperator(VerbatimStringsMixin, BaseOperator):
             client.session.stop()
             client.close()
 
-    def ask(
+    def send(
         self, method: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        """Send one request. A kill ends the wait for it, since a throttle can delay it for many minutes."""
+        """Send a request. A kill ends the wait for it, since a throttle can delay it for many minutes."""
         from airflow_provider_cfvectorize.client.workers import Stopped, stoppable_call
 
         try:
@@ -262,7 +262,7 @@ class VectorizeWriteOperator(VectorizeOperator):
             return self._end(context, evidence_of_nothing(receipt))
         store = self.progress_store(context)
         if store is not None and (evidence := saved_evidence(store, receipt.mutation_id)) is not None:
-            self.log.info("Applied: an earlier try has the evidence; no further wait.")
+            self.log.info("Applied: an earlier attempt has saved the evidence; no further wait.")
             return self._finish(context, evidence)
         return self._end(context, self.wait_until_applied(context, receipt))
 
@@ -389,9 +389,9 @@ class VectorizeWriteOperator(VectorizeOperator):
         Return the progress of a write; None if the task saves none.
 
         Saved progress is valid for one work only: operator class, account, index, creation time of the index
-        and ``parts`` must be equal, and nobody may have cleared the task since. Airflow 3.3 keeps the state
-        of a cleared task. Clearing raises the task instance's ``max_tries``, which a retry does not change,
-        and the run's ``clear_number`` if the run is reset.
+        and ``parts`` must be equal, and the task must not have been cleared since. Airflow 3.3 does not
+        delete the state of a cleared task. Clearing raises the task instance's ``max_tries``, which a retry
+        does not change, and the run's ``clear_number`` if the run is reset.
 
         :param parts: further JSON values that identify this work.
         """
@@ -401,7 +401,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         if store is None:
             return None
         try:
-            created_on = self.ask(client.get_index, self.index_name).get("created_on")
+            created_on = self.send(client.get_index, self.index_name).get("created_on")
         except VectorizeError as e:
             if is_permanent(e, "write"):
                 raise
@@ -426,7 +426,7 @@ class VectorizeWriteOperator(VectorizeOperator):
         from airflow_provider_cfvectorize.client.bulk.checkpoint import forget
 
         if timeout.is_unseen and (store := self.progress_store(context)) is not None:
-            self.log.warning("The mutation was never observed; a retry sends everything again.")
+            self.log.info("The mutation was never observed; a retry sends everything again.")
             forget(store, self.log)
 
     def complete_evidence(self, evidence: dict[str, Any]) -> dict[str, Any]:

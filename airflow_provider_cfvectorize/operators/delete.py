@@ -56,7 +56,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
     :param deferrable: wait in the triggerer, without occupying a worker slot.
     :param durable: on Airflow 3.3 or newer, save progress, so that a retry continues after the last
         acknowledged batch or at the wait. Different ids, a cleared task or a recreated index start over. On
-        an older Airflow, or with False, every try sends all ids.
+        an older Airflow, or with False, every attempt sends all ids.
     :param verify: ``sample`` reads a few ids before and after the delete, which proves it even if others
         write to the index meanwhile; ``none`` reads none; ``all`` also reads every id back at the end (20 a
         request, five times the requests of the delete) and needs ``wait_for_completion``.
@@ -186,8 +186,7 @@ class DeleteVectorsByIdsOperator(VectorizeWriteOperator):
             if self._sent and ids.fingerprint != self._sent:
                 raise VectorizeInputError(
                     "verify='all': the ids have changed since the delete, so reading them back would prove "
-                    "nothing. The delete itself is applied. Do not change the ids or the file before the "
-                    "task has ended"
+                    "nothing. The delete is applied. Do not change the ids or the file before the task ends"
                 )
             found = read_back_all(
                 client,

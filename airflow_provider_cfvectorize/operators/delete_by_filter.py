@@ -132,7 +132,7 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         if self.is_dry_run:
             self._rehearse(context, deletion)
             return None
-        return self._go_on(context, deletion)
+        return self._run_rounds(context, deletion)
 
     def to_resume(self) -> dict[str, Any]:
         """Return the further arguments of ``execute_complete``."""
@@ -161,10 +161,10 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
             mutation_id: str | None = start_over(self, context)
             return mutation_id
         evidence = self.read_wait(context, event, done)
-        so_far = Deletion(**deletion) if deletion else self._recall(context, evidence)
+        so_far = Deletion(**deletion) if deletion else self._restore(context, evidence)
         so_far.note_wait(evidence)
         self._finish(context, evidence)
-        return self._go_on(context, so_far)
+        return self._run_rounds(context, so_far)
 
     def flow(self, *, failed: bool) -> Flow:
         """Return the index and files that the task has read and written."""
@@ -179,9 +179,9 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         check_limits(max_ids=self.max_ids, probes=self.probes)
         filter, namespace = self._read_filter(), self._read("namespace")
         with self._open() as client:
-            return self.ask(begin, client, self.index_name, filter, namespace)
+            return self.send(begin, client, self.index_name, filter, namespace)
 
-    def _go_on(self, context: Context, deletion: Deletion) -> str | None:
+    def _run_rounds(self, context: Context, deletion: Deletion) -> str | None:
         from airflow_provider_cfvectorize.client.mutations.evidence import evidence_of_nothing
         from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt
 
@@ -220,15 +220,15 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         from airflow_provider_cfvectorize.client.mutations.receipts import RECEIPT_KEY, Receipt
 
         with self._open() as client:
-            ask_for_some = partial(take_sample, client, self.index_name, log=self.log, stopped=self.is_killed)
-            found = rehearse(client, self.index_name, deletion, ask_for_some, **self._options())
+            read_sample = partial(take_sample, client, self.index_name, log=self.log, stopped=self.is_killed)
+            found = rehearse(client, self.index_name, deletion, read_sample, **self._options())
         ids = found.pop("ids")
         receipt = Receipt(None, self.index_name, self.used_account, **found).as_dict()
         rehearsed = {"dry_run": True, "would_delete": deletion.found}
         self.push(context, RECEIPT_KEY, {**receipt, **rehearsed})
         self.push(context, REPORT_KEY, {**deletion.report("dry_run", self.probes), "ids": ids})
 
-    def _recall(self, context: Context, evidence: Mapping[str, Any]) -> Deletion:
+    def _restore(self, context: Context, evidence: Mapping[str, Any]) -> Deletion:
         # dag.test() drops the arguments of a deferral. The report has the numbers.
         ti = context["ti"]
         report = ti.xcom_pull(task_ids=ti.task_id, key=REPORT_KEY, map_indexes=ti.map_index) or {}
@@ -250,7 +250,7 @@ class DeleteVectorsByFilterOperator(VectorizeWriteOperator):
         }
 
     def _read(self, name: str) -> Any:
-        harm = f"Without the {name}, the task would delete more than was meant"
+        harm = f"Without the {name}, the task would delete more than intended"
         return read_given(self, name, self._given[name], harm)
 
     def _read_filter(self) -> Any:

@@ -61,7 +61,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
 
     The task does not resend the request after a timeout, since the index may exist already. With
     ``if_exists="skip"``, a retry finds the index and creates missing metadata indexes. With ``"fail"``, a
-    retry fails, even if an earlier try created the index. Pass ``"skip"`` to a task with retries.
+    retry fails, even if an earlier attempt created the index. Pass ``"skip"`` to a task with retries.
 
     .. seealso::
         The guide, with examples: :doc:`/docs/operators/create-index`
@@ -80,9 +80,9 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
     :param if_exists: ``fail``, or ``skip`` to accept an existing index of equal configuration. With
         ``skip``, the task creates missing metadata indexes only if the index has no vectors, since they would
         not cover those. It sends existing ones again, which restores them if their deletion is pending. It
-        does not touch further ones. (templated)
+        does not touch additional ones. (templated)
     :param wait_for_completion: wait until the metadata indexes are applied, and check their types. A task
-        that does not wait cannot observe that someone else has just created one of another type.
+        that does not wait cannot observe that another client has just created one of another type.
     :param poll_interval: seconds, or a ``timedelta``, between two polls of a wait.
     :param wait_timeout: the longest wait, in seconds or as a ``timedelta``. After it the task fails with
         ``VectorizeWaitTimeout``, and Airflow retries it if it has retries.
@@ -146,8 +146,8 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
 
         :return: the mutation id of the last metadata index, None without ``metadata_indexes``.
         :raises VectorizeInputError: a parameter or the connection is invalid, or the index exists with
-            another configuration; nothing was created. After a wait: someone else created a metadata index
-            of another type first.
+            another configuration; nothing was created. After a wait: another client created a metadata
+            index of another type first.
         :raises VectorizeResponseError: the index exists (code 3002), or the service refuses the request.
         :raises VectorizeTransportError: the response was lost; the index may exist.
         :raises VectorizeWaitTimeout: the metadata indexes were not observed as applied in time.
@@ -169,7 +169,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
             found = self._find(client) if self.if_exists == "skip" else None
             created = self._create(client, config) if found is None else None
             self.change = "CREATE" if created else None
-            index = created or found or self.ask(client.get_index, self.index_name)
+            index = created or found or self.send(client.get_index, self.index_name)
             if not created:
                 self._compare(client, index, config, wanted)
             self.push(context, "index", {**index})
@@ -191,7 +191,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         )
 
         try:
-            return self.ask(client.get_index, self.index_name)
+            return self.send(client.get_index, self.index_name)
         except VectorizeNotFoundError as e:
             # The service answers a wrong account with another code.
             if e.code not in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
@@ -204,14 +204,14 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
 
         try:
             description = read_nothing(self.description)
-            index = self.ask(client.create_index, self.index_name, **config, description=description)
+            index = self.send(client.create_index, self.index_name, **config, description=description)
         except (VectorizeResponseError, VectorizeTransportError) as e:
             if isinstance(e, VectorizeResponseError) and e.code == INDEX_EXISTS_CODE:
                 if self.if_exists == "skip":
-                    # Someone else has created it since the task read the index.
+                    # Another client has created it since the task read the index.
                     return None
                 raise VectorizeResponseError(
-                    f"{e}. If an earlier try of this task created it, its metadata indexes may be missing. "
+                    f"{e}. If an earlier attempt created it, its metadata indexes may be missing. "
                     "To check the index and create the missing ones, set if_exists='skip'. To start over, "
                     "delete the index first (DeleteVectorizeIndexOperator) or pass another index_name",
                     status=e.status,
@@ -219,8 +219,8 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
                 ) from None
             if isinstance(e, VectorizeTransportError) or is_server_fault(e):
                 self.log.warning(
-                    "Index %s may exist although the request failed, so this try does not send it again. A "
-                    "retry with if_exists='skip' checks the index and continues from there.",
+                    "Index %s may exist although the request failed, so this attempt does not send it "
+                    "again. A retry with if_exists='skip' checks the index and continues from there.",
                     self.index_name,
                 )
             raise
@@ -242,7 +242,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
             type_differences,
         )
 
-        there = self.ask(client.list_metadata_indexes, self.index_name)
+        there = self.send(client.list_metadata_indexes, self.index_name)
         differences = config_differences(index, config) + type_differences(there, wanted)
         if differences:
             raise VectorizeInputError(
@@ -263,7 +263,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         missing = {name: index_type for name, index_type in wanted.items() if name not in properties}
         further = [show(name) for name in properties if name not in wanted]
         self.log.info(
-            "Index %s exists with this configuration; missing metadata indexes: %s; further ones: %s.",
+            "Index %s exists with this configuration; missing metadata indexes: %s; additional: %s.",
             self.index_name,
             ", ".join(map(show, missing)) or "none",
             ", ".join(further) or "none",
@@ -277,7 +277,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
                 f"of an index. Delete some of {', '.join(further)} first, with "
                 "DeleteVectorizeMetadataIndexOperator and wait_for_completion=True"
             )
-        vectors = self.ask(client.info, self.index_name).get("vectorCount")
+        vectors = self.send(client.info, self.index_name).get("vectorCount")
         if vectors != 0:
             raise VectorizeInputError(
                 f"index {show(self.index_name)} has vectors ({show(vectors)}), but no metadata index of "
@@ -290,7 +290,7 @@ class CreateVectorizeIndexOperator(CreatesMetadataIndexes):
         mutation = None
         for done, (name, index_type) in enumerate(wanted.items()):
             try:
-                mutation = self.ask(client.create_metadata_index, self.index_name, name, index_type)
+                mutation = self.send(client.create_metadata_index, self.index_name, name, index_type)
             except VectorizeError:
                 self.log.error(
                     "Index %s exists with %d of the %d wanted metadata indexes. A retry with "
@@ -358,13 +358,13 @@ class DeleteVectorizeIndexOperator(VectorizeOperator):
         check_path_name(read_nothing(self.index_name))
         with self.open_client(max_connections=1) as client:
             try:
-                self.ask(client.delete_index, self.index_name)
+                self.send(client.delete_index, self.index_name)
             except VectorizeNotFoundError as e:
                 if e.code not in (INDEX_NOT_FOUND_CODE, INDEX_DELETED_CODE):
                     raise
                 if self.if_missing == "fail":
                     raise VectorizeNotFoundError(
-                        f"{e}. An earlier try of this task may have deleted it. To succeed if the index does "
+                        f"{e}. An earlier attempt may have deleted it. To succeed if the index does "
                         "not exist, set if_missing='skip'",
                         status=e.status,
                         code=e.code,

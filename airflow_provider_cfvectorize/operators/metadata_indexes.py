@@ -37,11 +37,11 @@ def make_receipt(client: VectorizeClient, index_name: str, mutation: Mutation | 
 class MetadataIndexOperator(VectorizeWriteOperator):
     """The base of operators that wait until the index lists certain metadata indexes, or does not."""
 
-    def watch_listed(self, lack: Callable[[list[MetadataIndex]], str], *, seconds: float) -> None:
+    def watch_listed(self, find_problem: Callable[[list[MetadataIndex]], str], *, seconds: float) -> None:
         """
         Poll the list of metadata indexes until it is right, in this process.
 
-        :param lack: returns what is wrong with a list, or an empty text.
+        :param find_problem: returns what is wrong with a list, or an empty text.
         """
         from airflow_provider_cfvectorize.client.mutations.wait import WatchingClient, watch_metadata_indexes
 
@@ -50,7 +50,7 @@ class MetadataIndexOperator(VectorizeWriteOperator):
             watch_metadata_indexes(
                 client,
                 self.index_name,
-                lack,
+                find_problem,
                 seconds=seconds,
                 interval=self.poll_interval,
                 stopped=self.is_killed,
@@ -75,7 +75,7 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
         """Push the receipt and, with ``wait_for_completion``, wait."""
         if receipt.mutation_id is not None and not self.wait_for_completion:
             self.log.info(
-                "Type not confirmed: someone else may just have created a metadata index of another type, "
+                "Type not confirmed: another client may just have created a metadata index of another type, "
                 "which would stay. To check the types, set wait_for_completion=True."
             )
         return super().push_and_wait(context, receipt)
@@ -94,16 +94,16 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
             return
         # The list may lag behind the watermark.
         patience = min(self.wait_timeout, VISIBILITY_PATIENCE.total_seconds())
-        self.watch_listed(self._lack, seconds=patience)
+        self.watch_listed(self._find_problem, seconds=patience)
 
-    def _lack(self, listed: list[MetadataIndex]) -> str:
+    def _find_problem(self, listed: list[MetadataIndex]) -> str:
         from airflow_provider_cfvectorize.client.inputs.indexes import type_differences
 
         wanted = self.wanted_types()
         if differences := type_differences(listed, wanted):
             raise VectorizeInputError(
                 f"index {show(self.index_name)} has a metadata index of another type: "
-                f"{'; '.join(differences)}. Someone else created it first, and the service does not change "
+                f"{'; '.join(differences)}. Another client created it first, and the service does not change "
                 "it. Pass that type; or delete it with DeleteVectorizeMetadataIndexOperator and "
                 "wait_for_completion=True, create it again, and upsert the vectors"
             )
@@ -113,7 +113,7 @@ class CreatesMetadataIndexes(MetadataIndexOperator):
             return ""
         return (
             f"the metadata indexes of index {show(self.index_name)} are applied, but not listed: "
-            f"{', '.join(absent)}. Either the list lags, or someone has deleted them since"
+            f"{', '.join(absent)}. Either the list lags, or another client has deleted them since"
         )
 
 
@@ -194,8 +194,8 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
 
         :return: the mutation id.
         :raises VectorizeInputError: a parameter or the connection is invalid, or the index has this
-            metadata index with another type, or ten others; nothing was created. After a wait: someone else
-            created one of another type first.
+            metadata index with another type, or ten others; nothing was created. After a wait: another
+            client created one of another type first.
         :raises VectorizeNotFoundError: the index does not exist.
         :raises VectorizeWaitTimeout: the creation was not observed as applied in time.
         """
@@ -205,7 +205,7 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
         with self.open_client(max_connections=1) as client:
             # Count before the creation: the warning is about earlier vectors only.
             vectors = None if self._is_listed(client, name, index_type) else self._count(client)
-            mutation = self.ask(client.create_metadata_index, self.index_name, name, index_type)
+            mutation = self.send(client.create_metadata_index, self.index_name, name, index_type)
             self.change = "ALTER"
             self.log.info("Accepted: the metadata index, as mutation %s.", mutation["mutationId"])
             if vectors:
@@ -227,10 +227,10 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
         return {name: cast("IndexType", check_index_type(self.index_type))}
 
     def _count(self, client: VectorizeClient) -> object:
-        return self.ask(client.info, self.index_name).get("vectorCount")
+        return self.send(client.info, self.index_name).get("vectorCount")
 
     def _is_listed(self, client: VectorizeClient, name: str, index_type: str) -> bool:
-        listed = self.ask(client.list_metadata_indexes, self.index_name)
+        listed = self.send(client.list_metadata_indexes, self.index_name)
         types = {one["propertyName"]: one["indexType"] for one in listed}
         found = types.get(name)
         if found is None:
@@ -250,8 +250,8 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
             )
         if self.if_exists == "fail":
             raise VectorizeInputError(
-                f"index {show(self.index_name)} has a metadata index of {show(name)} already. An earlier try "
-                "of this task may have created it. To accept it, set if_exists='skip'"
+                f"index {show(self.index_name)} has a metadata index of {show(name)} already. An earlier "
+                "attempt may have created it. To accept it, set if_exists='skip'"
             )
         self.log.info(
             "Index %s has this metadata index of %s already; the task sends it again in case its deletion is "
@@ -338,7 +338,7 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
         with self.open_client(max_connections=1) as client:
             mutation = None
             try:
-                mutation = self.ask(client.delete_metadata_index, self.index_name, name)
+                mutation = self.send(client.delete_metadata_index, self.index_name, name)
             except VectorizeResponseError as e:
                 if e.code != METADATA_INDEX_NOT_FOUND_CODE:
                     raise
@@ -364,13 +364,13 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
         :raises VectorizeWaitTimeout: it was still listed at the end of the wait.
         """
         if evidence["mutation_id"] is None:
-            self.watch_listed(self._lack, seconds=self.wait_timeout)
+            self.watch_listed(self._find_problem, seconds=self.wait_timeout)
         return evidence
 
-    def _lack(self, listed: list[MetadataIndex]) -> str:
+    def _find_problem(self, listed: list[MetadataIndex]) -> str:
         if self.property_name not in [one["propertyName"] for one in listed]:
             return ""
         return (
             f"index {show(self.index_name)} still lists the metadata index of {show(self.property_name)}: "
-            "its deletion is accepted and not applied yet, or someone has created it again"
+            "its deletion is accepted and not applied yet, or another client has created it again"
         )

@@ -100,7 +100,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         self.return_values = return_values
         self.concurrency = concurrency
         #: Whether there were ids to read.
-        self._asked = False
+        self._has_ids = False
 
     def execute(self, context: Context) -> list[dict[str, Any]] | str:
         """
@@ -115,7 +115,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         path = self._check_path()
         with self.open_client(max_connections=self.concurrency) as client:
             ids = read_id_source(self.ids, self.ids_path, origin=origin_of(self, "ids"), log=self.log)
-            self._asked = ids.count > 0
+            self._has_ids = ids.count > 0
             missing: list[str] = []
             vectors = self._read(client, ids, missing)
             result: list[dict[str, Any]] | str
@@ -134,7 +134,7 @@ class GetVectorsByIdsOperator(VectorizeOperator):
         from airflow_provider_cfvectorize.lineage import Flow
 
         return Flow(
-            reads_index=self._asked,
+            reads_index=self._has_ids,
             input_paths=(self.ids_path,),
             output_paths=() if failed else (self.path,),
         )
@@ -151,8 +151,8 @@ class GetVectorsByIdsOperator(VectorizeOperator):
             path_of(self.ids_path, "ids_path"), "ids_path"
         ):
             raise VectorizeInputError(
-                f"path and ids_path are both {show(path, 200)}: a retry would read other ids from it. Pass "
-                "two different files"
+                f"path and ids_path are both {show(path, 200)}, so a retry would read different ids: pass "
+                "two files"
             )
         return path
 
@@ -265,7 +265,7 @@ class QueryVectorsOperator(VectorizeOperator):
             for an XCom.
         """
         check_flags(self)
-        question: dict[str, Any] = {
+        query: dict[str, Any] = {
             "vector": self._read_vector(),
             "vector_id": read_nothing(self.vector_id),
             "top_k": read_integer(self.top_k),
@@ -275,7 +275,7 @@ class QueryVectorsOperator(VectorizeOperator):
             "return_metadata": self.return_metadata,
         }
         with self.open_client(max_connections=1) as client:
-            result = self.ask(client.query, self.index_name, **question)
+            result = self.send(client.query, self.index_name, **query)
         self.log.info("Found %s.", counted(len(result["matches"]), "match"))
         _check_size(
             _size(result),
@@ -297,7 +297,7 @@ class QueryVectorsOperator(VectorizeOperator):
         is_written_out = self._nones is not None and "filter" not in (self.mapped_with or ())
         if read == {} and not is_written_out:
             raise VectorizeInputError(
-                "filter is empty after rendering. Without a filter, the task would read more than was meant. "
+                "filter is empty after rendering. Without a filter, the task would read more than intended. "
                 "Check the template or upstream task that gives it. To run without filter, do not pass it"
             )
         if self._nones is not None and count_nones(read) > self._nones:

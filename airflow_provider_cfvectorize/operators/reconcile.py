@@ -310,7 +310,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             names[place] = name
 
     def _earlier_receipt(self, context: Context, checkpoint: Checkpoint | None) -> Receipt | None:
-        """Return the receipt of an earlier try whose delete was acknowledged; None if there is none."""
+        """Return the receipt of an earlier attempt whose delete was acknowledged; None if there is none."""
         if checkpoint is None:
             return None
         saved = checkpoint.load()
@@ -318,7 +318,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         if saved.receipt is None or not isinstance(report, dict):
             return None
         count = counted(saved.receipt.count, "id")
-        self.log.info("Acknowledged in an earlier try: the delete of %s.", count)
+        self.log.info("Acknowledged in an earlier attempt: the delete of %s.", count)
         self.push(context, "report", report)
         return saved.receipt
 
@@ -332,7 +332,8 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         if self.id_prefix is None and not self.owns_index:
             self.log.warning(
                 "Without id_prefix, this task owns the whole index %s: every id that is not among the %d "
-                "desired ids is surplus, whoever wrote it. If that is right, set owns_index=True.",
+                "desired ids is surplus, even if another client wrote it. If that is intended, set "
+                "owns_index=True.",
                 self.index_name,
                 comparison.desired,
             )
@@ -343,7 +344,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
                 *(show(self.id_prefix + end) for end in ("", "0", "/")),
             )
         list_into(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
-        self._tell(comparison)
+        self._log_comparison(comparison)
         if self.confirm_after is None or comparison.surplus.count == 0:
             return
         if self._refusal(comparison) and not self.is_dry_run:
@@ -351,7 +352,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         self.log.info("Waiting %g s before a second listing that confirms the surplus.", self.confirm_after)
         pause(self.confirm_after, self.is_killed)
         list_into(comparison, client, self.index_name, stopped=self.is_killed, log=self.log)
-        self._tell(comparison)
+        self._log_comparison(comparison)
 
     def _act(
         self,
@@ -434,14 +435,9 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
             log=self.log,
         )
         if receipt.mutation_id is None:
-            self.log.info("No surplus; nothing to delete.")
+            self.log.info("Nothing to delete: no surplus.")
         else:
-            self.log.info(
-                "Accepted: the delete of %s in %s; the last mutation is %s.",
-                counted(receipt.count, "id"),
-                counted(receipt.batches, "request"),
-                receipt.mutation_id,
-            )
+            self.log.info("%s", receipt.acceptance("id"))
         return receipt
 
     def _refusal(self, comparison: Comparison) -> str | None:
@@ -461,7 +457,7 @@ class ReconcileVectorsOperator(VectorizeWriteOperator):
         if refused is not None:
             raise VectorizeInputError(f"index {show(self.index_name)}: {refused}")
 
-    def _tell(self, comparison: Comparison) -> None:
+    def _log_comparison(self, comparison: Comparison) -> None:
         self.log.info(
             "Index %s, %s: %s listed, %d desired, %d surplus, %d missing.",
             self.index_name,

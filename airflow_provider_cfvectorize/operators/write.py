@@ -251,8 +251,8 @@ class UpsertVectorsOperator(_FillOperator):
     :param deferrable: wait in the triggerer, without occupying a worker slot.
     :param durable: on Airflow 3.3 or newer and with ``vectors_path``, save progress, so that a retry
         continues after the last acknowledged request or at the wait. A different file content, a cleared
-        task or a recreated index start over. On an older Airflow, without a file, or with False, every try
-        sends all vectors.
+        task or a recreated index start over. On an older Airflow, without a file, or with False, every
+        attempt sends all vectors.
     :param verify: ``sample`` reads a few ids before the write to choose witnesses; ``none`` reads none.
     :param require_equal: fail with ``VectorizeDiffersError``, instead of logging a warning, if witnesses
         differ.
@@ -290,8 +290,8 @@ class InsertVectorsOperator(_FillOperator):
     :param deferrable: wait in the triggerer, without occupying a worker slot.
     :param durable: on Airflow 3.3 or newer and with ``vectors_path``, save progress, so that a retry
         continues after the last acknowledged request or at the wait. A different file content, a cleared
-        task or a recreated index start over. On an older Airflow, without a file, or with False, every try
-        sends all vectors.
+        task or a recreated index start over. On an older Airflow, without a file, or with False, every
+        attempt sends all vectors.
     :param verify: ``sample`` reads a few ids before the write to choose witnesses; ``none`` reads none.
     :param require_equal: fail with ``VectorizeDiffersError``, instead of logging a warning, if witnesses
         differ.

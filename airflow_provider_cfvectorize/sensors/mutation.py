@@ -124,7 +124,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         if self.never_fail:
             raise VectorizeInputError(
                 "never_fail is True, expected False: with it, Airflow skips different errors in each mode, "
-                "also a refused token. Use soft_fail=True, which skips a timeout in every mode."
+                "including a refused token. Use soft_fail=True, which skips a timeout in every mode"
             )
         self.index_name = index_name
         self.mutation_id = mutation_id

@@ -32,13 +32,13 @@ def check_execution_timeout(
         return
     raise VectorizeWaitTimeout(
         f"the task's execution_timeout of {execution_timeout.total_seconds():g} s ended the wait before its "
-        f"{name} of {seconds:g} s: {error} Make execution_timeout longer than {name}."
+        f"{name} of {seconds:g} s: {error}. Make execution_timeout longer than {name}"
     ) from None
 
 
 def is_of_an_earlier_try(context: Context, try_number: int | None) -> bool:
     """
-    Return whether an event belongs to an earlier try: Airflow 3.0 resumes the next try with it.
+    Return whether an event belongs to an earlier attempt: Airflow 3.0 resumes the next try with it.
 
     :param try_number: the try that deferred; None if it is unknown.
     """
@@ -47,7 +47,7 @@ def is_of_an_earlier_try(context: Context, try_number: int | None) -> bool:
 
 def start_over(task: BaseOperator, context: Context) -> Any:
     """Run a resumed task from its beginning."""
-    task.log.info("Ignored the event of an earlier try; running the task from its beginning.")
+    task.log.info("Ignored the event of an earlier attempt; starting over.")
     execute = type(task).execute
     # Without Airflow's guard, which lets only its task runner call execute().
     return getattr(execute, "__wrapped__", execute)(task, context)

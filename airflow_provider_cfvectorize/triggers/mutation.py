@@ -140,13 +140,13 @@ class VectorizeMutationTrigger(BaseTrigger):
             async for seen in seeing:
                 if seen.state is not None and seen.decisions is not None:
                     so_far.note(seen.state, seen.decisions)
-                if seen.trouble:
-                    so_far.note_trouble(seen.trouble)
+                if seen.failure:
+                    so_far.note_failure(seen.failure)
                 if (evidence := so_far.evidence(client.account_id)) is not None:
                     return applied_event(evidence)
                 if seen.is_last:
                     return timeout_event(so_far.timeout(self.wait_seconds))
-                so_far.report()
+                so_far.log_news()
         raise VectorizeError("the poll ended without an event")
 
     async def _make_client(self) -> Any:

@@ -54,7 +54,7 @@ class Seen:
     :param decisions: the decision on each of the wait's receipts; None if the poll failed.
     :param is_over: all receipts are applied.
     :param is_last: the wait's deadline has passed.
-    :param trouble: why the poll failed; empty if it succeeded.
+    :param failure: why the poll failed; empty if it succeeded.
     :param is_refused: the poll failed because the service refused the credentials.
     """
 
@@ -62,7 +62,7 @@ class Seen:
     decisions: list[Decision] | None = None
     is_over: bool = False
     is_last: bool = False
-    trouble: str = ""
+    failure: str = ""
     is_refused: bool = False
 
 
@@ -75,7 +75,7 @@ class _Wait:
     receipts: Sequence[Receipt]
     interval: float
     seconds_left: Callable[[], float]
-    heard: asyncio.Queue[Seen | BaseException]
+    results: asyncio.Queue[Seen | BaseException]
     #: The time from which the newest mutation may be applied, in seconds of the monotonic clock.
     ripe_at: float
 
@@ -110,10 +110,10 @@ async def watch(
                 seen: Seen | BaseException
                 try:
                     async with asyncio.timeout(max(0.0, seconds_left()) + LAST_POLL_SECONDS):
-                        seen = await wait.heard.get()
+                        seen = await wait.results.get()
                 except TimeoutError:
                     # Before Airflow's own timeout, whose error lacks the observations.
-                    seen = Seen(is_last=True, trouble="the last poll did not end")
+                    seen = Seen(is_last=True, failure="the last poll did not end")
                 if isinstance(seen, _Ended):
                     break
                 is_refused = (
@@ -228,7 +228,7 @@ class IndexPoll:
         self.has_ended = True
         self._forget(self)
         for wait in self._waits:
-            wait.heard.put_nowait(reason)
+            wait.results.put_nowait(reason)
         self.client.close()
 
     async def _run(self) -> None:
@@ -291,7 +291,7 @@ class IndexPoll:
             self._answered_at = time.monotonic()
             if is_permanent(e, "poll"):
                 raise
-            seen = Seen(trouble=str(e), is_refused=isinstance(e, VectorizeAuthError))
+            seen = Seen(failure=str(e), is_refused=isinstance(e, VectorizeAuthError))
             for wait in waits:
                 self._report(wait, replace(seen, is_last=wait in last))
             return started
@@ -307,7 +307,7 @@ class IndexPoll:
         if isinstance(seen, VectorizeError) or seen.is_last or seen.is_over:
             # This was its last result: further polls for it would only cost requests.
             self._waits.discard(wait)
-        wait.heard.put_nowait(seen)
+        wait.results.put_nowait(seen)
 
     async def _send_requests(self, waits: Mapping[_Wait, Sequence[Receipt]], last: Collection[_Wait]) -> Poll:
         requests = poll_index(waits, self._index_name, last)

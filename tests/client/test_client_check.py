@@ -238,30 +238,33 @@ def pending(reason: str, *visible: str) -> Decision:
 
 
 def test_the_timeout_error_names_watermark_and_visible_ids() -> None:
-    text = explain_timeout([(receipt("m"), pending(f"{STATE}", "a", "b\n"))], STATE, 900)
+    text = explain_timeout([(receipt("m"), pending(f"{STATE}", "a", "b\n"))], STATE, 900, "docs")
     assert text == (
-        "not seen to be applied within 900 s: mutation m, accepted at 2026-01-31T12:00:00Z: the watermark is "
-        "'other' of 2026-01-31T12:01:00Z; still visible: 'a', 'b\\n'."
+        "not observed as applied in index docs within 900 s: mutation m, accepted at 2026-01-31T12:00:00Z: "
+        "the watermark is 'other' of 2026-01-31T12:01:00Z; still visible: 'a', 'b\\n'"
     )
 
 
 def test_the_timeout_error_of_a_bare_id_is_inconclusive() -> None:
     bare = Receipt.of_bare_id("m")
-    text = explain_timeout([(bare, decide(bare, STATE))], STATE, 1.5)
+    text = explain_timeout([(bare, decide(bare, STATE))], STATE, 1.5, "docs")
     assert (
         "within 1.5 s: mutation m: inconclusive, it may have been overtaken by 'other' of 2026-01-31" in text
     )
     assert "which may include it. Pass the receipt instead" in text
     assert "delete.output['receipt']" in text
     none_yet = IndexState(None, None, T0)
-    assert "mutation m: the index has applied no mutation yet" in explain_timeout([(bare, None)], none_yet, 1)
-    assert explain_timeout([(bare, None)], None, 1) == "not seen to be applied within 1 s: mutation m."
+    assert "mutation m: the index has applied no mutation yet" in explain_timeout(
+        [(bare, None)], none_yet, 1, "docs"
+    )
+    text = explain_timeout([(bare, None)], None, 1, "docs")
+    assert text == "not observed as applied in index docs within 1 s: mutation m"
 
 
 def test_the_timeout_error_names_three_mutations_and_counts_the_rest() -> None:
     applied = Decision(Verdict.APPLIED, "watermark")
     waits = [(receipt("done"), applied), *((receipt(f"m{i}"), pending("why")) for i in range(5))]
-    text = explain_timeout(waits, STATE, 60, "HTTP 503")
+    text = explain_timeout(waits, STATE, 60, "docs", "HTTP 503")
     assert "done" not in text
     assert [f"m{i}," in text for i in range(5)] == [True, True, True, False, False]
     assert text.endswith("; and 2 more. The last poll failed: HTTP 503")

@@ -212,9 +212,7 @@ def test_a_permanent_error_of_a_batch_ends_the_delete(
     assert type(error) is kind
     assert (error.acknowledged, error.failed, error.not_sent) == (200, 100, 650)
     assert "200 of 950 ids are acknowledged, 100 failed" in str(error)
-    assert "650 were not sent. Deleting all of them again is harmless. The first failure: POST /" in str(
-        error
-    )
+    assert "650 not sent. Deleting all ids again is harmless. The first failure: POST /" in str(error)
     assert [ids[0] for ids in index.deletes] == ["id-0", "id-100"]
     if isinstance(error, VectorizeBatchAuthError):
         assert isinstance(error, VectorizeAuthError)
@@ -269,7 +267,7 @@ def test_a_stopped_delete_counts_acknowledged_ids(
 
     index.refuse = refuse
     client = connect(serve(index), retry=RetryLimits())
-    with pytest.raises(VectorizeInterrupted, match="200 of 900 ids are acknowledged, 600 were not sent"):
+    with pytest.raises(VectorizeInterrupted, match="200 of 900 ids are acknowledged, 600 not sent"):
         delete_ids(
             client,
             "docs",
@@ -347,12 +345,12 @@ def test_progress_is_logged_at_intervals(
     now = [50.0]
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
     time_for = partial(make_client("http://127.0.0.1:9").session.time_for, concurrency=1)
-    progress = Progress(log, "deleting", count=400, batches=4, time_for=time_for)
+    progress = Progress(log, "Deleting", count=400, batches=4, time_for=time_for)
     for _ in range(4):
         now[0] += 6
         progress.add(100)
     assert [record.getMessage() for record in caplog.records] == [
-        "deleting: 200 of 400 ids in 2 of 4 batches, 17 ids a second, about 12 s left"
+        "Deleting: 200 of 400 ids in 2 of 4 batches, 17 ids a second, about 12 s left."
     ]
 
 
@@ -363,7 +361,7 @@ def test_the_rate_is_that_of_the_last_minute(
     now = [50.0]
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
     time_for = partial(make_client("http://127.0.0.1:9").session.time_for, concurrency=1)
-    progress = Progress(log, "deleting", count=100_000, batches=1000, time_for=time_for)
+    progress = Progress(log, "Deleting", count=100_000, batches=1000, time_for=time_for)
     progress.add(50_000)
     for _ in range(7):
         now[0] += 10
@@ -392,7 +390,7 @@ def test_the_time_left_of_every_job_includes_the_budget(
     read_back_all(client, "docs", ids, log=log)
     next(iter_ids(client, "docs", log=log))
     first = [message for message in caplog.messages if "in 1 of 20 batches" in message]
-    assert [message.split()[0] for message in first] == ["deleting", "reading:", "reading", "listing"]
+    assert [message.split()[0] for message in first] == ["Deleting", "Reading:", "Reading", "Listing"]
     assert all(500 < int(message.split()[-3]) < 900 for message in first)
 
 
@@ -461,9 +459,7 @@ def test_a_failing_read_back_is_an_error(serve: Serve, connect: Connect) -> None
 
 
 def test_a_read_back_can_be_stopped(connect: Connect) -> None:
-    with pytest.raises(
-        VectorizeInterrupted, match=r"0 of 5 ids were read back\. The delete itself is complete"
-    ):
+    with pytest.raises(VectorizeInterrupted, match=r"0 of 5 ids were read back\. The delete is applied"):
         read_back_all(connect("http://127.0.0.1:9"), "docs", IdList(numbered(5)), stopped=lambda: True)
 
 
@@ -478,7 +474,7 @@ def test_a_repeated_read_back_can_be_stopped(
             IdList(numbered(5)),
             patience=3600,
             interval=3600,
-            stopped=lambda: "reading them again" in caplog.text,
+            stopped=lambda: "reading again" in caplog.text,
             log=log,
         )
 

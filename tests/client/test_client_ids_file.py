@@ -127,7 +127,7 @@ def test_positions_count_empty_lines() -> None:
 @pytest.mark.parametrize(
     ("name", "line", "said"),
     [
-        ("ids.txt", SECRET * 10, "line 3 (70 bytes) has 70 bytes of UTF-8, the most is 64"),
+        ("ids.txt", SECRET * 10, "line 3 (70 bytes) has 70 bytes of UTF-8, expected at most 64"),
         ("ids.txt", SECRET + b"\xff\xfe", "line 3 (9 bytes) is not UTF-8 at byte 7"),
         ("ids.txt", b"\xed\xa0\x80", "line 3 (3 bytes) is not UTF-8"),
         ("v.ndjson", SECRET, "line 3 (7 bytes) is not JSON"),

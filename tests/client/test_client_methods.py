@@ -210,7 +210,7 @@ def test_ndjson_bytes_are_sent_unchanged(client: VectorizeClient, echo: Scripted
 def test_the_error_of_a_vector_that_is_not_json_names_its_position(
     client: VectorizeClient, echo: ScriptedServer, bad: Any
 ) -> None:
-    with pytest.raises(VectorizeInputError, match=r"vectors: at position 1, (the vector|this cannot be)"):
+    with pytest.raises(VectorizeInputError, match=r"vectors: at position 1, (the vector|a value cannot be)"):
         client.upsert("docs", [{"id": "a", "values": [1.0]}, bad])
     assert echo.requests == []
 
@@ -218,12 +218,12 @@ def test_the_error_of_a_vector_that_is_not_json_names_its_position(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"api_token": None}, "there is no API token"),
-        ({"api_token": ""}, "there is no API token"),
+        ({"api_token": None}, "the API token is missing"),
+        ({"api_token": ""}, "the API token is missing"),
         ({"api_token": "hunter2 "}, "the API token has a space"),
         ({"api_token": "hunter2\r\nX: 1"}, "the API token has a space, a line break"),
         ({"api_token": "hunter2é"}, "another character that cannot be sent"),
-        ({"api_email": "a@example.com"}, "there is no Global API Key"),
+        ({"api_email": "a@example.com"}, "the Global API Key is missing"),
         ({"api_email": "a b", "api_key": "hunter2"}, "the api_email has a space"),
         ({"api_email": "a", "api_key": "hunter2\n"}, "the Global API Key has a space"),
         ({"user_agent": "a\nb"}, "user_agent"),
@@ -313,7 +313,7 @@ def test_an_unreadable_ca_bundle_is_an_error(
     (tmp_path / "none.pem").write_text("none")
     for name in ("absent.pem", "none.pem"):
         monkeypatch.setenv(variable, str(tmp_path / name))
-        with pytest.raises(VectorizeFileError, match=f"no CA cert.*{name}.*which {variable} names"):
+        with pytest.raises(VectorizeFileError, match=f"no CA cert.*{name}.*the value of {variable}"):
             connect("https://127.0.0.1:9")
         # Plain HTTP does not need it.
         connect("http://127.0.0.1:9")
@@ -321,7 +321,9 @@ def test_an_unreadable_ca_bundle_is_an_error(
 
 @pytest.mark.parametrize("token", [7, b"bytes", ["a"]])
 def test_a_token_must_be_a_string(connect: Connect, token: Any) -> None:
-    with pytest.raises(VectorizeInputError, match=r"the API token is a (int|bytes|list), expected a string"):
+    with pytest.raises(
+        VectorizeInputError, match=r"the API token is of type (int|bytes|list), expected a string"
+    ):
         connect("http://127.0.0.1:9", api_token=token)
 
 

@@ -136,7 +136,7 @@ def test_an_unanswered_read_does_not_delay_a_stop(silent: ScriptedServer, connec
 
 
 def test_an_unanswered_page_does_not_delay_a_stop(silent: ScriptedServer, connect: Connect) -> None:
-    with pytest.raises(VectorizeInterrupted, match="interrupted: 0 ids of index 'docs' had been listed"):
+    with pytest.raises(VectorizeInterrupted, match="interrupted: 0 ids of index 'docs' listed"):
         list(iter_ids(connect(silent, timeout=60), "docs", stopped=lambda: bool(silent.requests)))
 
 

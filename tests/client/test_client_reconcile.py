@@ -138,7 +138,7 @@ def test_desired_ids_outside_the_prefix_are_an_error() -> None:
         ("None", "which Jinja renders for a missing value"),
         (7, "id_prefix is 7, expected the first characters"),
         (["a"], "expected the first characters"),
-        ("x" * 65, "has 65 bytes of UTF-8, the most is 64, so no id can begin with it"),
+        ("x" * 65, "has 65 bytes of UTF-8, expected at most 64, so no id can begin with it"),
         ("\ud800", "surrogate"),
     ],
 )
@@ -212,7 +212,7 @@ def test_an_expired_listing_starts_over(
 ) -> None:
     # Ids that only the expired listing had do not count.
     server = serve([page("a", "gone", cursor="x"), EXPIRED, page("a", "b", cursor="y"), page("c", "b")])
-    with Comparison() as comparison, caplog.at_level(logging.WARNING):
+    with Comparison() as comparison, caplog.at_level(logging.INFO):
         comparison.add_desired(IdList(["a"]))
         list_into(comparison, connect(server), "docs")
         assert flat(comparison.surplus) == ["b", "c"]
@@ -245,7 +245,7 @@ def test_progress_is_logged(
     with Comparison() as comparison, caplog.at_level(logging.INFO):
         list_into(comparison, connect(server), "docs")
         assert comparison.listed == 3
-    assert ("listing docs: 2 of 5 ids" in caplog.text) is (total == 5)
+    assert ("Listing docs: 2 of 5 ids" in caplog.text) is (total == 5)
 
 
 def test_a_listing_stops_between_two_pages(serve: Serve, connect: Connect) -> None:

@@ -145,7 +145,7 @@ def test_a_throttle_waits_for_retry_after(caplog: pytest.LogCaptureFixture) -> N
     assert service.ask() == 1
     assert service.sleeps == [299, 300]
     assert [r.levelno for r in caplog.records] == [logging.WARNING] * 2
-    assert "Waiting 299 s, until 20" in caplog.text
+    assert "Retrying in 299 s, at 20" in caplog.text
 
 
 def test_a_throttle_waits_until_a_date() -> None:
@@ -311,7 +311,7 @@ def test_a_stop_wakes_sleepers(serve: Serve, connect: Connect, caplog: pytest.Lo
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    while "Waiting 500 s" not in caplog.text:
+    while "Retrying in 500 s" not in caplog.text:
         threads[0].join(0.005)
     client.session.stop()
     for thread in threads:
@@ -327,7 +327,7 @@ def test_a_thread_woken_by_a_stop_sends_nothing(
     client = connect(serve([refused(429, 971, Retry_After="500")]), retry=RetryLimits())
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(client.list_indexes)
-        while "Waiting 500 s" not in caplog.text:
+        while "Retrying in 500 s" not in caplog.text:
             wait([call], 0.005)
         # The stop wakes the threads that wait for the pacer last; this thread has retried by then.
         monkeypatch.setattr(Pacer, "stop", lambda pacer: wait([call], 20))

@@ -125,7 +125,7 @@ def test_the_class_and_code_of_each_error(reply: Reply, kind: type, code: int | 
         (refused(410, 3005), "create it again"),
         (refused(404, 7003), "Check the account id and the connection's host"),
         (refused(400, 40007), "Send fewer ids"),
-        (refused(400, 3002), "exists already"),
+        (refused(400, 3002), "already exists"),
         (refused(400, 1005), "Send NDJSON"),
         (refused(429, 971, Retry_After="17"), "retry after 17 s.*owner share the budget"),
         (refused(200, 1), r"success: false"),

@@ -88,7 +88,7 @@ def test_plain_http_needs_loopback_or_an_allowed_host(host: str) -> None:
     ],
 )
 def test_urls_with_a_possible_secret_are_refused_and_not_shown(host: str) -> None:
-    with pytest.raises(VectorizeInputError, match="not shown: it may have a secret in it") as e:
+    with pytest.raises(VectorizeInputError, match="not shown: it may contain a secret") as e:
         check_base_url(host)
     assert "hunter2" not in str(e.value)
     assert e.value.__context__ is None
@@ -139,7 +139,7 @@ def test_urls_with_a_possible_secret_are_refused_and_not_shown(host: str) -> Non
 )
 def test_invalid_urls_are_refused(host: str) -> None:
     with pytest.raises(
-        VectorizeInputError, match=r"expected something like https://api\.cloudflare\.com"
+        VectorizeInputError, match=r"expected a URL such as https://api\.cloudflare\.com"
     ) as e:
         check_base_url(host)
     assert str(e.value).isprintable()

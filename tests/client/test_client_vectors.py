@@ -51,16 +51,19 @@ NO_VECTORS = [
 ]
 BEYOND_CAPS = [
     (vector(""), "has an id that is empty"),
-    (vector("é" * 33), "has 66 bytes of UTF-8, the most is 64"),
+    (vector("é" * 33), "has 66 bytes of UTF-8, expected at most 64"),
     (vector("\ud800"), "half of a surrogate pair"),
     (vector(values=[1.0]), "has 1 value, expected 2"),
     (vector(namespace="é" * 33), "has a namespace that has 66 bytes"),
-    (vector(metadata={"k": "x" * 10233}), "has 10241 bytes of metadata as compact JSON, the most is 10240"),
+    (
+        vector(metadata={"k": "x" * 10233}),
+        "has 10241 bytes of metadata as compact JSON, expected at most 10240",
+    ),
     (vector(metadata={"": 1}), "has the key '' in its metadata"),
     (vector(metadata={"a.b": 1}), "has the key 'a.b' in its metadata"),
     (vector(metadata={"a": [{'b"': 1}]}), "has the key 'b\"' in its"),
     (vector(metadata={"a": {"$b": 1}}), r"has the key '\$b' in its metadata"),
-    (vector(metadata={"a": "\ud800"}), "has invalid metadata: this cannot be written as JSON"),
+    (vector(metadata={"a": "\ud800"}), "has invalid metadata: a value cannot be written as JSON"),
 ]
 
 
@@ -174,10 +177,10 @@ def test_the_number_of_values_is_checked() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (None, "got None, expected vectors such as"),
-        (5, "got 5, expected"),
+        (None, "vectors is None, expected vectors such as"),
+        (5, "vectors is 5, expected"),
         ("vectors.ndjson", r"for a path, pass open\(path, 'rb'\)"),
-        (vector(), "got a dict, expected"),
+        (vector(), "vectors is a dict, expected"),
     ],
 )
 def test_inputs_without_vectors_are_refused(wrong: Any, said: str) -> None:

@@ -231,7 +231,7 @@ def test_visible_witnesses_are_a_warning_or_an_error(caplog: pytest.LogCaptureFi
         ),
         (
             evidence("nothing_to_do", mutation_id=None, accepted_at=None, witnesses_checked=0),
-            "Nothing to do: nothing was sent, so there is nothing to wait for.",
+            "Nothing to do: nothing was sent.",
         ),
     ],
 )
@@ -250,4 +250,4 @@ def test_an_inferred_outcome_logs_that_it_is_weaker(caplog: pytest.LogCaptureFix
     report_evidence(evidence("inferred", witnesses_checked=0), log)
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith("Applied (inferred): mutation 4a495fae")
-    assert "weaker than having seen it" in second
+    assert "weaker than an observation" in second

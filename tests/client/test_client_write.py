@@ -105,7 +105,7 @@ def test_the_error_of_a_bad_line_counts_acknowledged_vectors(serve: Serve, conne
     with pytest.raises(
         VectorizeInputError,
         match=r"line 6001 \(1 bytes\) is not JSON in UTF-8\. 5000 vectors in 1 request are acknowledged "
-        rf"\(the last mutation is {MUTATION}\)\. Writing all of them again is harmless",
+        rf"\(the last mutation is {MUTATION}\)\. Writing all vectors again is harmless",
     ):
         write_vectors(connect(server), "upsert", "docs", io.BytesIO("\n".join(lines).encode()))
     assert len(server.requests) == 1
@@ -142,9 +142,9 @@ def test_a_failed_request_is_an_error(
     assert type(e.value) is kind
     assert (e.value.acknowledged, e.value.failed, e.value.not_sent) == (10_000, 5000, None)
     assert str(e.value).startswith(
-        f"10000 vectors in 2 requests are acknowledged (the last mutation is {LAST}), the 5000 of positions "
-        "10000 to 14999 failed, and the rest was not sent. Writing all of them again is harmless. The "
-        "failure: "
+        f"10000 vectors in 2 requests are acknowledged (the last mutation is {LAST}), 5000 vectors "
+        "(positions 10000 to 14999) failed, the rest was not sent. Writing all vectors again is harmless. "
+        "The failure: "
     )
     assert e.value.__cause__ is not None
     assert len(server.requests) == 3
@@ -182,7 +182,7 @@ def test_the_clients_method_sends_at_most_one_request(serve: Serve, connect: Con
     server = serve([accepted()])
     client = connect(server)
     client.upsert("docs", some(5000))
-    with pytest.raises(VectorizeInputError, match=r"more than 5000, .* the hook's method of this name"):
+    with pytest.raises(VectorizeInputError, match=r"more than 5000 items, .* the hook's method of this name"):
         client.upsert("docs", some(5001))
     assert len(server.requests) == 1
 

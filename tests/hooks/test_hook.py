@@ -148,7 +148,7 @@ def test_an_invalid_vector_after_valid_vectors(vectorize: Vectorize) -> None:
     ):
         hook.upsert(INDEX, [good] * 5000 + [{"values": [0.5] * 32}])  # type: ignore[list-item]
     with pytest.raises(
-        VectorizeBatchError, match=r"the 1 of line 1 failed.* code 40012: .*nvalid vector"
+        VectorizeBatchError, match=r"1 vector \(line 1\) failed.* code 40012: .*nvalid vector"
     ) as e:
         hook.upsert(INDEX, b'{"id":"a","values":[1]}')
     assert (e.value.acknowledged, e.value.failed) == (0, 1)

@@ -179,7 +179,7 @@ def test_an_invalid_data_file_is_an_error(tmp_path, capsys):
         (["--latency", "inf"], "latency must be 0 or more, got inf"),
         (["--foreign-writes-per-second", "x"], "argument --foreign-writes-per-second"),
         (["--recall", "90"], "recall must be a number from 0 to 1, got 90.0"),
-        (["--rate-limit", "1200"], "rate_limit must be REQUESTS/SECONDS in whole numbers, such as 1200/300"),
+        (["--rate-limit", "1200"], "rate_limit must be two integers REQUESTS/SECONDS, such as 1200/300"),
         (
             ["--fault", "nonsense"],
             "fault 'nonsense': unknown kind 'nonsense'; the kinds are latency, reset-b",

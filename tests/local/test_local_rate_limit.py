@@ -321,8 +321,8 @@ def test_valid_limits(given):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("", "rate_limit must be REQUESTS/SECONDS in whole numbers, such as 1200/300, got ''"),
-        ("1200", "whole numbers, such as 1200/300, got '1200'"),
+        ("", "rate_limit must be two integers REQUESTS/SECONDS, such as 1200/300, got ''"),
+        ("1200", "REQUESTS/SECONDS, such as 1200/300, got '1200'"),
         ("1200/5m", "got '1200/5m'"),
         ("1200 / 300", "got '1200 / 300'"),
         ("1200/300/1", "got '1200/300/1'"),

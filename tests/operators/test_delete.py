@@ -140,7 +140,7 @@ def test_a_single_id_is_deleted(vectorize: Vectorize) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({"ids": None}, "got None"),
+        ({"ids": None}, "ids is None"),
         ({"ids": "None"}, "which Jinja renders for a missing value"),
         ({"ids": ""}, "which Jinja renders for a missing value"),
         ({"ids": "a,b"}, "comma"),
@@ -356,7 +356,7 @@ def test_an_execution_timeout_ends_a_deferred_wait(monkeypatch: pytest.MonkeyPat
     with LocalVectorize(apply_delay=3600) as server:
         monkeypatch.setenv(CONN, server.connection)
         Vectorize(server)
-        text = r"execution_timeout of 0\.2 s ended the wait before its wait_timeout of 5 s: not seen to be"
+        text = r"execution_timeout of 0\.2 s ended the wait before its wait_timeout of 5 s: not observed as"
         with pytest.raises(VectorizeWaitTimeout, match=text):
             delete(
                 ids=["a"],
@@ -377,7 +377,7 @@ def test_a_retry_resumed_with_the_event_of_the_first_attempt(vectorize: Vectoriz
 
     with pytest.raises(TaskDeferred) as deferred:
         make_delete().execute(context)
-    event = timeout_event(VectorizeWaitTimeout("not seen to be applied within 900 s"))
+    event = timeout_event(VectorizeWaitTimeout("not observed as applied in index docs within 900 s"))
     kwargs = {**deferred.value.kwargs, "event": event}
     with pytest.raises(VectorizeWaitTimeout):
         make_delete().resume_execution("execute_complete", kwargs, context)

@@ -159,7 +159,7 @@ def test_invalid_lines_can_be_discarded(
         write("upsert", context, vectors_path=str(path), on_unparsable="discard", wait_for_completion=True)
     assert vectorize.ids() == {"a", "c"}
     assert context["ti"].pushed["report"] == {"vectors": 2, "requests": 1, "discarded": 3}
-    assert "skipped 3 unparsable items" in caplog.text + capfd.readouterr().out
+    assert "Skipped 3 unparsable items" in caplog.text + capfd.readouterr().out
 
 
 def test_unknown_keys_are_logged(
@@ -209,8 +209,8 @@ def test_unknown_keys_are_logged(
         ({"vectors": ["a"]}, "vectors: at position 0, the vector is 'a', expected an object"),
         ({"vectors": [[1]]}, "at position 0, the vector is a list, expected an object with id and values"),
         ({"vectors": [{"id": "a"}]}, "at position 0, the vector has no values"),
-        ({"vectors_callable": lambda: None}, "vectors_callable: got None, expected vectors"),
-        ({"vectors_callable": lambda: "x"}, "vectors_callable: got 'x', expected vectors"),
+        ({"vectors_callable": lambda: None}, "vectors_callable is None, expected vectors"),
+        ({"vectors_callable": lambda: "x"}, "vectors_callable is 'x', expected vectors"),
         (
             {"vectors_callable": lambda: [{"values": [1]}]},
             "vectors_callable: at position 0, the vector has no id",
@@ -273,7 +273,7 @@ def test_the_error_of_a_bad_line_counts_acknowledged_vectors(vectorize: Vectoriz
     # The request before the bad line was complete and was sent.
     assert "line 10001 (1 bytes) is not JSON" in str(e.value)
     assert "10000 vectors in 2 requests are acknowledged (the last mutation is " in str(e.value)
-    assert "Writing all of them again is harmless" in str(e.value)
+    assert "Writing all vectors again is harmless" in str(e.value)
     vectorize.settle()
     assert len(vectorize.ids()) == 10_000
 
@@ -322,7 +322,7 @@ def test_the_error_of_a_request_names_its_vectors(vectorize: Vectorize) -> None:
 
     with pytest.raises(VectorizeBatchError, match=r"5000 vectors in 1 request are acknowledged") as e:
         write("upsert", vectors_callable=generate)
-    assert "the 2 of positions 5000 to 5001 failed" in str(e.value)
+    assert "2 vectors (positions 5000 to 5001) failed" in str(e.value)
     assert (e.value.acknowledged, e.value.failed, e.value.not_sent) == (5000, 2, 0)
 
 

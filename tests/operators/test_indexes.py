@@ -134,12 +134,12 @@ def test_the_name_of_a_deleted_index_can_be_reused(vectorize: Vectorize, if_exis
         ({"index_name": "Docs"}, "invalid name for a new index"),
         ({"index_name": "a/b"}, "index name 'a/b'"),
         ({"index_name": "a" * 65}, "1 to 64 characters"),
-        ({"dimensions": None}, "either dimensions and metric, or a preset, but not both; got metric"),
+        ({"dimensions": None}, "either dimensions and metric, or a preset, but not both, got metric"),
         ({"metric": None}, "got dimensions"),
         ({"dimensions": None, "metric": "None"}, "got none of them"),
         ({"preset": BASE, "metric": "cosine"}, "got metric and preset"),
         ({"preset": 7}, "preset is 7, expected the name of an embedding model"),
-        ({"dimensions": 31}, "dimensions is 31, expected a whole number from 32 to 1536"),
+        ({"dimensions": 31}, "dimensions is 31, expected an integer from 32 to 1536"),
         ({"dimensions": 1537}, "dimensions is 1537"),
         ({"dimensions": 32.0}, "dimensions is 32.0"),
         ({"dimensions": True}, "dimensions is True"),
@@ -150,7 +150,10 @@ def test_the_name_of_a_deleted_index_can_be_reused(vectorize: Vectorize, if_exis
         ({"metadata_indexes": ["lang"]}, "expected a mapping of properties to types"),
         ({"metadata_indexes": "lang"}, "expected a mapping of properties to types"),
         ({"metadata_indexes": "{lang: string}"}, "neither valid JSON nor a Python literal"),
-        ({"metadata_indexes": {f"p{i}": "string" for i in range(11)}}, "got 11, expected at most 10"),
+        (
+            {"metadata_indexes": {f"p{i}": "string" for i in range(11)}},
+            "metadata_indexes has 11 properties, expected at most 10",
+        ),
         ({"metadata_indexes": {"lang": "text"}}, "'lang': index_type is 'text', expected one of string"),
         ({"metadata_indexes": {"lang": None}}, "'lang': index_type is None"),
         ({"metadata_indexes": {"$lang": "string"}}, "'$lang': property_name '$lang' has a level"),
@@ -174,10 +177,10 @@ def test_invalid_arguments_are_refused(server: LocalVectorize, kwargs: dict[str,
 
 
 def test_an_existing_index_is_an_error(vectorize: Vectorize) -> None:
-    with pytest.raises(VectorizeResponseError, match="exists already") as error:
+    with pytest.raises(VectorizeResponseError, match="already exists") as error:
         create(dimensions=64, metadata_indexes=TYPES)
     assert error.value.code == 3002
-    assert "If an earlier try of this task created it" in str(error.value)
+    assert "If an earlier attempt created it" in str(error.value)
     assert "if_exists='skip'" in str(error.value)
     assert vectorize.server.stats()["create_metadata_index"] == 0
 
@@ -196,7 +199,7 @@ def test_an_existing_index_with_the_wanted_configuration(vectorize: Vectorize, l
     stats = vectorize.server.stats()
     assert (stats["create_index"], stats["create_metadata_index"]) == (0, 3)
     text = logged()
-    assert "missing metadata indexes: none; further ones: 'further'" in text
+    assert "missing metadata indexes: none; additional: 'further'" in text
 
 
 @pytest.mark.parametrize(

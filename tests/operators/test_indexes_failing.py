@@ -56,7 +56,7 @@ def test_a_create_without_an_answer_is_not_retried(
     assert relay.routes == ["POST"]
     assert "may exist although the request failed" in logged()
     if instead == "lost":
-        with pytest.raises(VectorizeResponseError, match="an earlier try of this task"):
+        with pytest.raises(VectorizeResponseError, match="an earlier attempt"):
             create(metadata_indexes=TYPES)
     create(metadata_indexes=TYPES, if_exists="skip")
     wait_for_types(client, TYPES)
@@ -132,7 +132,7 @@ def test_deleting_a_missing_index(server: LocalVectorize, client: VectorizeClien
     assert "never existed" in logged()
     client.create_index(INDEX, dimensions=32, metric="cosine")
     client.delete_index(INDEX)
-    with pytest.raises(VectorizeNotFoundError, match="An earlier try of this task may have") as error:
+    with pytest.raises(VectorizeNotFoundError, match="An earlier attempt may have") as error:
         delete()
     assert error.value.code == 3005
     assert delete(if_missing="skip") is None

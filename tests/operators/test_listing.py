@@ -90,7 +90,7 @@ def test_progress_is_logged(
     with caplog.at_level(logging.INFO):
         list_ids(prefix="no")
     # Airflow 3 logs to standard output without a supervisor.
-    assert f"listing {INDEX}: 1000 of 1500 ids in 1 of 2 batches" in caplog.text + capfd.readouterr().out
+    assert f"Listing {INDEX}: 1000 of 1500 ids in 1 of 2 batches" in caplog.text + capfd.readouterr().out
 
 
 def test_an_empty_index_has_an_empty_list(vectorize: Vectorize, tmp_path: Path) -> None:

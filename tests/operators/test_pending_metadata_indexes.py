@@ -153,7 +153,7 @@ def test_a_pending_creation_of_another_type_is_an_error(slow: Slow, how: str, wa
     context = make_context()
     with pytest.raises(VectorizeInputError, match="expected 'number', found 'string'") as error:
         slow.create(how, "number", context, **wait)
-    assert "Someone else created it first" in str(error.value)
+    assert "Another client created it first" in str(error.value)
     # The awaited mutation is applied, and its evidence is pushed.
     assert context["ti"].pushed["evidence"]["outcome"] == "watermark"
     assert slow.types() == {"lang": "string"}
@@ -184,7 +184,9 @@ def test_a_metadata_index_deleted_before_it_is_listed(slow: Slow, wait: dict[str
         return applied(route, request)
 
     slow.relay.intercept = intercept
-    with pytest.raises(VectorizeWaitTimeout, match=r"not listed: 'lang'.*someone has deleted them since"):
+    with pytest.raises(
+        VectorizeWaitTimeout, match=r"not listed: 'lang'.*another client has deleted them since"
+    ):
         slow.create("metadata index", "string", **wait, wait_timeout=1)
 
 
@@ -248,7 +250,8 @@ def test_a_wait_for_another_clients_deletion_times_out(slow: Slow, wait: dict[st
     slow.client.delete_metadata_index(INDEX, "lang")
     context = make_context()
     with pytest.raises(
-        VectorizeWaitTimeout, match=r"after 0\.1 s: .*still lists the metadata index of 'lang'"
+        VectorizeWaitTimeout,
+        match=r"the wait of 0\.1 s has ended: .*still lists the metadata index of 'lang'",
     ):
         delete(context, if_missing="skip", wait_timeout=0.1, **wait)
     assert "evidence" not in context["ti"].pushed
@@ -264,12 +267,14 @@ def test_a_failed_poll_does_not_end_the_wait(slow: Slow, logged: Logged, failure
     )
     assert delete(if_missing="skip", **WAITS[0]) is None
     assert slow.relay.routes.count(LIST) == 2
-    assert "Still waiting: the poll failed: " in logged()
+    assert "Still waiting: the last poll failed: " in logged()
 
 
 def test_a_timeout_names_the_failed_poll(slow: Slow) -> None:
     slow.relay.intercept = lambda route, request: Reply(503, b"<html>") if route == LIST else None
-    with pytest.raises(VectorizeWaitTimeout, match=r"after 0\.05 s: the poll failed: .*HTTP 503"):
+    with pytest.raises(
+        VectorizeWaitTimeout, match=r"the wait of 0\.05 s has ended: the last poll failed: .*HTTP 503"
+    ):
         delete(if_missing="skip", wait_timeout=0.05, **WAITS[0])
 
 

@@ -198,7 +198,7 @@ def test_a_file_of_vectors_is_never_whole_in_memory(script: Script, tmp_path: Pa
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({}, "got None"),
+        ({}, "ids is None"),
         ({"ids": "None"}, "which Jinja renders for a missing value"),
         ({"ids": ["x" * 65]}, "65 bytes"),
         ({"ids": "a,b"}, "comma"),
@@ -378,10 +378,10 @@ def test_matches_too_large_for_an_xcom_are_an_error(script: Script) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({}, "but got neither"),
-        ({"vector": "None"}, "but got neither"),
-        ({"vector": "", "vector_id": "null"}, "but got neither"),
-        ({"vector": [1], "vector_id": "a"}, "but got both"),
+        ({}, "got neither"),
+        ({"vector": "None"}, "got neither"),
+        ({"vector": "", "vector_id": "null"}, "got neither"),
+        ({"vector": [1], "vector_id": "a"}, "got both"),
         ({"vector": []}, "vector is empty"),
         ({"vector": "v1"}, "vector is 'v1', expected a list of numbers"),
         ({"vector": 5}, "vector is 5, expected a list of numbers"),
@@ -401,9 +401,9 @@ def test_matches_too_large_for_an_xcom_are_an_error(script: Script) -> None:
         ({"top_k": "51", "return_values": True}, "top_k is 51 with return_values=True"),
         ({"top_k": 51, "return_metadata": "all"}, "with return_metadata='all': with values or all metadata"),
         ({"filter": "{}"}, "filter is empty after rendering"),
-        ({"filter": "lang"}, "filter: got 'lang', expected a mapping"),
+        ({"filter": "lang"}, "filter is 'lang', expected a mapping"),
         ({"filter": "{lang: en}"}, "begins like a list or an object"),
-        ({"filter": "[1]"}, "filter: got a list"),
+        ({"filter": "[1]"}, "filter is a list"),
         ({"filter": {"a": {"$like": "b"}}}, "'$like', expected one of"),
         ({"filter": "None"}, "filter is 'None' after rendering"),
         ({"namespace": "None"}, "To run without namespace, do not pass it"),

@@ -37,7 +37,7 @@ CONN = "AIRFLOW_CONN_CLOUDFLARE_VECTORIZE_DEFAULT"
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({"ids": None}, "got None"),
+        ({"ids": None}, "ids is None"),
         ({"ids": "None"}, "which Jinja renders for a missing value"),
         ({"ids": ["x" * 65]}, "65 bytes"),
         ({"ids": {"a"}}, "sorted"),

@@ -40,7 +40,7 @@ FORM = {
         ],
         "rate_reserve": [
             "Rate reserve",
-            "Share of the account's request budget that is left to others: 0 to below 1.",
+            "Share of the account's request budget that is left to other clients: 0 to below 1.",
             "0.2",
         ],
     },

@@ -220,7 +220,7 @@ def test_a_recreated_index_at_the_deadline(mode: str, make_server: Any, clock: C
     assert vectorize.server.stats()["get_index"] == 1, "only the last poll reads it"
     state, error = outcome_of(lambda: sense(mode, mutation_id=receipt["mutation_id"], timeout=0))
     assert (state, type(error)) == ("failed", VectorizeMutationTimeout)
-    assert "The index was created at" in str(error)
+    assert "the index was created at" in str(error)
 
 
 def test_ids_written_again_after_the_delete(
@@ -240,7 +240,7 @@ def test_ids_written_again_after_the_delete(
         evidence = sense(mode, receipt=receipt)
     assert evidence["outcome"] == "inferred"
     assert evidence["still_visible"] == IDS[:5]
-    assert "somebody has written them again since" in caplog.text + capfd.readouterr().out
+    assert "another client has written them again since" in caplog.text + capfd.readouterr().out
     state, error = outcome_of(lambda: sense(mode, receipt=receipt, require_absent=True))
     assert (state, type(error)) == ("failed", VectorizeStillVisibleError)
     assert "'v0'" in str(error)
@@ -329,7 +329,7 @@ def test_an_execution_timeout_ends_a_deferred_wait(make_server: Any) -> None:
     state, error = outcome_of(lambda: sense("deferrable", receipt=receipt, **limits))
     # Failed and retried, as in poke mode, where Airflow itself ends the task.
     assert (state, type(error)) == ("failed", VectorizeWaitTimeout)
-    assert "execution_timeout of 0.2 s ended the wait before its timeout of 5 s: not seen" in str(error)
+    assert "execution_timeout of 0.2 s ended the wait before its timeout of 5 s: not observed" in str(error)
     assert receipt["mutation_id"] in str(error)
 
 

@@ -175,19 +175,19 @@ def test_a_poll_uses_the_shortest_interval_and_the_nearest_deadline(held: Vector
 
     event = asyncio.run(run())
     assert event["status"] == "timeout"
-    assert "not seen to be applied within 0.3 s" in event["message"]
+    assert "not observed as applied in index docs within 0.3 s" in event["message"]
 
 
 def test_a_restart_of_the_server(held: Vectorize, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     receipt = held.delete(IDS[:1])
-    troubles: list[str] = []
-    monkeypatch.setattr(WaitLog, "note_trouble", lambda _, trouble: troubles.append(trouble))
+    failures: list[str] = []
+    monkeypatch.setattr(WaitLog, "note_failure", lambda _, failure: failures.append(failure))
     held.server.stop()
 
     async def run() -> Any:
         wait = asyncio.create_task(first_event(trigger([receipt])))
         async with asyncio.timeout(30):
-            while not troubles:
+            while not failures:
                 await asyncio.sleep(0.01)
         clock.ahead += 3600
         held.server.start()

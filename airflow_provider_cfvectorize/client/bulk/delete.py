@@ -86,7 +86,7 @@ def take_sample(
     The sample has 20 ids of each of up to three batches spread over the input. The last of these batches with
     an existing id is sent last: it is the least likely to belong to pending deletes of an earlier attempt or
     run. Every attempt reads the same sample, and so holds the same batch back. The witnesses come from all
-    of these batches, because somebody else may delete the ids of one.
+    of these batches, because another client may delete the ids of one.
 
     :param log: logs missing ids, and a failed read: the delete then continues without witnesses.
     :param fail_if_none_exist: raise an error if none of the sampled ids exists.
@@ -94,7 +94,7 @@ def take_sample(
     asked: list[str] = []
     missing: list[str] = []
     seen: list[list[tuple[int, str]]] = []
-    # Small batches come last: they offer few witnesses, and somebody may write those again.
+    # Small batches come last: they offer few witnesses, and another client may write those again.
     for position, batch in sorted(ids.samples(), key=lambda sample: len(sample[1]) < MAX_WITNESSES):
         some = [batch[i] for i in spread(len(batch), limits.MAX_GET_IDS)]
         try:
@@ -105,7 +105,7 @@ def take_sample(
         except VectorizeError as e:
             if is_permanent(e, "write"):
                 raise
-            log.warning("No witnesses, so the evidence will be weaker: reading some of the ids failed: %s", e)
+            log.info("No witnesses, so the evidence will be weaker: reading some of the ids failed: %s", e)
             break
         found = {vector["id"] for vector in vectors}
         asked += some
@@ -205,7 +205,7 @@ def delete_ids(
     }
     progress = Progress(
         log,
-        f"deleting from {index_name}",
+        f"Deleting from {index_name}",
         count=ids.count,
         batches=ids.batches,
         time_for=partial(client.session.time_for, concurrency=concurrency),
@@ -257,7 +257,7 @@ def delete_ids(
         client.session.stop()
         raise VectorizeInterrupted(
             f"interrupted: {progress.done} of {counted(ids.count, 'id', 'are')} acknowledged, "
-            f"{not_sent()} were not sent. Deleting them again is harmless"
+            f"{not_sent()} not sent. Deleting all ids again is harmless"
         ) from None
     except VectorizeInputError as e:
         # Keep the class of the error: a retry may help after a file has changed.
@@ -341,8 +341,8 @@ def _batch_error(
     code = getattr(cause, "code", None)
     message = (
         f"{acknowledged} of {counted(count, 'id', 'are')} acknowledged, {failed} failed"
-        f"{f' with code {code}' if code is not None else ''}, {not_sent} were not sent. Deleting all of them "
-        f"again is harmless. The first failure: {cause}"
+        f"{f' with code {code}' if code is not None else ''}, {not_sent} not sent. Deleting all ids again "
+        f"is harmless. The first failure: {cause}"
     )
     return batch_error(cause, message, acknowledged=acknowledged, failed=failed, not_sent=not_sent)
 
@@ -370,23 +370,23 @@ def read_back_all(
     """
     requests = -(-ids.count // limits.MAX_GET_IDS)
     log.info(
-        "verify='all': reading back %s in at least %s, five times as many as the delete needs",
+        "Reading back %s in at least %s, five times as many as the delete needs (verify='all')",
         counted(ids.count, "id"),
         counted(requests, "request"),
     )
     time_for = partial(client.session.time_for, concurrency=concurrency)
     measure = partial(Progress, log, time_for=time_for)
-    progress = measure(f"reading back from {index_name}", count=ids.count, batches=requests)
+    progress = measure(f"Reading back from {index_name}", count=ids.count, batches=requests)
     visible = _read_back(client, index_name, ids, concurrency=concurrency, stopped=stopped, progress=progress)
     deadline = time.monotonic() + patience
     while visible and (left := deadline - time.monotonic()) > 0:
-        log.info("verify='all': %s can still be read; reading them again.", counted(len(visible), "id"))
+        log.info("Still visible: %s; reading again.", counted(len(visible), "id"))
         # The next read checks whether to stop, and its error has the progress.
         with suppress(Stopped):
             stoppable_sleep(min(left, interval), stopped)
         again = IdList(visible)
         requests = -(-again.count // limits.MAX_GET_IDS)
-        progress = measure("reading back again", count=again.count, batches=requests)
+        progress = measure("Reading back again", count=again.count, batches=requests)
         visible = _read_back(
             client, index_name, again, concurrency=concurrency, stopped=stopped, progress=progress
         )
@@ -425,8 +425,8 @@ def _read_back(
     except Stopped:
         client.session.stop()
         raise VectorizeInterrupted(
-            f"interrupted: {progress.done} of {counted(ids.count, 'id', 'were')} read back. The delete "
-            "itself is complete"
+            f"interrupted: {progress.done} of {counted(ids.count, 'id', 'were')} read back. The delete is "
+            "applied"
         ) from None
     if dispatcher.failed:
         cause = dispatcher.failed[0][1]

@@ -66,11 +66,11 @@ def check_limits(*, max_ids: object, probes: object) -> None:
     """
     Check the numbers of a delete by filter.
 
-    :raises VectorizeInputError: one of them is not a whole number, or is too small.
+    :raises VectorizeInputError: one of them is not an integer, or is too small.
     """
     for name, value, least in (("max_ids", max_ids, 0), ("probes", probes, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise VectorizeInputError(f"{name} is {show(value)}, expected a whole number from {least}")
+            raise VectorizeInputError(f"{name} is {show(value)}, expected an integer from {least}")
 
 
 def check_selection(filter: object, namespace: object) -> None:
@@ -88,18 +88,18 @@ def check_selection(filter: object, namespace: object) -> None:
         if isinstance(filter, Mapping) and not filter:
             raise VectorizeInputError(
                 "filter is empty, so everything would be deleted: pass a condition such as "
-                '{"doc_id": "a17"}. To delete a whole namespace, leave filter out'
+                '{"doc_id": "a17"}. To delete a whole namespace, omit filter'
             )
         for name, condition in check_filter(filter).items():
             if _has_none(condition):
                 raise VectorizeInputError(
-                    f"filter: the condition of {show(name)} has a value of None, expected strings, numbers "
-                    "or booleans: check the template or the upstream task that it comes from"
+                    f"filter: the condition of {show(name)} has the value None, expected strings, numbers or "
+                    "booleans: check the template or upstream task that gives it"
                 )
     if namespace is not None and (problem := problem_with_namespace(namespace)):
         raise VectorizeInputError(f"namespace {show(namespace)} {problem}")
     if namespace == "":
-        raise VectorizeInputError("namespace is empty, expected 1 to 64 bytes: pass None for none")
+        raise VectorizeInputError("namespace is empty, expected 1 to 64 bytes: pass None for no namespace")
 
 
 def _has_none(condition: object) -> bool:
@@ -203,10 +203,10 @@ class Deletion:
         queries = counted(probes, "query")
         if self.rounds:
             done = f"{counted(self.found, 'id')} found and {self.deleted} deleted"
-            log.info("%s in %s; then %s found none.", done, counted(self.rounds, "round"), queries)
+            log.info("%s in %s; then %s found no id.", done, counted(self.rounds, "round"), queries)
             log.info("%s", self.note)
         else:
-            text = "%s found none, and nothing was deleted. Check filter and namespace. %s"
+            text = "%s found no id, and nothing was deleted. Check filter and namespace. %s"
             log.warning(text, queries, self.note)
 
 
@@ -325,7 +325,9 @@ def search(
         if time.monotonic() - logged_at >= SECONDS_BETWEEN_LINES:
             logged_at = time.monotonic()
             queries = counted(deletion.queries - before, "query")
-            log.info("Searching index %s: %s found by %s.", index_name, counted(len(this.ids), "id"), queries)
+            log.info(
+                "Searching index %s: %s found with %s.", index_name, counted(len(this.ids), "id"), queries
+            )
     if this.is_too_much:
         raise VectorizeInputError(
             f"index {index_name}: {counted(deletion.found + this.new, 'id', 'were')} found so far, which is "
@@ -335,12 +337,12 @@ def search(
     deletion.add_round(this)
     queries = counted(deletion.queries - before, "query")
     if this.ids:
-        log.info("Round %d: found %s by %s.", deletion.rounds + 1, counted(len(this.ids), "id"), queries)
+        log.info("Round %d: found %s with %s.", deletion.rounds + 1, counted(len(this.ids), "id"), queries)
     if deletion.fruitless >= MAX_FRUITLESS_ROUNDS:
         raise VectorizeStillVisibleError(
             f"index {index_name}: {MAX_FRUITLESS_ROUNDS} rounds in a row found nothing but ids whose delete "
-            f"is applied ({_some(this.ids)}); {_so_far(deletion)}. Either somebody writes them again, or the "
-            "search lags behind the deletes: stop that writer, or retry later"
+            f"is applied ({_some(this.ids)}); {_so_far(deletion)}. Either another client writes them again, "
+            "or the search lags behind the deletes: stop that client, or retry later"
         )
     return list(this.ids)
 

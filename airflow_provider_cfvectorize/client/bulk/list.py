@@ -67,7 +67,7 @@ def iter_ids(
     check_path_name(index_name)
     if not isinstance(page_size, int) or not 1 <= page_size <= limits.MAX_LIST_COUNT:
         raise VectorizeInputError(
-            f"page_size {show(page_size)} is not an integer from 1 to {limits.MAX_LIST_COUNT}"
+            f"page_size is {show(page_size)}, expected an integer from 1 to {limits.MAX_LIST_COUNT}"
         )
     if prefix is not None and not isinstance(prefix, str):
         raise VectorizeInputError(f"prefix is {show(prefix)}, expected a string")
@@ -92,14 +92,14 @@ def _iterate(
             page = read() if stopped is None else stoppable_call(read, stopped)
         except Stopped:
             raise VectorizeInterrupted(
-                f"interrupted: {counted(count, 'id')} of index {show(index_name)} had been listed"
+                f"interrupted: {counted(count, 'id')} of index {show(index_name)} listed"
             ) from None
         except VectorizeResponseError as e:
             if cursor is None or not is_cursor_refusal(e):
                 raise
             raise VectorizeListingExpired(
                 f"the listing of index {show(index_name)} ended after {count} of {show(total)} ids: the "
-                f"service refused its own cursor ({e}). List again, and faster: cursors expire",
+                f"service refused its own cursor ({e}). Cursors expire: list again, and faster",
                 count=count,
             ) from e
         vectors = page["vectors"]
@@ -108,7 +108,7 @@ def _iterate(
         if cursor is None and log is not None and isinstance(total, int):
             progress = Progress(
                 log,
-                f"listing {index_name}",
+                f"Listing {index_name}",
                 count=total,
                 batches=-(-total // page_size),
                 time_for=partial(client.session.time_for, concurrency=1),
@@ -139,7 +139,7 @@ def _next_cursor(page: VectorPage) -> str | None:
         return cursor
     # If this counted as the end, the remaining ids would be missing silently.
     raise VectorizeResponseError(
-        "the service's page of ids does not say whether there are more, or how to get them", status=200
+        "the service's page of ids has no valid isTruncated or nextCursor", status=200
     )
 
 
@@ -171,5 +171,5 @@ def repeat_listing(work: Callable[[], Result], *, log: Any = _log) -> Result:
         try:
             return work()
         except VectorizeListingExpired as e:
-            log.warning("%s. Listing again, restart %d of at most %d.", e, restart, MAX_RESTARTS)
+            log.info("%s. Listing again, restart %d of at most %d.", e, restart, MAX_RESTARTS)
     return work()

@@ -40,7 +40,7 @@ def iter_vectors(
     """
     progress = Progress(
         log,
-        "reading",
+        "Reading",
         count=ids.count,
         batches=-(-ids.count // limits.MAX_GET_IDS),
         time_for=partial(client.session.time_for, concurrency=concurrency),

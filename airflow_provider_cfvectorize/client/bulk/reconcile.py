@@ -372,5 +372,5 @@ def _explained() -> Iterator[None]:
     except sqlite3.OperationalError as e:
         raise VectorizeError(
             f"the temporary database of ids failed: {e}. It needs up to 250 bytes of the worker's "
-            "disk for each id, in the directory of SQLITE_TMPDIR or TMPDIR, or else in /var/tmp or /tmp"
+            "disk for each id, in the directory of SQLITE_TMPDIR or TMPDIR, or in /var/tmp or /tmp"
         ) from e

@@ -88,7 +88,7 @@ class VectorBatches:
             self._file = cast(BinaryIO, _Bytewise(vectors, name))
         elif isinstance(vectors, str | Mapping) or not isinstance(vectors, Iterable):
             hint = "; for a path, pass open(path, 'rb')" if isinstance(vectors, str) else ""
-            raise VectorizeInputError(f"{name}: got {show(vectors)}, {_EXPECTED}{hint}")
+            raise VectorizeInputError(f"{name} is {show(vectors)}, {_EXPECTED}{hint}")
         else:
             self._vectors = vectors
         self._dimensions = dimensions

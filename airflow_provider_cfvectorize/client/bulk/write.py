@@ -124,7 +124,7 @@ class FillProgress:
             self._digest.update(batch.body)
 
 
-_HARMLESS: Final = "Writing all of them again is harmless"
+_HARMLESS: Final = "Writing all vectors again is harmless"
 
 
 def write_vectors(
@@ -201,7 +201,7 @@ def write_vectors(
         except Stopped:
             raise interrupted() from None
         except Exception as e:
-            e.add_note(f"This ended an {route} of vectors: {acknowledged()}. {_HARMLESS}")
+            e.add_note(f"This ended the {route}: {acknowledged()}. {_HARMLESS}")
             raise
         if batch is None:
             break
@@ -225,8 +225,8 @@ def write_vectors(
             cause = request.failed[0][1]
             raise batch_error(
                 cause,
-                f"{acknowledged()}, the {batch.count} of {batch.where} failed, and the rest was not "
-                f"sent. {_HARMLESS}. The failure: {cause}",
+                f"{acknowledged()}, {counted(batch.count, 'vector')} ({batch.where}) failed, the rest was "
+                f"not sent. {_HARMLESS}. The failure: {cause}",
                 acknowledged=written.vectors,
                 failed=batch.count,
                 not_sent=0 if batch.is_last else None,
@@ -238,11 +238,11 @@ def write_vectors(
     written.discarded = batches.discarded
     if batches.discarded:
         items = counted(batches.discarded, "unparsable item")
-        log.warning("%s into %s: skipped %s", route, index_name, items)
+        log.warning("Skipped %s: %s into %s.", items, route, index_name)
     for key, where in batches.unknown_keys.items():
         log.warning(
             "%s: %s has the unknown key %s, expected id, values, namespace or metadata. It was sent, and its "
-            "effect is unknown: put values of your own into metadata",
+            "effect is unknown: put values of your own into metadata.",
             name,
             where,
             show(key),
@@ -343,7 +343,7 @@ def choose_witnesses(
                 stopped,
             )
         except VectorizeError as e:
-            log.warning(
+            log.info(
                 "No witnesses, so the evidence will be weaker: reading some of the vectors failed: %s", e
             )
             return ()

@@ -53,12 +53,12 @@ def _digest(secret: str) -> bytes:
 def _check_header_value(value: object, what: str) -> str:
     if not value:
         raise VectorizeInputError(
-            f"there is no {what}: put the API token (or, with api_email, the Global API Key) into the "
+            f"the {what} is missing: put the API token (or, with api_email, the Global API Key) into the "
             "connection's password"
         )
     if not isinstance(value, str):
         # The value itself is not shown: it is a secret.
-        raise VectorizeInputError(f"the {what} is a {type(value).__name__}, expected a string")
+        raise VectorizeInputError(f"the {what} is of type {type(value).__name__}, expected a string")
     if not value.isascii() or not value.isprintable() or " " in value:
         # The value itself is not shown: it is a secret.
         raise VectorizeInputError(

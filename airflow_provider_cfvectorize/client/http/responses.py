@@ -49,7 +49,7 @@ _ADVICE: Final[Mapping[int, str]] = {
     INDEX_NOT_FOUND_CODE: "Check index_name and the account id, or create the index first",
     INDEX_DELETED_CODE: "The index was deleted: create it again, or check index_name",
     NO_ROUTE_CODE: "Check the account id and the connection's host",
-    INDEX_EXISTS_CODE: "An index of that name exists already",
+    INDEX_EXISTS_CODE: "An index of that name already exists",
     METADATA_INDEX_NOT_FOUND_CODE: "list_metadata_indexes lists those that exist. A retry also ends like "
     "this if an earlier attempt deleted it and the response was lost",
     40006: "A query's vector needs as many values as the index has dimensions: use the embedding model that "

@@ -286,7 +286,7 @@ class VectorizeSession:
         if isinstance(error, VectorizeThrottledError):
             call.throttled += pause
             until = datetime.fromtimestamp(time.time() + pause, UTC)
-            log.warning("%s. Waiting %.0f s, until %s.", error, pause, until.isoformat(timespec="seconds"))
+            log.warning("%s. Retrying in %.0f s, at %s.", error, pause, until.isoformat(timespec="seconds"))
         else:
             # Only the first retry is a warning: a person need not act on the others.
             level = logging.WARNING if call.attempts == 1 else logging.INFO

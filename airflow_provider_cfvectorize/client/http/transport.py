@@ -265,8 +265,8 @@ def _check_ca_file(verify: str | bool) -> None:
         return
     names = " or ".join(name for name in CA_VARIABLES if os.environ.get(name) == verify)
     raise VectorizeFileError(
-        f"no CA certificates can be read from {show(verify, 200)} ({ascii(problem)[:200]}), which {names} "
-        "names: put a file of PEM certificates there, on this worker, or unset the variable"
+        f"no CA certificates can be read from {show(verify, 200)}, the value of {names}: "
+        f"{ascii(problem)[:200]}. Put a file of PEM certificates there, on this worker, or unset {names}"
     )
 
 

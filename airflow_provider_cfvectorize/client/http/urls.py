@@ -42,8 +42,8 @@ def check_base_url(host: str | None, *, allow_http_hosts: Collection[str] = ()) 
         return DEFAULT_BASE_URL
     url = host if "://" in host else f"https://{host}"
     # No error shows a host that may contain a password or a token, and urlsplit's errors would show it.
-    shown = show(host, 120) if not re.search("[@?#]", host) else "(not shown: it may have a secret in it)"
-    expected = f"expected something like {DEFAULT_BASE_URL}"
+    shown = show(host, 120) if not re.search("[@?#]", host) else "(not shown: it may contain a secret)"
+    expected = f"expected a URL such as {DEFAULT_BASE_URL}"
     parts = None
     with contextlib.suppress(ValueError):
         split = urlsplit(url)

@@ -60,12 +60,14 @@ def local_path(path: str, name: str) -> str:
         # Not urlsplit: it would cut the path at a "?" or "#" and read another file.
         machine, slash, rest = path[len("file://") :].partition("/")
         if machine.lower() not in ("", "localhost") or not slash:
-            raise VectorizeInputError(f"{name} {shown} names another machine: expected file:///path")
+            raise VectorizeInputError(f"{name} {shown} names another machine, expected file:///path")
         local = urllib.parse.unquote(f"/{rest}")
     try:
         real = os.path.realpath(local)
     except ValueError:  # a NUL, or half of a surrogate pair
-        raise VectorizeInputError(f"{name} {shown} is not a path") from None
+        raise VectorizeInputError(
+            f"{name} {shown} is not a path: it has a NUL or half of a surrogate pair"
+        ) from None
     if any(real == directory or real.startswith(f"{directory}/") for directory in _SYSTEM_DIRECTORIES):
         raise VectorizeInputError(
             f"{name} {shown} is below {', '.join(_SYSTEM_DIRECTORIES)}, which hold no data files"

@@ -129,7 +129,7 @@ def problem_with_text(value: str, most: float = math.inf) -> str | None:
         size = len(value.encode())
     except UnicodeEncodeError:
         return "has half of a surrogate pair, which is not valid Unicode"
-    return f"has {size} bytes of UTF-8, the most is {most}" if size > most else None
+    return f"has {size} bytes of UTF-8, expected at most {most}" if size > most else None
 
 
 def problem_with_id(value: str) -> str | None:
@@ -216,7 +216,7 @@ def read_ids(value: object, *, max_ids: int | None = None, origin: str | None = 
             (Iterator, "a generator can be read only once: pass list(...) of it"),
         ]
         hint = next((text for kind, text in hints if isinstance(value, kind)), "")
-        raise VectorizeInputError(f"ids: got {show(value)}{f' ({hint})' if hint else ''}. {_ADVICE}")
+        raise VectorizeInputError(f"ids is {show(value)}{f' ({hint})' if hint else ''}. {_ADVICE}")
     checked: dict[str, None] = {}
     problems: list[str] = []
     bad = 0
@@ -286,7 +286,7 @@ def _read_text(text: str) -> object:
         refused = "which begins or ends with white space"
     if refused:
         raise VectorizeInputError(
-            f"ids: got the string {show(text)}, {refused}. {_ADVICE}. To pass a single id that "
+            f"ids is the string {show(text)}, {refused}. {_ADVICE}. To pass a single id that "
             "looks like this, put it into a list"
         )
     return [text]

@@ -26,7 +26,7 @@ def index_config(*, dimensions: object, metric: object, preset: object) -> dict[
     config = {name: value for name, value in given.items() if value is not None}
     if list(config) not in (["dimensions", "metric"], ["preset"]):
         raise VectorizeInputError(
-            "an index needs either dimensions and metric, or a preset, but not both; got "
+            "an index needs either dimensions and metric, or a preset, but not both, got "
             f"{' and '.join(config) or 'none of them'}"
         )
     if preset is not None:
@@ -39,8 +39,8 @@ def index_config(*, dimensions: object, metric: object, preset: object) -> dict[
         return config
     if not isinstance(dimensions, int) or not limits.MIN_DIMENSIONS <= dimensions <= limits.MAX_DIMENSIONS:
         raise VectorizeInputError(
-            f"dimensions is {show(dimensions)}, expected a whole number from {limits.MIN_DIMENSIONS} to "
-            f"{limits.MAX_DIMENSIONS}: the values in each vector that the embedding model makes"
+            f"dimensions is {show(dimensions)}, expected an integer from {limits.MIN_DIMENSIONS} to "
+            f"{limits.MAX_DIMENSIONS}: the number of values in each vector of the embedding model"
         )
     if metric not in METRICS:
         raise VectorizeInputError(f"metric is {show(metric)}, expected one of {', '.join(METRICS)}")
@@ -57,12 +57,12 @@ def check_metadata_indexes(value: object) -> dict[str, IndexType]:
         return {}
     if not isinstance(value, Mapping):
         raise VectorizeInputError(
-            f"metadata_indexes: got {show(value)}, expected a mapping of properties to types, such as "
+            f"metadata_indexes is {show(value)}, expected a mapping of properties to types, such as "
             "{'lang': 'string', 'year': 'number'}"
         )
     if len(value) > limits.MAX_METADATA_INDEXES:
         raise VectorizeInputError(
-            f"metadata_indexes: got {len(value)}, expected at most {limits.MAX_METADATA_INDEXES}"
+            f"metadata_indexes has {len(value)} properties, expected at most {limits.MAX_METADATA_INDEXES}"
         )
     checked: dict[str, IndexType] = {}
     for name, index_type in value.items():
@@ -131,7 +131,7 @@ def problem_with_key(key: object) -> str | None:
     if '"' in key or "|" in key:
         return "has a '\"' or a '|', which is not allowed in a property's name"
     if len(key) > limits.MAX_FILTER_KEY_CHARS:
-        return f"has {len(key)} characters, the most is {limits.MAX_FILTER_KEY_CHARS}"
+        return f"has {len(key)} characters, expected at most {limits.MAX_FILTER_KEY_CHARS}"
     return None
 
 

@@ -40,8 +40,8 @@ def query_body(
     """
     if (vector is None) == (vector_id is None):
         raise VectorizeInputError(
-            "a query takes either vector (values like those of the index) or vector_id (the id of a vector "
-            f"in the index), but got {'neither' if vector is None else 'both'}"
+            "a query needs either vector (values like those of the index) or vector_id (the id of a vector "
+            f"in the index), got {'neither' if vector is None else 'both'}"
         )
     body: dict[str, object] = {}
     if vector is not None:
@@ -71,7 +71,7 @@ def query_body(
 def _check_return_metadata(value: object) -> None:
     if isinstance(value, bool):
         # Older versions of the API had a boolean here, and many examples still do.
-        instead = "'all' (or 'indexed', for what has a metadata index)" if value else "'none'"
+        instead = "'all' (or 'indexed', for properties with a metadata index)" if value else "'none'"
         raise VectorizeInputError(f"return_metadata is {value}, pass {instead} instead")
     if value not in RETURN_METADATA:
         raise VectorizeInputError(
@@ -107,9 +107,9 @@ def check_filter(value: object) -> Mapping[str, Any]:
     :raises VectorizeInputError: it is invalid, or has 2,048 bytes or more as compact JSON.
     """
     if not isinstance(value, Mapping):
-        raise VectorizeInputError(f'filter: got {show(value)}, expected a mapping such as {{"lang": "en"}}')
+        raise VectorizeInputError(f'filter is {show(value)}, expected a mapping such as {{"lang": "en"}}')
     if not value:
-        raise VectorizeInputError("filter: got an empty mapping; pass None for no filter")
+        raise VectorizeInputError("filter is an empty mapping: pass None for no filter")
     for key, condition in value.items():
         if problem := problem_with_key(key) or _problem_with_text(key):
             raise VectorizeInputError(f"filter: the key {show(key)} {problem}")
@@ -120,7 +120,7 @@ def check_filter(value: object) -> Mapping[str, Any]:
     size = len(write_json(value))
     if size >= limits.FILTER_BYTES:
         raise VectorizeInputError(
-            f"filter: it has {size} bytes as compact JSON, the most is {limits.FILTER_BYTES - 1}. Send "
+            f"filter has {size} bytes as compact JSON, expected at most {limits.FILTER_BYTES - 1}. Send "
             "several queries, each with some of the values"
         )
     return value

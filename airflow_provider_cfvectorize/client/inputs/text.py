@@ -32,7 +32,8 @@ def show(value: object, limit: int = 80) -> str:
         return repr(value)[:limit]
     if isinstance(value, int):
         return repr(value) if value.bit_length() <= 256 else "an integer of more than 77 digits"
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def write_json(value: object) -> bytes:
@@ -47,7 +48,7 @@ def write_json(value: object) -> bytes:
     except (ValueError, TypeError, RecursionError) as e:
         problem = ascii(str(e))[:200]
     raise VectorizeInputError(
-        f"this cannot be written as JSON: {problem}. Expected finite numbers, and valid Unicode in every text"
+        f"a value cannot be written as JSON: {problem}. Expected finite numbers and valid Unicode"
     )
 
 

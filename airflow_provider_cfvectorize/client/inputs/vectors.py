@@ -158,7 +158,7 @@ def _problem_with_metadata(metadata: Mapping[str, Any]) -> str | None:
     except VectorizeInputError as e:
         return f"has invalid metadata: {e}"
     if size > limits.MAX_METADATA_BYTES:
-        return f"has {size} bytes of metadata as compact JSON, the most is {limits.MAX_METADATA_BYTES}"
+        return f"has {size} bytes of metadata as compact JSON, expected at most {limits.MAX_METADATA_BYTES}"
     while left:
         value = left.pop()
         if isinstance(value, Mapping):
@@ -209,14 +209,14 @@ def write_ndjson(vectors: Iterable[Vector]) -> bytes:
     """
     if isinstance(vectors, str | Mapping):
         raise VectorizeInputError(
-            f"vectors: got {show(vectors)}, expected a list of vectors, or NDJSON as bytes"
+            f"vectors is {show(vectors)}, expected a list of vectors, or NDJSON as bytes"
         )
     lines: list[bytes] = []
     for position, vector in enumerate(vectors):
         if position == limits.MAX_UPSERT_VECTORS:
             raise VectorizeInputError(
-                f"vectors: got more than {limits.MAX_UPSERT_VECTORS}, the most in one request: the hook's "
-                "method of this name sends any number"
+                f"vectors has more than {limits.MAX_UPSERT_VECTORS} items, the most in one request: the "
+                "hook's method of this name sends any number"
             )
         problem = ""
         read: Mapping[str, Any] = vector

@@ -216,7 +216,7 @@ def _decide_by_watermark(
         return decision(
             Verdict.APPLIED, "watermark", f"the watermark is this mutation, and its witnesses are {seen}"
         )
-    reason = f"the watermark is this mutation, but {count} (the read lags, or somebody wrote them again)"
+    reason = f"the watermark is this mutation, but {count} (the read lags, or another client wrote them)"
     since = state.processed_up_to or receipt.accepted_at
     late = since is not None and state.observed_at - since >= VISIBILITY_PATIENCE
     if late or at_deadline:
@@ -245,7 +245,7 @@ def _decide_by_witnesses(
     # The index has applied nothing for so long that no mutation can be pending.
     settled = old_enough and idle >= INFERENCE_TIME
     count = _count_visible(receipt, contrary) if is_delete else _count_differing(receipt, contrary)
-    reason = f"{state}, and {count} (not applied yet, or somebody wrote them again)"
+    reason = f"{state}, and {count} (not applied yet, or another client wrote them)"
     if len(contrary) < len(receipt.to_read_back) and old_enough:
         # The service applies a mutation as a whole, so one witness proves it; the others were written again.
         # A delete of several batches has witnesses of several mutations, so its age decides.

@@ -38,21 +38,21 @@ class WaitLog:
         self._log = log
         self._decisions: Sequence[Decision | None] = [None] * len(receipts)
         self._state: IndexState | None = None
-        self._trouble = ""
+        self._failure = ""
         self._logged = ""
 
     def note(self, state: IndexState, decisions: Sequence[Decision]) -> None:
-        """Save the result of a poll."""
-        self._state, self._decisions, self._trouble = state, decisions, ""
+        """Store the result of a poll."""
+        self._state, self._decisions, self._failure = state, decisions, ""
 
-    def note_trouble(self, trouble: str) -> None:
-        """Save that a poll failed; the result of an earlier poll stays."""
-        self._trouble = trouble
+    def note_failure(self, failure: str) -> None:
+        """Store the error of a failed poll; the result of an earlier poll stays."""
+        self._failure = failure
 
-    def report(self) -> None:
+    def log_news(self) -> None:
         """Log the last result if it is new; repeating it would fill the log of a long wait."""
-        if self._trouble:
-            text = f"Poll failed, polling again: {self._trouble}"
+        if self._failure:
+            text = f"Poll failed, polling again: {self._failure}"
         elif pending := [d for d in self._decisions if d is not None and d.verdict is not Verdict.APPLIED]:
             text = f"Not applied yet: {pending[0].reason}"
         else:
@@ -64,7 +64,7 @@ class WaitLog:
     def evidence(self, account_id: str) -> dict[str, Any] | None:
         """Return the evidence if the last poll showed that every mutation is applied; None if it did not."""
         decisions = [d for d in self._decisions if d is not None and d.verdict is Verdict.APPLIED]
-        if self._trouble or len(decisions) < len(self._receipts):
+        if self._failure or len(decisions) < len(self._receipts):
             return None
         return summarize(
             make_evidence(receipt, decision, self._state, account_id=account_id, index_name=self._index_name)
@@ -74,7 +74,7 @@ class WaitLog:
     def timeout(self, seconds: float) -> VectorizeWaitTimeout:
         """Return the error at the deadline."""
         waits = list(zip(self._receipts, self._decisions, strict=True))
-        text = explain_timeout(waits, self._state, seconds, self._trouble)
+        text = explain_timeout(waits, self._state, seconds, self._index_name, self._failure)
         return VectorizeWaitTimeout(text, is_unseen=is_unseen(self._decisions))
 
 
@@ -147,7 +147,7 @@ def describe_evidence(evidence: Mapping[str, Any]) -> str:
     has both.
     """
     if evidence["outcome"] == "nothing_to_do":
-        return "Nothing to do: nothing was sent, so there is nothing to wait for."
+        return "Nothing to do: nothing was sent."
     count = evidence.get("mutation_count", 1)
     accepted_at, decided_at = (parse_time(evidence[name]) for name in ("accepted_at", "decided_at"))
     after = ""
@@ -196,8 +196,9 @@ def report_evidence(
     visible = evidence["still_visible"]
     if visible:
         text = (
-            f"mutation {evidence['mutation_id']} is applied ({evidence['outcome']}), but these ids can still "
-            f"be read: {', '.join(ascii(id_) for id_ in visible)}. Either the read lags, or somebody has "
+            f"mutation {evidence['mutation_id']} of index {evidence['index_name']} is applied "
+            f"({evidence['outcome']}), but these ids can still be read: "
+            f"{', '.join(ascii(id_) for id_ in visible)}. Either the read lags, or another client has "
             "written them again since"
         )
         if require_absent:
@@ -205,10 +206,11 @@ def report_evidence(
         log.warning("%s", text)
     if differing := evidence.get("differing"):
         text = (
-            f"mutation {evidence['mutation_id']} counts as applied ({evidence['outcome']}): the index has "
-            "applied writes since it was accepted. But these vectors do not read back as they were written: "
-            f"{', '.join(ascii(id_) for id_ in differing)}. Either somebody has written them since (for an "
-            "insert: or before), or the service rounds values differently from 32 bits"
+            f"mutation {evidence['mutation_id']} of index {evidence['index_name']} counts as applied "
+            f"({evidence['outcome']}): the index has applied writes since it was accepted. But these vectors "
+            f"do not read back as they were written: {', '.join(ascii(id_) for id_ in differing)}. Either "
+            "another client has written them since (for an insert: or before), or the service rounds values "
+            "differently from 32 bits"
         )
         if require_equal:
             raise VectorizeDiffersError(text)
@@ -219,8 +221,8 @@ def report_evidence(
         log.warning("Nothing was compared for require_equal: there was no witness.")
     if evidence["outcome"] == "inferred":
         log.info(
-            "Assumed applied because of its age: later mutations already are. This is weaker than having "
-            "seen it."
+            "Assumed applied because of its age: later mutations already are. This is weaker than an "
+            "observation."
         )
 
 
@@ -238,14 +240,15 @@ def explain_timeout(
     waits: Sequence[tuple[Receipt, Decision | None]],
     state: IndexState | None,
     seconds: float,
-    trouble: str = "",
+    index_name: str,
+    failure: str = "",
 ) -> str:
     """
     Return the text of the error at the deadline.
 
     :param waits: the receipts, with the last decision on each; None if no poll succeeded.
     :param state: the last observed state of the index.
-    :param trouble: the last error, if the last poll failed.
+    :param failure: the last error, if the last poll failed.
     """
     waits = [wait for wait in waits if wait[1] is None or wait[1].verdict is not Verdict.APPLIED]
     shown = []
@@ -264,7 +267,7 @@ def explain_timeout(
             else:
                 text += f": {state}" if state else ""
             if state is not None and state.created_on not in (None, LONG_AGO):
-                text += f". The index was created at {format_time(state.created_on)}: earlier writes are lost"
+                text += f"; the index was created at {format_time(state.created_on)}: earlier writes are lost"
         else:
             text += f", accepted at {format_time(receipt.accepted_at)}"
             if decision is not None and decision.reason:
@@ -276,8 +279,9 @@ def explain_timeout(
         shown.append(text)
     others = sum(receipt.mutations for receipt, _ in waits[EXPLAINED_WAITS:])
     more = f"; and {others} more" if others else ""
-    after = f" The last poll failed: {trouble}" if trouble else ""
-    return f"not seen to be applied within {seconds:g} s: {'; '.join(shown)}{more}.{after}"
+    after = f". The last poll failed: {failure}" if failure else ""
+    what = f"not observed as applied in index {index_name} within {seconds:g} s"
+    return f"{what}: {'; '.join(shown)}{more}{after}"
 
 
 def describe_mutations(count: int, mutation_id: str, index_name: str) -> str:

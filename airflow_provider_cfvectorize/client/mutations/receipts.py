@@ -182,7 +182,7 @@ class Receipt:
         """
         if not isinstance(value, Mapping) or "mutation_id" not in value:
             raise VectorizeInputError(
-                f"receipt: got {show(value)}, expected the dict that an operator pushes under the XCom key "
+                f"receipt is {show(value)}, expected the dict that an operator pushes under the XCom key "
                 f"{RECEIPT_KEY!r}"
             )
         mutation_id = value["mutation_id"]
@@ -207,7 +207,7 @@ class Receipt:
         if not _is_few(vectors) or (vectors and witnesses):
             raise VectorizeInputError(
                 f"receipt: witness_vectors is {show(vectors)}, expected a list of at most "
-                f"{limits.MAX_GET_IDS} vectors, and none beside witness_ids"
+                f"{limits.MAX_GET_IDS} vectors, and none together with witness_ids"
             )
         witness_vectors = tuple(WitnessVector.from_dict(vector) for vector in vectors)
         for witness in witness_vectors:
@@ -220,7 +220,7 @@ class Receipt:
             number = value.get(name, 0)
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= MAX_COUNT:
                 raise VectorizeInputError(
-                    f"receipt: {name} is {show(number)}, expected a whole number from 0 to {MAX_COUNT}"
+                    f"receipt: {name} is {show(number)}, expected an integer from 0 to {MAX_COUNT}"
                 )
             numbers[name] = number
         texts: dict[str, str | None] = {}

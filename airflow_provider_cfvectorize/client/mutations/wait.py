@@ -98,7 +98,7 @@ def _sleep_until(wake: float, stopped: Callable[[], bool]) -> None:
 def watch_metadata_indexes(
     client: WatchingClient,
     index_name: str,
-    lack: Callable[[list[MetadataIndex]], str],
+    find_problem: Callable[[list[MetadataIndex]], str],
     *,
     seconds: float,
     interval: float,
@@ -109,7 +109,7 @@ def watch_metadata_indexes(
     List the metadata indexes of an index until they are as expected.
 
     :param client: sends the requests without retries; the next poll is the retry.
-    :param lack: returns what differs from the expectation, or an empty text. It may raise an error
+    :param find_problem: returns what differs from the expectation, or an empty text. It may raise an error
         that ends the wait.
     :param seconds: the most seconds to wait; there is at least one poll.
     :param interval: seconds between two polls.
@@ -130,16 +130,16 @@ def watch_metadata_indexes(
             if is_permanent(e, "poll"):
                 raise
             pause = pause_after(e)
-            seen = f"the poll failed: {e}"
+            seen = f"the last poll failed: {e}"
         else:
-            seen = lack(listed)
+            seen = find_problem(listed)
         if not seen:
             return
         if last:
-            raise VectorizeWaitTimeout(f"after {seconds:g} s: {seen}")
+            raise VectorizeWaitTimeout(f"the wait of {seconds:g} s has ended: {seen}")
         if seen != logged:
             logged = seen
-            log.info("Still waiting: %s", seen)
+            log.info("Still waiting: %s.", seen)
         _sleep_until(min(deadline, time.monotonic() + max(interval, pause)), stopped)
 
 
@@ -184,15 +184,15 @@ class Wait:
                 raise
             self.is_refused = isinstance(e, VectorizeAuthError)
             self.pause = pause_after(e)
-            self._seen.note_trouble(str(e))
-            self._seen.report()
+            self._seen.note_failure(str(e))
+            self._seen.log_news()
             return None
         if (loss := poll.loss(_KEY, self._index_name)) is not None:
             raise loss
         self._seen.note(poll.state, poll.decisions(_KEY))
         evidence = self._seen.evidence(self._client.current.account_id)
         if evidence is None:
-            self._seen.report()
+            self._seen.log_news()
         return evidence
 
     def timeout(self, seconds: float) -> VectorizeWaitTimeout:

@@ -49,7 +49,7 @@ class Value:
 
     :param what: Unit and meaning, for error messages.
     :param least: The smallest allowed number.
-    :param whole: Whether it must be a whole number.
+    :param whole: Whether it must be an integer.
     :param default: The value if the fault gives none.
     :param required: Whether a fault must give a value.
     """
@@ -146,10 +146,10 @@ def check_seed(seed: Any) -> int:
     """
     Return the seed of random choices.
 
-    :raises ValueError: It is not a whole number.
+    :raises ValueError: It is not an integer.
     """
     if type(seed) is not int:
-        raise ValueError(f"fault_seed must be a whole number, got {seed!a:.80}")
+        raise ValueError(f"fault_seed must be an integer, got {seed!a:.80}")
     return seed
 
 
@@ -212,10 +212,10 @@ def _value(spec: str, name: str, value: Value | None, text: str | None) -> float
         return value.default
     is_number = _NUMBER.fullmatch(text) and not (value.whole and "." in text)
     if not is_number or not value.least <= float(text) <= MAX_SECONDS:
-        sort = "whole number" if value.whole else "number"
+        sort = "an integer" if value.whole else "a number"
         raise _refused(
             spec,
-            f"the value of {name}, the {value.what}, must be a {sort} from {value.least:g} to {MAX_SECONDS}, "
+            f"the value of {name}, the {value.what}, must be {sort} from {value.least:g} to {MAX_SECONDS}, "
             f"such as {name}=2, got {text!a:.40}",
         )
     return float(text)

@@ -38,7 +38,7 @@ class RateLimit(NamedTuple):
         """
         Parse a limit.
 
-        :param given: ``"1200/300"``, or two whole numbers.
+        :param given: ``"1200/300"``, or two integers.
         :raises ValueError: It is neither, or a number is out of range.
         """
         numbers: tuple[Any, ...] = ()
@@ -48,7 +48,7 @@ class RateLimit(NamedTuple):
             numbers = tuple(given)
         if len(numbers) != 2 or not all(type(number) is int for number in numbers):
             raise ValueError(
-                f"rate_limit must be REQUESTS/SECONDS in whole numbers, such as 1200/300, got {given!a:.80}"
+                f"rate_limit must be two integers REQUESTS/SECONDS, such as 1200/300, got {given!a:.80}"
             )
         limit = cls(*numbers)
         for name, value, most in (
