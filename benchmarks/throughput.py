@@ -134,7 +134,7 @@ def main() -> None:
     report.notes += [
         f"medians of {runs} runs, 100 ids a request; ratios are medians of the ratios in each round",
         "one by one with a latency: fewer requests, because the rate does not depend on their number",
-        "the hook also checks the ids and first reads witnesses: one request more if they exist",
+        "the hook also checks the ids and first reads witnesses: one more request if they exist",
     ]
     cores = two_cores()
     if cores[0] is None:

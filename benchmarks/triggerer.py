@@ -211,7 +211,7 @@ class Stage:
             if self.process is not None and self.process.poll() is not None:
                 raise SystemExit(f"the triggerer ended:\n{self.output.read_text()[-3000:]}")
             if time.monotonic() > deadline:
-                raise SystemExit(f"waited in vain until {what}:\n{self.output.read_text()[-3000:]}")
+                raise SystemExit(f"timed out waiting until {what}:\n{self.output.read_text()[-3000:]}")
             time.sleep(0.5)
 
     def are_all_running(self) -> bool:
@@ -254,7 +254,7 @@ def measure(case: Case, interval: float, report: Report, template: Path) -> None
             stage.prepare()
             started = time.time()
             stage.start()
-            stage.wait_until(stage.are_all_running, 900, "all waits had looked")
+            stage.wait_until(stage.are_all_running, 900, "all waits had polled")
             polling = time.time()
             say(f"  {case.name}: all running after {polling - started:.0f} s")
             stage.server.reset_stats()
@@ -318,7 +318,7 @@ def measure(case: Case, interval: float, report: Report, template: Path) -> None
 def quantile(values: list[float], share: float) -> float:
     """Return a quantile of sorted values."""
     if not values:
-        raise SystemExit("the probe has measured nothing")
+        raise SystemExit("the probe measured nothing")
     return values[min(len(values) - 1, int(share * len(values)))]
 
 

@@ -138,7 +138,7 @@ def build_and_try() -> tuple[Path, Path]:
             cwd=directory,
             env=env,
         )
-        expect("airflow-provider-cfvectorize" in shown, f"airflow providers get says {shown}")
+        expect("airflow-provider-cfvectorize" in shown, f"airflow providers get prints {shown}")
         run(python.parent / "vectorize-local", "--help", cwd=directory, env=env)
     print("Wheel and sdist have passed all checks", flush=True)
     return wheel, sdist

@@ -31,8 +31,8 @@ def find(environ: Mapping[str, str]) -> str | None:
         if found := shutil.which(named, path=path):
             return found
         raise NoBrowserError(
-            f"{VARIABLE}={named} is no executable. Name one, or unset {VARIABLE} to have one of "
-            f"{', '.join(NAMES)} looked for in PATH"
+            f"{VARIABLE}={named} is not an executable. Name one, or unset {VARIABLE} to search PATH for "
+            f"{', '.join(NAMES)}"
         )
     return next((found for name in NAMES if (found := shutil.which(name, path=path))), None)
 
@@ -50,15 +50,15 @@ def installation(environ: Mapping[str, str], *, root: bool) -> list[list[str]]:
         f"Install a Chromium (Debian: apt-get install {PACKAGE}) and run this again, or name an executable: "
         f"{VARIABLE}=/path/to/chromium make test-browser"
     )
-    looked_for = f"No browser: looked in PATH for {', '.join(NAMES)}"
+    missing = f"No browser: PATH has none of {', '.join(NAMES)}"
     apt = shutil.which("apt-get", path=path)
     if apt is None:
-        raise NoBrowserError(f"{looked_for}, and for apt-get to install one with. {by_hand}")
+        raise NoBrowserError(f"{missing}, and no apt-get to install a browser. {by_hand}")
     before: list[str] = []
     if not root:
         sudo = shutil.which("sudo", path=path)
         if sudo is None:
-            raise NoBrowserError(f"{looked_for}; to install one takes root or sudo. {by_hand}")
+            raise NoBrowserError(f"{missing}; installing a browser needs root or sudo. {by_hand}")
         before = [sudo]
     # sudo does not pass on environment variables.
     before += ["/usr/bin/env", "DEBIAN_FRONTEND=noninteractive", apt, "-qq"]
@@ -81,7 +81,7 @@ def main() -> None:
                     )
             found = find(os.environ)
         if found is None:
-            raise NoBrowserError(f"{PACKAGE} is installed, and none of {', '.join(NAMES)} is in PATH")
+            raise NoBrowserError(f"{PACKAGE} is installed, but PATH has none of {', '.join(NAMES)}")
     except NoBrowserError as e:
         sys.exit(str(e))
     print(f"Browser: {found}")

@@ -332,7 +332,7 @@ def run(options: argparse.Namespace, programs: Programs, home: Path, stack: Exit
     chunks = cut(doomed, options.chunks)
     postgresql_port, redis_port, store_port, api_port = free_ports(4)
 
-    say(f"1. A Vectorize with {len(doomed) + len(kept):,} vectors and a rate limit of {options.rate_limit} s")
+    say(f"1. Vectorize with {len(doomed) + len(kept):,} vectors and a rate limit of {options.rate_limit} s")
     server = (
         "--apply-delay",
         str(APPLY_DELAY),
@@ -349,7 +349,7 @@ def run(options: argparse.Namespace, programs: Programs, home: Path, stack: Exit
     store = stack.enter_context(object_storage(home / "logs", store_port))
     folder = write_chunks(store, chunks)
 
-    say(f"3. Redis, PostgreSQL, and an Airflow with {len(WORKERS)} Celery workers (a minute)")
+    say(f"3. Redis, PostgreSQL and Airflow with {len(WORKERS)} Celery workers (a minute)")
     house = stack.enter_context(household(home))
     database = stack.enter_context(postgresql(house, programs, postgresql_port))
     broker = stack.enter_context(redis(house, programs, redis_port))

@@ -23,7 +23,7 @@ class Behaviour:
     """
 
     # The code of each refusal whose code is not on public record, see ``errors.REFUSALS``.
-    # No code on record has this value, so that nobody relies on a guess.
+    # No code on record has this value, so that no client relies on a guess.
     unpublished_code: int = 40000
     # 401 and 403 are both on record, 401 for Vectorize itself.
     wrong_token_status: Literal[401, 403] = 401
@@ -35,7 +35,7 @@ class Behaviour:
     deleted_status: Literal[404, 410] = 410
     # The documentation does not say. "r left, t seconds to the reset" describes this kind of window best.
     rate_limit_window: Literal["first_request", "fixed", "sliding"] = "first_request"
-    # 971 and 10500 are on record too, but only 10100 appears with exactly this text.
+    # 971 and 10500 are also on record, but only 10100 appears with exactly this text.
     rate_limited_code: int = 10100
     # Careful clients never send such a request, so a refusal shows a mistake.
     empty_ids: Choice = "refuse"

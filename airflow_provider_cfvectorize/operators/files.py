@@ -48,7 +48,7 @@ def path_of(value: object, name: str) -> str:
     """
     Return a path as text.
 
-    :raises VectorizeInputError: the value is no path, or empty.
+    :raises VectorizeInputError: the value is not a path, or is empty.
     """
     text = path_text(value)
     if not isinstance(text, str) or text in ("", "None"):
@@ -62,7 +62,7 @@ def place_of(path: str, name: str) -> str:
     """
     Return a path in a normal form, to compare two spellings of one place as far as possible.
 
-    :raises VectorizeInputError: the path is invalid, or no place for data files.
+    :raises VectorizeInputError: the path is invalid, or below a system directory.
     """
     if not has_scheme(path):
         return local_path(path, name)

@@ -149,7 +149,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :raises VectorizeNotFoundError: the index does not exist, or was deleted.
         :raises VectorizeIndexRecreatedError: the index was deleted and created again since.
         :raises VectorizeAuthError: the service refuses the credentials.
-        :raises VectorizeInputError: a parameter is no mutation, or belongs to another index or account.
+        :raises VectorizeInputError: a parameter is not a mutation, or belongs to another index or account.
         :raises VectorizeStillVisibleError: with ``require_absent``, deleted vectors can still be read.
         :raises VectorizeDiffersError: with ``require_equal``, vectors differ from the written ones.
         """
@@ -216,7 +216,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
         :param context: the task's context.
         :param event: the trigger's event.
         :param account_id: the account that the task used, if it is known.
-        :param try_number: the try that deferred, if it is known.
+        :param try_number: the attempt that deferred, if it is known.
         :return: the evidence.
         :raises VectorizeMutationTimeout: the mutation was not observed as applied in time.
         :raises VectorizeWaitTimeout: the task's ``execution_timeout`` came before the sensor's ``timeout``.
@@ -315,7 +315,7 @@ class VectorizeMutationSensor(VerbatimStringsMixin, BaseSensorOperator):
 
 
 def _was_rescheduled(sensor: BaseSensorOperator, context: Context) -> bool:
-    """Return whether an earlier process of this try has polled and rescheduled the task."""
+    """Return whether an earlier process of this attempt has polled and rescheduled the task."""
     ti: Any = context["ti"]
     if hasattr(ti, "get_first_reschedule_date"):
         return ti.get_first_reschedule_date(context) is not None

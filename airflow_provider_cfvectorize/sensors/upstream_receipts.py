@@ -31,7 +31,7 @@ def read_waits(
         count.
     :param texts: the names of those of the first two parameters that the DAG gives as text, such as a
         template.
-    :raises VectorizeInputError: the value is no mutation, or belongs to another index or account; or a
+    :raises VectorizeInputError: the value is not a mutation, or belongs to another index or account; or a
         template renders to nothing and no upstream receipt says that there was nothing to do.
     """
     given = {"mutation_id": mutation_id, "receipt": receipt}

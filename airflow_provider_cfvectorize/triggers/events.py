@@ -38,9 +38,9 @@ def check_execution_timeout(
 
 def is_of_an_earlier_try(context: Context, try_number: int | None) -> bool:
     """
-    Return whether an event belongs to an earlier attempt: Airflow 3.0 resumes the next try with it.
+    Return whether an event belongs to an earlier attempt: Airflow 3.0 resumes the next attempt with it.
 
-    :param try_number: the try that deferred; None if it is unknown.
+    :param try_number: the attempt that deferred; None if it is unknown.
     """
     return try_number is not None and try_number < context["ti"].try_number
 

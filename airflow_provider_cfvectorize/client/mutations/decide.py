@@ -120,7 +120,7 @@ def decide(
     """
     Decide whether a mutation is applied. This is a pure function, and the only one that decides this.
 
-    :param found: the witnesses that could be read, by id; None if nobody read them.
+    :param found: the witnesses that could be read, by id; None if they were not read.
     """
     decision = _decide_in_one_index(receipt, state, found, at_deadline)
     if decision.verdict is Verdict.PENDING:

@@ -122,7 +122,7 @@ def predicate(condition: Condition, index_type: str, behaviour: Behaviour) -> Ca
     """
     operands: list[Value] = []
     for given in condition.operands:
-        # A value that is left out matches nothing.
+        # A skipped value matches nothing.
         if given is None and behaviour.null_in_filters == "nothing":
             continue
         operand = convert(given, index_type, behaviour)

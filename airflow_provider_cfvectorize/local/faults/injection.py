@@ -252,7 +252,7 @@ def refuse(fault: Fault) -> Reply:
         raise errors.refusal("too_many_requests")
     if fault.name == "refuse":
         raise errors.refusal("missing_permission")
-    # The connection is reset, so nobody sees this response.
+    # The connection is reset, so no client sees this response.
     return Reply(200, {})
 
 

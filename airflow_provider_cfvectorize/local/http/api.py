@@ -126,7 +126,7 @@ class Api:
         return {"mutationId": index.accept("delete", self._store.now(), ids=ids)}
 
     async def get_by_ids(self, request: Request, name: str) -> list[dict[str, Any]]:
-        """Return vectors; missing ids are left out."""
+        """Return vectors; missing ids are omitted."""
         body = await self._json(request)
         index = self._index_to_read(request, name)
         ids = bodies.parse_ids(body, limits.MAX_GET_IDS, self._behaviour)

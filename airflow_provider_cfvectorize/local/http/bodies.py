@@ -247,7 +247,7 @@ def parse_vectors(
     """
     Parse the NDJSON of an insert or upsert.
 
-    :param discard: Whether to leave out lines that cannot be parsed; if not, they fail the request.
+    :param discard: Whether to skip lines that cannot be parsed; if not, they fail the request.
     :return: The vectors in their order.
     :raises ApiError: A line is not a vector, a vector does not fit the index, or there are too many.
     """
