@@ -406,7 +406,7 @@ class VectorizeWriteOperator(VectorizeOperator):
             if is_permanent(e, "write"):
                 raise
             self.log.warning(
-                "Progress is not saved, so a retry sends everything again: reading the index failed: %s", e
+                "Progress is not saved, so a retry sends everything again: reading the index failed: %s.", e
             )
             return None
         fingerprint = fingerprint_of(

@@ -207,7 +207,12 @@ class CreateVectorizeMetadataIndexOperator(CreatesMetadataIndexes):
             vectors = None if self._is_listed(client, name, index_type) else self._count(client)
             mutation = self.send(client.create_metadata_index, self.index_name, name, index_type)
             self.change = "ALTER"
-            self.log.info("Accepted: the metadata index, as mutation %s.", mutation["mutationId"])
+            self.log.info(
+                "Accepted: the metadata index of %s (%s), as mutation %s.",
+                show(name),
+                index_type,
+                mutation["mutationId"],
+            )
             if vectors:
                 self.log.warning(
                     "Index %s has vectors (%s). A filter by %s finds them only after you upsert them again.",
@@ -353,7 +358,11 @@ class DeleteVectorizeMetadataIndexOperator(MetadataIndexOperator):
                 )
             else:
                 self.change = "ALTER"
-                self.log.info("Accepted: the deletion, as mutation %s.", mutation["mutationId"])
+                self.log.info(
+                    "Accepted: the deletion of the metadata index of %s, as mutation %s.",
+                    show(name),
+                    mutation["mutationId"],
+                )
             receipt = make_receipt(client, self.index_name, mutation, 0 if mutation is None else 1)
         return self.push_and_wait(context, receipt)
 

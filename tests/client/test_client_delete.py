@@ -148,8 +148,8 @@ def test_another_clients_delete_of_the_last_batch_proves_nothing(serve: Serve, c
 @pytest.mark.parametrize(
     ("exist", "warning"),
     [
-        (0, "None of 20 sampled ids exists in index docs; examples of missing ids: 'id-0', 'id-5', 'id-10'"),
-        (1, "1 of 20 sampled ids exists in index docs; examples of missing ids: 'id-5', 'id-10', 'id-16'"),
+        (0, "None of 20 sampled ids exists in index docs; examples of missing ids: 'id-0', 'id-5', 'id-10'."),
+        (1, "1 of 20 sampled ids exists in index docs; examples of missing ids: 'id-5', 'id-10', 'id-16'."),
         (100, ""),
     ],
 )

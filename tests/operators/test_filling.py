@@ -483,7 +483,7 @@ def test_a_failed_read_of_witnesses_does_not_fail_the_write(
 
     monkeypatch.setattr(VectorizeClient, "get_by_ids", fail)
     context = make_context()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         assert write("upsert", context, vectors=[vector("a")])
     assert "No witnesses, so the evidence will be weaker" in caplog.text + capfd.readouterr().out
     assert "witness_vectors" not in context["ti"].pushed["receipt"]

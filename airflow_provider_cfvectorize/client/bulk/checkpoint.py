@@ -172,7 +172,7 @@ class Checkpoint:
         if not self._has_failed:
             self._has_failed = True
             self._log.warning(
-                "Saving the task's progress failed, so a retry may send acknowledged batches again: %s",
+                "Saving the task's progress failed, so a retry may send acknowledged batches again: %s.",
                 ascii(f"{type(error).__name__}: {error}")[:300],
             )
 
@@ -182,7 +182,7 @@ def forget(store: Store, log: Any = _log) -> None:
     try:
         store.delete(KEY)
     except Exception as e:
-        log.warning("Deleting the task's saved progress failed: %s", ascii(str(e))[:300])
+        log.warning("Deleting the task's saved progress failed: %s.", ascii(str(e))[:300])
 
 
 def save_evidence(store: Store, evidence: Mapping[str, Any], log: Any = _log) -> None:
@@ -192,7 +192,7 @@ def save_evidence(store: Store, evidence: Mapping[str, Any], log: Any = _log) ->
         if _is_of(value, evidence["mutation_id"]):
             store.set(KEY, {**value, "evidence": evidence})
     except Exception as e:
-        log.warning("Saving the task's evidence failed, so a retry waits again: %s", ascii(str(e))[:300])
+        log.warning("Saving the task's evidence failed, so a retry waits again: %s.", ascii(str(e))[:300])
 
 
 def saved_evidence(store: Store, mutation_id: str) -> dict[str, Any] | None:

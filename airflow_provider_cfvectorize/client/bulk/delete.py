@@ -105,7 +105,7 @@ def take_sample(
         except VectorizeError as e:
             if is_permanent(e, "write"):
                 raise
-            log.info("No witnesses, so the evidence will be weaker: reading some of the ids failed: %s", e)
+            log.info("No witnesses, so the evidence will be weaker: reading some of the ids failed: %s.", e)
             break
         found = {vector["id"] for vector in vectors}
         asked += some
@@ -132,7 +132,7 @@ def _report_missing(index_name: str, missing: list[str], asked: int, log: Any, *
             f"fail_if_none_exist: {text}, so nothing was sent. Examples of missing ids: {examples}. Check "
             "the ids (typing errors, white space, another index), or whether they are deleted already"
         )
-    log.warning("%s; examples of missing ids: %s", text, examples)
+    log.warning("%s; examples of missing ids: %s.", text, examples)
 
 
 def _choose(positions: Mapping[str, int]) -> tuple[str, ...]:
@@ -370,7 +370,7 @@ def read_back_all(
     """
     requests = -(-ids.count // limits.MAX_GET_IDS)
     log.info(
-        "Reading back %s in at least %s, five times as many as the delete needs (verify='all')",
+        "Reading back %s in at least %s, five times as many as the delete needs (verify='all').",
         counted(ids.count, "id"),
         counted(requests, "request"),
     )

@@ -232,7 +232,7 @@ def write_vectors(
                 not_sent=0 if batch.is_last else None,
             )
         if not batch.is_last:
-            log.info("%sing into %s: %s acknowledged", route.capitalize(), index_name, amount())
+            log.info("%sing into %s: %s acknowledged.", route.capitalize(), index_name, amount())
         del request, batch
     progress.check_end()
     written.discarded = batches.discarded
@@ -344,7 +344,7 @@ def choose_witnesses(
             )
         except VectorizeError as e:
             log.info(
-                "No witnesses, so the evidence will be weaker: reading some of the vectors failed: %s", e
+                "No witnesses, so the evidence will be weaker: reading some of the vectors failed: %s.", e
             )
             return ()
         before = found_among(read)
