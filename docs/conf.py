@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How ``make docs`` builds the site: pages in Markdown, and the reference out of docstrings.
+Configure the site that ``make docs`` builds: pages in Markdown, and a reference from docstrings.
 
-The source directory is the project's root, so that README.md and what else stands there are pages too, and
-the links between them and docs/ are those that a Git forge has.
+The source directory is the project's root. README.md and the other pages there are part of the site, and
+their links to docs/ work on a Git forge and on the site.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext"), str(ROOT / "scripts")]
-# Airflow writes its configuration where it is imported, which must not be its user's home.
+# An import of Airflow writes its configuration, which must not be in the user's home.
 _HOME = tempfile.TemporaryDirectory(prefix="cfvectorize-docs-", ignore_cleanup_errors=True)
 os.environ.setdefault("AIRFLOW_HOME", _HOME.name)
 
@@ -37,29 +37,29 @@ exclude_patterns = [".*", "build", "dist", "tests", "benchmarks", "scripts", "ex
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton", "forge_links"]
 toc_pages = ["docs/index"]
-# As deep as headings go, since a forge gives each an anchor.
+# A forge gives an anchor to each heading.
 myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 88
-# Everything else that is named must be there.
+# All other references must resolve.
 nitpick_ignore_regex = [
-    # Of others, whose pages are not asked for: the build needs no network.
+    # Names of other projects: the build needs no network.
     (r"py:.*", r"(airflow|collections|datetime|typing|urllib)\..*"),
-    # The same, in what autodoc can only show as it is written: imported for the type checker alone.
+    # Names that are imported only for the type checker, which autodoc shows as written.
     (
         r"py:class",
         r"Context|Path|timedelta|Callable\[\[\]|str \| tuple\[int|RetryDecision|Vectors|Asset|Dataset|"
         r"OperatorLineage|Change|Checkpoint|FilePath|Flow",
     ),
-    # A type variable, and types of results that are handed on and not made by a user.
+    # A type variable, and types of results that no user creates.
     (r"py:class", r".*\.(Result|Answer|CredentialHistory|Flow|IdList|RawResponse|WitnessVector)"),
 ]
 
 html_theme = "furo"
 html_title = f"{project} {version}"
-# Furo's own styles come from a package that configures logging where it is imported.
+# Furo's own styles come from a package that configures logging at its import.
 pygments_style = "default"
 pygments_dark_style = "github-dark"
 html_static_path = ["_static"]
@@ -72,7 +72,7 @@ if address := repository(ROOT):
         "source_branch": "main",
         "source_directory": "",
     }
-# Only what a reader types: no prompts, and no button on what a program prints.
+# Copy only what a reader types: no prompts, and no button on the output of a program.
 copybutton_selector = "div:not(.highlight-text, .highlight-output) > div.highlight pre"
 html_copy_source = False
 html_show_copyright = False
@@ -96,5 +96,5 @@ def own_signature(
 
 
 def setup(app: Any) -> None:
-    """Connect what is about this project alone."""
+    """Register the events of this project."""
     app.connect("autodoc-process-signature", own_signature)

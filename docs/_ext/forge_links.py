@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Pages that read the same on a Git forge and in the built site.
+Make pages work on a Git forge and in the built site.
 
-On a forge a relative link may lead to any file or directory. Here, a link to what is no page of the site
-leads to a page that shows the file, or lists the directory. And the lists of links on the pages in
-``toc_pages`` are the tables of contents: one caption for each heading, one entry for each item or row that
-begins with a link.
+On a forge, a relative link may lead to any file or directory. In the site, such a link leads to a page that
+shows the file or lists the directory. The lists of links on the pages in ``toc_pages`` become the tables of
+contents: a caption for each heading, and an entry for each item or row that begins with a link.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 
-#: Where the pages that show files stand in the site.
+#: The directory of the pages that show files.
 PREFIX = "_files"
 
 _HEADING = re.compile(r"^#+ (.+)$")
 _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
-#: A long name as code or as a title, and where it may break.
+#: A long name as code or as a title, and the places where it may break.
 _NAME = re.compile(r'(?:(?<=<span class="pre">)|(?<=<h1>))[^<]{14,}(?=<)')
 _BREAK = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[_./])(?=\w)")
 _TABLE = re.compile(r'(?<=<table class="docutils) .*?</table>', re.DOTALL)
@@ -43,7 +42,7 @@ _ITEM = re.compile(r"^[-|] \[`?([^`\]]*)`?\]\(([^)#\s]+)\.md\)")
 
 
 def add_toctrees(app: Sphinx, docname: str, content: list[str]) -> None:
-    """Put the toctrees that a page's lists of links stand for into its text."""
+    """Insert the toctrees of a page's lists of links into its text."""
     if docname not in app.config.toc_pages:
         return
     entries: dict[str, list[str]] = {}
@@ -59,15 +58,15 @@ def add_toctrees(app: Sphinx, docname: str, content: list[str]) -> None:
     for caption, entry in entries.items():
         lines = [":hidden:", f":caption: {caption}", "", *entry]
         toctrees += "\n".join(["", "```{toctree}", *lines, "```", ""])
-    # Behind the title, so that the pages come before the page's own sections in the navigation.
+    # After the title, so that the pages come before the page's own sections in the navigation.
     title, _, rest = content[0].partition("\n")
     content[0] = f"{title}\n{toctrees}{rest}"
 
 
 class LinkFiles(SphinxTransform):
-    """Lead links to files that are no pages of the site to the pages that show them."""
+    """Point links to files outside the site at the pages that show the files."""
 
-    # Before the links to files are taken for downloads.
+    # Run before MyST treats links to files as downloads.
     default_priority = 400
 
     def apply(self, **kwargs: Any) -> None:
@@ -99,7 +98,7 @@ def _files(env: BuildEnvironment) -> dict[str, set[str]]:
 
 
 def make_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield a page for each file that is linked to, or stands in a directory that is."""
+    """Yield a page for each linked file, and for each file in a linked directory."""
     root = Path(app.srcdir)
     waiting = {path for paths in _files(app.env).values() for path in paths}
     done: set[str] = set()
@@ -158,12 +157,12 @@ def shape_body(app: Sphinx, pagename: str, template: str, context: dict[str, Any
 
 
 def forget_page(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
-    """Forget what a page linked to that is read anew or gone."""
+    """Drop the links of a page that was changed or deleted."""
     _files(env).pop(docname, None)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect everything."""
+    """Register the transform and the events."""
     app.add_config_value("toc_pages", [], "env", [list])
     app.add_transform(LinkFiles)
     app.connect("source-read", add_toctrees)

@@ -52,7 +52,7 @@ def keeps_the_proof(block: Block, bench: Bench) -> None:
     keep = dag.get_task("keep_proof").python_callable
     visible = {**kept["evidence"], "mutation_id": "other", "ids_visible": 1}
     for evidence, why in (
-        (visible, "1 ids can still be read"),
+        (visible, "ids that still exist: 1"),
         ({"outcome": "nothing_to_do"}, "the file of ids is empty"),
     ):
         with pytest.raises(ValueError, match=why):
