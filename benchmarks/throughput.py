@@ -111,7 +111,8 @@ def measure(report: Report, latency: float, runs: int, home: Path) -> None:
                 Goal(
                     f"{at}, {who}'s throughput, of the {sdk}'s",
                     median_ratio(rates[name], rates[sdk]),
-                    least=1.0,
+                    # The hook sends a few requests alone, for the witnesses and the last batch.
+                    least=LEAST[latency] if name == "hook" else 1.0,
                 )
             )
     report.samples[f"{latency * 1000:g} ms"] = found
