@@ -85,7 +85,7 @@ def _answers() -> Iterator[Correction]:
         _schema("api-response-common-failure/properties/errors/minItems"),
         ABSENT,
         1,
-        "minLength stands there, which means nothing for an array",
+        "it has minLength, which means nothing for an array",
     )
     for at, names in (
         (
