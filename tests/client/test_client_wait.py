@@ -134,10 +134,22 @@ def test_the_error_at_the_deadline_names_visible_witnesses(serve: Serve, connect
     assert len(server.requests) == 3
 
 
-def test_the_error_at_the_deadline_names_a_failed_last_poll(serve: Serve, connect: Connect) -> None:
-    wait = Wait(connect(serve(["reset"])), "docs", [RECEIPT], log)
-    with pytest.raises(VectorizeWaitTimeout, match=r"The last poll failed: GET .*info: no response"):
+@pytest.mark.parametrize(
+    ("replies", "text"),
+    [
+        (["reset"], r"The last poll failed: GET .*info: no response"),
+        ([info("other"), SEEN, CREATED], "still visible: 'w'"),
+    ],
+)
+def test_the_error_at_the_deadline_has_the_last_poll(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, replies: list[Any], text: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    wait = Wait(connect(serve(replies)), "docs", [RECEIPT], log)
+    with pytest.raises(VectorizeWaitTimeout, match=text):
         wait.until(0, interval=1, stopped=lambda: False)
+    # The log does not say that the wait polls again, nor what the error repeats.
+    assert not caplog.records
 
 
 def test_a_wait_continues_until_the_mutation_is_applied(serve: Serve, connect: Connect) -> None:

@@ -185,13 +185,14 @@ class Wait:
             self.is_refused = isinstance(e, VectorizeAuthError)
             self.pause = pause_after(e)
             self._seen.note_failure(str(e))
-            self._seen.log_news()
-            return None
-        if (loss := poll.loss(_KEY, self._index_name)) is not None:
-            raise loss
-        self._seen.note(poll.state, poll.decisions(_KEY))
-        evidence = self._seen.evidence(self._client.current.account_id)
-        if evidence is None:
+            evidence = None
+        else:
+            if (loss := poll.loss(_KEY, self._index_name)) is not None:
+                raise loss
+            self._seen.note(poll.state, poll.decisions(_KEY))
+            evidence = self._seen.evidence(self._client.current.account_id)
+        # The error of the timeout has the result of the last poll.
+        if evidence is None and not last:
             self._seen.log_news()
         return evidence
 
