@@ -431,9 +431,8 @@ def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
             "Nothing has responded for .*Check the connection's host and, on this worker",
         ):
             operator.execute(make_context() | {"task_state_store": Store()})
-    # One backoff, one error and one warning, although three requests could each have had one.
-    warnings = [r for r in caplog.records if r.levelname == "WARNING" and "client" in r.name]
-    assert len(warnings) == 1
+    # One backoff and one error, although three requests could each have had one; no warning prepares for it.
+    assert not [r for r in caplog.records if r.levelname == "WARNING" and "client" in r.name]
     assert "Progress is not saved" not in caplog.text
 
 

@@ -288,9 +288,7 @@ class VectorizeSession:
             until = datetime.fromtimestamp(time.time() + pause, UTC)
             log.warning("%s. Retrying in %.0f s, at %s.", error, pause, until.isoformat(timespec="seconds"))
         else:
-            # Only the first retry is a warning: a person need not act on the others.
-            level = logging.WARNING if call.attempts == 1 else logging.INFO
-            log.log(level, "%s. Retrying in %.1f s.", error, pause)
+            log.info("%s. Retrying in %.1f s.", error, pause)
         return pause
 
     def _silent_for(self, now: float) -> float:
