@@ -120,23 +120,28 @@ def client_of(
         )
     number = partial(_read_number, conn.conn_id, extras)
     allowed = [host.strip() for host in conf.get("cfvectorize", "allow_http_hosts", fallback="").split(",")]
-    return VectorizeClient(
-        account_id,
-        api_token=None if email else password,
-        api_email=email or None,
-        api_key=password if email else None,
-        base_url=conn.host or "",
-        allow_http_hosts=[host.lower() for host in allowed if host],
-        timeout=number("timeout", connection.DEFAULT_TIMEOUT, lambda n: n > 0, "above 0"),
-        rate_reserve=number(
-            "rate_reserve", connection.DEFAULT_RATE_RESERVE, lambda n: 0 <= n < 1, "from 0 to below 1"
-        ),
-        max_connections=max_connections,
-        user_agent=f"airflow-provider-cfvectorize/{__version__} apache-airflow/{airflow_version}",
-        retry=retry,
-        history=history,
-        conn_id=conn.conn_id,
+    timeout = number("timeout", connection.DEFAULT_TIMEOUT, lambda n: n > 0, "above 0")
+    rate_reserve = number(
+        "rate_reserve", connection.DEFAULT_RATE_RESERVE, lambda n: 0 <= n < 1, "from 0 to below 1"
     )
+    try:
+        return VectorizeClient(
+            account_id,
+            api_token=None if email else password,
+            api_email=email or None,
+            api_key=password if email else None,
+            base_url=conn.host or "",
+            allow_http_hosts=[host.lower() for host in allowed if host],
+            timeout=timeout,
+            rate_reserve=rate_reserve,
+            max_connections=max_connections,
+            user_agent=f"airflow-provider-cfvectorize/{__version__} apache-airflow/{airflow_version}",
+            retry=retry,
+            history=history,
+            conn_id=conn.conn_id,
+        )
+    except VectorizeInputError as e:
+        raise type(e)(f"connection {show(conn.conn_id)}: {e}") from None
 
 
 def _read_extras(conn: Connection) -> Mapping[str, Any]:

@@ -211,6 +211,7 @@ def test_invalid_connections_are_refused(
     with pytest.raises(VectorizeInputError) as error:
         delete(ids=["a"])
     assert text in str(error.value)
+    assert str(error.value).startswith("connection 'cloudflare_vectorize_default'")
     assert sum(server.stats().values()) == 0
     assert "pw" not in str(error.value)
     assert server.api_token not in str(error.value)

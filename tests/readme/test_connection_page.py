@@ -108,11 +108,13 @@ CASES: dict[str, Change] = {
     "connection ... has a ": plain(port=8787),
     "connection ...: the extra is not": plain(extra=[1]),
     "connection ...: the extra": plain(extra={"timeout": "soon"}),
-    "account id": plain(login="my-account"),
-    "the connection's host ... would send": plain(host="http://vectorize:8787/client/v4"),
-    "the connection's host ...; expected": plain(host="https://api.cloudflare.com/../v4"),
-    "the connection's host (not shown": plain(host="https://me:secret@api.cloudflare.com/client/v4"),
-    "the API token has a space": plain(password="half a token"),
+    "connection ...: account id": plain(login="my-account"),
+    "connection ...: the connection's host ... would send": plain(host="http://vectorize:8787/client/v4"),
+    "connection ...: the connection's host ...; expected": plain(host="https://api.cloudflare.com/../v4"),
+    "connection ...: the connection's host (not shown": plain(
+        host="https://me:secret@api.cloudflare.com/client/v4"
+    ),
+    "connection ...: the API token has a space": plain(password="half a token"),
 }
 
 

@@ -315,8 +315,8 @@ CASES: list[tuple[str, str, Callable[[Bench], Any]]] = [
         lambda b: b.ask(host=silent(b.stack), extra={"timeout": 0.1}),
     ),
     ("GET ...: no trusted TLS", "VectorizeTransportError", lambda b: b.ask(host=with_tls(b.stack))),
-    ("no CA certificates", "VectorizeFileError", with_no_certificates),
-    ("the environment's proxy", "VectorizeInputError", with_half_a_proxy),
+    ("connection ...: no CA certificates", "VectorizeFileError", with_no_certificates),
+    ("connection ...: the environment's proxy", "VectorizeInputError", with_half_a_proxy),
     ("GET ...: the proxy", "VectorizeTransportError", through_a_closed_proxy),
     (
         "GET ...: HTTP ..., a redirect",
